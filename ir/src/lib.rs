@@ -1,0 +1,3 @@
+//! The graph of zqc.
+
+pub mod onnx;

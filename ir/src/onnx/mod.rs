@@ -1,0 +1,3 @@
+//! The ONNX front end and writer.
+
+pub mod proto;
