@@ -1,3 +1,17 @@
-//! The graph of zqc.
+//! The intermediate representation of zqc: a dataflow graph over petgraph that holds any ONNX model without
+//! loss, a few typed operators of our own, patches, a verifier and a textual form.
 
+pub mod graph;
+pub mod model;
 pub mod onnx;
+pub mod op;
+pub mod patch;
+pub mod tensor;
+mod text;
+pub mod verify;
+
+pub use graph::{Graph, Node, NodeId, Source, ValueId};
+pub use model::Model;
+pub use op::Op;
+pub use patch::{Change, NewNode, Patch};
+pub use tensor::Tensor;

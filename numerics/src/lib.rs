@@ -1,1 +1,32 @@
-//! placeholder
+//! Number formats, packing and weight solvers of `zqc`: pure maths on slices, without any notion of a graph.
+//!
+//! Shapes follow one convention. A weight matrix is `[N, K]` row-major: `N` output features, `K` input features;
+//! scale groups run along `K`, and the last group of a row is short when `K` is no multiple of the group size.
+//! Activations are `[T, K]` row-major: one token a row.
+//!
+//! Work is spread over the current rayon pool in partitions that do not depend on the number of threads, so the same
+//! input gives the same bytes however many threads there are.
+
+mod error;
+mod format;
+mod gptq;
+mod grid;
+mod hessian;
+mod integer;
+mod inverse_factor;
+mod matrix;
+mod minifloat;
+mod pack;
+mod quantized;
+mod rtn;
+mod token;
+
+pub use error::SolveError;
+pub use format::{Format, ParseFormatError};
+pub use gptq::{GptqOptions, Solution, gptq};
+pub use hessian::Hessian;
+pub use matrix::matmul;
+pub use pack::{pack_nibbles, unpack_nibbles};
+pub use quantized::QuantizedMatrix;
+pub use rtn::rtn;
+pub use token::{SCALE_FLOOR, quantize_dequantize_tokens};

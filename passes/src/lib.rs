@@ -1,1 +1,13 @@
-//! placeholder
+//! The passes of zqc. Each reads the graph and returns a patch; the driver applies it and verifies the result.
+//!
+//! In order:
+//! 1. [`Canonicalize`]: every form of a linear layer becomes `zqc.linear`.
+//! 2. [`Select`]: which of them are quantized; the others turn back into what they were, with a reason.
+//! 3. [`QuantizeActivations`]: one token-wise quantization per distinct input.
+//! 4. [`SolveWeights`]: stage by stage in topological order, the quantized prefix feeding the next stage: gather the
+//!    Hessians, solve the weights on the low-precision grid.
+//! 5. [`LowerPortable`]: our operators become ONNX that stock runtimes execute. [`RaisePortable`] is its inverse.
+
+mod pass;
+
+pub use pass::{LayerRecord, Observer, Pass, PassError, Silent, run};

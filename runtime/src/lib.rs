@@ -1,1 +1,18 @@
-//! placeholder
+//! Runs pieces of a graph on data.
+//!
+//! * [`backend()`] gives an executor by name; a [`Backend`] loads a [`Piece`] into a [`Session`] that maps named
+//!   [`Array`]s to named [`Array`]s.
+//! * [`InputSpec`] says what a model asks for; [`make_inputs`] completes what a [`Sample`] gives.
+//! * [`load_calibration`] reads samples from text, JSON lines and files of arrays, with a [`Tokenizer`] for text.
+
+mod array;
+mod backend;
+mod dataset;
+mod inputs;
+mod tokenizer;
+
+pub use array::{Array, ArrayData, ArrayError};
+pub use backend::{Backend, BackendError, Piece, Session, available_backends, backend};
+pub use dataset::{DataError, Sample, load_calibration};
+pub use inputs::{Dimension, InputError, InputSpec, make_inputs, token_input};
+pub use tokenizer::{Tokenizer, TokenizerError};

@@ -1,0 +1,144 @@
+//! ONNX file to [`Model`]: weights are not copied, and nothing that the file says is dropped.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::external::{ExternalError, ExternalFiles, map};
+use super::proto::{GraphProto, ModelProto};
+use crate::graph::{Graph, Source, ValueId};
+use crate::model::Model;
+use crate::op::Op;
+use crate::tensor::{Tensor, TensorError};
+use crate::verify::{Faults, verify};
+
+/// Why a file cannot be read as a model.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages name the fields
+pub enum ReadError {
+    /// The file cannot be opened or mapped.
+    #[error("cannot read {path:?}: {source}")]
+    Io { path: PathBuf, source: std::io::Error },
+    /// The bytes are no ONNX protobuf.
+    #[error("{path:?} is not an ONNX model, or it is truncated: {source}")]
+    Decode { path: PathBuf, source: prost::DecodeError },
+    /// Decodes as protobuf, and has no graph in it.
+    #[error("{path:?} is not an ONNX model: it has no {missing}")]
+    NotAModel { path: PathBuf, missing: &'static str },
+    /// A constant of the graph is broken.
+    #[error("initializer \"{tensor}\": {source}; export the model again")]
+    Tensor { tensor: String, source: TensorError },
+    /// A constant's external payload cannot be had.
+    #[error("initializer \"{tensor}\": {source}")]
+    External { tensor: String, source: ExternalError },
+    /// Two definitions of one name.
+    #[error("value \"{value}\" is defined twice; every value of an ONNX graph has one definition")]
+    Redefined { value: String },
+    /// The graph breaks the rules of ONNX.
+    #[error("{path:?} is not a valid ONNX graph: {faults}")]
+    Invalid { path: PathBuf, faults: Faults },
+}
+
+/// Reads a model; the file and its external data are mapped and must not change while the model lives.
+///
+/// # Errors
+/// When the file or one that it names is missing, truncated or malformed, or the graph is not valid.
+pub fn read(path: &Path) -> Result<Model, ReadError> {
+    let io = |source| ReadError::Io { path: path.to_path_buf(), source };
+    let bytes = map(path).map_err(io)?;
+    let proto = decode(path, bytes)?;
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let model = from_proto(proto, &mut ExternalFiles::new(folder))?;
+    verify(&model).map_err(|faults| ReadError::Invalid { path: path.to_path_buf(), faults })?;
+    Ok(model)
+}
+
+fn decode(path: &Path, bytes: Bytes) -> Result<ModelProto, ReadError> {
+    let proto =
+        ModelProto::decode(bytes).map_err(|source| ReadError::Decode { path: path.to_path_buf(), source })?;
+    let missing = match &proto {
+        ModelProto { graph: None, .. } => "graph",
+        ModelProto { ir_version: None, .. } => "IR version",
+        ModelProto { opset_import, .. } if opset_import.is_empty() => "opset import",
+        _ => return Ok(proto),
+    };
+    Err(ReadError::NotAModel { path: path.to_path_buf(), missing })
+}
+
+fn from_proto(mut header: ModelProto, files: &mut ExternalFiles) -> Result<Model, ReadError> {
+    let proto = header.graph.take().unwrap_or_default();
+    let mut graph = graph_from_proto(proto, files)?;
+    graph.inputs_list_constants = header.ir_version() < 4;
+    Ok(Model { graph, header })
+}
+
+fn graph_from_proto(mut proto: GraphProto, files: &mut ExternalFiles) -> Result<Graph, ReadError> {
+    let mut graph = Graph::default();
+    let redefined = |graph: &Graph, id| ReadError::Redefined { value: graph.value(id).name.clone() };
+    for info in std::mem::take(&mut proto.input) {
+        let id = graph.intern(info.name());
+        if !graph.define(id, Source::Input) {
+            return Err(redefined(&graph, id));
+        }
+        graph.value_mut(id).info = Some(info);
+        graph.inputs.push(id);
+    }
+    for mut tensor in std::mem::take(&mut proto.initializer) {
+        let name = tensor.name.take().unwrap_or_default();
+        let id = graph.intern(&name);
+        graph.define(id, Source::Initializer);
+        let external = external_payload(&name, &tensor, files)?;
+        let tensor = Tensor::from_proto(tensor, external);
+        tensor.check().map_err(|source| ReadError::Tensor { tensor: name, source })?;
+        if graph.initializers.insert(id, tensor).is_some() {
+            return Err(redefined(&graph, id));
+        }
+    }
+    for sparse in &proto.sparse_initializer {
+        let id = graph.intern(sparse.values.as_ref().map_or("", |values| values.name()));
+        if !graph.define(id, Source::Initializer) {
+            return Err(redefined(&graph, id));
+        }
+    }
+    for (rank, mut node) in std::mem::take(&mut proto.node).into_iter().enumerate() {
+        let mut connect = |names: Vec<String>| -> Vec<Option<ValueId>> {
+            names.iter().map(|name| (!name.is_empty()).then(|| graph.intern(name))).collect()
+        };
+        let (inputs, outputs) =
+            (connect(std::mem::take(&mut node.input)), connect(std::mem::take(&mut node.output)));
+        let name = node.name().to_string();
+        let op = Op::Onnx(Box::new(node));
+        graph.insert(&name, op, inputs, outputs, Some(rank as u32)).map_err(|id| redefined(&graph, id))?;
+    }
+    for info in std::mem::take(&mut proto.value_info) {
+        let id = graph.intern(info.name());
+        graph.value_mut(id).info = Some(info);
+        graph.typed.push(id);
+    }
+    for info in std::mem::take(&mut proto.output) {
+        let id = graph.intern(info.name());
+        graph.value_mut(id).info = Some(info);
+        graph.outputs.push(id);
+    }
+    graph.rest = proto;
+    Ok(graph)
+}
+
+fn external_payload(
+    name: &str,
+    proto: &super::proto::TensorProto,
+    files: &mut ExternalFiles,
+) -> Result<Option<Bytes>, ReadError> {
+    let tensor = Tensor::from_proto(proto.clone(), None);
+    if !tensor.is_external() {
+        return Ok(None);
+    }
+    let size = tensor.byte_len().map_err(|source| ReadError::Tensor { tensor: name.to_string(), source })?;
+    let payload =
+        files.load(proto, size).map_err(|source| ReadError::External { tensor: name.to_string(), source })?;
+    Ok(Some(payload))
+}

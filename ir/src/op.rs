@@ -1,0 +1,222 @@
+//! What a node does: a standard ONNX operator, kept whole, or one of the few typed operators of our own.
+
+use zqc_numerics::Format;
+
+use crate::graph::Node;
+use crate::onnx::proto::{AttributeProto, NodeProto};
+use crate::tensor::DataType;
+
+/// The operator of a node.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Op {
+    /// Any ONNX operator: type, domain, attributes, metadata as they came. Its `input` and `output` lists are
+    /// empty here: the graph holds the connections.
+    Onnx(Box<NodeProto>),
+    /// Token-wise quantization of an activation `[..., K]`: one scale per row of K values.
+    /// Inputs: `x`. Outputs: the quantized tensor (codes and scales as one value).
+    QuantizeActivation(QuantizeActivation),
+    /// `y = alpha * x Wᵀ + beta * bias`, the canonical form of every linear layer with a constant weight.
+    /// Inputs: `x` `[..., K]`, weight, optional bias (anything that broadcasts to `y`). Outputs: `y` `[..., N]`.
+    Linear(Linear),
+    /// The same with a quantized weight. Inputs: `x` (quantized or not), codes, scales, optional bias.
+    QuantizedLinear(QuantizedLinear),
+}
+
+/// See [`Op::QuantizeActivation`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct QuantizeActivation {
+    /// The number format of the codes.
+    pub format: Format,
+}
+
+/// How the weight initializer of a [`Linear`] lies in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// `[K, N]`, as `MatMul` wants its right operand.
+    InputOutput,
+    /// `[N, K]`, as PyTorch stores `Linear.weight`.
+    OutputInput,
+}
+
+/// See [`Op::Linear`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Linear {
+    /// The layer's path in the source model, as well as the exporter kept it: `model.layers.0.mlp.up_proj`.
+    pub layer: String,
+    /// Input features.
+    pub k: usize,
+    /// Output features.
+    pub n: usize,
+    /// How the weight lies in memory.
+    pub layout: Layout,
+    /// Factor on the product (Gemm's `alpha`).
+    pub alpha: f32,
+    /// Factor on the bias (Gemm's `beta`).
+    pub beta: f32,
+    /// Element type of weight, input and output.
+    pub dtype: DataType,
+    /// The nodes that this one stands for, to be put back when the layer stays in float.
+    pub origin: Vec<Node>,
+}
+
+/// See [`Op::QuantizedLinear`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct QuantizedLinear {
+    /// As in [`Linear`].
+    pub layer: String,
+    /// Input features.
+    pub k: usize,
+    /// Output features.
+    pub n: usize,
+    /// Number format of the weight codes: `u8 [N, ceil(K/2)]` for 4-bit formats, low nibble first, else `u8 [N, K]`.
+    pub format: Format,
+    /// Weights that share a scale, along K; the last group of a row may be short. Scales: `f32 [N, ceil(K/group)]`.
+    pub group_size: usize,
+    /// Factor on the bias.
+    pub beta: f32,
+    /// Element type of the input before quantization and of the output.
+    pub dtype: DataType,
+}
+
+/// The input ports of our linear operators.
+pub mod port {
+    /// The activation.
+    pub const X: usize = 0;
+    /// The float weight of a `linear`, the codes of a `quantized_linear`.
+    pub const WEIGHT: usize = 1;
+    /// The bias of a `linear`.
+    pub const LINEAR_BIAS: usize = 2;
+    /// The scales of a `quantized_linear`.
+    pub const SCALES: usize = 2;
+    /// The bias of a `quantized_linear`.
+    pub const QUANTIZED_BIAS: usize = 3;
+}
+
+impl Linear {
+    /// The weight's values as rows `[N, K]` with `alpha` in them, from the values of the initializer as it lies.
+    pub fn weight_rows(&self, values: Vec<f32>) -> Vec<f32> {
+        let mut rows = match self.layout {
+            Layout::OutputInput => values,
+            Layout::InputOutput => (0..self.n)
+                .flat_map(|column| values.iter().skip(column).step_by(self.n).take(self.k))
+                .copied()
+                .collect(),
+        };
+        if self.alpha != 1.0 {
+            rows.iter_mut().for_each(|w| *w *= self.alpha);
+        }
+        rows
+    }
+}
+
+impl QuantizedLinear {
+    /// Groups in a row.
+    pub fn groups(&self) -> usize {
+        self.k.div_ceil(self.group_size)
+    }
+
+    /// Bytes of a row of codes.
+    pub fn row_bytes(&self) -> usize {
+        (self.k * self.format.bits() as usize).div_ceil(8)
+    }
+}
+
+impl Op {
+    /// The operator's type: `MatMul`, or `zqc.linear` for our own.
+    pub fn kind(&self) -> &str {
+        match self {
+            Op::Onnx(node) => node.op_type(),
+            Op::QuantizeActivation(_) => "zqc.quantize_activation",
+            Op::Linear(_) => "zqc.linear",
+            Op::QuantizedLinear(_) => "zqc.quantized_linear",
+        }
+    }
+
+    /// The node if it is an operator of the standard ONNX domain with this type.
+    pub fn as_standard(&self, op_type: &str) -> Option<&NodeProto> {
+        match self {
+            Op::Onnx(node) if node.op_type() == op_type && is_standard(node.domain()) => Some(node),
+            _ => None,
+        }
+    }
+
+    /// The standard operator `op_type` with these attributes.
+    pub fn standard(op_type: &str, attributes: Vec<AttributeProto>) -> Self {
+        Op::Onnx(Box::new(NodeProto {
+            op_type: Some(op_type.to_string()),
+            attribute: attributes,
+            ..Default::default()
+        }))
+    }
+}
+
+/// Whether `domain` is the one of the standard operators.
+pub fn is_standard(domain: &str) -> bool {
+    domain.is_empty() || domain == "ai.onnx"
+}
+
+impl NodeProto {
+    /// The attribute of this name.
+    pub fn find_attribute(&self, name: &str) -> Option<&AttributeProto> {
+        self.attribute.iter().find(|a| a.name() == name)
+    }
+
+    /// The integer attribute of this name, or `default`.
+    pub fn int_or(&self, name: &str, default: i64) -> i64 {
+        self.find_attribute(name).and_then(|a| a.i).unwrap_or(default)
+    }
+
+    /// The float attribute of this name, or `default`.
+    pub fn float_or(&self, name: &str, default: f32) -> f32 {
+        self.find_attribute(name).and_then(|a| a.f).unwrap_or(default)
+    }
+
+    /// The integer-list attribute of this name.
+    pub fn ints(&self, name: &str) -> Option<&[i64]> {
+        self.find_attribute(name).map(|a| a.ints.as_slice())
+    }
+
+    /// The value of the metadata property of this key.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.metadata_props.iter().find(|entry| entry.key() == key).map(|entry| entry.value())
+    }
+}
+
+/// Attributes, by kind.
+pub mod attribute {
+    use crate::onnx::proto::{AttributeProto, TensorProto, attribute_proto::AttributeType};
+
+    fn new(name: &str, kind: AttributeType) -> AttributeProto {
+        AttributeProto { name: Some(name.to_string()), r#type: Some(kind as i32), ..Default::default() }
+    }
+
+    /// An integer.
+    pub fn int(name: &str, value: i64) -> AttributeProto {
+        AttributeProto { i: Some(value), ..new(name, AttributeType::Int) }
+    }
+
+    /// A list of integers.
+    pub fn ints(name: &str, values: &[i64]) -> AttributeProto {
+        AttributeProto { ints: values.to_vec(), ..new(name, AttributeType::Ints) }
+    }
+
+    /// A float.
+    pub fn float(name: &str, value: f32) -> AttributeProto {
+        AttributeProto { f: Some(value), ..new(name, AttributeType::Float) }
+    }
+
+    /// A string.
+    pub fn string(name: &str, value: &str) -> AttributeProto {
+        AttributeProto { s: Some(value.as_bytes().to_vec()), ..new(name, AttributeType::String) }
+    }
+
+    /// A tensor.
+    pub fn tensor(name: &str, value: TensorProto) -> AttributeProto {
+        AttributeProto { t: Some(value), ..new(name, AttributeType::Tensor) }
+    }
+
+    /// Inside a function body: the integer attribute `reference` of the function's caller.
+    pub fn int_reference(name: &str, reference: &str) -> AttributeProto {
+        AttributeProto { ref_attr_name: Some(reference.to_string()), ..new(name, AttributeType::Int) }
+    }
+}

@@ -1,0 +1,155 @@
+//! What a pass wants changed. A pass never touches the graph: it returns a [`Patch`], and the driver applies it,
+//! verifies the result and can show, count or bisect the changes.
+
+use crate::graph::{NodeId, ValueId};
+use crate::model::Model;
+use crate::onnx::proto::FunctionProto;
+use crate::op::Op;
+use crate::tensor::Tensor;
+
+/// A list of changes, applied in order.
+#[derive(Debug, Default)]
+pub struct Patch {
+    /// The changes to the graph.
+    pub changes: Vec<Change>,
+    /// Model-local functions to add; one of the same domain and name is replaced.
+    pub functions: Vec<FunctionProto>,
+    /// Opset versions to import: domain and version.
+    pub opsets: Vec<(String, i64)>,
+    /// The least IR version that the result needs.
+    pub ir_version: Option<i64>,
+}
+
+/// One change, which makes sense by itself: it is applied whole.
+#[derive(Debug, Default)]
+pub struct Change {
+    /// What is done and why, for the log: `"lm_head stays in float: ..."`.
+    pub why: String,
+    /// Constants to add, by name.
+    pub initializers: Vec<(String, Tensor)>,
+    /// Nodes to take out, before any is added.
+    pub remove: Vec<NodeId>,
+    /// Nodes to add; the values they name are made as needed.
+    pub add: Vec<NewNode>,
+    /// Inputs to read another value: node, input port, value name.
+    pub rewire: Vec<(NodeId, usize, String)>,
+    /// Constants to take out; one that is still read, or is a result, stays.
+    pub release: Vec<ValueId>,
+}
+
+/// A node to add; inputs and outputs are value names, `None` where an optional one is left out.
+#[derive(Debug, Clone)]
+pub struct NewNode {
+    /// The node's name.
+    pub name: String,
+    /// What it does.
+    pub op: Op,
+    /// The values it reads.
+    pub inputs: Vec<Option<String>>,
+    /// The values it defines.
+    pub outputs: Vec<Option<String>>,
+    /// Its place in the source file, if it takes the place of a node that came from there.
+    pub rank: Option<u32>,
+}
+
+/// Why a patch cannot be applied: the pass that made it is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)] // the messages name the fields
+pub enum PatchError {
+    /// A node to remove or rewire is not in the graph.
+    #[error("change \"{why}\" names a node that is not in the graph")]
+    NoSuchNode { why: String },
+    /// A value would have two definitions.
+    #[error("change \"{why}\" defines \"{value}\" twice")]
+    Redefined { why: String, value: String },
+}
+
+impl Patch {
+    /// Whether nothing changes.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.functions.is_empty() && self.opsets.is_empty()
+    }
+
+    /// Applies the changes to `model`.
+    ///
+    /// # Errors
+    /// When a change names what is not there or defines a value twice; `model` is then half changed and must be
+    /// dropped.
+    pub fn apply(self, model: &mut Model) -> Result<(), PatchError> {
+        for change in self.changes {
+            change.apply(model)?;
+        }
+        let header = &mut model.header;
+        for function in self.functions {
+            header.functions.retain(|f| f.domain() != function.domain() || f.name() != function.name());
+            header.functions.push(function);
+        }
+        header.ir_version = header.ir_version.max(self.ir_version);
+        for (domain, version) in self.opsets {
+            model.import_opset(&domain, version);
+        }
+        Ok(())
+    }
+}
+
+impl Change {
+    /// A change with nothing in it yet.
+    pub fn new(why: impl Into<String>) -> Self {
+        Self { why: why.into(), ..Default::default() }
+    }
+
+    fn apply(self, model: &mut Model) -> Result<(), PatchError> {
+        let graph = &mut model.graph;
+        let redefined =
+            |value: &str| PatchError::Redefined { why: self.why.clone(), value: value.to_string() };
+        for id in self.remove {
+            graph.remove(id).ok_or_else(|| PatchError::NoSuchNode { why: self.why.clone() })?;
+        }
+        for (name, tensor) in self.initializers {
+            let id = graph.intern(&name);
+            if !graph.define(id, crate::graph::Source::Initializer) {
+                return Err(redefined(&name));
+            }
+            graph.initializers.insert(id, tensor);
+        }
+        for node in self.add {
+            let mut ids = |names: Vec<Option<String>>| -> Vec<Option<ValueId>> {
+                names.into_iter().map(|name| name.map(|name| graph.intern(&name))).collect()
+            };
+            let (inputs, outputs) = (ids(node.inputs), ids(node.outputs));
+            graph
+                .insert(&node.name, node.op, inputs, outputs, node.rank)
+                .map_err(|value| redefined(&graph.value(value).name))?;
+        }
+        for (id, port, name) in self.rewire {
+            let known = graph.dag().node_weight(id).is_some_and(|node| port < node.inputs().len());
+            if !known {
+                return Err(PatchError::NoSuchNode { why: self.why });
+            }
+            let value = graph.intern(&name);
+            graph.rewire(id, port, value);
+        }
+        for value in self.release {
+            if graph.uses(value).is_empty() && !graph.is_output(value) && !graph.inputs().contains(&value) {
+                graph.remove_initializer(value);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl NewNode {
+    /// A node that takes the place of `node` as it is in the graph: same name, operator, connections and rank.
+    pub fn restore(graph: &crate::graph::Graph, node: &crate::graph::Node) -> Self {
+        let names = |ids: &[Option<ValueId>]| {
+            ids.iter().map(|id| id.map(|id| graph.value(id).name.clone())).collect::<Vec<_>>()
+        };
+        Self {
+            name: node.name.clone(),
+            op: node.op.clone(),
+            inputs: names(node.inputs()),
+            outputs: names(node.outputs()),
+            rank: node.rank(),
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! Constant tensors: an ONNX `TensorProto`, kept as it came, with its payload where it lies (in the mapped
+//! model file, in a mapped external-data file, or in owned memory).
+
+use std::borrow::Cow;
+use std::fmt;
+
+use bytes::Bytes;
+
+use crate::onnx::proto::{TensorProto, tensor_proto::DataLocation};
+
+pub use crate::onnx::proto::tensor_proto::DataType;
+
+/// What is wrong with a tensor.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[allow(missing_docs)] // the messages name the fields
+pub enum TensorError {
+    /// The element type is none that this version of ONNX defines.
+    #[error("element type {0} is unknown to ONNX IR 14")]
+    UnknownType(i32),
+    /// A dimension is negative, or the number of elements overflows.
+    #[error("dimensions {0:?} are negative or overflow")]
+    Dimensions(Vec<i64>),
+    /// The payload's length does not match the dimensions.
+    #[error("{dims:?} of {dtype} needs {expected} bytes, the payload has {found}")]
+    Size { dtype: &'static str, dims: Vec<i64>, expected: usize, found: usize },
+    /// The tensor cannot be read as numbers of the wanted kind.
+    #[error("{found} cannot be read as {wanted}")]
+    Kind { found: &'static str, wanted: &'static str },
+    /// An external payload was not loaded.
+    #[error("its external data was not loaded")]
+    NotLoaded,
+}
+
+/// A constant tensor of the graph.
+#[derive(Clone, PartialEq)]
+pub struct Tensor {
+    proto: TensorProto,
+    external: Option<Bytes>,
+}
+
+impl Tensor {
+    /// A tensor over `data`: row-major, little-endian, 4-bit types packed two a byte, low nibble first.
+    ///
+    /// # Errors
+    /// When the length of `data` does not match `dims`.
+    pub fn new(dtype: DataType, dims: &[usize], data: impl Into<Bytes>) -> Result<Self, TensorError> {
+        let proto = TensorProto {
+            dims: dims.iter().map(|&d| d as i64).collect(),
+            data_type: Some(dtype as i32),
+            raw_data: Some(data.into()),
+            ..Default::default()
+        };
+        let tensor = Self { proto, external: None };
+        tensor.check()?;
+        Ok(tensor)
+    }
+
+    /// A float32 tensor.
+    ///
+    /// # Errors
+    /// When the number of values does not match `dims`.
+    pub fn from_f32(dims: &[usize], values: Vec<f32>) -> Result<Self, TensorError> {
+        Self::new(DataType::Float, dims, little_endian(values))
+    }
+
+    /// An int64 tensor.
+    ///
+    /// # Errors
+    /// When the number of values does not match `dims`.
+    pub fn from_i64(dims: &[usize], values: Vec<i64>) -> Result<Self, TensorError> {
+        Self::new(DataType::Int64, dims, little_endian(values))
+    }
+
+    /// Wraps a tensor of a model file; `external` is its payload when it lies outside of the file.
+    pub(crate) fn from_proto(proto: TensorProto, external: Option<Bytes>) -> Self {
+        Self { proto, external }
+    }
+
+    /// A proto under the given name that holds the payload itself, wherever it lay before.
+    ///
+    /// # Errors
+    /// When the payload is external and was not loaded.
+    pub fn to_inline_proto(&self, name: &str) -> Result<TensorProto, TensorError> {
+        let mut proto = self.proto.clone();
+        proto.name = Some(name.to_string());
+        if self.is_external() {
+            proto.raw_data = Some(self.external.clone().ok_or(TensorError::NotLoaded)?);
+            proto.external_data.clear();
+            proto.data_location = None;
+        }
+        Ok(proto)
+    }
+
+    /// Whether the file names another file as the place of the payload.
+    pub fn is_external(&self) -> bool {
+        self.proto.data_location == Some(DataLocation::External as i32)
+    }
+
+    /// The element type.
+    ///
+    /// # Errors
+    /// When the code is none that ONNX defines.
+    pub fn dtype(&self) -> Result<DataType, TensorError> {
+        let code = self.proto.data_type.unwrap_or_default();
+        DataType::try_from(code).map_err(|_| TensorError::UnknownType(code))
+    }
+
+    /// The dimensions, outermost first.
+    pub fn dims(&self) -> &[i64] {
+        &self.proto.dims
+    }
+
+    /// The two dimensions of a matrix; `None` for any other rank, or for negative dimensions.
+    pub fn matrix_dims(&self) -> Option<[usize; 2]> {
+        match *self.dims() {
+            [rows, cols] => Some([usize::try_from(rows).ok()?, usize::try_from(cols).ok()?]),
+            _ => None,
+        }
+    }
+
+    /// The number of elements.
+    ///
+    /// # Errors
+    /// When a dimension is negative or the product overflows.
+    pub fn elements(&self) -> Result<usize, TensorError> {
+        self.dims()
+            .iter()
+            .try_fold(1usize, |n, &d| n.checked_mul(usize::try_from(d).ok()?))
+            .ok_or_else(|| TensorError::Dimensions(self.dims().to_vec()))
+    }
+
+    /// The payload's size in bytes, as its type and dimensions demand it.
+    ///
+    /// # Errors
+    /// As [`Tensor::dtype`] and [`Tensor::elements`]; strings have no fixed size.
+    pub fn byte_len(&self) -> Result<usize, TensorError> {
+        let dtype = self.dtype()?;
+        let bits =
+            bits(dtype).ok_or(TensorError::Kind { found: name(dtype), wanted: "a type of fixed size" })?;
+        let total = self.elements()?.checked_mul(bits);
+        Ok(total.ok_or_else(|| TensorError::Dimensions(self.dims().to_vec()))?.div_ceil(8))
+    }
+
+    /// Checks that type, dimensions and payload agree.
+    ///
+    /// # Errors
+    /// The first disagreement found.
+    pub fn check(&self) -> Result<(), TensorError> {
+        let dtype = self.dtype()?;
+        if bits(dtype).is_none() {
+            return self.elements().map(drop);
+        }
+        let (expected, found) = (self.byte_len()?, self.bytes()?.len());
+        if expected != found {
+            return Err(TensorError::Size {
+                dtype: name(dtype),
+                dims: self.dims().to_vec(),
+                expected,
+                found,
+            });
+        }
+        Ok(())
+    }
+
+    /// The payload as row-major little-endian bytes; borrowed unless the file spelled it in a typed field.
+    ///
+    /// # Errors
+    /// When the payload is external and not loaded, or of strings.
+    pub fn bytes(&self) -> Result<Cow<'_, [u8]>, TensorError> {
+        if self.is_external() {
+            return self.external.as_deref().map(Cow::Borrowed).ok_or(TensorError::NotLoaded);
+        }
+        if let Some(raw) = &self.proto.raw_data {
+            return Ok(Cow::Borrowed(raw));
+        }
+        let dtype = self.dtype()?;
+        let ints = &self.proto.int32_data;
+        Ok(Cow::Owned(match dtype {
+            DataType::Float | DataType::Complex64 => little_endian(self.proto.float_data.clone()),
+            DataType::Double | DataType::Complex128 => little_endian(self.proto.double_data.clone()),
+            DataType::Int64 => little_endian(self.proto.int64_data.clone()),
+            DataType::Uint64 => little_endian(self.proto.uint64_data.clone()),
+            DataType::Uint32 => {
+                little_endian(self.proto.uint64_data.iter().map(|&v| v as u32).collect::<Vec<_>>())
+            }
+            DataType::Int32 => little_endian(ints.clone()),
+            DataType::Int16 | DataType::Uint16 | DataType::Float16 | DataType::Bfloat16 => {
+                little_endian(ints.iter().map(|&v| v as u16).collect::<Vec<_>>())
+            }
+            DataType::String | DataType::Undefined => {
+                return Err(TensorError::Kind { found: name(dtype), wanted: "numbers" });
+            }
+            _ => ints.iter().map(|&v| v as u8).collect(),
+        }))
+    }
+
+    /// The values widened or narrowed to float32 (float16, bfloat16, float32 and float64 tensors only).
+    ///
+    /// # Errors
+    /// When the tensor holds another type, or its payload has the wrong size.
+    pub fn to_f32(&self) -> Result<Vec<f32>, TensorError> {
+        self.check()?;
+        let bytes = self.bytes()?;
+        fn each<const N: usize>(bytes: &[u8], f: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+            bytes.as_chunks::<N>().0.iter().map(|&chunk| f(chunk)).collect()
+        }
+        Ok(match self.dtype()? {
+            DataType::Float => each(&bytes, f32::from_le_bytes),
+            DataType::Double => each(&bytes, |b| f64::from_le_bytes(b) as f32),
+            DataType::Float16 => each(&bytes, |b| half::f16::from_le_bytes(b).to_f32()),
+            DataType::Bfloat16 => each(&bytes, |b| half::bf16::from_le_bytes(b).to_f32()),
+            other => return Err(TensorError::Kind { found: name(other), wanted: "floating point" }),
+        })
+    }
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tensor({}{:?})", self.dtype().map_or("?", name), self.dims())
+    }
+}
+
+/// Bits an element; `None` for strings and undefined.
+pub fn bits(dtype: DataType) -> Option<usize> {
+    use DataType::*;
+    Some(match dtype {
+        Int2 | Uint2 => 2,
+        Int4 | Uint4 | Float4e2m1 => 4,
+        Float6e2m3 | Float6e3m2 => 8,
+        Bool | Int8 | Uint8 | Float8e4m3fn | Float8e4m3fnuz | Float8e5m2 | Float8e5m2fnuz | Float8e8m0 => 8,
+        Int16 | Uint16 | Float16 | Bfloat16 => 16,
+        Int32 | Uint32 | Float => 32,
+        Int64 | Uint64 | Double | Complex64 => 64,
+        Complex128 => 128,
+        String | Undefined => return None,
+    })
+}
+
+/// The short name used in the textual form: `f32`, `i64`, `f8e4m3` ...
+pub fn name(dtype: DataType) -> &'static str {
+    use DataType::*;
+    match dtype {
+        Undefined => "?",
+        Float => "f32",
+        Double => "f64",
+        Float16 => "f16",
+        Bfloat16 => "bf16",
+        Float8e4m3fn => "f8e4m3",
+        Float8e4m3fnuz => "f8e4m3fnuz",
+        Float8e5m2 => "f8e5m2",
+        Float8e5m2fnuz => "f8e5m2fnuz",
+        Float8e8m0 => "f8e8m0",
+        Float6e2m3 => "f6e2m3",
+        Float6e3m2 => "f6e3m2",
+        Float4e2m1 => "f4e2m1",
+        Int2 => "i2",
+        Uint2 => "u2",
+        Int4 => "i4",
+        Uint4 => "u4",
+        Int8 => "i8",
+        Uint8 => "u8",
+        Int16 => "i16",
+        Uint16 => "u16",
+        Int32 => "i32",
+        Uint32 => "u32",
+        Int64 => "i64",
+        Uint64 => "u64",
+        Bool => "bool",
+        Complex64 => "c64",
+        Complex128 => "c128",
+        String => "str",
+    }
+}
+
+fn little_endian<T: bytemuck::NoUninit>(values: Vec<T>) -> Vec<u8> {
+    const { assert!(cfg!(target_endian = "little"), "zqc writes native bytes as ONNX's little-endian") };
+    match bytemuck::allocation::try_cast_vec(values) {
+        Ok(bytes) => bytes,
+        Err((_, values)) => bytemuck::cast_slice(&values).to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn typed_fields_and_raw_bytes_read_alike() {
+        let raw = Tensor::from_f32(&[2], vec![1.5, -2.0]).unwrap();
+        let typed = TensorProto { raw_data: None, float_data: vec![1.5, -2.0], ..raw.proto.clone() };
+        let typed = Tensor::from_proto(typed, None);
+        assert_eq!(raw.bytes().unwrap(), typed.bytes().unwrap());
+        assert_eq!(typed.to_f32().unwrap(), [1.5, -2.0]);
+    }
+
+    #[test]
+    fn half_in_int32_data_is_widened() {
+        let proto = TensorProto {
+            dims: vec![1],
+            data_type: Some(DataType::Float16 as i32),
+            int32_data: vec![0x3e00],
+            ..Default::default()
+        };
+        assert_eq!(Tensor::from_proto(proto, None).to_f32().unwrap(), [1.5]);
+    }
+
+    #[test]
+    fn sizes_are_checked_before_anything_is_read() {
+        let wrong = Tensor::new(DataType::Float, &[3], vec![0u8; 8]);
+        assert!(matches!(wrong, Err(TensorError::Size { expected: 12, found: 8, .. })));
+        let odd = Tensor::new(DataType::Float4e2m1, &[3], vec![0u8; 2]);
+        assert!(odd.is_ok(), "three 4-bit codes take two bytes");
+        let huge = TensorProto { dims: vec![i64::MAX, 8], data_type: Some(1), ..Default::default() };
+        assert!(matches!(Tensor::from_proto(huge, None).check(), Err(TensorError::Dimensions(_))));
+        let negative = TensorProto { dims: vec![-1], data_type: Some(1), ..Default::default() };
+        assert!(matches!(Tensor::from_proto(negative, None).check(), Err(TensorError::Dimensions(_))));
+        let unknown = TensorProto { dims: vec![1], data_type: Some(999), ..Default::default() };
+        assert_eq!(Tensor::from_proto(unknown, None).check(), Err(TensorError::UnknownType(999)));
+    }
+}

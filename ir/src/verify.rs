@@ -1,0 +1,128 @@
+//! Checks a graph between passes and reports every fault, not only the first.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use petgraph::visit::{EdgeRef, IntoEdgeReferences};
+
+use crate::graph::{Edge, Graph, NodeId, Port, Source, ValueId};
+use crate::model::Model;
+use crate::op::{Op, QuantizedLinear, port};
+use crate::tensor::DataType;
+
+/// One fault of a graph.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The node, value or initializer that it is about.
+    pub place: String,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// All faults of a graph; at least one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Faults(pub Vec<Fault>);
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 8;
+        for (i, fault) in self.0.iter().take(SHOWN).enumerate() {
+            let separator = if i == 0 { "" } else { "; " };
+            write!(f, "{separator}{}: {}", fault.place, fault.message)?;
+        }
+        match self.0.len().saturating_sub(SHOWN) {
+            0 => Ok(()),
+            more => write!(f, "; and {more} more"),
+        }
+    }
+}
+
+impl std::error::Error for Faults {}
+
+/// Checks that every value read has a definition, that no nodes read each other in a circle, that petgraph's
+/// edges say what the nodes' port lists say, and that our own operators have the operands they declare.
+///
+/// # Errors
+/// Every fault found.
+pub fn verify(model: &Model) -> Result<(), Faults> {
+    let graph = &model.graph;
+    let mut faults = Vec::new();
+    definitions(graph, &mut faults);
+    edges(graph, &mut faults);
+    for (id, node) in graph.nodes() {
+        let mut fault =
+            |message: String| faults.push(Fault { place: format!("node {}", graph.label(id)), message });
+        match &node.op {
+            Op::Onnx(_) | Op::QuantizeActivation(_) => {}
+            Op::Linear(linear) => {
+                let weight = node.input(port::WEIGHT).and_then(|w| graph.constant(w));
+                let dims = weight.and_then(|w| w.matrix_dims());
+                let expected = match linear.layout {
+                    crate::op::Layout::InputOutput => [linear.k, linear.n],
+                    crate::op::Layout::OutputInput => [linear.n, linear.k],
+                };
+                if dims != Some(expected) {
+                    fault(format!("its weight is {dims:?}, not the constant {expected:?} that it declares"));
+                }
+            }
+            Op::QuantizedLinear(linear) => quantized_operands(graph, id, linear, &mut fault),
+        }
+    }
+    if let Err(cycle) = graph.order() {
+        faults.push(Fault { place: "graph".to_string(), message: cycle.to_string() });
+    }
+    if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
+}
+
+fn definitions(graph: &Graph, faults: &mut Vec<Fault>) {
+    for (id, value) in graph.values() {
+        if graph.source(id) != Source::Undefined {
+            continue;
+        }
+        let reader = graph.uses(id).first().map(|place| format!("node {}", graph.label(place.node)));
+        let reader = reader.or_else(|| graph.is_output(id).then(|| "graph output".to_string()));
+        if let Some(place) = reader {
+            let message = format!("it reads \"{}\", which nothing defines", value.name);
+            faults.push(Fault { place, message });
+        }
+    }
+}
+
+fn edges(graph: &Graph, faults: &mut Vec<Fault>) {
+    let mut expected: HashMap<(NodeId, NodeId, ValueId, usize, Port), i64> = HashMap::new();
+    for (id, node) in graph.nodes() {
+        let inputs = node.inputs().iter().enumerate();
+        let inputs = inputs.filter_map(|(port, value)| value.map(|value| (Port::Input(port), value)));
+        for (to, value) in inputs.chain(node.captures().iter().map(|&value| (Port::Capture, value))) {
+            if let Source::Node { node: from, port } = graph.source(value) {
+                *expected.entry((from, id, value, port, to)).or_default() += 1;
+            }
+        }
+    }
+    for edge in graph.dag().edge_references() {
+        let &Edge { value, from, to } = edge.weight();
+        *expected.entry((edge.source(), edge.target(), value, from, to)).or_default() -= 1;
+    }
+    for ((from, to, value, ..), count) in expected {
+        if count != 0 {
+            let message =
+                format!("its edge to {} for \"{}\" is stale", graph.label(to), graph.value(value).name);
+            faults.push(Fault { place: format!("node {}", graph.label(from)), message });
+        }
+    }
+}
+
+fn quantized_operands(graph: &Graph, id: NodeId, linear: &QuantizedLinear, fault: &mut impl FnMut(String)) {
+    let mut operand = |name: &str, at: usize, dtype: DataType, dims: [usize; 2]| {
+        let tensor = graph.node(id).input(at).and_then(|value| graph.constant(value));
+        let found = tensor.map(|tensor| (tensor.dtype().ok(), tensor.matrix_dims()));
+        if found != Some((Some(dtype), Some(dims))) {
+            fault(format!("its {name} are {found:?}, not the constant {dtype:?} {dims:?} that it declares"));
+        }
+    };
+    if linear.group_size == 0 {
+        return fault("its group size is 0".to_string());
+    }
+    operand("codes", port::WEIGHT, DataType::Uint8, [linear.n, linear.row_bytes()]);
+    operand("scales", port::SCALES, DataType::Float, [linear.n, linear.groups()]);
+}

@@ -1,0 +1,91 @@
+//! What a pass is, and how it is run.
+
+use zqc_ir::patch::PatchError;
+use zqc_ir::verify::{Faults, verify};
+use zqc_ir::{Model, Patch};
+use zqc_numerics::SolveError;
+use zqc_runtime::RunError;
+
+/// A transformation of the graph.
+pub trait Pass {
+    /// The name by which it is run, skipped and printed: `canonicalize`.
+    fn name(&self) -> &'static str;
+
+    /// What this pass wants changed in `model`; the patch is empty when nothing is.
+    ///
+    /// # Errors
+    /// When the pass cannot do its work on this model.
+    fn run(&self, model: &Model, observer: &mut dyn Observer) -> Result<Patch, PassError>;
+}
+
+/// Why a pass failed.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages name the fields
+pub enum PassError {
+    /// The patch does not fit the graph: a fault of the pass.
+    #[error("pass {pass}: {source}")]
+    Patch { pass: &'static str, source: PatchError },
+    /// The graph is broken after the pass: a fault of the pass.
+    #[error("pass {pass} broke the graph: {source}")]
+    Broken { pass: &'static str, source: Faults },
+    /// A stage of the graph could not be run on the calibration data.
+    #[error("calibration: {0}")]
+    Run(#[from] RunError),
+    /// A layer's weights could not be solved.
+    #[error("layer {layer}: {source}")]
+    Solve { layer: String, source: SolveError },
+    /// A layer's weights cannot be read.
+    #[error("layer {layer}: {source}")]
+    Weight { layer: String, source: zqc_ir::tensor::TensorError },
+    /// The model uses something that the pass cannot carry over.
+    #[error("{what}; {way_out}")]
+    Unsupported { what: String, way_out: String },
+}
+
+/// Runs a pass on `model`: its patch is applied and the result verified.
+///
+/// # Errors
+/// When the pass fails; `model` must then be dropped.
+pub fn run(pass: &dyn Pass, model: &mut Model, observer: &mut dyn Observer) -> Result<(), PassError> {
+    let patch = pass.run(model, observer)?;
+    patch.apply(model).map_err(|source| PassError::Patch { pass: pass.name(), source })?;
+    verify(model).map_err(|source| PassError::Broken { pass: pass.name(), source })
+}
+
+/// Hears what the passes do, for reports and progress bars.
+pub trait Observer {
+    /// A linear layer stays in float.
+    fn layer_kept(&mut self, _layer: &str, _reason: &str) {}
+
+    /// Stage `index` of `count` begins, with `layers` layers to solve.
+    fn stage_started(&mut self, _index: usize, _count: usize, _layers: usize) {}
+
+    /// The weights of a layer are solved.
+    fn layer_solved(&mut self, _record: LayerRecord) {}
+}
+
+/// An observer that does nothing.
+pub struct Silent;
+
+impl Observer for Silent {}
+
+/// What became of one layer.
+#[derive(Debug, Clone)]
+pub struct LayerRecord {
+    /// The layer's path in the source model.
+    pub layer: String,
+    /// Input features.
+    pub k: usize,
+    /// Output features.
+    pub n: usize,
+    /// The stage in which it was solved.
+    pub stage: usize,
+    /// Bits per weight as stored, scales included.
+    pub bits_per_weight: f64,
+    /// Relative Frobenius error of the weight, `|W - Ŵ| / |W|`.
+    pub weight_error: f64,
+    /// Relative error of the layer's output on the calibration data, `|X(W - Ŵ)ᵀ| / |X Wᵀ|`, when it was calibrated.
+    pub output_error: Option<f64>,
+    /// Time spent in the solver.
+    pub seconds: f64,
+}

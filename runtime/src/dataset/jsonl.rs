@@ -1,0 +1,90 @@
+//! `.jsonl`: one JSON object a line, either a text or the inputs as nested arrays.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::{DataError, Sample, Tokens, read_file};
+use crate::array::Array;
+use crate::inputs::InputSpec;
+
+/// Reads the first lines that are not blank.
+pub fn read(path: &Path, tokens: &Tokens) -> Result<Vec<Sample>, DataError> {
+    let bytes = read_file(path)?;
+    let lines = bytes.split(|&byte| byte == b'\n').enumerate();
+    lines
+        .filter(|(_, line)| !line.trim_ascii().is_empty())
+        .take(tokens.samples)
+        .map(|(index, line)| {
+            let error = |reason| DataError::Line { path: path.into(), line: index + 1, reason };
+            let object: Map<String, Value> =
+                serde_json::from_slice(line).map_err(|reason| error(format!("not a JSON object: {reason}")))?;
+            if let Some(Value::String(text)) = object.get("text") {
+                let ids = tokens.encode(path, text)?;
+                if ids.is_empty() {
+                    return Err(error("the text is empty".into()));
+                }
+                return tokens.sample(path, &ids[..ids.len().min(tokens.window())]);
+            }
+            let sample = named_arrays(&object, tokens.specs).map_err(error)?;
+            if sample.is_empty() {
+                return Err(error("neither \"text\" nor any input of the model is among its keys".into()));
+            }
+            Ok(sample)
+        })
+        .collect()
+}
+
+/// The values whose keys are inputs of the model.
+fn named_arrays(object: &Map<String, Value>, specs: &[InputSpec]) -> Result<Sample, String> {
+    specs
+        .iter()
+        .filter_map(|spec| Some((spec, object.get(&spec.name)?)))
+        .map(|(spec, value)| {
+            let mut array = nested_array(value).map_err(|reason| format!("input {:?}: {reason}", spec.name))?;
+            if spec.shape.as_ref().is_some_and(|shape| shape.len() == array.shape.len() + 1) {
+                array.shape.insert(0, 1);
+            }
+            Ok((spec.name.clone(), array))
+        })
+        .collect()
+}
+
+/// Nested arrays of numbers or booleans; floats if any number is not an integer.
+fn nested_array(value: &Value) -> Result<Array, String> {
+    let mut shape = Vec::new();
+    let mut level = value;
+    while let Value::Array(items) = level {
+        shape.push(items.len());
+        match items.first() {
+            Some(first) => level = first,
+            None => break,
+        }
+    }
+    let mut leaves = Vec::new();
+    flatten(value, &shape, &mut leaves)?;
+    let integers = || leaves.iter().map(|leaf| leaf.as_i64()).collect::<Option<Vec<_>>>();
+    let booleans = || leaves.iter().map(|leaf| leaf.as_bool()).collect::<Option<Vec<_>>>();
+    let floats = || leaves.iter().map(|leaf| leaf.as_f64().map(|x| x as f32)).collect::<Option<Vec<_>>>();
+    let array = match (integers(), booleans(), floats()) {
+        (Some(elements), ..) => Array::new(shape, elements),
+        (_, Some(elements), _) => Array::new(shape, elements),
+        (.., Some(elements)) => Array::new(shape, elements),
+        _ => return Err("holds something that is neither a number nor a boolean".into()),
+    };
+    array.map_err(|error| error.to_string())
+}
+
+/// Appends the leaves of `value`, which must be nested as `shape` says.
+fn flatten<'a>(value: &'a Value, shape: &[usize], leaves: &mut Vec<&'a Value>) -> Result<(), String> {
+    match (value, shape) {
+        (Value::Array(items), [extent, inner @ ..]) if items.len() == *extent => {
+            items.iter().try_for_each(|item| flatten(item, inner, leaves))
+        }
+        (Value::Array(_), _) | (_, [_, ..]) => Err("its rows differ in length".into()),
+        (leaf, []) => {
+            leaves.push(leaf);
+            Ok(())
+        }
+    }
+}

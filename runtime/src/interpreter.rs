@@ -1,0 +1,258 @@
+//! Runs a graph stage by stage: a back end computes the standard operators, we compute our own.
+//!
+//! Our own run here in float32 on dequantized values, so that no back end has to know FP8 or FP4; the numbers are
+//! those of the lowered model up to the order of float additions.
+
+use std::collections::HashMap;
+
+use zqc_ir::onnx::{WriteError, extract};
+use zqc_ir::op::port;
+use zqc_ir::tensor::TensorError;
+use zqc_ir::{Model, NodeId, Op, ValueId};
+use zqc_numerics::{matmul, pack::unpack_nibbles, quantize_dequantize_tokens};
+
+use crate::array::{Array, ArrayData};
+use crate::backend::{Backend, BackendError, Piece, Session};
+use crate::partition::{Stage, partition};
+
+/// Why a graph could not be run.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages name the fields
+pub enum RunError {
+    /// A stage cannot be cut out of the graph.
+    #[error(transparent)]
+    Extract(#[from] WriteError),
+    /// The graph has a circle.
+    #[error(transparent)]
+    Cycle(#[from] zqc_ir::graph::Cycle),
+    /// The back end failed.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// A constant operand of one of our operators cannot be read.
+    #[error("node {node}: {source}")]
+    Operand { node: String, source: TensorError },
+    /// An activation does not have the shape or type that its layer needs.
+    #[error("node {node}: its input is {found}, expected float values [..., {expected}]")]
+    Activation { node: String, found: String, expected: usize },
+    /// A value that a stage reads was not fed.
+    #[error("value \"{value}\" is read and was not fed; give it in the calibration or evaluation data")]
+    NotFed { value: String },
+}
+
+/// The values of one sample that later stages still read.
+pub type Live = HashMap<ValueId, Array>;
+
+/// A graph, cut in stages.
+pub struct Interpreter<'a> {
+    model: &'a Model,
+    backend: &'a dyn Backend,
+    wanted: Vec<ValueId>,
+    stages: Vec<Stage>,
+}
+
+impl<'a> Interpreter<'a> {
+    /// Prepares to compute `wanted`; nothing is loaded yet.
+    ///
+    /// # Errors
+    /// When the graph has a circle.
+    pub fn new(model: &'a Model, backend: &'a dyn Backend, wanted: Vec<ValueId>) -> Result<Self, RunError> {
+        let stages = partition(&model.graph, &wanted)?;
+        Ok(Self { model, backend, wanted, stages })
+    }
+
+    /// The stages, in order.
+    pub fn stages(&self) -> &[Stage] {
+        &self.stages
+    }
+
+    /// Loads the standard operators of a stage; `None` when it has none.
+    ///
+    /// # Errors
+    /// When the back end refuses them.
+    pub fn load(&self, stage: &Stage) -> Result<Option<Box<dyn Session>>, RunError> {
+        if stage.outputs.is_empty() {
+            return Ok(None);
+        }
+        let model = extract(self.model, &stage.nodes, &stage.inputs, &stage.outputs)?;
+        Ok(Some(self.backend.load(&Piece { model })?))
+    }
+
+    /// Runs the standard operators of a stage on one sample; the results join `live`.
+    ///
+    /// # Errors
+    /// When a value is missing or the back end fails.
+    pub fn run_nodes(&self, stage: &Stage, session: &mut dyn Session, live: &mut Live) -> Result<(), RunError> {
+        let name = |id: &ValueId| self.model.graph.value(*id).name.as_str();
+        let mut feeds = Vec::with_capacity(stage.inputs.len());
+        for id in &stage.inputs {
+            match live.get(id) {
+                Some(array) => feeds.push((name(id), array)),
+                // An optional input: the back end takes its default from the initializer.
+                None if self.model.graph.initializers().any(|(other, _)| other == *id) => {}
+                None => return Err(RunError::NotFed { value: name(id).to_string() }),
+            }
+        }
+        let fetch: Vec<&str> = stage.outputs.iter().map(name).collect();
+        let results = session.run(&feeds, &fetch)?;
+        live.extend(stage.outputs.iter().copied().zip(results));
+        Ok(())
+    }
+
+    /// Runs a quantization operator on one sample: its result is the dequantized activation.
+    ///
+    /// # Errors
+    /// When the activation is missing or is not of floats.
+    pub fn run_quantize(&self, id: NodeId, live: &mut Live) -> Result<(), RunError> {
+        let node = self.model.graph.node(id);
+        let Op::QuantizeActivation(quantize) = &node.op else { return Ok(()) };
+        let (input, output) = (node.input(0), node.output(0));
+        let mut array = self.activation(id, input, live, None)?.clone();
+        let width = array.shape.last().copied().unwrap_or(1);
+        if let ArrayData::F32(values) = &mut array.data {
+            quantize_dequantize_tokens(values, width, quantize.format);
+        }
+        live.extend(output.map(|output| (output, array)));
+        Ok(())
+    }
+
+    /// Runs a linear layer on one sample with `weight` `[N, K]`, dequantized and with Gemm's `alpha` in it.
+    ///
+    /// # Errors
+    /// When the activation is missing or has another width than K.
+    pub fn run_linear(&self, id: NodeId, weight: &[f32], live: &mut Live) -> Result<(), RunError> {
+        let node = self.model.graph.node(id);
+        let (k, n, beta, bias) = match &node.op {
+            Op::Linear(linear) => (linear.k, linear.n, linear.beta, port::LINEAR_BIAS),
+            Op::QuantizedLinear(linear) => (linear.k, linear.n, linear.beta, port::QUANTIZED_BIAS),
+            _ => return Ok(()),
+        };
+        let x = self.activation(id, node.input(port::X), live, Some(k))?;
+        let ArrayData::F32(values) = &x.data else { return Ok(()) };
+        let tokens = values.len() / k;
+        let mut y = vec![0.0; tokens * n];
+        matmul(values, weight, &mut y, tokens, k, n);
+        if let Some(bias) = node.input(bias) {
+            let bias = self.constant(id, bias)?;
+            for row in y.chunks_exact_mut(n) {
+                row.iter_mut().zip(&bias).for_each(|(y, b)| *y += beta * b);
+            }
+        }
+        let mut shape = x.shape.clone();
+        if let Some(last) = shape.last_mut() {
+            *last = n;
+        }
+        live.extend(node.output(0).map(|output| (output, Array { shape, data: y.into() })));
+        Ok(())
+    }
+
+    /// The weight `[N, K]` of a linear layer as [`Interpreter::run_linear`] takes it.
+    ///
+    /// # Errors
+    /// When the operands cannot be read.
+    pub fn weight(&self, id: NodeId) -> Result<Vec<f32>, RunError> {
+        let node = self.model.graph.node(id);
+        let operand = |at: usize| {
+            let tensor = node.input(at).and_then(|value| self.model.graph.constant(value));
+            tensor.ok_or_else(|| RunError::Operand { node: self.model.graph.label(id), source: TensorError::NotLoaded })
+        };
+        let bad = |source| RunError::Operand { node: self.model.graph.label(id), source };
+        match &node.op {
+            Op::Linear(linear) => {
+                let values = operand(port::WEIGHT)?.to_f32().map_err(bad)?;
+                Ok(linear.weight_rows(values))
+            }
+            Op::QuantizedLinear(linear) => {
+                let codes = operand(port::WEIGHT)?.bytes().map_err(bad)?;
+                let scales = operand(port::SCALES)?.to_f32().map_err(bad)?;
+                let book = linear.format.codebook();
+                let mut weight = Vec::with_capacity(linear.n * linear.k);
+                for (row, scales) in codes.chunks_exact(linear.row_bytes()).zip(scales.chunks_exact(linear.groups())) {
+                    let unpacked;
+                    let row: &[u8] = if linear.format.bits() == 4 {
+                        unpacked = unpack_nibbles(row, linear.k);
+                        &unpacked
+                    } else {
+                        row
+                    };
+                    for (group, scale) in row.chunks(linear.group_size).zip(scales) {
+                        weight.extend(group.iter().map(|&code| book[code as usize] * scale));
+                    }
+                }
+                Ok(weight)
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Loads every stage, to run the graph many times.
+    ///
+    /// # Errors
+    /// When the back end refuses a stage.
+    pub fn prepare(&self) -> Result<Prepared<'_>, RunError> {
+        let sessions = self.stages.iter().map(|stage| self.load(stage)).collect::<Result<_, _>>()?;
+        Ok(Prepared { interpreter: self, sessions })
+    }
+
+    /// The feeds of one sample by value; names that are no inputs of the graph are left out.
+    pub fn feed<'n>(&self, inputs: impl IntoIterator<Item = (&'n str, Array)>) -> Live {
+        let graph = &self.model.graph;
+        let known = |name: &str| graph.find(name).filter(|id| graph.inputs().contains(id));
+        inputs.into_iter().filter_map(|(name, array)| Some((known(name)?, array))).collect()
+    }
+
+    fn activation<'l>(
+        &self,
+        id: NodeId,
+        value: Option<ValueId>,
+        live: &'l Live,
+        width: Option<usize>,
+    ) -> Result<&'l Array, RunError> {
+        let graph = &self.model.graph;
+        let missing = || RunError::NotFed { value: value.map_or(String::new(), |v| graph.value(v).name.clone()) };
+        let array = value.and_then(|value| live.get(&value)).ok_or_else(missing)?;
+        let last = array.shape.last().copied();
+        let fits = matches!(array.data, ArrayData::F32(_)) && last.is_some() && (width.is_none() || width == last);
+        if fits {
+            return Ok(array);
+        }
+        let found = format!("{:?} {:?}", array.data.data_type(), array.shape);
+        Err(RunError::Activation { node: graph.label(id), found, expected: width.unwrap_or(1) })
+    }
+
+    fn constant(&self, id: NodeId, value: ValueId) -> Result<Vec<f32>, RunError> {
+        let graph = &self.model.graph;
+        let tensor = graph.constant(value).ok_or(TensorError::NotLoaded).and_then(|tensor| tensor.to_f32());
+        tensor.map_err(|source| RunError::Operand { node: graph.label(id), source })
+    }
+}
+
+/// An interpreter with every stage loaded.
+pub struct Prepared<'a> {
+    interpreter: &'a Interpreter<'a>,
+    sessions: Vec<Option<Box<dyn Session>>>,
+}
+
+impl Prepared<'_> {
+    /// Computes the wanted values, in their order, from the fed ones.
+    ///
+    /// # Errors
+    /// When a value is missing or an operator fails.
+    pub fn run(&mut self, mut live: Live) -> Result<Vec<Array>, RunError> {
+        let interpreter = self.interpreter;
+        for (stage, session) in interpreter.stages.iter().zip(&mut self.sessions) {
+            if let Some(session) = session {
+                interpreter.run_nodes(stage, session.as_mut(), &mut live)?;
+            }
+            for &id in &stage.layers {
+                interpreter.run_quantize(id, &mut live)?;
+                if !matches!(interpreter.model.graph.node(id).op, Op::QuantizeActivation(_)) {
+                    interpreter.run_linear(id, &interpreter.weight(id)?, &mut live)?;
+                }
+            }
+            stage.last_read.iter().for_each(|value| drop(live.remove(value)));
+        }
+        let name = |id: &ValueId| interpreter.model.graph.value(*id).name.clone();
+        let take = |id: &ValueId| live.remove(id).ok_or_else(|| RunError::NotFed { value: name(id) });
+        interpreter.wanted.iter().map(take).collect()
+    }
+}

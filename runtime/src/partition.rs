@@ -1,0 +1,129 @@
+//! Cuts a graph into stages: what a back end runs, then the quantization and linear operators that we run.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use zqc_ir::graph::Cycle;
+use zqc_ir::{Graph, NodeId, Op, ValueId};
+
+/// The subgraph between two sets of linear layers.
+#[derive(Debug, Clone, Default)]
+pub struct Stage {
+    /// The standard operators of the stage, for the back end, each after those whose results it reads. Operators
+    /// that depend on constants only stand in every stage that reads them.
+    pub nodes: Vec<NodeId>,
+    /// What `nodes` read from earlier stages and from the graph's inputs.
+    pub inputs: Vec<ValueId>,
+    /// What `nodes` yield to later stages, to `layers`, or as results.
+    pub outputs: Vec<ValueId>,
+    /// Our own operators, run after `nodes`: quantization before the linear layers that read it.
+    pub layers: Vec<NodeId>,
+    /// The values that nothing after this stage reads.
+    pub last_read: Vec<ValueId>,
+}
+
+/// The stages that compute `wanted`, in order. Every stage reads values of earlier stages only.
+///
+/// # Errors
+/// When the graph has a circle.
+pub fn partition(graph: &Graph, wanted: &[ValueId]) -> Result<Vec<Stage>, Cycle> {
+    let order = graph.order()?;
+    let needed = ancestors(graph, wanted);
+    let order: Vec<NodeId> = order.into_iter().filter(|id| needed.contains(id)).collect();
+    let constant = constant_nodes(graph, &order);
+
+    let mut ready: HashMap<ValueId, usize> = HashMap::new();
+    let mut stages: Vec<Stage> = Vec::new();
+    for &id in order.iter().filter(|id| !constant.contains(id)) {
+        let node = graph.node(id);
+        let stage = node.reads().filter_map(|value| ready.get(&value)).copied().max().unwrap_or(0);
+        if stages.len() <= stage {
+            stages.resize_with(stage + 1, Stage::default);
+        }
+        let (list, result) = match node.op {
+            Op::Onnx(_) => (&mut stages[stage].nodes, stage),
+            Op::QuantizeActivation(_) => (&mut stages[stage].layers, stage),
+            Op::Linear(_) | Op::QuantizedLinear(_) => (&mut stages[stage].layers, stage + 1),
+        };
+        list.push(id);
+        ready.extend(node.outputs().iter().flatten().map(|&value| (value, result)));
+    }
+    if stages.is_empty() {
+        stages.push(Stage::default());
+    }
+    add_constant_nodes(graph, &order, &constant, wanted, &mut stages);
+    connect(graph, wanted, &mut stages);
+    Ok(stages)
+}
+
+fn ancestors(graph: &Graph, wanted: &[ValueId]) -> HashSet<NodeId> {
+    let mut seen = HashSet::new();
+    let mut open: Vec<NodeId> = wanted.iter().filter_map(|&value| graph.producer(value)).collect();
+    while let Some(id) = open.pop() {
+        if seen.insert(id) {
+            open.extend(graph.predecessors(id));
+        }
+    }
+    seen
+}
+
+/// The standard operators that read nothing but constants, and give the same result every time.
+fn constant_nodes(graph: &Graph, order: &[NodeId]) -> HashSet<NodeId> {
+    let mut constant = HashSet::new();
+    for &id in order {
+        let node = graph.node(id);
+        let Op::Onnx(op) = &node.op else { continue };
+        let random = op.op_type().starts_with("Random");
+        let fixed = |value| match graph.producer(value) {
+            Some(producer) => constant.contains(&producer),
+            None => graph.constant(value).is_some(),
+        };
+        if !random && node.reads().all(fixed) {
+            constant.insert(id);
+        }
+    }
+    constant
+}
+
+/// Puts the constant operators that a stage reads in front of its nodes; those that a layer or a result reads too.
+fn add_constant_nodes(
+    graph: &Graph,
+    order: &[NodeId],
+    constant: &HashSet<NodeId>,
+    wanted: &[ValueId],
+    stages: &mut [Stage],
+) {
+    let last = stages.len() - 1;
+    for (index, stage) in stages.iter_mut().enumerate() {
+        let readers = stage.nodes.iter().chain(&stage.layers);
+        let mut reads: Vec<ValueId> = readers.flat_map(|&id| graph.node(id).reads()).collect();
+        if index == last {
+            reads.extend(wanted);
+        }
+        let feeding = ancestors(graph, &reads);
+        let feeding = order.iter().filter(|id| constant.contains(id) && feeding.contains(id)).copied();
+        let nodes: Vec<NodeId> = feeding.chain(std::mem::take(&mut stage.nodes)).collect();
+        stage.nodes = nodes;
+    }
+}
+
+fn connect(graph: &Graph, wanted: &[ValueId], stages: &mut [Stage]) {
+    let mut later: BTreeSet<ValueId> = wanted.iter().copied().collect();
+    for stage in stages.iter_mut().rev() {
+        let defined: HashSet<ValueId> =
+            stage.nodes.iter().flat_map(|&id| graph.node(id).outputs()).flatten().copied().collect();
+        let made: HashSet<ValueId> =
+            stage.layers.iter().flat_map(|&id| graph.node(id).outputs()).flatten().copied().collect();
+        let dynamic = |value: &ValueId| graph.constant(*value).is_none();
+        let reads = |ids: &[NodeId]| -> BTreeSet<ValueId> {
+            ids.iter().flat_map(|&id| graph.node(id).reads()).filter(dynamic).collect()
+        };
+        let (nodes_read, layers_read) = (reads(&stage.nodes), reads(&stage.layers));
+        stage.inputs = nodes_read.difference(&defined.iter().copied().collect()).copied().collect();
+        stage.outputs = layers_read.union(&later).filter(|value| defined.contains(value)).copied().collect();
+        let alive = stage.inputs.iter().chain(&stage.outputs).chain(&layers_read).chain(&made);
+        stage.last_read = alive.copied().collect::<BTreeSet<_>>().difference(&later).copied().collect();
+        later.retain(|value| !defined.contains(value) && !made.contains(value));
+        later.extend(stage.inputs.iter().copied());
+        later.extend(layers_read.into_iter().filter(|value| !defined.contains(value) && !made.contains(value)));
+    }
+}

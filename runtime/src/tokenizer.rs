@@ -1,0 +1,91 @@
+//! Text to token ids.
+
+use std::path::{Path, PathBuf};
+
+/// A tokenizer of the Hugging Face `tokenizer.json` format.
+pub struct Tokenizer {
+    path: PathBuf,
+    inner: tokenizers::Tokenizer,
+}
+
+/// Why text could not be tokenized.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizerError {
+    /// The file is unreadable or no tokenizer.
+    #[error("{}: not a usable tokenizer.json: {reason}", path.display())]
+    Load {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The tokenizer's model fails on the text.
+    #[error("{}: cannot tokenize the text: {reason}", path.display())]
+    Encode {
+        /// The tokenizer's file.
+        path: PathBuf,
+        /// What the tokenizer says.
+        reason: String,
+    },
+    /// The tokenizer gives ids that the model does not have.
+    #[error(
+        "{}: gives token ids up to {largest}, but the model knows only {vocabulary}; this is the tokenizer of \
+         another model",
+        path.display()
+    )]
+    OtherModel {
+        /// The tokenizer's file.
+        path: PathBuf,
+        /// The largest id it gives.
+        largest: u32,
+        /// Number of tokens that the model knows.
+        vocabulary: usize,
+    },
+}
+
+impl Tokenizer {
+    /// Reads a `tokenizer.json`. Truncation and padding that it asks for are switched off.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Load`].
+    pub fn load(path: &Path) -> Result<Self, TokenizerError> {
+        let load_error = |error: tokenizers::Error| TokenizerError::Load {
+            path: path.into(),
+            reason: error.to_string(),
+        };
+        let mut inner = tokenizers::Tokenizer::from_file(path).map_err(load_error)?;
+        inner.with_padding(None).with_truncation(None).map_err(load_error)?;
+        Ok(Self { path: path.into(), inner })
+    }
+
+    /// The ids of a text, without the special tokens that a model's input template adds.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Encode`].
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        match self.inner.encode_fast(text, false) {
+            Ok(encoding) => Ok(encoding.get_ids().to_vec()),
+            Err(error) => {
+                Err(TokenizerError::Encode { path: self.path.clone(), reason: error.to_string() })
+            }
+        }
+    }
+
+    /// Number of tokens, added ones included.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// Checks that a model of `vocabulary` tokens (rows of its embedding) knows every id this tokenizer gives.
+    ///
+    /// # Errors
+    /// [`TokenizerError::OtherModel`].
+    pub fn check_vocabulary(&self, vocabulary: usize) -> Result<(), TokenizerError> {
+        match self.inner.get_vocab(true).into_values().max() {
+            Some(largest) if largest as usize >= vocabulary => {
+                Err(TokenizerError::OtherModel { path: self.path.clone(), largest, vocabulary })
+            }
+            _ => Ok(()),
+        }
+    }
+}
