@@ -1,1 +1,37 @@
-//! placeholder
+//! zqc: an ahead-of-time compiler from ONNX language models to W4A8 floating point.
+//!
+//! [`Compiler`] runs the whole chain, from file to file. Its passes can be listed, skipped and joined by passes of
+//! one's own:
+//!
+//! ```no_run
+//! use zqc::{Compiler, Options};
+//!
+//! let options = Options { calibration: vec!["text.txt".into()], tokenizer: Some("tokenizer.json".into()), ..Options::default() };
+//! let report = Compiler::new(options).compile("model.onnx".as_ref(), "model.w4a8.onnx".as_ref())?;
+//! println!("{} layers, {:.2} bits per weight", report.layers.len(), report.totals.bits_per_weight);
+//! # Ok::<(), zqc::Error>(())
+//! ```
+//!
+//! `examples/custom_pass.rs` adds a pass. The crates below hold the parts: [`numerics`] (formats and solvers), [`ir`]
+//! (the graph), [`runtime`] (executors and data), [`passes`].
+
+mod calibration;
+mod compiler;
+mod error;
+mod evaluate;
+mod inspect;
+mod memory;
+mod options;
+mod report;
+
+pub use zqc_ir as ir;
+pub use zqc_numerics as numerics;
+pub use zqc_passes as passes;
+pub use zqc_runtime as runtime;
+
+pub use compiler::{Compiler, Events};
+pub use error::Error;
+pub use evaluate::{Evaluation, Perplexity, evaluate};
+pub use inspect::{Inspection, LinearSummary, inspect};
+pub use options::{Method, Options};
+pub use report::{KeptLayer, LayerReport, Report, Totals};

@@ -6,9 +6,9 @@ use indexmap::IndexMap;
 use petgraph::Direction;
 use petgraph::stable_graph::{NodeIndex, StableDiGraph};
 
-use crate::onnx::proto::{GraphProto, NodeProto, ValueInfoProto};
+use crate::onnx::proto::{GraphProto, ValueInfoProto, type_proto};
 use crate::op::Op;
-use crate::tensor::Tensor;
+use crate::tensor::{DataType, Tensor};
 
 /// Names a node of a [`Graph`]; stays valid while other nodes come and go.
 pub type NodeId = NodeIndex<u32>;
@@ -62,6 +62,16 @@ pub struct Value {
     pub info: Option<ValueInfoProto>,
     source: Source,
     uses: Vec<Use>,
+}
+
+impl Value {
+    /// Its element type, where the file declares it a tensor of one.
+    pub fn dtype(&self) -> Option<DataType> {
+        match self.info.as_ref()?.r#type.as_ref()?.value.as_ref()? {
+            type_proto::Value::TensorType(tensor) => DataType::try_from(tensor.elem_type()).ok(),
+            _ => None,
+        }
+    }
 }
 
 /// The weight of a petgraph edge: which value flows, from which output to which input.
@@ -223,6 +233,18 @@ impl Graph {
         }
     }
 
+    /// The value that `value` is a copy of: what a chain of `Identity` nodes starts from, or `value` itself.
+    pub fn resolve_identity(&self, mut value: ValueId) -> ValueId {
+        let source = |value| {
+            let node = self.node(self.producer(value)?);
+            node.op.as_standard("Identity").and(node.input(0))
+        };
+        while let Some(original) = source(value) {
+            value = original;
+        }
+        value
+    }
+
     /// The places that read the value, in the order in which they were connected.
     pub fn uses(&self, value: ValueId) -> &[Use] {
         &self.value(value).uses
@@ -259,14 +281,14 @@ impl Graph {
 
     /// A name that no value has, made from `hint`.
     pub fn fresh_name(&self, hint: &str) -> String {
-        let taken = |name: &str| self.by_name.contains_key(name) || self.inner_names.contains(name);
-        if !taken(hint) {
-            return hint.to_string();
-        }
-        (1..)
-            .map(|i| format!("{hint}_{i}"))
-            .find(|name| !taken(name))
-            .expect("there are more numbers than names")
+        fresh_name(hint, |name| {
+            self.find(name).is_some_and(|value| !self.is_gone(value)) || self.inner_names.contains(name)
+        })
+    }
+
+    /// Whether nothing defines the value and nothing reads it: it was in the graph once, and its name is free again.
+    pub fn is_gone(&self, value: ValueId) -> bool {
+        self.source(value) == Source::Undefined && self.uses(value).is_empty() && !self.is_output(value)
     }
 
     /// The nodes so that each comes after those whose results it reads. Nodes of the source file keep its order
@@ -351,10 +373,43 @@ impl Graph {
         free
     }
 
-    /// Removes a constant that nothing reads any more.
-    pub(crate) fn remove_initializer(&mut self, value: ValueId) {
-        self.initializers.shift_remove(&value);
-        self.value_mut(value).source = Source::Undefined;
+    /// Removes a value that nothing reads, unless it is a result of the graph or an input that a caller may feed;
+    /// then what only it was computed from.
+    pub(crate) fn release(&mut self, value: ValueId) {
+        let mut pending = vec![value];
+        while let Some(value) = pending.pop() {
+            if !self.uses(value).is_empty() || self.is_output(value) {
+                continue;
+            }
+            if self.constant(value).is_some() {
+                self.initializers.shift_remove(&value);
+                self.inputs.retain(|&input| input != value);
+                self.value_mut(value).source = Source::Undefined;
+            } else if let Some(id) = self.producer(value) {
+                let needed = |&output: &ValueId| !self.uses(output).is_empty() || self.is_output(output);
+                if !self.node(id).outputs.iter().flatten().any(needed) {
+                    pending.extend(self.remove(id).iter().flat_map(Node::reads));
+                }
+            }
+        }
+    }
+
+    /// Forgets what the file says of values that are gone.
+    pub(crate) fn forget_gone(&mut self) {
+        let (gone, typed) = std::mem::take(&mut self.typed).into_iter().partition(|&id| self.is_gone(id));
+        self.typed = typed;
+        Vec::into_iter(gone).for_each(|id| self.value_mut(id).info = None);
+    }
+
+    /// Takes the constants out of the inputs, where only IR versions below 4 list them.
+    pub(crate) fn unlist_constants(&mut self) {
+        if std::mem::take(&mut self.inputs_list_constants) {
+            let initializers = &self.initializers;
+            let (constants, inputs): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut self.inputs).into_iter().partition(|id| initializers.contains_key(id));
+            self.inputs = inputs;
+            constants.into_iter().for_each(|id| self.value_mut(id).source = Source::Initializer);
+        }
     }
 
     /// Adds a node and connects it, to readers that came before it too. The first output that another source
@@ -427,7 +482,7 @@ impl Graph {
     fn captured(&mut self, op: &Op) -> Vec<ValueId> {
         let Op::Onnx(node) = op else { return Vec::new() };
         let mut free = Vec::new();
-        for body in bodies(node) {
+        for body in node.bodies() {
             free_names(body, &mut free, &mut self.inner_names);
         }
         let mut seen = HashSet::new();
@@ -436,8 +491,10 @@ impl Graph {
     }
 }
 
-fn bodies(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
-    node.attribute.iter().flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs))
+/// A name made from `hint` that is not `taken`.
+pub fn fresh_name(hint: &str, taken: impl Fn(&str) -> bool) -> String {
+    let numbered = (1u64..).map(|i| format!("{hint}_{i}"));
+    std::iter::once(hint.to_string()).chain(numbered).find(|name| !taken(name)).unwrap_or_default()
 }
 
 /// Appends the names that `graph` reads and does not define; `defined` collects those that it does.
@@ -451,7 +508,7 @@ fn free_names(graph: &GraphProto, free: &mut Vec<String>, defined: &mut HashSet<
     local.extend(graph.node.iter().flat_map(|node| &node.output).map(String::as_str));
     let mut inner = Vec::new();
     for node in &graph.node {
-        bodies(node).for_each(|body| free_names(body, &mut inner, defined));
+        node.bodies().for_each(|body| free_names(body, &mut inner, defined));
     }
     let read = graph.node.iter().flat_map(|node| &node.input).cloned();
     let results = graph.output.iter().map(|value| value.name().to_string());

@@ -3,7 +3,7 @@
 use zqc_numerics::Format;
 
 use crate::graph::Node;
-use crate::onnx::proto::{AttributeProto, NodeProto};
+use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto};
 use crate::tensor::DataType;
 
 /// The operator of a node.
@@ -36,6 +36,16 @@ pub enum Layout {
     InputOutput,
     /// `[N, K]`, as PyTorch stores `Linear.weight`.
     OutputInput,
+}
+
+impl Layout {
+    /// The other one.
+    pub fn transposed(self) -> Self {
+        match self {
+            Layout::InputOutput => Layout::OutputInput,
+            Layout::OutputInput => Layout::InputOutput,
+        }
+    }
 }
 
 /// See [`Op::Linear`].
@@ -156,6 +166,11 @@ pub fn is_standard(domain: &str) -> bool {
 }
 
 impl NodeProto {
+    /// The bodies of a control-flow operator.
+    pub fn bodies(&self) -> impl Iterator<Item = &GraphProto> {
+        self.attribute.iter().flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs))
+    }
+
     /// The attribute of this name.
     pub fn find_attribute(&self, name: &str) -> Option<&AttributeProto> {
         self.attribute.iter().find(|a| a.name() == name)

@@ -3,7 +3,7 @@
 
 use crate::graph::{NodeId, ValueId};
 use crate::model::Model;
-use crate::onnx::proto::FunctionProto;
+use crate::onnx::proto::{FunctionProto, NodeProto};
 use crate::op::Op;
 use crate::tensor::Tensor;
 
@@ -12,7 +12,9 @@ use crate::tensor::Tensor;
 pub struct Patch {
     /// The changes to the graph.
     pub changes: Vec<Change>,
-    /// Model-local functions to add; one of the same domain and name is replaced.
+    /// Domains that nothing calls any more: their functions and imports go, before any is added.
+    pub forget: Vec<String>,
+    /// Model-local functions to add; one of the same domain, name and overload is replaced.
     pub functions: Vec<FunctionProto>,
     /// Opset versions to import: domain and version.
     pub opsets: Vec<(String, i64)>,
@@ -33,7 +35,9 @@ pub struct Change {
     pub add: Vec<NewNode>,
     /// Inputs to read another value: node, input port, value name.
     pub rewire: Vec<(NodeId, usize, String)>,
-    /// Constants to take out; one that is still read, or is a result, stays.
+    /// Constants to give another payload, under the name they have.
+    pub replace: Vec<(ValueId, Tensor)>,
+    /// Values to take out if nothing reads them any more, and with them what only they were computed from.
     pub release: Vec<ValueId>,
 }
 
@@ -59,6 +63,9 @@ pub enum PatchError {
     /// A node to remove or rewire is not in the graph.
     #[error("change \"{why}\" names a node that is not in the graph")]
     NoSuchNode { why: String },
+    /// A value to replace is no constant of the graph.
+    #[error("change \"{why}\" replaces what is no constant of the graph")]
+    NoSuchConstant { why: String },
     /// A value would have two definitions.
     #[error("change \"{why}\" defines \"{value}\" twice")]
     Redefined { why: String, value: String },
@@ -67,7 +74,10 @@ pub enum PatchError {
 impl Patch {
     /// Whether nothing changes.
     pub fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.functions.is_empty() && self.opsets.is_empty()
+        self.changes.is_empty()
+            && self.forget.is_empty()
+            && self.functions.is_empty()
+            && self.opsets.is_empty()
     }
 
     /// Applies the changes to `model`.
@@ -79,12 +89,24 @@ impl Patch {
         for change in self.changes {
             change.apply(model)?;
         }
+        model.graph.forget_gone();
         let header = &mut model.header;
+        header.functions.retain(|function| !self.forget.iter().any(|domain| domain == function.domain()));
+        header.opset_import.retain(|import| !self.forget.iter().any(|domain| domain == import.domain()));
         for function in self.functions {
-            header.functions.retain(|f| f.domain() != function.domain() || f.name() != function.name());
-            header.functions.push(function);
+            let same = |f: &FunctionProto| {
+                (f.domain(), f.name(), f.overload())
+                    == (function.domain(), function.name(), function.overload())
+            };
+            match header.functions.iter_mut().find(|f| same(f)) {
+                Some(old) => *old = function,
+                None => header.functions.push(function),
+            }
         }
         header.ir_version = header.ir_version.max(self.ir_version);
+        if header.ir_version() >= 4 {
+            model.graph.unlist_constants();
+        }
         for (domain, version) in self.opsets {
             model.import_opset(&domain, version);
         }
@@ -112,6 +134,12 @@ impl Change {
             }
             graph.initializers.insert(id, tensor);
         }
+        for (value, tensor) in self.replace {
+            match graph.initializers.get_mut(&value) {
+                Some(old) => *old = tensor,
+                None => return Err(PatchError::NoSuchConstant { why: self.why }),
+            }
+        }
         for node in self.add {
             let mut ids = |names: Vec<Option<String>>| -> Vec<Option<ValueId>> {
                 names.into_iter().map(|name| name.map(|name| graph.intern(&name))).collect()
@@ -129,16 +157,22 @@ impl Change {
             let value = graph.intern(&name);
             graph.rewire(id, port, value);
         }
-        for value in self.release {
-            if graph.uses(value).is_empty() && !graph.is_output(value) && !graph.inputs().contains(&value) {
-                graph.remove_initializer(value);
-            }
-        }
+        self.release.into_iter().for_each(|value| graph.release(value));
         Ok(())
     }
 }
 
 impl NewNode {
+    /// The node that `proto` describes, at place `rank` of the source file.
+    pub fn from_proto(mut proto: NodeProto, rank: Option<u32>) -> Self {
+        let names = |names: Vec<String>| {
+            names.into_iter().map(|name| Some(name).filter(|name| !name.is_empty())).collect()
+        };
+        let (inputs, outputs) =
+            (names(std::mem::take(&mut proto.input)), names(std::mem::take(&mut proto.output)));
+        Self { name: proto.name().to_string(), op: Op::Onnx(Box::new(proto)), inputs, outputs, rank }
+    }
+
     /// A node that takes the place of `node` as it is in the graph: same name, operator, connections and rank.
     pub fn restore(graph: &crate::graph::Graph, node: &crate::graph::Node) -> Self {
         let names = |ids: &[Option<ValueId>]| {

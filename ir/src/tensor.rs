@@ -63,6 +63,21 @@ impl Tensor {
         Self::new(DataType::Float, dims, little_endian(values))
     }
 
+    /// A tensor of `dtype`, one of the four standard floating-point types, of values rounded to nearest.
+    ///
+    /// # Errors
+    /// When the number of values does not match `dims`, or `dtype` is another type.
+    pub fn from_f32_as(dtype: DataType, dims: &[usize], values: Vec<f32>) -> Result<Self, TensorError> {
+        let bytes = match dtype {
+            DataType::Float => little_endian(values),
+            DataType::Double => little_endian(values.into_iter().map(f64::from).collect()),
+            DataType::Float16 => little_endian(values.into_iter().map(half::f16::from_f32).collect()),
+            DataType::Bfloat16 => little_endian(values.into_iter().map(half::bf16::from_f32).collect()),
+            other => return Err(TensorError::Kind { found: name(other), wanted: "floating point" }),
+        };
+        Self::new(dtype, dims, bytes)
+    }
+
     /// An int64 tensor.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use std::fmt::{self, Display, Formatter, Write};
 use crate::graph::{Graph, Node, ValueId};
 use crate::model::Model;
 use crate::onnx::proto::{
-    AttributeProto, GraphProto, TensorProto, TypeProto, attribute_proto::AttributeType,
+    AttributeProto, GraphProto, NodeProto, TensorProto, TypeProto, attribute_proto::AttributeType,
     tensor_shape_proto::dimension, type_proto,
 };
 use crate::op::{Op, is_standard};
@@ -34,7 +34,13 @@ impl Display for Model {
         writeln!(f)?;
         for function in &self.header.functions {
             let (inputs, outputs) = (function.input.join(", "), function.output.join(", "));
-            writeln!(f, "function {}::{}({inputs}) -> ({outputs})", function.domain(), function.name())?;
+            write!(f, "function {}::{}({inputs}) -> ({outputs})", function.domain(), function.name())?;
+            if !function.attribute.is_empty() {
+                write!(f, " attributes({})", function.attribute.join(", "))?;
+            }
+            writeln!(f, " {{")?;
+            function.node.iter().try_for_each(|node| writeln!(f, "  {}", node_proto_text(node)))?;
+            writeln!(f, "}}")?;
         }
         self.graph.fmt(f)
     }
@@ -72,14 +78,10 @@ impl Graph {
             .map(|id| id.map_or("_".to_string(), |id| format!("%{}", self.value(id).name)))
             .collect();
         let domain = match &node.op {
-            Op::Onnx(op) if !is_standard(op.domain()) => format!("{}::", op.domain()),
-            _ => String::new(),
+            Op::Onnx(op) => op.domain(),
+            _ => "",
         };
-        write!(f, "  {} = {domain}{}({})", outputs.join(", "), node.op.kind(), inputs.join(", "))?;
-        let attributes = attributes(&node.op);
-        if !attributes.is_empty() {
-            write!(f, " {{{}}}", attributes.join(", "))?;
-        }
+        write!(f, "  {}", call_text(&outputs, domain, node.op.kind(), &inputs, &attributes(&node.op)))?;
         if !node.captures().is_empty() {
             let names: Vec<_> =
                 node.captures().iter().map(|&id| format!("%{}", self.value(id).name)).collect();
@@ -101,13 +103,40 @@ impl Graph {
     }
 }
 
+/// `%y = domain::Op(%a, %b) {attributes}`.
+fn call_text(
+    outputs: &[String],
+    domain: &str,
+    kind: &str,
+    inputs: &[String],
+    attributes: &[String],
+) -> String {
+    let domain = if is_standard(domain) { String::new() } else { format!("{domain}::") };
+    let mut text = format!("{} = {domain}{kind}({})", outputs.join(", "), inputs.join(", "));
+    if !attributes.is_empty() {
+        let _ = write!(text, " {{{}}}", attributes.join(", "));
+    }
+    text
+}
+
+fn node_proto_text(node: &NodeProto) -> String {
+    let values = |names: &[String]| {
+        let value = |name: &String| if name.is_empty() { "_".to_string() } else { format!("%{name}") };
+        names.iter().map(value).collect::<Vec<_>>()
+    };
+    let (outputs, inputs) = (values(&node.output), values(&node.input));
+    call_text(&outputs, node.domain(), node.op_type(), &inputs, &node_attributes(node))
+}
+
+fn node_attributes(node: &NodeProto) -> Vec<String> {
+    let mut attributes: Vec<_> = node.attribute.iter().map(attribute_text).collect();
+    attributes.sort();
+    attributes
+}
+
 fn attributes(op: &Op) -> Vec<String> {
     match op {
-        Op::Onnx(node) => {
-            let mut attributes: Vec<_> = node.attribute.iter().map(attribute_text).collect();
-            attributes.sort();
-            attributes
-        }
+        Op::Onnx(node) => node_attributes(node),
         Op::QuantizeActivation(quantize) => vec![format!("format = {}", quantize.format)],
         Op::Linear(linear) => {
             let mut text = vec![

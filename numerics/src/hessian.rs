@@ -137,7 +137,8 @@ impl Hessian {
             .tiles
             .par_iter()
             .map_init(tile_scratch, |scratch, tile| {
-                let part: f64 = m.chunks(TOKEN_BLOCK * k).map(|block| tile.dot(tile.gram(block, k, scratch))).sum();
+                let part: f64 =
+                    m.chunks(TOKEN_BLOCK * k).map(|block| tile.dot(tile.gram(block, k, scratch))).sum();
                 if tile.is_diagonal() { part } else { 2.0 * part }
             })
             .collect();
@@ -161,7 +162,11 @@ impl Hessian {
     pub(crate) fn lower_triangle(&self) -> impl Iterator<Item = (usize, usize, f64)> {
         self.tiles.iter().flat_map(|tile| {
             tile.rows.clone().zip(tile.sums.chunks_exact(tile.cols.len())).flat_map(|(row, sums)| {
-                tile.cols.clone().zip(sums).take_while(move |&(col, _)| col <= row).map(move |(col, &h)| (row, col, h))
+                tile.cols
+                    .clone()
+                    .zip(sums)
+                    .take_while(move |&(col, _)| col <= row)
+                    .map(move |(col, &h)| (row, col, h))
             })
         })
     }
@@ -169,4 +174,13 @@ impl Hessian {
 
 fn tile_scratch() -> Vec<f32> {
     vec![0.0; TILE * TILE]
+}
+
+#[cfg(test)]
+impl Hessian {
+    /// Overwrites an entry of the first tile, as no accumulation could.
+    pub(crate) fn tamper(&mut self, row: usize, col: usize, value: f64) {
+        let tile = &mut self.tiles[0];
+        tile.sums[row * tile.cols.len() + col] = value;
+    }
 }

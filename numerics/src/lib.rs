@@ -26,7 +26,7 @@ pub use format::{Format, ParseFormatError};
 pub use gptq::{GptqOptions, Solution, gptq};
 pub use hessian::Hessian;
 pub use matrix::matmul;
-pub use pack::{pack_nibbles, unpack_nibbles};
+pub use pack::{pack_nibbles, transpose_nibbles, unpack_nibbles};
 pub use quantized::QuantizedMatrix;
 pub use rtn::rtn;
 pub use token::{SCALE_FLOOR, quantize_dequantize_tokens};

@@ -70,8 +70,8 @@ impl Minifloat {
             Specials::NanOnly if exponent == exponent_mask && mantissa == mantissa_mask => f32::NAN,
             _ => {
                 let hidden = if exponent == 0 { 0 } else { mantissa_mask + 1 };
-                let step = i32::from(exponent.max(1)) - 1 + self.grid.min_exponent
-                    - self.grid.mantissa_bits as i32;
+                let step =
+                    i32::from(exponent.max(1)) - 1 + self.grid.min_exponent - self.grid.mantissa_bits as i32;
                 f32::from(hidden + mantissa) * f32::from_bits(((127 + step) as u32) << 23)
             }
         };

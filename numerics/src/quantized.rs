@@ -80,9 +80,7 @@ pub(crate) fn check_weight(weight: &[f32], rows: usize, cols: usize) -> Result<(
         return Err(SolveError::Length { what: "the weight matrix", expected, actual: weight.len() });
     }
     match weight.par_iter().position_first(|value| !value.is_finite()) {
-        Some(at) => {
-            Err(SolveError::NonFiniteWeight { row: at / cols, col: at % cols, value: weight[at] })
-        }
+        Some(at) => Err(SolveError::NonFiniteWeight { row: at / cols, col: at % cols, value: weight[at] }),
         None => Ok(()),
     }
 }

@@ -28,11 +28,8 @@ pub fn rtn(
     let grid = format.grid();
     let mut codes = vec![0; rows * cols];
     let mut scales = vec![0.0; rows * groups];
-    codes
-        .par_chunks_mut(cols)
-        .zip(scales.par_chunks_mut(groups))
-        .zip(weight.par_chunks(cols))
-        .for_each(|((codes, scales), weight)| {
+    codes.par_chunks_mut(cols).zip(scales.par_chunks_mut(groups)).zip(weight.par_chunks(cols)).for_each(
+        |((codes, scales), weight)| {
             let parts = codes.chunks_mut(group_size).zip(weight.chunks(group_size));
             for (scale, (codes, weight)) in scales.iter_mut().zip(parts) {
                 *scale = grid.scale(max_abs(weight));
@@ -40,6 +37,7 @@ pub fn rtn(
                     *code = format.encode(value / *scale);
                 }
             }
-        });
+        },
+    );
     Ok(QuantizedMatrix { format, rows, cols, group_size, codes, scales })
 }

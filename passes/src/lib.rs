@@ -8,6 +8,17 @@
 //!    Hessians, solve the weights on the low-precision grid.
 //! 5. [`LowerPortable`]: our operators become ONNX that stock runtimes execute. [`RaisePortable`] is its inverse.
 
+mod canonicalize;
+mod layer_path;
 mod pass;
+mod quantize_activations;
+mod select;
+mod solve_weights;
+mod vocabulary;
 
+pub use canonicalize::Canonicalize;
 pub use pass::{LayerRecord, Observer, Pass, PassError, Silent, run};
+pub use quantize_activations::QuantizeActivations;
+pub use select::Select;
+pub use solve_weights::{Calibration, Method, SolveWeights};
+pub use vocabulary::vocabulary;

@@ -28,6 +28,9 @@ pub enum PassError {
     /// The graph is broken after the pass: a fault of the pass.
     #[error("pass {pass} broke the graph: {source}")]
     Broken { pass: &'static str, source: Faults },
+    /// The graph has no order in which its nodes could run.
+    #[error(transparent)]
+    Cycle(#[from] zqc_ir::graph::Cycle),
     /// A stage of the graph could not be run on the calibration data.
     #[error("calibration: {0}")]
     Run(#[from] RunError),
@@ -57,6 +60,9 @@ pub trait Observer {
     /// A linear layer stays in float.
     fn layer_kept(&mut self, _layer: &str, _reason: &str) {}
 
+    /// The expression `regex` of the command-line option `option` names no layer.
+    fn unmatched(&mut self, _option: &str, _regex: &str) {}
+
     /// Stage `index` of `count` begins, with `layers` layers to solve.
     fn stage_started(&mut self, _index: usize, _count: usize, _layers: usize) {}
 
@@ -80,6 +86,8 @@ pub struct LayerRecord {
     pub n: usize,
     /// The stage in which it was solved.
     pub stage: usize,
+    /// Size of the float weight in the source, in bytes.
+    pub source_bytes: u64,
     /// Bits per weight as stored, scales included.
     pub bits_per_weight: f64,
     /// Relative Frobenius error of the weight, `|W - Ŵ| / |W|`.

@@ -268,3 +268,62 @@ where
         .collect();
     narrowed.map(ArrayData::from)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_float_type_becomes_f32() {
+        let half = f16::from_f32(-1.5).to_le_bytes();
+        let brain = bf16::from_f32(-1.5).to_le_bytes();
+        let double = (-1.5f64).to_le_bytes();
+        for (data_type, bytes) in [
+            (DataType::Float16, &half[..]),
+            (DataType::Bfloat16, &brain[..]),
+            (DataType::Double, &double[..]),
+        ] {
+            let array = Array::from_le_bytes(data_type, vec![1], bytes).unwrap();
+            assert_eq!(array.as_f32(), Some(&[-1.5][..]), "{data_type:?}");
+        }
+    }
+
+    #[test]
+    fn bytes_must_fill_the_shape() {
+        for shape in [vec![3], vec![usize::MAX, 2], vec![1 << 62], vec![]] {
+            let error = Array::from_le_bytes(DataType::Float, shape.clone(), &[0; 8]).unwrap_err();
+            assert_eq!(error, ArrayError::Length { shape, len: 2 });
+        }
+        assert!(Array::from_le_bytes(DataType::Float, vec![1], &[0; 7]).is_err());
+        let empty = Array::from_le_bytes(DataType::Float, vec![1, 4, 0, 8], &[]).unwrap();
+        assert!(empty.is_empty());
+    }
+
+    #[test]
+    fn casts_keep_every_value_or_fail() {
+        let ints = Array::new(vec![2], vec![0i64, 1]).unwrap();
+        assert_eq!(ints.clone().cast(DataType::Bool).unwrap().data, vec![false, true].into());
+        assert_eq!(ints.clone().cast(DataType::Int32).unwrap().data, vec![0i32, 1].into());
+        assert_eq!(ints.cast(DataType::Float16).unwrap().data, vec![0f32, 1.0].into());
+
+        let large = Array::new(vec![1], vec![1i64 << 40]).unwrap();
+        assert!(matches!(large.clone().cast(DataType::Int32), Err(ArrayError::Conversion { .. })));
+        assert!(matches!(large.cast(DataType::Bool), Err(ArrayError::Conversion { .. })));
+        let float = Array::new(vec![1], vec![0.5f32]).unwrap();
+        assert!(matches!(float.clone().cast(DataType::Int64), Err(ArrayError::Conversion { .. })));
+        assert!(matches!(float.cast(DataType::String), Err(ArrayError::Unsupported(_))));
+        let unsigned = Array::from_le_bytes(DataType::Uint64, vec![1], &u64::MAX.to_le_bytes());
+        assert!(matches!(unsigned, Err(ArrayError::Conversion { .. })));
+    }
+
+    #[test]
+    fn rows_are_batches_of_one() {
+        let array = Array::new(vec![2, 3], vec![1i64, 2, 3, 4, 5, 6]).unwrap();
+        let rows: Vec<_> = array.rows().collect();
+        assert_eq!(rows, [Array::sequence(vec![1, 2, 3]), Array::sequence(vec![4, 5, 6])]);
+        assert_eq!(Array::new(vec![], vec![1i64]).unwrap().rows().count(), 0);
+        assert_eq!(Array::new(vec![0, 3], Vec::<i64>::new()).unwrap().rows().count(), 0);
+        let empty = Array::new(vec![2, 0], Vec::<f32>::new()).unwrap();
+        assert_eq!(empty.rows().next().unwrap().shape, [1, 0]);
+    }
+}

@@ -150,8 +150,11 @@ pub fn load_calibration(
         }
         read.truncate(wanted);
         for (sample, given) in read.iter().enumerate() {
-            make_inputs(specs, given)
-                .map_err(|source| DataError::Input { path: path.clone(), sample, source })?;
+            make_inputs(specs, given).map_err(|source| DataError::Input {
+                path: path.clone(),
+                sample,
+                source,
+            })?;
         }
         loaded.append(&mut read);
     }
@@ -162,9 +165,8 @@ impl Tokens<'_> {
     /// The ids of a text of the file `path`.
     fn encode(&self, path: &Path, text: &str) -> Result<Vec<i64>, DataError> {
         let tokenizer = self.tokenizer.ok_or_else(|| DataError::NoTokenizer { path: path.into() })?;
-        let ids = tokenizer
-            .encode(text)
-            .map_err(|source| DataError::Tokenize { path: path.into(), source })?;
+        let ids =
+            tokenizer.encode(text).map_err(|source| DataError::Tokenize { path: path.into(), source })?;
         Ok(ids.into_iter().map(i64::from).collect())
     }
 

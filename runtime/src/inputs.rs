@@ -96,7 +96,9 @@ impl fmt::Display for InputSpec {
         f.write_str(self.data_type.as_str_name())?;
         match &self.shape {
             None => f.write_str(" of any shape"),
-            Some(dims) => write!(f, "[{}]", dims.iter().map(Dimension::to_string).collect::<Vec<_>>().join(", ")),
+            Some(dims) => {
+                write!(f, "[{}]", dims.iter().map(Dimension::to_string).collect::<Vec<_>>().join(", "))
+            }
         }
     }
 }
@@ -111,16 +113,23 @@ impl InputSpec {
         graph.input.iter().filter(|input| !is_initializer(input.name())).map(Self::of_input).collect()
     }
 
-    fn of_input(input: &ValueInfoProto) -> Result<Self, InputError> {
+    /// The input that `input` declares.
+    ///
+    /// # Errors
+    /// [`InputError::NotATensor`].
+    pub fn of_input(input: &ValueInfoProto) -> Result<Self, InputError> {
         let not_a_tensor = || InputError::NotATensor { name: input.name().into() };
-        let Some(type_proto::Value::TensorType(tensor)) = input.r#type.as_ref().and_then(|t| t.value.as_ref())
+        let Some(type_proto::Value::TensorType(tensor)) =
+            input.r#type.as_ref().and_then(|t| t.value.as_ref())
         else {
             return Err(not_a_tensor());
         };
         match DataType::try_from(tensor.elem_type()) {
-            Ok(data_type) if data_type != DataType::Undefined => {
-                Ok(Self { name: input.name().into(), data_type, shape: tensor.shape.as_ref().map(dimensions) })
-            }
+            Ok(data_type) if data_type != DataType::Undefined => Ok(Self {
+                name: input.name().into(),
+                data_type,
+                shape: tensor.shape.as_ref().map(dimensions),
+            }),
             _ => Err(not_a_tensor()),
         }
     }
@@ -251,4 +260,83 @@ pub fn make_inputs(
             Ok((spec.name.clone(), spec.admit(array)?))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An input of the given type; a negative extent is symbolic.
+    fn spec(name: &str, data_type: DataType, shape: &[i64]) -> InputSpec {
+        let symbolic = |_| Dimension::Symbolic("n".into());
+        let dimension = |&extent: &i64| usize::try_from(extent).map_or_else(symbolic, Dimension::Fixed);
+        InputSpec { name: name.into(), data_type, shape: Some(shape.iter().map(dimension).collect()) }
+    }
+
+    fn ids(batch: usize, seq: usize) -> BTreeMap<String, Array> {
+        let tokens = (0..(batch * seq) as i64).collect::<Vec<_>>();
+        BTreeMap::from([("input_ids".into(), Array::new(vec![batch, seq], tokens).unwrap())])
+    }
+
+    #[test]
+    fn what_follows_from_the_tokens_is_made_up() {
+        use DataType::{Bool, Float16, Int32, Int64};
+        let cases: [(InputSpec, Array); 9] = [
+            (spec("attention_mask", Int64, &[-1, -1]), Array::new(vec![2, 3], vec![1i64; 6]).unwrap()),
+            (spec("attention_mask", Bool, &[-1, -1]), Array::new(vec![2, 3], vec![true; 6]).unwrap()),
+            (spec("token_type_ids", Int32, &[-1, -1]), Array::new(vec![2, 3], vec![0i32; 6]).unwrap()),
+            (
+                spec("position_ids", Int64, &[-1, -1]),
+                Array::new(vec![2, 3], vec![0i64, 1, 2, 0, 1, 2]).unwrap(),
+            ),
+            (spec("position_ids", Int64, &[1, -1]), Array::sequence(vec![0, 1, 2])),
+            (spec("cache_position", Int64, &[-1]), Array::new(vec![3], vec![0i64, 1, 2]).unwrap()),
+            (spec("use_cache_branch", Bool, &[1]), Array::new(vec![1], vec![false]).unwrap()),
+            (
+                spec("past_key_values.0.key", Float16, &[-1, 4, -1, 8]),
+                Array::new(vec![2, 4, 0, 8], Vec::<f32>::new()).unwrap(),
+            ),
+            (
+                spec("past_0", DataType::Float, &[2, -1, 4, -1, 8]),
+                Array::new(vec![2, 2, 4, 0, 8], Vec::<f32>::new()).unwrap(),
+            ),
+        ];
+        for (wanted, expected) in cases {
+            let specs = [spec("input_ids", Int64, &[-1, -1]), wanted];
+            let inputs = make_inputs(&specs, &ids(2, 3)).unwrap();
+            assert_eq!(inputs[1], (specs[1].name.clone(), expected));
+        }
+    }
+
+    #[test]
+    fn errors_name_the_input() {
+        let tokens = spec("input_ids", DataType::Int64, &[1, -1]);
+        let mask = |shape| spec("attention_mask", DataType::Float, shape);
+        let error = |specs: &[InputSpec], given| make_inputs(specs, &given).unwrap_err().to_string();
+
+        let missing = error(&[tokens.clone(), mask(&[-1, 1, -1, -1])], ids(1, 2));
+        assert!(missing.contains("\"attention_mask\" FLOAT[n, 1, n, n]"), "{missing}");
+        let no_tokens = error(std::slice::from_ref(&tokens), BTreeMap::new());
+        assert!(no_tokens.contains("\"input_ids\""), "{no_tokens}");
+        let shape = error(std::slice::from_ref(&tokens), ids(2, 2));
+        assert!(shape.contains("INT64[1, n]") && shape.contains("[2, 2]"), "{shape}");
+        let unknown = error(&[mask(&[-1, -1])], ids(1, 2));
+        assert!(unknown.contains("no input \"input_ids\"; it has: attention_mask"), "{unknown}");
+        let floats = BTreeMap::from([("input_ids".into(), Array::new(vec![1, 1], vec![0.5f32]).unwrap())]);
+        assert!(
+            error(&[tokens], floats).contains("\"input_ids\": elements of type FLOAT cannot become INT64")
+        );
+        let ambiguous = spec("past.key", DataType::Float, &[-1, -1, -1, 8]);
+        assert!(ambiguous.make_up(1, 2).is_none());
+    }
+
+    #[test]
+    fn tokens_go_to_the_only_integer_matrix_without_a_name_to_go_by() {
+        let a = spec("tokens", DataType::Int32, &[-1, -1]);
+        let b = spec("segments", DataType::Int64, &[-1, -1]);
+        let floats = spec("features", DataType::Float, &[-1, -1]);
+        assert_eq!(token_input(&[floats.clone(), a.clone()]), Some(&a));
+        assert_eq!(token_input(&[a, b]), None);
+        assert_eq!(token_input(&[floats]), None);
+    }
 }

@@ -9,7 +9,7 @@ use zqc_ir::onnx::{WriteError, extract};
 use zqc_ir::op::port;
 use zqc_ir::tensor::TensorError;
 use zqc_ir::{Model, NodeId, Op, ValueId};
-use zqc_numerics::{matmul, pack::unpack_nibbles, quantize_dequantize_tokens};
+use zqc_numerics::{matmul, quantize_dequantize_tokens, unpack_nibbles};
 
 use crate::array::{Array, ArrayData};
 use crate::backend::{Backend, BackendError, Piece, Session};
@@ -81,7 +81,12 @@ impl<'a> Interpreter<'a> {
     ///
     /// # Errors
     /// When a value is missing or the back end fails.
-    pub fn run_nodes(&self, stage: &Stage, session: &mut dyn Session, live: &mut Live) -> Result<(), RunError> {
+    pub fn run_nodes(
+        &self,
+        stage: &Stage,
+        session: &mut dyn Session,
+        live: &mut Live,
+    ) -> Result<(), RunError> {
         let name = |id: &ValueId| self.model.graph.value(*id).name.as_str();
         let mut feeds = Vec::with_capacity(stage.inputs.len());
         for id in &stage.inputs {
@@ -153,7 +158,10 @@ impl<'a> Interpreter<'a> {
         let node = self.model.graph.node(id);
         let operand = |at: usize| {
             let tensor = node.input(at).and_then(|value| self.model.graph.constant(value));
-            tensor.ok_or_else(|| RunError::Operand { node: self.model.graph.label(id), source: TensorError::NotLoaded })
+            tensor.ok_or_else(|| RunError::Operand {
+                node: self.model.graph.label(id),
+                source: TensorError::NotLoaded,
+            })
         };
         let bad = |source| RunError::Operand { node: self.model.graph.label(id), source };
         match &node.op {
@@ -166,7 +174,9 @@ impl<'a> Interpreter<'a> {
                 let scales = operand(port::SCALES)?.to_f32().map_err(bad)?;
                 let book = linear.format.codebook();
                 let mut weight = Vec::with_capacity(linear.n * linear.k);
-                for (row, scales) in codes.chunks_exact(linear.row_bytes()).zip(scales.chunks_exact(linear.groups())) {
+                for (row, scales) in
+                    codes.chunks_exact(linear.row_bytes()).zip(scales.chunks_exact(linear.groups()))
+                {
                     let unpacked;
                     let row: &[u8] = if linear.format.bits() == 4 {
                         unpacked = unpack_nibbles(row, linear.k);
@@ -208,10 +218,12 @@ impl<'a> Interpreter<'a> {
         width: Option<usize>,
     ) -> Result<&'l Array, RunError> {
         let graph = &self.model.graph;
-        let missing = || RunError::NotFed { value: value.map_or(String::new(), |v| graph.value(v).name.clone()) };
+        let missing =
+            || RunError::NotFed { value: value.map_or(String::new(), |v| graph.value(v).name.clone()) };
         let array = value.and_then(|value| live.get(&value)).ok_or_else(missing)?;
         let last = array.shape.last().copied();
-        let fits = matches!(array.data, ArrayData::F32(_)) && last.is_some() && (width.is_none() || width == last);
+        let fits =
+            matches!(array.data, ArrayData::F32(_)) && last.is_some() && (width.is_none() || width == last);
         if fits {
             return Ok(array);
         }

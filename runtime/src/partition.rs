@@ -124,6 +124,8 @@ fn connect(graph: &Graph, wanted: &[ValueId], stages: &mut [Stage]) {
         stage.last_read = alive.copied().collect::<BTreeSet<_>>().difference(&later).copied().collect();
         later.retain(|value| !defined.contains(value) && !made.contains(value));
         later.extend(stage.inputs.iter().copied());
-        later.extend(layers_read.into_iter().filter(|value| !defined.contains(value) && !made.contains(value)));
+        later.extend(
+            layers_read.into_iter().filter(|value| !defined.contains(value) && !made.contains(value)),
+        );
     }
 }

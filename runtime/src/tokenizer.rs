@@ -49,10 +49,8 @@ impl Tokenizer {
     /// # Errors
     /// [`TokenizerError::Load`].
     pub fn load(path: &Path) -> Result<Self, TokenizerError> {
-        let load_error = |error: tokenizers::Error| TokenizerError::Load {
-            path: path.into(),
-            reason: error.to_string(),
-        };
+        let load_error =
+            |error: tokenizers::Error| TokenizerError::Load { path: path.into(), reason: error.to_string() };
         let mut inner = tokenizers::Tokenizer::from_file(path).map_err(load_error)?;
         inner.with_padding(None).with_truncation(None).map_err(load_error)?;
         Ok(Self { path: path.into(), inner })
@@ -65,9 +63,7 @@ impl Tokenizer {
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         match self.inner.encode_fast(text, false) {
             Ok(encoding) => Ok(encoding.get_ids().to_vec()),
-            Err(error) => {
-                Err(TokenizerError::Encode { path: self.path.clone(), reason: error.to_string() })
-            }
+            Err(error) => Err(TokenizerError::Encode { path: self.path.clone(), reason: error.to_string() }),
         }
     }
 

@@ -24,8 +24,8 @@ pub enum ReadError {
     #[error("{path:?} is not an ONNX model, or it is truncated: {source}")]
     Decode { path: PathBuf, source: prost::DecodeError },
     /// Decodes as protobuf, and has no graph in it.
-    #[error("{path:?} is not an ONNX model: it has no {missing}")]
-    NotAModel { path: PathBuf, missing: &'static str },
+    #[error("this is not an ONNX model: it has no {missing}")]
+    NotAModel { missing: &'static str },
     /// A constant of the graph is broken.
     #[error("initializer \"{tensor}\": {source}; export the model again")]
     Tensor { tensor: String, source: TensorError },
@@ -36,8 +36,8 @@ pub enum ReadError {
     #[error("value \"{value}\" is defined twice; every value of an ONNX graph has one definition")]
     Redefined { value: String },
     /// The graph breaks the rules of ONNX.
-    #[error("{path:?} is not a valid ONNX graph: {faults}")]
-    Invalid { path: PathBuf, faults: Faults },
+    #[error("this is not a valid ONNX graph: {0}")]
+    Invalid(#[from] Faults),
 }
 
 /// Reads a model; the file and its external data are mapped and must not change while the model lives.
@@ -47,36 +47,42 @@ pub enum ReadError {
 pub fn read(path: &Path) -> Result<Model, ReadError> {
     let io = |source| ReadError::Io { path: path.to_path_buf(), source };
     let bytes = map(path).map_err(io)?;
-    let proto = decode(path, bytes)?;
+    let proto =
+        ModelProto::decode(bytes).map_err(|source| ReadError::Decode { path: path.to_path_buf(), source })?;
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let model = from_proto(proto, &mut ExternalFiles::new(folder))?;
-    verify(&model).map_err(|faults| ReadError::Invalid { path: path.to_path_buf(), faults })?;
+    model_from_proto(proto, Some(&mut ExternalFiles::new(folder)))
+}
+
+/// The model that a protobuf message in memory holds; its constants must all be inline.
+///
+/// # Errors
+/// When the message lacks a graph, a constant is malformed or external, or the graph is not valid.
+pub fn from_proto(proto: ModelProto) -> Result<Model, ReadError> {
+    model_from_proto(proto, None)
+}
+
+fn model_from_proto(mut header: ModelProto, files: Option<&mut ExternalFiles>) -> Result<Model, ReadError> {
+    let proto = header.graph.take().ok_or(ReadError::NotAModel { missing: "graph" })?;
+    if header.ir_version.is_none() {
+        return Err(ReadError::NotAModel { missing: "IR version" });
+    }
+    if header.opset_import.is_empty() {
+        return Err(ReadError::NotAModel { missing: "opset import" });
+    }
+    let mut graph = graph_from_proto(proto, files)?;
+    graph.inputs_list_constants = header.ir_version() < 4;
+    let model = Model { graph, header };
+    verify(&model)?;
     Ok(model)
 }
 
-fn decode(path: &Path, bytes: Bytes) -> Result<ModelProto, ReadError> {
-    let proto =
-        ModelProto::decode(bytes).map_err(|source| ReadError::Decode { path: path.to_path_buf(), source })?;
-    let missing = match &proto {
-        ModelProto { graph: None, .. } => "graph",
-        ModelProto { ir_version: None, .. } => "IR version",
-        ModelProto { opset_import, .. } if opset_import.is_empty() => "opset import",
-        _ => return Ok(proto),
-    };
-    Err(ReadError::NotAModel { path: path.to_path_buf(), missing })
-}
-
-fn from_proto(mut header: ModelProto, files: &mut ExternalFiles) -> Result<Model, ReadError> {
-    let proto = header.graph.take().unwrap_or_default();
-    let mut graph = graph_from_proto(proto, files)?;
-    graph.inputs_list_constants = header.ir_version() < 4;
-    Ok(Model { graph, header })
-}
-
-fn graph_from_proto(mut proto: GraphProto, files: &mut ExternalFiles) -> Result<Graph, ReadError> {
+fn graph_from_proto(
+    mut proto: GraphProto,
+    mut files: Option<&mut ExternalFiles>,
+) -> Result<Graph, ReadError> {
     let mut graph = Graph::default();
     let redefined = |graph: &Graph, id| ReadError::Redefined { value: graph.value(id).name.clone() };
     for info in std::mem::take(&mut proto.input) {
@@ -91,7 +97,7 @@ fn graph_from_proto(mut proto: GraphProto, files: &mut ExternalFiles) -> Result<
         let name = tensor.name.take().unwrap_or_default();
         let id = graph.intern(&name);
         graph.define(id, Source::Initializer);
-        let external = external_payload(&name, &tensor, files)?;
+        let external = external_payload(&name, &tensor, files.as_deref_mut())?;
         let tensor = Tensor::from_proto(tensor, external);
         tensor.check().map_err(|source| ReadError::Tensor { tensor: name, source })?;
         if graph.initializers.insert(id, tensor).is_some() {
@@ -131,13 +137,15 @@ fn graph_from_proto(mut proto: GraphProto, files: &mut ExternalFiles) -> Result<
 fn external_payload(
     name: &str,
     proto: &super::proto::TensorProto,
-    files: &mut ExternalFiles,
+    files: Option<&mut ExternalFiles>,
 ) -> Result<Option<Bytes>, ReadError> {
     let tensor = Tensor::from_proto(proto.clone(), None);
     if !tensor.is_external() {
         return Ok(None);
     }
-    let size = tensor.byte_len().map_err(|source| ReadError::Tensor { tensor: name.to_string(), source })?;
+    let broken = |source| ReadError::Tensor { tensor: name.to_string(), source };
+    let size = tensor.byte_len().map_err(broken)?;
+    let files = files.ok_or_else(|| broken(TensorError::NotLoaded))?;
     let payload =
         files.load(proto, size).map_err(|source| ReadError::External { tensor: name.to_string(), source })?;
     Ok(Some(payload))

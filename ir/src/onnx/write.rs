@@ -74,17 +74,35 @@ pub fn write(model: &Model, path: &Path, storage: Storage) -> Result<u64, WriteE
         Storage::Auto if !fits => Some(move_data_out(&mut proto, path)?),
         _ => None,
     };
-    let mut file = temporary(path)?;
-    let io = |source| WriteError::Io { path: path.to_path_buf(), source };
-    let bytes = proto.encode_to_vec();
-    file.write_all(&bytes).map_err(io)?;
-    written += bytes.len() as u64;
     if let Some((data, size)) = data {
         persist(data, &data_path(path))?;
         written += size;
     }
-    persist(file, path)?;
-    Ok(written)
+    let bytes = proto.encode_to_vec();
+    write_file(path, &bytes)?;
+    Ok(written + bytes.len() as u64)
+}
+
+/// Finds out, before any work is spent, whether a file can be written at `path`.
+///
+/// # Errors
+/// When no file can be made in its folder, or a folder is in its place.
+pub fn check_writable(path: &Path) -> Result<(), WriteError> {
+    if path.is_dir() {
+        let source = std::io::Error::from(std::io::ErrorKind::IsADirectory);
+        return Err(WriteError::Io { path: path.to_path_buf(), source });
+    }
+    temporary(path).map(drop)
+}
+
+/// Writes a file at once: it appears whole or not at all.
+///
+/// # Errors
+/// When the operating system refuses.
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
+    let mut file = temporary(path)?;
+    file.write_all(bytes).map_err(|source| WriteError::Io { path: path.to_path_buf(), source })?;
+    persist(file, path)
 }
 
 /// The model as one protobuf message with every payload inline (shared with the model, not copied).
@@ -95,7 +113,7 @@ pub fn to_proto(model: &Model) -> Result<ModelProto, WriteError> {
     let graph = &model.graph;
     let infos = |ids: &[ValueId]| ids.iter().map(|&id| info(graph, id)).collect::<Vec<_>>();
     let proto = GraphProto {
-        node: graph.order()?.iter().map(|&id| node_proto(graph, id)).collect::<Result<_, _>>()?,
+        node: graph.order()?.iter().map(|&id| node_to_proto(graph, id)).collect::<Result<_, _>>()?,
         initializer: graph.initializers().map(|(id, _)| initializer(graph, id)).collect::<Result<_, _>>()?,
         input: infos(&graph.inputs),
         output: infos(&graph.outputs),
@@ -125,7 +143,7 @@ pub fn extract(
     let infos = |ids: &[ValueId]| ids.iter().map(|&id| info(graph, id)).collect::<Vec<_>>();
     let proto = GraphProto {
         name: Some(graph.name().to_string()),
-        node: nodes.iter().map(|&id| node_proto(graph, id)).collect::<Result<_, _>>()?,
+        node: nodes.iter().map(|&id| node_to_proto(graph, id)).collect::<Result<_, _>>()?,
         initializer: constants.iter().map(|&id| initializer(graph, id)).collect::<Result<_, _>>()?,
         input: infos(inputs),
         output: infos(outputs),
@@ -149,7 +167,11 @@ fn initializer(graph: &Graph, id: ValueId) -> Result<TensorProto, WriteError> {
         .map_err(|source| WriteError::Tensor { tensor: name.clone(), source })
 }
 
-fn node_proto(graph: &Graph, id: NodeId) -> Result<NodeProto, WriteError> {
+/// A node as it is written, with the names of the values that it reads and defines.
+///
+/// # Errors
+/// When it is not lowered.
+pub fn node_to_proto(graph: &Graph, id: NodeId) -> Result<NodeProto, WriteError> {
     let node = graph.node(id);
     let Op::Onnx(proto) = &node.op else {
         return Err(WriteError::NotLowered { node: graph.label(id) });

@@ -31,7 +31,8 @@ pub fn externalize(model: &mut ModelProto) -> Vec<(String, Bytes)> {
 
 /// Declares that the tensor's data is the whole of `file`, `length` bytes.
 fn point_to(tensor: &mut TensorProto, file: &str, length: usize) {
-    let entry = |key: &str, value: String| StringStringEntryProto { key: Some(key.into()), value: Some(value) };
+    let entry =
+        |key: &str, value: String| StringStringEntryProto { key: Some(key.into()), value: Some(value) };
     tensor.set_data_location(DataLocation::External);
     tensor.external_data = vec![
         entry("location", file.into()),

@@ -7,7 +7,7 @@ use zqc_ir::onnx::proto::{AttributeProto, FunctionProto, GraphProto, ModelProto,
 use super::visit;
 
 /// Inlining stops at this many nodes: nested calls can multiply without bound.
-const MAX_NODES: usize = 1 << 20;
+const MAX_NODES: usize = 1 << 18;
 
 /// Inlines every function of `model` and drops the definitions.
 ///
@@ -116,9 +116,14 @@ impl<'a> Call<'a> {
         let attributes = std::mem::take(&mut node.attribute);
         node.attribute = attributes.into_iter().filter_map(|attribute| self.attribute(attribute)).collect();
         for subgraph in visit::subgraphs(node) {
-            let values = subgraph.input.iter_mut().chain(&mut subgraph.output).chain(&mut subgraph.value_info);
+            let values =
+                subgraph.input.iter_mut().chain(&mut subgraph.output).chain(&mut subgraph.value_info);
             let initializers = subgraph.initializer.iter_mut().map(|tensor| &mut tensor.name);
-            values.map(|value| &mut value.name).chain(initializers).flatten().for_each(|name| self.rename(name));
+            values
+                .map(|value| &mut value.name)
+                .chain(initializers)
+                .flatten()
+                .for_each(|name| self.rename(name));
             subgraph.node.iter_mut().for_each(|inner| self.bind(inner));
         }
     }

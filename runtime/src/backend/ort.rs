@@ -66,7 +66,8 @@ fn find_library() -> Result<PathBuf, String> {
             .iter()
             .any(|stem| name.starts_with(stem))
     };
-    let mut libraries: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(is_library).collect();
+    let mut libraries: Vec<PathBuf> =
+        entries.flatten().map(|entry| entry.path()).filter(is_library).collect();
     libraries.sort();
     libraries.pop().ok_or_else(|| format!("{} holds no libonnxruntime", folder.display()))
 }
@@ -140,7 +141,9 @@ fn to_ort(array: &Array, declared: DataType) -> Result<SessionInputValue<'_>, or
     let shape = array.shape.as_slice();
     match (&array.data, declared) {
         (ArrayData::F32(v), DataType::Float16) => owned(shape, v.iter().map(|&x| f16::from_f32(x)).collect()),
-        (ArrayData::F32(v), DataType::Bfloat16) => owned(shape, v.iter().map(|&x| bf16::from_f32(x)).collect()),
+        (ArrayData::F32(v), DataType::Bfloat16) => {
+            owned(shape, v.iter().map(|&x| bf16::from_f32(x)).collect())
+        }
         (ArrayData::F32(v), DataType::Double) => owned(shape, v.iter().map(|&x| f64::from(x)).collect()),
         (ArrayData::F32(v), _) => borrowed(shape, v),
         (ArrayData::I64(v), _) => borrowed(shape, v),

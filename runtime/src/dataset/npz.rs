@@ -31,8 +31,11 @@ pub fn read(path: &Path, specs: &[InputSpec]) -> Result<Sample, DataError> {
         let mut bytes = Vec::new();
         reader.read_to_end(&mut bytes).map_err(|e| in_array(e.to_string()))?;
         let (data_type, shape, data) = parse_npy(&bytes).map_err(in_array)?;
-        let array = Array::from_le_bytes(data_type, shape, data)
-            .map_err(|source| DataError::Array { path: path.into(), name: name.clone(), source })?;
+        let array = Array::from_le_bytes(data_type, shape, data).map_err(|source| DataError::Array {
+            path: path.into(),
+            name: name.clone(),
+            source,
+        })?;
         arrays.insert(name.clone(), array);
     }
     Ok(arrays)

@@ -1,0 +1,56 @@
+//! The activations that linear layers read become low-precision, token by token.
+
+use zqc_ir::graph::Port;
+use zqc_ir::op::{QuantizeActivation, port};
+use zqc_ir::{Change, Graph, Model, NewNode, NodeId, Op, Patch, ValueId};
+use zqc_numerics::Format;
+
+use crate::pass::{Observer, Pass, PassError};
+
+/// Puts one [`Op::QuantizeActivation`] behind every value that linear layers read as their activation: the query, key
+/// and value projections of an attention layer share theirs. Other readers of the value go on reading it in float.
+#[derive(Debug, Clone, Copy)]
+pub struct QuantizeActivations {
+    /// The number format of the codes.
+    pub format: Format,
+}
+
+impl Pass for QuantizeActivations {
+    fn name(&self) -> &'static str {
+        "quantize_activations"
+    }
+
+    fn run(&self, model: &Model, _observer: &mut dyn Observer) -> Result<Patch, PassError> {
+        let graph = &model.graph;
+        let mut patch = Patch::default();
+        for (x, value) in graph.values() {
+            let layers = layers_reading(graph, x);
+            if layers.is_empty() || is_quantized(graph, x) {
+                continue;
+            }
+            let quantized = graph.fresh_name(&format!("{}_quantized", value.name));
+            patch.changes.push(Change {
+                why: format!("{} linear layers read \"{}\" as {}", layers.len(), value.name, self.format),
+                add: vec![NewNode {
+                    name: quantized.clone(),
+                    op: Op::QuantizeActivation(QuantizeActivation { format: self.format }),
+                    inputs: vec![Some(value.name.clone())],
+                    outputs: vec![Some(quantized.clone())],
+                    rank: None,
+                }],
+                rewire: layers.into_iter().map(|layer| (layer, port::X, quantized.clone())).collect(),
+                ..Change::default()
+            });
+        }
+        Ok(patch)
+    }
+}
+
+fn layers_reading(graph: &Graph, x: ValueId) -> Vec<NodeId> {
+    let activations = graph.uses(x).iter().filter(|place| place.port == Port::Input(port::X));
+    activations.map(|place| place.node).filter(|&id| matches!(graph.node(id).op, Op::Linear(_))).collect()
+}
+
+fn is_quantized(graph: &Graph, x: ValueId) -> bool {
+    graph.producer(x).is_some_and(|id| matches!(graph.node(id).op, Op::QuantizeActivation(_)))
+}

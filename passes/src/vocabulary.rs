@@ -1,0 +1,29 @@
+//! How many tokens a language model knows.
+
+use zqc_ir::graph::Source;
+use zqc_ir::{Graph, ValueId};
+
+/// Operators that change the type or the shape of token ids and nothing else.
+const KEEPS_IDS: [&str; 6] = ["Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"];
+
+/// The input of the graph that `ids` come from, up to their type and shape.
+pub(crate) fn ids_input(graph: &Graph, mut ids: ValueId) -> Option<ValueId> {
+    while let Some(producer) = graph.producer(ids) {
+        let node = graph.node(producer);
+        let passed_on = KEEPS_IDS.iter().any(|op_type| node.op.as_standard(op_type).is_some());
+        ids = node.input(0).filter(|_| passed_on)?;
+    }
+    (graph.source(ids) == Source::Input).then_some(ids)
+}
+
+/// The number of tokens that the model's embedding knows: the rows of the constant table in which a `Gather` looks up
+/// the graph's input `tokens`. `None` when there is no such table.
+pub fn vocabulary(graph: &Graph, tokens: &str) -> Option<usize> {
+    let tokens = graph.find(tokens)?;
+    graph.nodes().find_map(|(_, node)| {
+        node.op.as_standard("Gather")?;
+        let (table, ids) = (graph.resolve_identity(node.input(0)?), node.input(1)?);
+        let [rows, _] = graph.constant(table)?.matrix_dims()?;
+        (ids_input(graph, ids) == Some(tokens)).then_some(rows)
+    })
+}

@@ -1,0 +1,263 @@
+use regex::Regex;
+use zqc_ir::op::attribute::{float, int, ints};
+use zqc_ir::tensor::DataType;
+use zqc_passes::{Canonicalize, Select};
+
+use crate::builder::{Builder, written};
+use crate::{assert_snapshot, run};
+
+/// The activation `x` `[rows, 4]`.
+fn rows(dtype: DataType) -> Builder {
+    Builder::new().input("x", dtype, "rows 4")
+}
+
+/// `MatMul` with a weight of this type.
+fn typed(dtype: DataType) -> Builder {
+    rows(dtype).constant("w", dtype, &[4, 3]).node("MatMul", &["x", "w"], "y").output("y")
+}
+
+/// `x` `[rows, 4]` and a weight `[4, 3]`.
+fn matmul() -> Builder {
+    rows(DataType::Float).constant("w", DataType::Float, &[4, 3])
+}
+
+/// The same, with the product in `product` and a bias at hand.
+fn product() -> Builder {
+    matmul().constant("b", DataType::Float, &[3]).node("MatMul", &["x", "w"], "product")
+}
+
+/// `Gemm` with a third operand of these dimensions.
+fn gemm_adding(dims: &[i64]) -> Builder {
+    matmul().constant("c", DataType::Float, dims).node("Gemm", &["x", "w", "c"], "y").output("y")
+}
+
+/// A weight `[3, 4]`, as PyTorch has it.
+fn output_input() -> Builder {
+    rows(DataType::Float).constant("w", DataType::Float, &[3, 4])
+}
+
+/// Two-dimensional rows made of `x` for a `Gemm`, and back.
+fn reshaped() -> Builder {
+    Builder::new()
+        .input("x", DataType::Float, "batch seq 4")
+        .constant("w", DataType::Float, &[4, 3])
+        .constant("b", DataType::Float, &[3])
+        .constant("flat", DataType::Int64, &[2])
+        .constant("deep", DataType::Int64, &[3])
+        .node("Reshape", &["x", "flat"], "rows")
+        .node("Gemm", &["rows", "w", "b"], "product")
+        .node("Reshape", &["product", "deep"], "y")
+        .output("y")
+}
+
+fn forms() -> Vec<(&'static str, Builder)> {
+    use DataType::{Bfloat16, Double, Float, Float16, Int32};
+    vec![
+        ("matmul", matmul().node("MatMul", &["x", "w"], "y").output("y")),
+        ("matmul_f16", typed(Float16)),
+        ("matmul_bf16", typed(Bfloat16)),
+        ("matmul_f64", typed(Double)),
+        ("matmul_i32_is_no_layer", typed(Int32)),
+        (
+            "transpose",
+            output_input().node("Transpose", &["w"], "t").node("MatMul", &["x", "t"], "y").output("y"),
+        ),
+        (
+            "transpose_perm_1_0",
+            output_input()
+                .node("Transpose", &["w"], "t")
+                .with(ints("perm", &[1, 0]))
+                .node("MatMul", &["x", "t"], "y")
+                .output("y"),
+        ),
+        (
+            "transpose_perm_0_1",
+            matmul()
+                .node("Transpose", &["w"], "t")
+                .with(ints("perm", &[0, 1]))
+                .node("MatMul", &["x", "t"], "y")
+                .output("y"),
+        ),
+        (
+            "transpose_twice",
+            matmul()
+                .node("Transpose", &["w"], "t")
+                .node("Transpose", &["t"], "u")
+                .node("MatMul", &["x", "u"], "y")
+                .output("y"),
+        ),
+        (
+            "identity_chain",
+            output_input()
+                .node("Identity", &["w"], "i")
+                .node("Transpose", &["i"], "t")
+                .node("Identity", &["t"], "j")
+                .node("Identity", &["j"], "k")
+                .node("MatMul", &["x", "k"], "y")
+                .output("y"),
+        ),
+        ("gemm", matmul().node("Gemm", &["x", "w"], "y").output("y")),
+        ("gemm_trans_b", output_input().node("Gemm", &["x", "w"], "y").with(int("transB", 1)).output("y")),
+        (
+            "gemm_trans_b_of_transpose",
+            matmul()
+                .node("Transpose", &["w"], "t")
+                .node("Gemm", &["x", "t"], "y")
+                .with(int("transB", 1))
+                .output("y"),
+        ),
+        (
+            "gemm_trans_a_is_no_layer",
+            matmul().node("Gemm", &["x", "w"], "y").with(int("transA", 1)).output("y"),
+        ),
+        ("gemm_alpha", matmul().node("Gemm", &["x", "w"], "y").with(float("alpha", 0.5)).output("y")),
+        (
+            "gemm_beta_without_bias",
+            matmul().node("Gemm", &["x", "w"], "y").with(float("beta", 0.5)).output("y"),
+        ),
+        ("gemm_bias", gemm_adding(&[3])),
+        ("gemm_bias_row", gemm_adding(&[1, 3])),
+        ("gemm_bias_alpha_beta", gemm_adding(&[3]).with(float("alpha", 0.5)).with(float("beta", 0.25))),
+        ("gemm_scalar_stays", gemm_adding(&[])),
+        ("gemm_matrix_stays", gemm_adding(&[2, 3])),
+        (
+            "gemm_dynamic_stays",
+            matmul().input("c", Float, "3").node("Gemm", &["x", "w", "c"], "y").output("y"),
+        ),
+        ("gemm_between_reshapes", reshaped()),
+        (
+            "gemm_then_add",
+            matmul()
+                .constant("b", Float, &[3])
+                .node("Gemm", &["x", "w"], "product")
+                .with(float("beta", 0.5))
+                .node("Add", &["product", "b"], "y")
+                .output("y"),
+        ),
+        ("bias_right", product().node("Add", &["product", "b"], "y").output("y")),
+        ("bias_left", product().node("Add", &["b", "product"], "y").output("y")),
+        (
+            "bias_through_identity",
+            product().node("Identity", &["b"], "c").node("Add", &["product", "c"], "y").output("y"),
+        ),
+        (
+            "product_with_another_reader",
+            product()
+                .node("Add", &["product", "b"], "y")
+                .node("Neg", &["product"], "z")
+                .output("y")
+                .output("z"),
+        ),
+        ("product_is_an_output", product().node("Add", &["product", "b"], "y").output("y").output("product")),
+        ("product_added_to_itself", product().node("Add", &["product", "product"], "y").output("y")),
+        ("scalar_added", product().constant("s", Float, &[]).node("Add", &["product", "s"], "y").output("y")),
+        (
+            "activation_added",
+            product().input("z", Float, "rows 3").node("Add", &["product", "z"], "y").output("y"),
+        ),
+        (
+            "shared_weight",
+            output_input()
+                .input("z", Float, "rows 4")
+                .node("Transpose", &["w"], "t")
+                .node("MatMul", &["x", "t"], "y")
+                .node("Gemm", &["z", "w"], "v")
+                .with(int("transB", 1))
+                .output("y")
+                .output("v"),
+        ),
+        (
+            "overridable_initializer",
+            matmul().input("w", Float, "4 3").node("MatMul", &["x", "w"], "y").output("y"),
+        ),
+        ("initializer_among_the_inputs_before_ir_4", {
+            let mut model = typed(Float).input("w", Float, "4 3");
+            model.proto.ir_version = Some(3);
+            model
+        }),
+        (
+            "constant_on_the_left",
+            Builder::new()
+                .input("x", Float, "3 cols")
+                .constant("w", Float, &[4, 3])
+                .node("MatMul", &["w", "x"], "y")
+                .output("y"),
+        ),
+        (
+            "constant_on_both_sides",
+            matmul().constant("c", Float, &[2, 4]).node("MatMul", &["c", "w"], "y").output("y"),
+        ),
+        (
+            "both_sides_dynamic",
+            rows(Float).input("z", Float, "4 cols").node("MatMul", &["x", "z"], "y").output("y"),
+        ),
+        (
+            "stack_of_matrices",
+            rows(Float).constant("w", Float, &[2, 4, 3]).node("MatMul", &["x", "w"], "y").output("y"),
+        ),
+        ("same_name_in_another_domain", {
+            let mut model = matmul().node("MatMul", &["x", "w"], "y").output("y");
+            let domain = Some("com.example".to_string());
+            model
+                .proto
+                .graph
+                .iter_mut()
+                .flat_map(|graph| &mut graph.node)
+                .for_each(|node| node.domain = domain.clone());
+            model
+        }),
+        ("layer_paths", layer_paths()),
+    ]
+}
+
+/// One layer for each way to tell its path, and two in the same place.
+fn layer_paths() -> Builder {
+    let scopes = "['', 'm', 'm.layers.0', 'm.layers.0.up_proj', 'linear_3']";
+    matmul()
+        .constant("val_7.weight", DataType::Float, &[4, 3])
+        .node("MatMul", &["x", "w"], "a")
+        .named("node_linear_3")
+        .scoped(scopes)
+        .node("MatMul", &["x", "w"], "b")
+        .named("node_linear_4")
+        .scoped(scopes)
+        .node("MatMul", &["x", "w"], "c")
+        .named("in_no_module")
+        .scoped("['', 'linear_5']")
+        .node("MatMul", &["x", "w"], "d")
+        .named("/m/layers.0/down_proj/MatMul")
+        .node("MatMul", &["x", "val_7.weight"], "e")
+        .named("MatMul_8")
+        .node("MatMul", &["x", "w"], "f")
+        .named("MatMul_9")
+        .node("MatMul", &["x", "w"], "g")
+        .node("Sum", &["a", "b", "c", "d", "e", "f", "g"], "y")
+        .output("y")
+}
+
+#[test]
+fn every_form() {
+    for (name, form) in forms() {
+        let text = run(&[&Canonicalize], &mut form.build());
+        assert_snapshot("canonicalize", name, &text);
+    }
+}
+
+#[test]
+fn an_untouched_model_comes_back_as_it_was() {
+    let nothing = Select { only: vec![Regex::new("^$").unwrap()], ..Default::default() };
+    for (name, form) in forms() {
+        let mut model = form.build();
+        run(&[&Canonicalize, &nothing], &mut model);
+        assert_eq!(written(&model), form.proto, "{name}");
+    }
+}
+
+#[test]
+fn a_second_run_changes_nothing() {
+    for (name, form) in forms() {
+        let mut model = form.build();
+        let once = run(&[&Canonicalize], &mut model);
+        assert_eq!(run(&[&Canonicalize], &mut model), once, "{name}");
+    }
+}

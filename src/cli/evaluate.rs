@@ -1,0 +1,69 @@
+//! `zqc eval MODEL --text FILE --tokenizer FILE`: perplexity.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use zqc::{Error, Evaluation, evaluate};
+
+use super::compile::positive;
+use super::progress::bar;
+use super::{json, print, set_threads};
+
+#[derive(Args)]
+pub(super) struct Arguments {
+    /// The model: any ONNX language model, or one that zqc wrote
+    model: PathBuf,
+    /// The text
+    #[arg(long, value_name = "FILE")]
+    text: PathBuf,
+    /// The model's tokenizer.json
+    #[arg(long, value_name = "FILE")]
+    tokenizer: PathBuf,
+    /// Tokens of a window
+    #[arg(long, default_value_t = 2048, value_parser = positive)]
+    window: usize,
+    /// Use only this many tokens of the text
+    #[arg(long, value_name = "N", value_parser = positive)]
+    max_tokens: Option<usize>,
+    /// Token id that begins every window
+    #[arg(long, value_name = "ID")]
+    bos: Option<i64>,
+    /// What runs the standard operators
+    #[arg(long, default_value = "rten", value_name = "NAME")]
+    backend: String,
+    /// Threads [default: one a core]
+    #[arg(long, value_parser = positive)]
+    threads: Option<usize>,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
+    set_threads(arguments.threads)?;
+    let evaluation = Evaluation {
+        model: &arguments.model,
+        text: &arguments.text,
+        tokenizer: &arguments.tokenizer,
+        window: arguments.window,
+        max_tokens: arguments.max_tokens,
+        bos: arguments.bos,
+        backend: &arguments.backend,
+        threads: arguments.threads,
+    };
+    let bar = bar("windows");
+    let result = evaluate(&evaluation, &mut |done, count| {
+        bar.set_length(count as u64);
+        bar.set_position(done as u64);
+    });
+    bar.finish_and_clear();
+    let result = result?;
+    if arguments.json {
+        return print(&json(&result)?);
+    }
+    eprintln!(
+        "perplexity {:.4} over {} tokens ({:.4} nats a token)",
+        result.perplexity, result.tokens, result.nll
+    );
+    Ok(())
+}

@@ -1,0 +1,26 @@
+//! `zqc inspect MODEL`: the linear layers of a model.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use zqc::{Error, inspect};
+
+use super::{json, print, table};
+
+#[derive(Args)]
+pub(super) struct Arguments {
+    /// The model: any ONNX model, or one that zqc wrote
+    model: PathBuf,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
+    let inspection = inspect(&arguments.model)?;
+    if arguments.json {
+        return print(&json(&inspection)?);
+    }
+    table::print_inspection(&inspection);
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! Arguments, commands and exit codes.
+
+mod compile;
+mod evaluate;
+mod inspect;
+mod progress;
+mod table;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use zqc::Error;
+
+/// Compiles ONNX language models to W4A8 floating point: FP4 weights, token-wise FP8 activations.
+#[derive(Parser)]
+#[command(name = "zqc", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    compile: Option<compile::Arguments>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Perplexity of a model on a text (GPTQ protocol)
+    Eval(evaluate::Arguments),
+    /// Every linear layer of a model: where, shape, format, bits per weight
+    Inspect(inspect::Arguments),
+}
+
+/// Runs the command that the arguments name.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match (cli.command, cli.compile) {
+        (Some(Command::Eval(arguments)), _) => evaluate::run(&arguments),
+        (Some(Command::Inspect(arguments)), _) => inspect::run(&arguments),
+        (None, Some(arguments)) => compile::run(arguments),
+        (None, None) => Err(Error::Usage("name a model; see zqc --help".to_string())),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Gives rayon `threads` threads; by default one a core.
+fn set_threads(threads: Option<usize>) -> Result<(), Error> {
+    let Some(threads) = threads else { return Ok(()) };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    pool.map_err(|error| Error::Usage(format!("--threads {threads}: {error}")))
+}
+
+/// Prints a line of data to standard output; a closed pipe is no error of ours.
+fn print(text: &str) -> Result<(), Error> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(source) if source.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::Output { path: "standard output".into(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> Result<String, Error> {
+    serde_json::to_string_pretty(value).map_err(|error| Error::Model(format!("cannot write JSON: {error}")))
+}
+
+/// Writes a text file at once, or not at all.
+fn write_text(path: &Path, text: &str) -> Result<(), Error> {
+    zqc::ir::onnx::write_file(path, text.as_bytes()).map_err(Error::from)
+}

@@ -1,0 +1,91 @@
+//! Reports as text, for standard error.
+
+use std::collections::BTreeMap;
+
+use zqc::{Inspection, Report};
+
+/// A line a layer, what stays in float and why, and the totals.
+pub(super) fn print_report(report: &Report, written: bool) {
+    let width = report.layers.iter().map(|layer| layer.layer.len()).max().unwrap_or(0).max(5);
+    if !report.layers.is_empty() {
+        eprintln!(
+            "{:width$} {:>13} {:>6} {:>9} {:>9} {:>7}",
+            "layer", "K x N", "bits", "weight", "output", "time"
+        );
+    }
+    for layer in &report.layers {
+        let shape = format!("{} x {}", layer.k, layer.n);
+        let output = layer.output_error.map_or("-".to_string(), |error| format!("{:.2} %", 100.0 * error));
+        eprintln!(
+            "{:width$} {shape:>13} {:>6.2} {:>7.2} % {output:>9} {:>5.2} s",
+            layer.layer,
+            layer.bits_per_weight,
+            100.0 * layer.weight_error,
+            layer.seconds
+        );
+    }
+    let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    report.kept.iter().for_each(|kept| reasons.entry(&kept.reason).or_default().push(&kept.layer));
+    for (reason, layers) in reasons {
+        let more = if layers.len() > 1 { format!(" and {} more", layers.len() - 1) } else { String::new() };
+        eprintln!("stays in float: {}{more} ({reason})", layers[0]);
+    }
+    report.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    let totals = &report.totals;
+    if !report.layers.is_empty() {
+        eprintln!("calibrated on {}", report.calibration);
+        eprintln!(
+            "{} layers, {:.2} M weights: {} -> {} ({:.2}x), {:.3} bits per weight",
+            report.layers.len(),
+            totals.weights as f64 / 1e6,
+            bytes(totals.weight_bytes_before),
+            bytes(totals.weight_bytes_after),
+            totals.weight_bytes_before as f64 / totals.weight_bytes_after.max(1) as f64,
+            totals.bits_per_weight
+        );
+    }
+    if written {
+        let peak =
+            totals.peak_memory_bytes.map_or(String::new(), |peak| format!(", peak memory {}", bytes(peak)));
+        eprintln!(
+            "{} ({}) -> {} ({}) in {:.1} s{peak}",
+            report.model,
+            bytes(totals.file_bytes_before),
+            report.output,
+            bytes(totals.file_bytes_after),
+            totals.seconds
+        );
+    }
+}
+
+/// A line a linear layer, and the totals.
+pub(super) fn print_inspection(inspection: &Inspection) {
+    let width = inspection.linears.iter().map(|linear| linear.layer.len()).max().unwrap_or(0).max(5);
+    eprintln!("{:width$} {:>13} {:>7} {:>6} {:>6}  bias", "layer", "K x N", "format", "group", "bits");
+    for linear in &inspection.linears {
+        let shape = format!("{} x {}", linear.k, linear.n);
+        let group = linear.group_size.map_or("-".to_string(), |group| group.to_string());
+        let bias = if linear.bias { "yes" } else { "no" };
+        eprintln!(
+            "{:width$} {shape:>13} {:>7} {group:>6} {:>6.2}  {bias}",
+            linear.layer, linear.format, linear.bits_per_weight
+        );
+    }
+    eprintln!(
+        "opset {}, {} nodes, {} linear layers with {:.2} M weights at {:.3} bits; constants take {}",
+        inspection.opset,
+        inspection.nodes,
+        inspection.linears.len(),
+        inspection.weights as f64 / 1e6,
+        inspection.bits_per_weight,
+        bytes(inspection.constant_bytes)
+    );
+}
+
+fn bytes(count: u64) -> String {
+    match count as f64 {
+        n if n >= 1e9 => format!("{:.2} GB", n / 1e9),
+        n if n >= 1e6 => format!("{:.1} MB", n / 1e6),
+        n => format!("{:.1} kB", n / 1e3),
+    }
+}

@@ -1,0 +1,250 @@
+//! The whole chain, from file to file.
+
+use std::path::Path;
+use std::time::Instant;
+
+use zqc_ir::{Model, Op, onnx};
+use zqc_numerics::GptqOptions;
+use zqc_passes::{
+    Calibration, Canonicalize, LayerRecord, Method as Solver, Observer, Pass, QuantizeActivations, Select,
+    SolveWeights, run,
+};
+use zqc_runtime::{Backend, backend};
+
+use crate::calibration::{Samples, samples};
+use crate::error::Error;
+use crate::memory;
+use crate::options::{Method, Options};
+use crate::report::{KeptLayer, LayerReport, Report, Totals};
+
+/// The least opset whose `Cast` knows FP8.
+const PORTABLE_OPSET: i64 = 19;
+
+/// Hears how a compilation goes on, besides what the passes tell.
+pub trait Events: Observer {
+    /// A pass has run; `model` is what it left.
+    fn pass_finished(&mut self, _pass: &str, _model: &Model) {}
+
+    /// A step that takes long begins.
+    fn step(&mut self, _what: &str) {}
+}
+
+impl Events for zqc_passes::Silent {}
+
+/// Compiles models with one set of options.
+pub struct Compiler {
+    options: Options,
+    skipped: Vec<String>,
+    extra: Vec<(String, Box<dyn Pass>)>,
+}
+
+impl Compiler {
+    /// The names of the built-in passes, in order.
+    pub const PASSES: [&'static str; 6] = [
+        "canonicalize",
+        "select",
+        "quantize_activations",
+        "solve_weights",
+        "upgrade_opset",
+        "lower_portable",
+    ];
+
+    /// A compiler with these options and the built-in passes.
+    pub fn new(options: Options) -> Self {
+        Self { options, skipped: Vec::new(), extra: Vec::new() }
+    }
+
+    /// Leaves out the built-in pass of this name.
+    pub fn skip(mut self, pass: &str) -> Self {
+        self.skipped.push(pass.to_string());
+        self
+    }
+
+    /// Runs a pass of one's own right after the built-in pass `after`.
+    pub fn add_after(mut self, after: &str, pass: Box<dyn Pass>) -> Self {
+        self.extra.push((after.to_string(), pass));
+        self
+    }
+
+    /// Compiles the model in the file `input` to the file `output`.
+    ///
+    /// # Errors
+    /// When the model or the data cannot be used or the output not be written; `output` is then as it was before.
+    pub fn compile(&self, input: &Path, output: &Path) -> Result<Report, Error> {
+        self.compile_with(input, output, &mut zqc_passes::Silent)
+    }
+
+    /// As [`Compiler::compile`], telling `events` how it goes.
+    ///
+    /// # Errors
+    /// As [`Compiler::compile`].
+    pub fn compile_with(
+        &self,
+        input: &Path,
+        output: &Path,
+        events: &mut dyn Events,
+    ) -> Result<Report, Error> {
+        let started = Instant::now();
+        onnx::check_writable(output)?;
+        let mut model = onnx::read(input)?;
+        let mut report = Report {
+            model: input.display().to_string(),
+            output: output.display().to_string(),
+            ..Default::default()
+        };
+        report.totals.file_bytes_before = file_bytes(input, &model);
+        self.transform(&mut model, &mut report, events)?;
+        events.step("writing");
+        report.totals.file_bytes_after = onnx::write(&model, output, onnx::Storage::Auto)?;
+        report.totals.seconds = started.elapsed().as_secs_f64();
+        report.totals.peak_memory_bytes = memory::peak();
+        Ok(report)
+    }
+
+    /// Runs the passes up to the lowering: the quantized graph in its canonical form.
+    ///
+    /// # Errors
+    /// When the model or the data cannot be used.
+    pub fn quantize(
+        &self,
+        model: &mut Model,
+        report: &mut Report,
+        events: &mut dyn Events,
+    ) -> Result<(), Error> {
+        let options = &self.options;
+        let source = model.clone();
+        let mut steps = Steps { compiler: self, model, report, events };
+        steps.run(&Canonicalize)?;
+        steps.run(&Select { keep: options.keep.clone(), only: options.only.clone() })?;
+        if !steps.model.graph.nodes().any(|(_, node)| matches!(node.op, Op::Linear(_))) {
+            let warning = "no linear layer is left to quantize: the output is the model as it came";
+            steps.report.warnings.push(warning.to_string());
+            return Ok(());
+        }
+        let backend = backend(&options.backend, options.threads)?;
+        let samples = steps.samples(&source, backend.as_ref())?;
+        steps.run(&QuantizeActivations { format: options.activations })?;
+        let solver = match options.method {
+            Method::Rtn => Solver::Rtn,
+            Method::Gptq => Solver::Gptq(Calibration { backend: backend.as_ref(), samples: &samples.inputs }),
+        };
+        let gptq =
+            GptqOptions { format: options.weights, group_size: options.group_size, ..Default::default() };
+        steps.run(&SolveWeights { options: gptq, method: solver })?;
+        report.add_up();
+        Ok(())
+    }
+
+    fn transform(
+        &self,
+        model: &mut Model,
+        report: &mut Report,
+        events: &mut dyn Events,
+    ) -> Result<(), Error> {
+        self.quantize(model, report, events)?;
+        if report.layers.is_empty() {
+            return Ok(());
+        }
+        let mut steps = Steps { compiler: self, model, report, events };
+        {
+            let _ = &mut steps;
+            Ok(())
+        }
+    }
+}
+
+/// A compilation under way.
+struct Steps<'a> {
+    compiler: &'a Compiler,
+    model: &'a mut Model,
+    report: &'a mut Report,
+    events: &'a mut dyn Events,
+}
+
+impl Steps<'_> {
+    fn run(&mut self, pass: &dyn Pass) -> Result<(), Error> {
+        let compiler = self.compiler;
+        if !compiler.skipped.iter().any(|name| name == pass.name()) {
+            self.apply(pass)?;
+        }
+        let extra = compiler.extra.iter().filter(|(after, _)| after == pass.name());
+        extra.map(|(_, pass)| pass).try_for_each(|pass| self.apply(pass.as_ref()))
+    }
+
+    fn apply(&mut self, pass: &dyn Pass) -> Result<(), Error> {
+        run(pass, self.model, &mut Recorder { report: self.report, events: self.events })?;
+        self.events.pass_finished(pass.name(), self.model);
+        Ok(())
+    }
+
+    /// The samples to calibrate on, which may be made by running the `source` model; none when no data is needed.
+    fn samples(&mut self, source: &Model, backend: &dyn Backend) -> Result<Samples, Error> {
+        let options = &self.compiler.options;
+        let samples = match options.method {
+            Method::Rtn => {
+                Samples { inputs: Vec::new(), origin: "none: weights are rounded to nearest".into() }
+            }
+            Method::Gptq => {
+                let step = if options.calibration.is_empty() {
+                    "the model writes its own calibration text"
+                } else {
+                    "reading calibration data"
+                };
+                self.events.step(step);
+                samples(source, options, backend)?
+            }
+        };
+        self.report.calibration = samples.origin.clone();
+        Ok(samples)
+    }
+}
+
+/// Writes down what the passes tell, and tells it on.
+struct Recorder<'a> {
+    report: &'a mut Report,
+    events: &'a mut dyn Events,
+}
+
+impl Observer for Recorder<'_> {
+    fn layer_kept(&mut self, layer: &str, reason: &str) {
+        self.report.kept.push(KeptLayer { layer: layer.to_string(), reason: reason.to_string() });
+        self.events.layer_kept(layer, reason);
+    }
+
+    fn unmatched(&mut self, option: &str, regex: &str) {
+        self.report.warnings.push(format!("--{option} {regex:?} matches no linear layer"));
+        self.events.unmatched(option, regex);
+    }
+
+    fn stage_started(&mut self, index: usize, count: usize, layers: usize) {
+        self.events.stage_started(index, count, layers);
+    }
+
+    fn layer_solved(&mut self, record: LayerRecord) {
+        self.report.layers.push(LayerReport::from(record.clone()));
+        self.events.layer_solved(record);
+    }
+}
+
+impl Report {
+    fn add_up(&mut self) {
+        let Totals { weights, weight_bytes_before, weight_bytes_after, bits_per_weight, .. } =
+            &mut self.totals;
+        *weights = self.layers.iter().map(|layer| layer.k * layer.n).sum();
+        let bits = |layer: &LayerReport| (layer.k * layer.n) as f64 * layer.bits_per_weight;
+        let total: f64 = self.layers.iter().map(bits).sum();
+        *weight_bytes_before = self.layers.iter().map(|layer| layer.source_bytes).sum();
+        *weight_bytes_after = (total / 8.0).ceil() as u64;
+        *bits_per_weight = if *weights == 0 { 0.0 } else { total / *weights as f64 };
+    }
+}
+
+/// The size of a model file and the external data that it reads.
+fn file_bytes(path: &Path, model: &Model) -> u64 {
+    let external = |(_, tensor): (_, &zqc_ir::Tensor)| match tensor.is_external() {
+        true => tensor.byte_len().unwrap_or(0) as u64,
+        false => 0,
+    };
+    let file = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    file + model.graph.initializers().map(external).sum::<u64>()
+}

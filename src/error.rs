@@ -1,0 +1,63 @@
+//! Everything that can stop a command, with the exit code that scripts rely on.
+
+use std::path::PathBuf;
+
+use zqc_ir::onnx::{ReadError, WriteError};
+use zqc_passes::PassError;
+use zqc_runtime::{BackendError, DataError, InputError, RunError, TokenizerError};
+
+/// Why a command failed. Nothing was written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Options that do not go together.
+    #[error("{0}")]
+    Usage(String),
+    /// The model cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// Calibration or evaluation data cannot be used.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The tokenizer cannot be used.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The model's inputs cannot be made up.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// The back end cannot be used.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// The model cannot be run.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// A pass failed.
+    #[error(transparent)]
+    Pass(#[from] PassError),
+    /// The model is of a kind that the command cannot work on.
+    #[error("{0}")]
+    Model(String),
+    /// The output cannot be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// A report or text cannot be written.
+    #[error("cannot write {path:?}: {source}")]
+    Output {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    /// The exit code: 2 bad usage, 3 bad input, 4 cannot write, 5 internal.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Usage(_) | Error::Backend(BackendError::UnknownBackend { .. }) => 2,
+            Error::Write(WriteError::Io { .. } | WriteError::TooLarge { .. }) | Error::Output { .. } => 4,
+            Error::Pass(PassError::Patch { .. } | PassError::Broken { .. }) => 5,
+            Error::Write(WriteError::NotLowered { .. } | WriteError::Cycle(_)) => 5,
+            _ => 3,
+        }
+    }
+}

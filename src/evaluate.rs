@@ -1,0 +1,136 @@
+//! Perplexity by the protocol of the GPTQ paper: the text in consecutive windows that do not overlap, every token of a
+//! window but its first predicted from those before it in the window.
+
+use std::path::Path;
+
+use serde::Serialize;
+use zqc_ir::onnx;
+use zqc_passes::{Silent, run, vocabulary};
+use zqc_runtime::{Array, Interpreter, Sample, Tokenizer, backend, make_inputs, token_input};
+
+use crate::calibration::{input_specs, logits_output, tokenizer};
+use crate::error::Error;
+
+/// What to evaluate and how.
+#[derive(Debug, Clone)]
+pub struct Evaluation<'a> {
+    /// The model: any ONNX language model, or one that zqc wrote.
+    pub model: &'a Path,
+    /// The text.
+    pub text: &'a Path,
+    /// Its tokenizer.
+    pub tokenizer: &'a Path,
+    /// Tokens of a window, the BOS token included.
+    pub window: usize,
+    /// The most tokens of the text to use.
+    pub max_tokens: Option<usize>,
+    /// Token id that begins every window.
+    pub bos: Option<i64>,
+    /// Name of the back end.
+    pub backend: &'a str,
+    /// Threads; by default one a core.
+    pub threads: Option<usize>,
+}
+
+/// The result of an [`Evaluation`].
+#[derive(Debug, Clone, Serialize)]
+pub struct Perplexity {
+    /// `exp(nll)`.
+    pub perplexity: f64,
+    /// Predicted tokens.
+    pub tokens: usize,
+    /// Mean negative log-likelihood of a predicted token, in nats.
+    pub nll: f64,
+    /// The model's path.
+    pub model: String,
+    /// The text's path.
+    pub text: String,
+}
+
+/// Measures the perplexity of a model on a text; `progress` hears how many windows of how many are done.
+///
+/// A last window that is not full counts only when it is the only one.
+///
+/// # Errors
+/// When a file cannot be read, the model is no language model, or the text is shorter than two tokens.
+pub fn evaluate(
+    evaluation: &Evaluation,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Perplexity, Error> {
+    let backend = backend(evaluation.backend, evaluation.threads)?;
+    let mut model = onnx::read(evaluation.model)?;
+    let specs = input_specs(&model)?;
+    let not_a_language_model = |missing: &str| {
+        Error::Model(format!("{:?} is no language model: it has no {missing}", evaluation.model))
+    };
+    let input = token_input(&specs).ok_or_else(|| not_a_language_model("token input"))?;
+    let vocabulary = vocabulary(&model.graph, &input.name)
+        .ok_or_else(|| not_a_language_model("embedding table of its tokens"))?;
+    let logits = logits_output(&model, vocabulary).ok_or_else(|| not_a_language_model("logits"))?;
+    let windows = windows(evaluation, tokenizer(&model, &specs, evaluation.tokenizer)?)?;
+
+    let interpreter = Interpreter::new(&model, backend.as_ref(), vec![logits])?;
+    let mut prepared = interpreter.prepare()?;
+    let (mut sum, mut tokens) = (0.0, 0);
+    for (done, window) in windows.iter().enumerate() {
+        progress(done, windows.len());
+        let given = Sample::from([(input.name.clone(), Array::sequence(window.clone()))]);
+        let inputs = make_inputs(&specs, &given)?;
+        let live = interpreter.feed(inputs.iter().map(|(name, array)| (name.as_str(), array.clone())));
+        let results = prepared.run(live)?;
+        let rows = results[0].as_f32().ok_or_else(|| not_a_language_model("float logits"))?;
+        let width = rows.len() / window.len();
+        sum += rows.chunks_exact(width).zip(&window[1..]).map(|(row, &next)| nll(row, next)).sum::<f64>();
+        tokens += window.len() - 1;
+    }
+    progress(windows.len(), windows.len());
+    let nll = sum / tokens as f64;
+    Ok(Perplexity {
+        perplexity: nll.exp(),
+        tokens,
+        nll,
+        model: evaluation.model.display().to_string(),
+        text: evaluation.text.display().to_string(),
+    })
+}
+
+/// The windows of the text, as token ids.
+fn windows(evaluation: &Evaluation, tokenizer: Tokenizer) -> Result<Vec<Vec<i64>>, Error> {
+    let text = std::fs::read_to_string(evaluation.text)
+        .map_err(|source| Error::Model(format!("cannot read {:?}: {source}", evaluation.text)))?;
+    let mut ids: Vec<i64> = tokenizer.encode(&text)?.into_iter().map(i64::from).collect();
+    ids.truncate(evaluation.max_tokens.unwrap_or(usize::MAX));
+    let fresh = evaluation.window.saturating_sub(usize::from(evaluation.bos.is_some()));
+    let fresh = fresh.min(ids.len());
+    if fresh == 0 || fresh + usize::from(evaluation.bos.is_some()) < 2 {
+        let reason = "a window needs at least two tokens: give a longer text or a larger --window";
+        return Err(Error::Usage(format!("{:?} has {} tokens; {reason}", evaluation.text, ids.len())));
+    }
+    Ok(ids
+        .chunks_exact(fresh)
+        .map(|chunk| evaluation.bos.into_iter().chain(chunk.iter().copied()).collect())
+        .collect())
+}
+
+/// `-ln softmax(logits)[token]`, in nats.
+fn nll(logits: &[f32], token: i64) -> f64 {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|&x| f64::from(x - max).exp()).sum();
+    let chosen = usize::try_from(token).ok().and_then(|token| logits.get(token));
+    sum.ln() - chosen.map_or(f64::NEG_INFINITY, |&x| f64::from(x - max))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::nll;
+
+    #[test]
+    fn a_uniform_model_has_the_entropy_of_its_vocabulary() {
+        assert!((nll(&[3.0; 8], 5) - 8f64.ln()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn large_logits_do_not_overflow() {
+        assert!((nll(&[1000.0, 999.0], 0) - (1.0 + (-1f64).exp()).ln()).abs() < 1e-6);
+    }
+}
