@@ -6,8 +6,8 @@ use std::time::Instant;
 use zqc_ir::{Model, Op, onnx};
 use zqc_numerics::GptqOptions;
 use zqc_passes::{
-    Calibration, Canonicalize, LayerRecord, Method as Solver, Observer, Pass, QuantizeActivations, Select,
-    SolveWeights, run,
+    Calibration, Canonicalize, LayerRecord, LowerPortable, Method as Solver, Observer, Pass,
+    QuantizeActivations, Select, SolveWeights, UpgradeOpset, run,
 };
 use zqc_runtime::{Backend, backend};
 
@@ -146,10 +146,8 @@ impl Compiler {
             return Ok(());
         }
         let mut steps = Steps { compiler: self, model, report, events };
-        {
-            let _ = &mut steps;
-            Ok(())
-        }
+        steps.run(&UpgradeOpset { to: PORTABLE_OPSET })?;
+        steps.run(&LowerPortable)
     }
 }
 

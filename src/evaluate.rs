@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use zqc_ir::onnx;
-use zqc_passes::{Silent, run, vocabulary};
+use zqc_passes::{RaisePortable, Silent, run, vocabulary};
 use zqc_runtime::{Array, Interpreter, Sample, Tokenizer, backend, make_inputs, token_input};
 
 use crate::calibration::{input_specs, logits_output, tokenizer};
@@ -59,6 +59,7 @@ pub fn evaluate(
 ) -> Result<Perplexity, Error> {
     let backend = backend(evaluation.backend, evaluation.threads)?;
     let mut model = onnx::read(evaluation.model)?;
+    run(&RaisePortable, &mut model, &mut Silent)?;
     let specs = input_specs(&model)?;
     let not_a_language_model = |missing: &str| {
         Error::Model(format!("{:?} is no language model: it has no {missing}", evaluation.model))

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use zqc_ir::{Op, onnx};
-use zqc_passes::{Canonicalize, Silent, run};
+use zqc_passes::{Canonicalize, RaisePortable, Silent, run};
 
 use crate::error::Error;
 
@@ -53,6 +53,7 @@ pub struct LinearSummary {
 pub fn inspect(path: &Path) -> Result<Inspection, Error> {
     let mut model = onnx::read(path)?;
     let nodes = model.graph.nodes().count();
+    run(&RaisePortable, &mut model, &mut Silent)?;
     run(&Canonicalize, &mut model, &mut Silent)?;
     let graph = &model.graph;
     let mut linears = Vec::new();

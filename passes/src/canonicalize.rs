@@ -69,7 +69,8 @@ impl Product {
         let node = graph.node(id);
         let transposed = match node.op.as_standard("Gemm") {
             Some(gemm) => gemm.int_or("transB", 0) != 0,
-            None => node.op.as_standard("MatMul").map(|_| false)?,
+            None if node.op.as_standard("MatMul").is_some() => false,
+            None => return None,
         };
         let layout = if transposed { Layout::OutputInput } else { Layout::InputOutput };
         let (x, weight) = (node.input(0)?, Weight::behind(graph, node.input(1)?, layout)?);

@@ -10,15 +10,21 @@
 
 mod canonicalize;
 mod layer_path;
+mod lower;
 mod pass;
 mod quantize_activations;
+mod raise;
 mod select;
 mod solve_weights;
+mod upgrade_opset;
 mod vocabulary;
 
 pub use canonicalize::Canonicalize;
+pub use lower::LowerPortable;
 pub use pass::{LayerRecord, Observer, Pass, PassError, Silent, run};
 pub use quantize_activations::QuantizeActivations;
+pub use raise::RaisePortable;
 pub use select::Select;
 pub use solve_weights::{Calibration, Method, SolveWeights};
+pub use upgrade_opset::UpgradeOpset;
 pub use vocabulary::vocabulary;

@@ -40,6 +40,9 @@ pub enum PassError {
     /// A layer's weights cannot be read.
     #[error("layer {layer}: {source}")]
     Weight { layer: String, source: zqc_ir::tensor::TensorError },
+    /// A call of one of our functions is not as we write them.
+    #[error("node {node}: {reason}; the file was damaged or edited, compile the model again")]
+    Malformed { node: String, reason: String },
     /// The model uses something that the pass cannot carry over.
     #[error("{what}; {way_out}")]
     Unsupported { what: String, way_out: String },

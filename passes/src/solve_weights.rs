@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use zqc_ir::op::{Linear, QuantizedLinear, port};
 use zqc_ir::tensor::{DataType, TensorError};
-use zqc_ir::{Change, Model, NewNode, NodeId, Op, Patch, Tensor, ValueId};
+use zqc_ir::{Change, Model, NewNode, Node, NodeId, Op, Patch, Tensor, ValueId};
 use zqc_numerics::{GptqOptions, Hessian, QuantizedMatrix, SolveError, gptq, pack_nibbles, rtn};
 use zqc_runtime::{Array, ArrayData, Backend, Interpreter, Live, RunError, Stage};
 
@@ -182,7 +182,11 @@ impl<'a> Solver<'a> {
                 k: linear.k,
                 n: linear.n,
                 stage,
-                source_bytes: self.model.graph.constant(key.value).map_or(0, |w| w.byte_len().unwrap_or(0) as u64),
+                source_bytes: self
+                    .model
+                    .graph
+                    .constant(key.value)
+                    .map_or(0, |w| w.byte_len().unwrap_or(0) as u64),
                 bits_per_weight: matrix.bits_per_weight(),
                 weight_error: matrix.relative_error(&weight),
                 output_error,
@@ -207,7 +211,7 @@ impl<'a> Solver<'a> {
         });
         change.remove.push(id);
         change.add.push(node);
-        change.release.push(key.value);
+        change.release.extend(linear.origin.iter().flat_map(Node::reads).chain([key.value]));
         self.patch.changes.push(change);
         Ok(())
     }

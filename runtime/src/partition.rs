@@ -31,28 +31,39 @@ pub fn partition(graph: &Graph, wanted: &[ValueId]) -> Result<Vec<Stage>, Cycle>
     let order: Vec<NodeId> = order.into_iter().filter(|id| needed.contains(id)).collect();
     let constant = constant_nodes(graph, &order);
 
-    let mut ready: HashMap<ValueId, usize> = HashMap::new();
-    let mut stages: Vec<Stage> = Vec::new();
-    for &id in order.iter().filter(|id| !constant.contains(id)) {
-        let node = graph.node(id);
-        let stage = node.reads().filter_map(|value| ready.get(&value)).copied().max().unwrap_or(0);
-        if stages.len() <= stage {
-            stages.resize_with(stage + 1, Stage::default);
+    let scheduled: Vec<NodeId> = order.iter().copied().filter(|id| !constant.contains(id)).collect();
+    let stage_of = schedule(graph, &scheduled);
+    let count = stage_of.values().max().map_or(1, |last| last + 1);
+    let mut stages = vec![Stage::default(); count];
+    for &id in &scheduled {
+        let stage = &mut stages[stage_of[&id]];
+        match graph.node(id).op {
+            Op::Onnx(_) => stage.nodes.push(id),
+            _ => stage.layers.push(id),
         }
-        let (list, result) = match node.op {
-            Op::Onnx(_) => (&mut stages[stage].nodes, stage),
-            Op::QuantizeActivation(_) => (&mut stages[stage].layers, stage),
-            Op::Linear(_) | Op::QuantizedLinear(_) => (&mut stages[stage].layers, stage + 1),
-        };
-        list.push(id);
-        ready.extend(node.outputs().iter().flatten().map(|&value| (value, result)));
-    }
-    if stages.is_empty() {
-        stages.push(Stage::default());
     }
     add_constant_nodes(graph, &order, &constant, wanted, &mut stages);
     connect(graph, wanted, &mut stages);
     Ok(stages)
+}
+
+/// The stage of every node: our operators as early as what they read allows, standard ones as late as their readers
+/// allow, so that what is made for one layer (a slice of a mask) does not wait in memory for it.
+fn schedule(graph: &Graph, order: &[NodeId]) -> HashMap<NodeId, usize> {
+    let mut stage_of: HashMap<NodeId, usize> = HashMap::with_capacity(order.len());
+    for &id in order {
+        let after = |before: NodeId| {
+            let linear = matches!(graph.node(before).op, Op::Linear(_) | Op::QuantizedLinear(_));
+            stage_of.get(&before).map(|stage| stage + usize::from(linear))
+        };
+        let earliest = graph.predecessors(id).filter_map(after).max().unwrap_or(0);
+        stage_of.insert(id, earliest);
+    }
+    for &id in order.iter().rev().filter(|&&id| matches!(graph.node(id).op, Op::Onnx(_))) {
+        let latest = graph.successors(id).filter_map(|next| stage_of.get(&next)).min().copied();
+        latest.and_then(|latest| stage_of.insert(id, latest));
+    }
+    stage_of
 }
 
 fn ancestors(graph: &Graph, wanted: &[ValueId]) -> HashSet<NodeId> {

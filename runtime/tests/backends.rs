@@ -257,6 +257,19 @@ fn weights_of_the_wrong_length_are_refused() {
 }
 
 #[test]
+fn a_panic_inside_rten_is_an_error() {
+    let shape = i64::from(i32::MAX).to_le_bytes().repeat(2);
+    let absurd = piece(GraphProto {
+        output: vec![value("y", DataType::Float)],
+        initializer: vec![tensor("shape", DataType::Int64, &[2], shape)],
+        node: vec![node("ConstantOfShape", &["shape"], &["y"])],
+        ..Default::default()
+    });
+    let error = run(&*backend("rten", None).unwrap(), &absurd, &[], "y").unwrap_err();
+    assert!(error.to_string().contains("it panicked: capacity overflow"), "{error}");
+}
+
+#[test]
 fn the_number_of_threads_does_not_change_the_result() {
     let n = 300;
     let numbers =

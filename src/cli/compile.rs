@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use regex::Regex;
 use zqc::numerics::Format;
-use zqc::{Compiler, Error, Events, Method, Options, Report};
+use zqc::{Compiler, Error, Method, Options, Report};
 
 use super::progress::Progress;
-use super::{json, print, set_threads, table, write_text};
+use super::{json, set_threads, table, write_text};
 
 /// The main job.
 #[derive(Args)]

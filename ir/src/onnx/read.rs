@@ -150,3 +150,30 @@ fn external_payload(
         files.load(proto, size).map_err(|source| ReadError::External { tensor: name.to_string(), source })?;
     Ok(Some(payload))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::proto::{OperatorSetIdProto, TensorProto, tensor_proto::DataLocation};
+    use super::*;
+
+    #[test]
+    fn a_message_in_memory_has_no_external_data() {
+        let weight = TensorProto {
+            name: Some("w".to_string()),
+            dims: vec![2],
+            data_type: Some(1),
+            data_location: Some(DataLocation::External as i32),
+            ..Default::default()
+        };
+        let mut proto = ModelProto {
+            ir_version: Some(10),
+            opset_import: vec![OperatorSetIdProto { version: Some(20), ..Default::default() }],
+            graph: Some(GraphProto { initializer: vec![weight], ..Default::default() }),
+            ..Default::default()
+        };
+        let error = from_proto(proto.clone()).unwrap_err();
+        assert!(matches!(error, ReadError::Tensor { source: TensorError::NotLoaded, .. }), "{error}");
+        proto.graph = None;
+        assert!(matches!(from_proto(proto), Err(ReadError::NotAModel { missing: "graph" })));
+    }
+}

@@ -2,13 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 
-use zqc_ir::graph::Source;
 use zqc_ir::op::port;
 use zqc_ir::tensor::DataType;
 use zqc_ir::{Graph, NodeId, Op, ValueId};
 
-/// Operators that change the type or the shape of token ids and nothing else.
-const KEEPS_IDS: [&str; 6] = ["Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"];
+use crate::vocabulary::ids_input;
 
 /// The embedding tables of a graph: constants that a `Gather` reads.
 pub(super) struct Embeddings<'g> {
@@ -32,7 +30,8 @@ impl<'g> Embeddings<'g> {
                 continue;
             };
             found.tables.insert(table);
-            if is_integer_input(graph, ids) {
+            let integer = |ids| matches!(graph.value(ids).dtype(), Some(DataType::Int64 | DataType::Int32));
+            if ids_input(graph, ids).is_some_and(integer) {
                 found.vocabularies.insert(rows, table);
             }
         }
@@ -54,20 +53,6 @@ impl<'g> Embeddings<'g> {
             format!("writes the logits, one for each row of the embedding table \"{}\"", name(table))
         })
     }
-}
-
-/// Whether `ids` is an integer input of the graph, up to its type and shape.
-fn is_integer_input(graph: &Graph, mut ids: ValueId) -> bool {
-    while let Some(producer) = graph.producer(ids) {
-        let node = graph.node(producer);
-        let passed_on = KEEPS_IDS.iter().any(|op_type| node.op.as_standard(op_type).is_some());
-        match node.input(0).filter(|_| passed_on) {
-            Some(before) => ids = before,
-            None => return false,
-        }
-    }
-    let integer = matches!(graph.value(ids).dtype(), Some(DataType::Int64 | DataType::Int32));
-    integer && graph.source(ids) == Source::Input
 }
 
 /// Whether a result of the graph depends on `layer` through no other linear layer.

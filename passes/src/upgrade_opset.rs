@@ -1,0 +1,168 @@
+//! Standard operators of an old opset become those of a newer one.
+
+mod rules;
+
+use std::collections::HashSet;
+
+use zqc_ir::graph::fresh_name;
+use zqc_ir::onnx::node_to_proto;
+use zqc_ir::onnx::proto::{FunctionProto, NodeProto, type_proto};
+use zqc_ir::op::is_standard;
+use zqc_ir::{Change, Graph, Model, NewNode, Op, Patch};
+
+use crate::pass::{Observer, Pass, PassError};
+use rules::{Adapted, CHANGES, NEWEST, OLDEST};
+
+/// Raises the standard operators of a model to opset `to`: in the graph, in control-flow bodies and in the functions
+/// that the model defines. The result computes the same. A model of that opset or a later one stays as it is.
+///
+/// From opset 11 to 19 these operators change what a valid node means; all others only take in more types, or get
+/// attributes and inputs whose default is the old behaviour:
+///
+/// | since | operators | what is done |
+/// |---|---|---|
+/// | 12 | `Dropout` | attribute `ratio`, which inference ignores, goes |
+/// | 13 | `Squeeze`, `Unsqueeze`, `ReduceSum` | attribute `axes` becomes an input |
+/// | 13 | `Split` | attribute `split` becomes an input |
+/// | 13 | `Softmax`, `LogSoftmax`, `Hardmax` | `axis`, 1 by default, was the first of the axes taken as one: spelt out |
+/// | 13 | `Resize` | the withdrawn mode `tf_half_pixel_for_nn` is refused |
+/// | 14 | `BatchNormalization` | the outputs of training, which were redefined, are refused |
+/// | 16 | `RoiAlign` | the old coordinates, no longer the default, are named: `output_half_pixel` |
+/// | 18 | `Reduce` with `L1`, `L2`, `LogSum`, `LogSumExp`, `Max`, `Mean`, `Min`, `Prod`, `SumSquare` | attribute `axes` becomes an input |
+/// | 18 | `Split` | gets `num_outputs` when the sizes of its parts are not given |
+#[derive(Debug, Clone, Copy)]
+pub struct UpgradeOpset {
+    /// The opset to reach, at most 19.
+    pub to: i64,
+}
+
+impl Pass for UpgradeOpset {
+    fn name(&self) -> &'static str {
+        "upgrade_opset"
+    }
+
+    fn run(&self, model: &Model, _observer: &mut dyn Observer) -> Result<Patch, PassError> {
+        let (graph, from, to) = (&model.graph, model.opset(), self.to);
+        if from >= to {
+            return Ok(Patch::default());
+        }
+        let fresh = |hint: &str| graph.fresh_name(hint);
+        let rank = |name: &str| rank(graph, name);
+        let upgrade = Upgrade::new(from, to, &fresh, &rank)?;
+        let mut changes = Vec::new();
+        for (id, node) in graph.nodes() {
+            let Op::Onnx(op) = &node.op else { continue };
+            let (true, Ok(proto)) = (upgrade.concerns(op), node_to_proto(graph, id)) else { continue };
+            let nodes = upgrade.node(proto)?;
+            changes.push(Change {
+                remove: vec![id],
+                add: nodes.into_iter().map(|new| NewNode::from_proto(new, node.rank())).collect(),
+                ..Change::new(format!("{} goes from opset {from} to {to}", graph.label(id)))
+            });
+        }
+        let functions = model.header.functions.iter().filter_map(|f| function(f, to).transpose());
+        Ok(Patch {
+            changes,
+            functions: functions.collect::<Result<_, _>>()?,
+            opsets: vec![(String::new(), to)],
+            ..Default::default()
+        })
+    }
+}
+
+/// The rank of a value, where the file declares its shape.
+fn rank(graph: &Graph, name: &str) -> Option<usize> {
+    let info = graph.value(graph.find(name)?).info.as_ref()?;
+    match info.r#type.as_ref()?.value.as_ref()? {
+        type_proto::Value::TensorType(tensor) => Some(tensor.shape.as_ref()?.dim.len()),
+        _ => None,
+    }
+}
+
+/// The function in opset `to`; `None` when it is in that or a later one, or uses no standard operators.
+fn function(function: &FunctionProto, to: i64) -> Result<Option<FunctionProto>, PassError> {
+    let mut function = function.clone();
+    let mut imports = function.opset_import.iter_mut();
+    let standard = imports.find(|import| is_standard(import.domain()) && import.version() < to);
+    let Some(import) = standard else { return Ok(None) };
+    let from = import.version.replace(to).unwrap_or_default();
+    let mut taken: HashSet<String> = function.input.iter().cloned().collect();
+    collect_names(&function.node, &mut taken);
+    let fresh = |hint: &str| fresh_name(hint, |name| taken.contains(name));
+    let upgrade = Upgrade::new(from, to, &fresh, &|_| None)?;
+    function.node = upgrade.nodes(std::mem::take(&mut function.node))?;
+    Ok(Some(function))
+}
+
+fn collect_names(nodes: &[NodeProto], names: &mut HashSet<String>) {
+    for node in nodes {
+        names.extend(node.input.iter().chain(&node.output).cloned());
+        node.bodies().for_each(|body| collect_names(&body.node, names));
+    }
+}
+
+/// The way from one opset to another, in one scope and the control-flow bodies in it.
+struct Upgrade<'a> {
+    from: i64,
+    to: i64,
+    /// Makes a name that is free in the scope.
+    fresh: &'a dyn Fn(&str) -> String,
+    /// The rank of a value, where it is known.
+    rank: &'a dyn Fn(&str) -> Option<usize>,
+}
+
+impl<'a> Upgrade<'a> {
+    fn new(
+        from: i64,
+        to: i64,
+        fresh: &'a dyn Fn(&str) -> String,
+        rank: &'a dyn Fn(&str) -> Option<usize>,
+    ) -> Result<Self, PassError> {
+        if from < OLDEST || to > NEWEST {
+            return Err(PassError::Unsupported {
+                what: format!("opset {from} cannot be raised to {to}: zqc knows opsets {OLDEST} to {NEWEST}"),
+                way_out: format!("export the model in opset {NEWEST}, or use onnx.version_converter"),
+            });
+        }
+        Ok(Self { from, to, fresh, rank })
+    }
+
+    /// Whether `node` has to be adapted to the change.
+    fn meets(&self, change: &rules::Change, node: &NodeProto) -> bool {
+        self.from < change.since && change.since <= self.to && change.is_of(node)
+    }
+
+    /// Whether the node, or one in a body of it, has to be adapted to any change.
+    fn concerns(&self, node: &NodeProto) -> bool {
+        let mut inner = node.bodies().flat_map(|body| &body.node);
+        CHANGES.iter().any(|change| self.meets(change, node)) || inner.any(|node| self.concerns(node))
+    }
+
+    /// The nodes that do in the new opset what `node` did in the old one, in order.
+    fn node(&self, mut node: NodeProto) -> Result<Vec<NodeProto>, PassError> {
+        for attribute in &mut node.attribute {
+            for body in attribute.g.iter_mut().chain(&mut attribute.graphs) {
+                body.node = self.nodes(std::mem::take(&mut body.node))?;
+            }
+        }
+        let mut adapted = Adapted { before: Vec::new(), node, after: Vec::new() };
+        for change in &CHANGES {
+            if self.meets(change, &adapted.node) {
+                change.apply(self, &mut adapted)?;
+            }
+        }
+        let Adapted { before, node, after } = adapted;
+        Ok(before.into_iter().chain([node]).chain(after).collect())
+    }
+
+    fn nodes(&self, nodes: Vec<NodeProto>) -> Result<Vec<NodeProto>, PassError> {
+        let nodes: Result<Vec<_>, _> = nodes.into_iter().map(|node| self.node(node)).collect();
+        Ok(nodes?.into_iter().flatten().collect())
+    }
+
+    /// A free name, made from the first result of `node`.
+    fn name_beside(&self, node: &NodeProto, hint: &str) -> String {
+        let result = node.output.iter().find(|name| !name.is_empty());
+        (self.fresh)(&format!("{}_{hint}", result.map_or("", String::as_str)))
+    }
+}
