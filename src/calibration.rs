@@ -13,8 +13,8 @@ use zqc_runtime::{
 use crate::error::Error;
 use crate::options::Options;
 
-/// Rounds of parallel sampling for text that the model writes itself.
-const ROUNDS: usize = 8;
+/// Tokens of a passage that the model writes in one go.
+const PASSAGE: usize = 32;
 /// The text is the same in every run.
 const SEED: u64 = 0;
 
@@ -85,7 +85,7 @@ fn written(
         let mut results = prepared.run(live)?;
         results.pop().ok_or_else(|| cannot("it has no logits"))
     };
-    let sequences = synthesize(vocabulary, count, length, options.bos, SEED, ROUNDS, &mut run)
+    let sequences = synthesize(vocabulary, count, length, options.bos, SEED, PASSAGE, &mut run)
         .map_err(|error| Error::Model(error.to_string()))?;
     let inputs = sequences.iter().map(|s| inputs(s)).collect::<Result<Vec<_>, _>>()?;
     let origin = format!("{count} samples of {length} tokens that the model wrote itself");

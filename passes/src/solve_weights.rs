@@ -1,12 +1,12 @@
 //! Float weights become codes and scales, stage by stage: every stage is calibrated on what the already quantized
 //! stages before it put out, so that it repairs what they lost.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use zqc_ir::op::{Linear, QuantizedLinear, port};
 use zqc_ir::tensor::{DataType, TensorError};
-use zqc_ir::{Change, Model, NewNode, Node, NodeId, Op, Patch, Tensor, ValueId};
+use zqc_ir::{Change, Graph, Model, NewNode, Node, NodeId, Op, Patch, Tensor, ValueId};
 use zqc_numerics::{GptqOptions, Hessian, QuantizedMatrix, SolveError, gptq, pack_nibbles, rtn};
 use zqc_runtime::{Array, ArrayData, Backend, Interpreter, Live, RunError, Stage};
 
@@ -111,8 +111,7 @@ impl<'a> Solver<'a> {
 
     fn walk(&mut self, calibration: &Calibration, observer: &mut dyn Observer) -> Result<(), PassError> {
         let graph = &self.model.graph;
-        let linears = graph.nodes().filter(|(_, node)| matches!(node.op, Op::Linear(_)));
-        let wanted: Vec<ValueId> = linears.filter_map(|(_, node)| node.output(0)).collect();
+        let wanted = last_layers(graph);
         if wanted.is_empty() {
             return Ok(());
         }
@@ -224,6 +223,20 @@ impl<'a> Solver<'a> {
             values.map_err(|source| PassError::Weight { layer: layer.linear.layer.clone(), source })?;
         Ok(layer.linear.weight_rows(values))
     }
+}
+
+/// The results of the linear layers that no other linear layer comes after: computing them computes all others.
+fn last_layers(graph: &Graph) -> Vec<ValueId> {
+    let layers: Vec<NodeId> =
+        graph.nodes().filter(|(_, node)| matches!(node.op, Op::Linear(_))).map(|(id, _)| id).collect();
+    let mut before = HashSet::new();
+    let mut open: Vec<NodeId> = layers.iter().flat_map(|&id| graph.predecessors(id)).collect();
+    while let Some(id) = open.pop() {
+        if before.insert(id) {
+            open.extend(graph.predecessors(id));
+        }
+    }
+    layers.iter().filter(|id| !before.contains(id)).filter_map(|&id| graph.node(id).output(0)).collect()
 }
 
 /// Runs a stage up to its linear layers on every sample; the Hessian of each distinct input.

@@ -111,7 +111,12 @@ impl<'a> Interpreter<'a> {
         let node = self.model.graph.node(id);
         let Op::QuantizeActivation(quantize) = &node.op else { return Ok(()) };
         let (input, output) = (node.input(0), node.output(0));
-        let mut array = self.activation(id, input, live, None)?.clone();
+        self.activation(id, input, live, None)?;
+        let only_reader = |value: &ValueId| self.model.graph.uses(*value).len() == 1;
+        let taken = input.filter(only_reader).and_then(|value| live.remove(&value));
+        let Some(mut array) = taken.or_else(|| input.and_then(|value| live.get(&value).cloned())) else {
+            return Ok(());
+        };
         let width = array.shape.last().copied().unwrap_or(1);
         if let ArrayData::F32(values) = &mut array.data {
             quantize_dequantize_tokens(values, width, quantize.format);
