@@ -14,7 +14,7 @@ use zqc_runtime::{Backend, backend};
 use crate::calibration::{Samples, samples};
 use crate::error::Error;
 use crate::memory;
-use crate::options::{Method, Options};
+use crate::options::{Emit, Method, Options};
 use crate::report::{KeptLayer, LayerReport, Report, Totals};
 
 /// The least opset whose `Cast` knows FP8.
@@ -92,10 +92,20 @@ impl Compiler {
             output: output.display().to_string(),
             ..Default::default()
         };
-        report.totals.file_bytes_before = file_bytes(input, &model);
-        self.transform(&mut model, &mut report, events)?;
-        events.step("writing");
-        report.totals.file_bytes_after = onnx::write(&model, output, onnx::Storage::Auto)?;
+        report.totals.file_bytes_before = model.source_bytes;
+        self.quantize(&mut model, &mut report, events)?;
+        report.totals.file_bytes_after = match self.options.emit {
+            Emit::Onnx => {
+                self.lower(&mut model, &mut report, events)?;
+                events.step("writing");
+                onnx::write(&model, output, onnx::Storage::Auto)?
+            }
+            Emit::Ir => {
+                let text = model.to_string();
+                onnx::write_file(output, text.as_bytes())?;
+                text.len() as u64
+            }
+        };
         report.totals.seconds = started.elapsed().as_secs_f64();
         report.totals.peak_memory_bytes = memory::peak();
         Ok(report)
@@ -128,20 +138,19 @@ impl Compiler {
             Method::Rtn => Solver::Rtn,
             Method::Gptq => Solver::Gptq(Calibration { backend: backend.as_ref(), samples: &samples.inputs }),
         };
-        let gptq =
-            GptqOptions { format: options.weights, group_size: options.group_size, ..Default::default() };
+        let gptq = GptqOptions {
+            format: options.weights,
+            group_size: options.group_size,
+            order: options.order,
+            scale_search: options.scale_search,
+            ..Default::default()
+        };
         steps.run(&SolveWeights { options: gptq, method: solver })?;
         report.add_up();
         Ok(())
     }
 
-    fn transform(
-        &self,
-        model: &mut Model,
-        report: &mut Report,
-        events: &mut dyn Events,
-    ) -> Result<(), Error> {
-        self.quantize(model, report, events)?;
+    fn lower(&self, model: &mut Model, report: &mut Report, events: &mut dyn Events) -> Result<(), Error> {
         if report.layers.is_empty() {
             return Ok(());
         }
@@ -210,7 +219,7 @@ impl Observer for Recorder<'_> {
     }
 
     fn unmatched(&mut self, option: &str, regex: &str) {
-        self.report.warnings.push(format!("--{option} {regex:?} matches no linear layer"));
+        self.report.warnings.push(format!("{option} {regex:?} matches no linear layer"));
         self.events.unmatched(option, regex);
     }
 
@@ -235,14 +244,4 @@ impl Report {
         *weight_bytes_after = (total / 8.0).ceil() as u64;
         *bits_per_weight = if *weights == 0 { 0.0 } else { total / *weights as f64 };
     }
-}
-
-/// The size of a model file and the external data that it reads.
-fn file_bytes(path: &Path, model: &Model) -> u64 {
-    let external = |(_, tensor): (_, &zqc_ir::Tensor)| match tensor.is_external() {
-        true => tensor.byte_len().unwrap_or(0) as u64,
-        false => 0,
-    };
-    let file = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
-    file + model.graph.initializers().map(external).sum::<u64>()
 }

@@ -79,13 +79,16 @@ pub fn evaluate(
         let inputs = make_inputs(&specs, &given)?;
         let live = interpreter.feed(inputs.iter().map(|(name, array)| (name.as_str(), array.clone())));
         let results = prepared.run(live)?;
-        let rows = results[0].as_f32().ok_or_else(|| not_a_language_model("float logits"))?;
-        let width = rows.len() / window.len();
-        sum += rows.chunks_exact(width).zip(&window[1..]).map(|(row, &next)| nll(row, next)).sum::<f64>();
+        let rows = logits_of_every_token(&results, window)
+            .ok_or_else(|| not_a_language_model("float logits for every token of a window"))?;
+        sum += rows.zip(&window[1..]).map(|(row, &next)| nll(row, next)).sum::<f64>();
         tokens += window.len() - 1;
     }
     progress(windows.len(), windows.len());
     let nll = sum / tokens as f64;
+    if !nll.is_finite() {
+        return Err(Error::Model(format!("{:?} gives logits that are not finite", evaluation.model)));
+    }
     Ok(Perplexity {
         perplexity: nll.exp(),
         tokens,
@@ -97,20 +100,39 @@ pub fn evaluate(
 
 /// The windows of the text, as token ids.
 fn windows(evaluation: &Evaluation, tokenizer: Tokenizer) -> Result<Vec<Vec<i64>>, Error> {
+    if evaluation.window < 2 {
+        return Err(Error::Usage("--window: a window needs at least two tokens".to_string()));
+    }
     let text = std::fs::read_to_string(evaluation.text)
         .map_err(|source| Error::Model(format!("cannot read {:?}: {source}", evaluation.text)))?;
     let mut ids: Vec<i64> = tokenizer.encode(&text)?.into_iter().map(i64::from).collect();
     ids.truncate(evaluation.max_tokens.unwrap_or(usize::MAX));
-    let fresh = evaluation.window.saturating_sub(usize::from(evaluation.bos.is_some()));
-    let fresh = fresh.min(ids.len());
-    if fresh == 0 || fresh + usize::from(evaluation.bos.is_some()) < 2 {
-        let reason = "a window needs at least two tokens: give a longer text or a larger --window";
-        return Err(Error::Usage(format!("{:?} has {} tokens; {reason}", evaluation.text, ids.len())));
+    let given = usize::from(evaluation.bos.is_some());
+    let fresh = ids.len().min(evaluation.window - given);
+    if fresh == 0 || fresh + given < 2 {
+        let (text, count) = (evaluation.text, ids.len());
+        return Err(Error::Model(format!(
+            "{text:?} has {count} tokens, none of which follows another; use more"
+        )));
     }
     Ok(ids
         .chunks_exact(fresh)
         .map(|chunk| evaluation.bos.into_iter().chain(chunk.iter().copied()).collect())
         .collect())
+}
+
+/// The rows of the logits `[1, tokens, vocabulary]` of a window; `None` when they are anything else.
+fn logits_of_every_token<'a>(
+    results: &'a [Array],
+    window: &[i64],
+) -> Option<impl Iterator<Item = &'a [f32]> + use<'a>> {
+    let [logits] = results else { return None };
+    match logits.shape[..] {
+        [1, tokens, vocabulary] if tokens == window.len() && vocabulary > 0 => {
+            Some(logits.as_f32()?.chunks_exact(vocabulary))
+        }
+        _ => None,
+    }
 }
 
 /// `-ln softmax(logits)[token]`, in nats.

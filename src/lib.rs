@@ -33,5 +33,6 @@ pub use compiler::{Compiler, Events};
 pub use error::Error;
 pub use evaluate::{Evaluation, Perplexity, evaluate};
 pub use inspect::{Inspection, LinearSummary, inspect};
-pub use options::{Method, Options};
+pub use options::{Emit, Method, Options};
 pub use report::{KeptLayer, LayerReport, Report, Totals};
+pub use zqc_numerics::{Order, ScaleSearch};

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use regex::Regex;
-use zqc_numerics::Format;
+use zqc_numerics::{Format, Order, ScaleSearch};
 
 /// How weights are solved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -15,10 +15,22 @@ pub enum Method {
     Rtn,
 }
 
+/// What a compilation writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Emit {
+    /// A lowered ONNX model.
+    #[default]
+    Onnx,
+    /// The textual form of the quantized graph, before it is lowered.
+    Ir,
+}
+
 /// The choices of a compilation. The default is the recipe of ZeroQuant-FP: FP4 weights by GPTQ in groups of 128,
 /// token-wise FP8 activations.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// What is written.
+    pub emit: Emit,
     /// Number format of the weights.
     pub weights: Format,
     /// Number format of the activations.
@@ -27,6 +39,10 @@ pub struct Options {
     pub group_size: usize,
     /// How weights are solved.
     pub method: Method,
+    /// Which column GPTQ quantizes when.
+    pub order: Order,
+    /// How the scale of a group is found.
+    pub scale_search: ScaleSearch,
     /// Calibration files; with none, the model writes its own text.
     pub calibration: Vec<PathBuf>,
     /// The tokenizer for calibration text.
@@ -50,10 +66,13 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            emit: Emit::default(),
             weights: Format::E2M1,
             activations: Format::E4M3,
             group_size: 128,
             method: Method::default(),
+            order: Order::default(),
+            scale_search: ScaleSearch::default(),
             calibration: Vec::new(),
             tokenizer: None,
             samples: None,

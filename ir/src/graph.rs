@@ -152,9 +152,7 @@ pub struct Graph {
     pub(crate) inputs: Vec<ValueId>,
     pub(crate) outputs: Vec<ValueId>,
     pub(crate) initializers: IndexMap<ValueId, Tensor>,
-    /// The values that the file types in `value_info`, in its order.
-    pub(crate) typed: Vec<ValueId>,
-    /// What else the file says of the graph: name, documentation, annotations, sparse initializers, metadata.
+    /// What else the file says of the graph: name, documentation, types, annotations, sparse initializers, metadata.
     pub(crate) rest: GraphProto,
     /// Before IR version 4 every initializer is listed among the inputs and is a constant all the same.
     pub(crate) inputs_list_constants: bool,
@@ -396,9 +394,14 @@ impl Graph {
 
     /// Forgets what the file says of values that are gone.
     pub(crate) fn forget_gone(&mut self) {
-        let (gone, typed) = std::mem::take(&mut self.typed).into_iter().partition(|&id| self.is_gone(id));
-        self.typed = typed;
-        Vec::into_iter(gone).for_each(|id| self.value_mut(id).info = None);
+        for id in (0..self.values.len() as u32).map(ValueId) {
+            if self.is_gone(id) {
+                self.value_mut(id).info = None;
+            }
+        }
+        let mut types = std::mem::take(&mut self.rest.value_info);
+        types.retain(|info| self.find(info.name()).is_some_and(|id| !self.is_gone(id)));
+        self.rest.value_info = types;
     }
 
     /// Takes the constants out of the inputs, where only IR versions below 4 list them.

@@ -11,6 +11,8 @@ pub struct Model {
     pub graph: Graph,
     /// Versions, producer, opset imports, functions, metadata: all of the file but the graph.
     pub header: ModelProto,
+    /// Size of the file that it was read from and of the external data; 0 when it comes from memory.
+    pub source_bytes: u64,
 }
 
 impl Model {

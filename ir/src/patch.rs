@@ -60,8 +60,8 @@ pub struct NewNode {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)] // the messages name the fields
 pub enum PatchError {
-    /// A node to remove or rewire is not in the graph.
-    #[error("change \"{why}\" names a node that is not in the graph")]
+    /// A node to remove or an input to rewire is not in the graph.
+    #[error("change \"{why}\" names a node or an input that is not in the graph")]
     NoSuchNode { why: String },
     /// A value to replace is no constant of the graph.
     #[error("change \"{why}\" replaces what is no constant of the graph")]
@@ -78,6 +78,7 @@ impl Patch {
             && self.forget.is_empty()
             && self.functions.is_empty()
             && self.opsets.is_empty()
+            && self.ir_version.is_none()
     }
 
     /// Applies the changes to `model`.

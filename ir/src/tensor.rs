@@ -26,7 +26,7 @@ pub enum TensorError {
     /// The tensor cannot be read as numbers of the wanted kind.
     #[error("{found} cannot be read as {wanted}")]
     Kind { found: &'static str, wanted: &'static str },
-    /// An external payload was not loaded.
+    /// The payload lies in another file that was not loaded.
     #[error("its external data was not loaded")]
     NotLoaded,
 }
@@ -35,7 +35,6 @@ pub enum TensorError {
 #[derive(Clone, PartialEq)]
 pub struct Tensor {
     proto: TensorProto,
-    external: Option<Bytes>,
 }
 
 impl Tensor {
@@ -50,7 +49,7 @@ impl Tensor {
             raw_data: Some(data.into()),
             ..Default::default()
         };
-        let tensor = Self { proto, external: None };
+        let tensor = Self { proto };
         tensor.check()?;
         Ok(tensor)
     }
@@ -86,29 +85,14 @@ impl Tensor {
         Self::new(DataType::Int64, dims, little_endian(values))
     }
 
-    /// Wraps a tensor of a model file; `external` is its payload when it lies outside of the file.
-    pub(crate) fn from_proto(proto: TensorProto, external: Option<Bytes>) -> Self {
-        Self { proto, external }
+    /// Wraps a tensor of a model file.
+    pub(crate) fn from_proto(proto: TensorProto) -> Self {
+        Self { proto }
     }
 
-    /// A proto under the given name that holds the payload itself, wherever it lay before.
-    ///
-    /// # Errors
-    /// When the payload is external and was not loaded.
-    pub fn to_inline_proto(&self, name: &str) -> Result<TensorProto, TensorError> {
-        let mut proto = self.proto.clone();
-        proto.name = Some(name.to_string());
-        if self.is_external() {
-            proto.raw_data = Some(self.external.clone().ok_or(TensorError::NotLoaded)?);
-            proto.external_data.clear();
-            proto.data_location = None;
-        }
-        Ok(proto)
-    }
-
-    /// Whether the file names another file as the place of the payload.
-    pub fn is_external(&self) -> bool {
-        self.proto.data_location == Some(DataLocation::External as i32)
+    /// The tensor as the file has it, under the given name; the payload is shared, not copied.
+    pub fn to_proto(&self, name: &str) -> TensorProto {
+        TensorProto { name: Some(name.to_string()), ..self.proto.clone() }
     }
 
     /// The element type.
@@ -162,8 +146,10 @@ impl Tensor {
     /// The first disagreement found.
     pub fn check(&self) -> Result<(), TensorError> {
         let dtype = self.dtype()?;
-        if bits(dtype).is_none() {
-            return self.elements().map(drop);
+        match dtype {
+            DataType::Undefined => return Err(TensorError::UnknownType(dtype as i32)),
+            DataType::String => return self.elements().map(drop),
+            _ => {}
         }
         let (expected, found) = (self.byte_len()?, self.bytes()?.len());
         if expected != found {
@@ -182,8 +168,8 @@ impl Tensor {
     /// # Errors
     /// When the payload is external and not loaded, or of strings.
     pub fn bytes(&self) -> Result<Cow<'_, [u8]>, TensorError> {
-        if self.is_external() {
-            return self.external.as_deref().map(Cow::Borrowed).ok_or(TensorError::NotLoaded);
+        if is_external(&self.proto) {
+            return Err(TensorError::NotLoaded);
         }
         if let Some(raw) = &self.proto.raw_data {
             return Ok(Cow::Borrowed(raw));
@@ -205,6 +191,7 @@ impl Tensor {
             DataType::String | DataType::Undefined => {
                 return Err(TensorError::Kind { found: name(dtype), wanted: "numbers" });
             }
+            DataType::Float6e2m3 | DataType::Float6e3m2 => ints.chunks(4).flat_map(pack_sixes).collect(),
             _ => ints.iter().map(|&v| v as u8).collect(),
         }))
     }
@@ -235,13 +222,25 @@ impl fmt::Debug for Tensor {
     }
 }
 
-/// Bits an element; `None` for strings and undefined.
+/// Whether the payload lies in another file.
+pub(crate) fn is_external(proto: &TensorProto) -> bool {
+    proto.data_location == Some(DataLocation::External as i32)
+}
+
+/// Up to four 6-bit codes, of which `int32_data` has one an entry, as the bytes of `raw_data`: bit after bit, the
+/// lowest first.
+fn pack_sixes(codes: &[i32]) -> impl Iterator<Item = u8> + use<> {
+    let packed = codes.iter().rev().fold(0u32, |packed, &code| packed << 6 | (code as u32 & 0x3f));
+    packed.to_le_bytes().into_iter().take((6 * codes.len()).div_ceil(8))
+}
+
+/// Bits an element, packed; `None` for strings and undefined.
 pub fn bits(dtype: DataType) -> Option<usize> {
     use DataType::*;
     Some(match dtype {
         Int2 | Uint2 => 2,
         Int4 | Uint4 | Float4e2m1 => 4,
-        Float6e2m3 | Float6e3m2 => 8,
+        Float6e2m3 | Float6e3m2 => 6,
         Bool | Int8 | Uint8 | Float8e4m3fn | Float8e4m3fnuz | Float8e5m2 | Float8e5m2fnuz | Float8e8m0 => 8,
         Int16 | Uint16 | Float16 | Bfloat16 => 16,
         Int32 | Uint32 | Float => 32,
@@ -303,7 +302,7 @@ mod tests {
     fn typed_fields_and_raw_bytes_read_alike() {
         let raw = Tensor::from_f32(&[2], vec![1.5, -2.0]).unwrap();
         let typed = TensorProto { raw_data: None, float_data: vec![1.5, -2.0], ..raw.proto.clone() };
-        let typed = Tensor::from_proto(typed, None);
+        let typed = Tensor::from_proto(typed);
         assert_eq!(raw.bytes().unwrap(), typed.bytes().unwrap());
         assert_eq!(typed.to_f32().unwrap(), [1.5, -2.0]);
     }
@@ -316,7 +315,24 @@ mod tests {
             int32_data: vec![0x3e00],
             ..Default::default()
         };
-        assert_eq!(Tensor::from_proto(proto, None).to_f32().unwrap(), [1.5]);
+        assert_eq!(Tensor::from_proto(proto).to_f32().unwrap(), [1.5]);
+    }
+
+    #[test]
+    fn six_bit_codes_are_packed_as_in_raw_data() {
+        let codes = |count: i32| TensorProto {
+            dims: vec![i64::from(count)],
+            data_type: Some(DataType::Float6e2m3 as i32),
+            int32_data: (1..=count).collect(),
+            ..Default::default()
+        };
+        let [a, b, c, _] = 0b000100_000011_000010_000001u32.to_le_bytes();
+        for (count, bytes) in [(1, 1), (2, 2), (3, 3), (4, 3)] {
+            let tensor = Tensor::from_proto(codes(count));
+            tensor.check().unwrap();
+            assert_eq!(tensor.bytes().unwrap().len(), bytes);
+        }
+        assert_eq!(*Tensor::from_proto(codes(5)).bytes().unwrap(), [a, b, c, 5]);
     }
 
     #[test]
@@ -326,10 +342,12 @@ mod tests {
         let odd = Tensor::new(DataType::Float4e2m1, &[3], vec![0u8; 2]);
         assert!(odd.is_ok(), "three 4-bit codes take two bytes");
         let huge = TensorProto { dims: vec![i64::MAX, 8], data_type: Some(1), ..Default::default() };
-        assert!(matches!(Tensor::from_proto(huge, None).check(), Err(TensorError::Dimensions(_))));
+        assert!(matches!(Tensor::from_proto(huge).check(), Err(TensorError::Dimensions(_))));
         let negative = TensorProto { dims: vec![-1], data_type: Some(1), ..Default::default() };
-        assert!(matches!(Tensor::from_proto(negative, None).check(), Err(TensorError::Dimensions(_))));
+        assert!(matches!(Tensor::from_proto(negative).check(), Err(TensorError::Dimensions(_))));
         let unknown = TensorProto { dims: vec![1], data_type: Some(999), ..Default::default() };
-        assert_eq!(Tensor::from_proto(unknown, None).check(), Err(TensorError::UnknownType(999)));
+        assert_eq!(Tensor::from_proto(unknown).check(), Err(TensorError::UnknownType(999)));
+        let untyped = TensorProto { dims: vec![0], ..Default::default() };
+        assert_eq!(Tensor::from_proto(untyped).check(), Err(TensorError::UnknownType(0)));
     }
 }

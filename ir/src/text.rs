@@ -195,7 +195,7 @@ fn graph_summary(graph: &GraphProto) -> String {
 }
 
 fn proto_text(proto: &TensorProto) -> String {
-    tensor_text(&Tensor::from_proto(proto.clone(), None))
+    tensor_text(&Tensor::from_proto(proto.clone()))
 }
 
 fn tensor_text(tensor: &Tensor) -> String {

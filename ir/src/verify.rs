@@ -1,8 +1,8 @@
 //! Checks a graph between passes and reports every fault, not only the first.
 
-use std::collections::HashMap;
 use std::fmt;
 
+use indexmap::IndexMap;
 use petgraph::visit::{EdgeRef, IntoEdgeReferences};
 
 use crate::graph::{Edge, Graph, NodeId, Port, Source, ValueId};
@@ -89,7 +89,7 @@ fn definitions(graph: &Graph, faults: &mut Vec<Fault>) {
 }
 
 fn edges(graph: &Graph, faults: &mut Vec<Fault>) {
-    let mut expected: HashMap<(NodeId, NodeId, ValueId, usize, Port), i64> = HashMap::new();
+    let mut expected: IndexMap<(NodeId, NodeId, ValueId, usize, Port), i64> = IndexMap::new();
     for (id, node) in graph.nodes() {
         let inputs = node.inputs().iter().enumerate();
         let inputs = inputs.filter_map(|(port, value)| value.map(|value| (Port::Input(port), value)));

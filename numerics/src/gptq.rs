@@ -1,27 +1,21 @@
 //! GPTQ: column by column rounding that pushes each error onto the columns still to come.
 //!
 //! Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers" (ICLR 2023),
-//! algorithm 1: natural column order, Cholesky factor of the inverse Hessian, updates beyond a block of columns done
-//! lazily by one matrix product. Group scales come from the weights as updated when the group is reached.
+//! algorithm 1: Cholesky factor of the inverse Hessian, updates beyond a block of columns done lazily by one matrix
+//! product; column order and static groups as in the authors' code.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use crate::{
-    Format, Hessian, QuantizedMatrix, SolveError,
+    Format, Hessian, Order, QuantizedMatrix, ScaleSearch, SolveError,
+    columns::{Column, ROWS, to_columns, to_rows},
     grid::{Grid, max_abs},
     inverse_factor::InverseFactor,
     matrix::{View, subtract_product},
     quantized::{check_weight, ratio, resolve_group_size},
 };
-
-/// Output features solved together. Given the factor, rows are independent; a constant number of them makes the
-/// partition independent of the number of threads, and the innermost loops of constant length.
-const ROWS: usize = 128;
-
-/// One input feature of [`ROWS`] output features.
-type Column = [f32; ROWS];
 
 /// How to solve a weight matrix.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,6 +24,10 @@ pub struct GptqOptions {
     pub format: Format,
     /// Input features that share a scale; 0 for the whole row.
     pub group_size: usize,
+    /// Which column is quantized when.
+    pub order: Order,
+    /// How the scale of a group is found.
+    pub scale_search: ScaleSearch,
     /// What is added to the Hessian's diagonal, relative to the mean of that diagonal.
     pub damping: f64,
     /// Columns between two lazy updates: affects speed, and the result by rounding only. Blocks are cut where groups
@@ -38,9 +36,16 @@ pub struct GptqOptions {
 }
 
 impl Default for GptqOptions {
-    /// E2M1 in groups of 128, damping 0.01, blocks of 128.
+    /// E2M1 in groups of 128, activation order, scales searched by GPTQ's loss, damping 0.01, blocks of 128.
     fn default() -> Self {
-        Self { format: Format::E2M1, group_size: 128, damping: 0.01, block_size: 128 }
+        Self {
+            format: Format::E2M1,
+            group_size: 128,
+            order: Order::default(),
+            scale_search: ScaleSearch::default(),
+            damping: 0.01,
+            block_size: 128,
+        }
     }
 }
 
@@ -81,12 +86,20 @@ pub fn gptq(
     if options.block_size == 0 {
         return Err(SolveError::BlockSize);
     }
-    let InverseFactor { transposed, damping } = InverseFactor::new(hessian, options.damping)?;
+    let permutation = options.order.permutation(hessian);
+    let InverseFactor { transposed, damping } = InverseFactor::new(hessian, &permutation, options.damping)?;
     let group_size = resolve_group_size(options.group_size, cols);
     let problem = Problem {
         grid: options.format.grid(),
         group_size,
-        blocks: blocks(cols, group_size, options.block_size),
+        scale_search: options.scale_search,
+        importance: importance(&transposed, &permutation, options.scale_search),
+        static_groups: options.order == Order::Activation,
+        blocks: match options.order {
+            Order::Natural => blocks(cols, group_size, options.block_size),
+            Order::Activation => blocks(cols, cols, options.block_size),
+        },
+        permutation,
         dead: hessian.diagonal().map(|h| h == 0.0).collect(),
         factor: transposed,
     };
@@ -100,8 +113,8 @@ pub fn gptq(
         .zip(weight.par_chunks(ROWS * cols))
         .try_for_each(|((codes, scales), weight)| {
             let solved = problem.solve(weight)?;
-            transpose_into(codes, &solved.values, |value| options.format.encode(value));
-            transpose_into(scales, &solved.scales, |scale| scale);
+            to_rows(codes, &solved.values, |value| options.format.encode(value));
+            to_rows(scales, &solved.scales, |scale| scale);
             Ok(())
         })?;
 
@@ -109,6 +122,19 @@ pub fn gptq(
     let residual: Vec<f32> = matrix.dequantize().iter().zip(weight).map(|(q, w)| w - q).collect();
     let output_error = ratio(hessian.output_energy(&residual), hessian.output_energy(weight));
     Ok(Solution { matrix, damping, output_error })
+}
+
+/// By how much the squared rounding error of each column counts: in [`ScaleSearch::Hessian`] as GPTQ counts it, by
+/// `1 / U[j][j]²`, else by 1.
+fn importance(factor: &[f32], permutation: &[usize], scale_search: ScaleSearch) -> Vec<f32> {
+    let cols = permutation.len();
+    let mut importance = vec![1.0; cols];
+    if scale_search == ScaleSearch::Hessian {
+        for (&col, pivot) in permutation.iter().zip(factor.iter().step_by(cols + 1)) {
+            importance[col] = 1.0 / (pivot * pivot);
+        }
+    }
+    importance
 }
 
 /// Cuts the columns into blocks of at most `block_size`, each of them whole groups or part of one group, so that a group
@@ -124,11 +150,19 @@ fn blocks(cols: usize, group_size: usize, block_size: usize) -> Vec<Range<usize>
         .collect()
 }
 
-/// What all rows share.
+/// What all rows share. Positions count columns in the order they are quantized in.
 struct Problem {
     grid: Grid,
     group_size: usize,
+    scale_search: ScaleSearch,
+    /// See [`importance`].
+    importance: Vec<f32>,
+    /// Whether scales come from the original weights, before the first column is quantized.
+    static_groups: bool,
+    /// Positions between two lazy updates.
     blocks: Vec<Range<usize>>,
+    /// The column at each position.
+    permutation: Vec<usize>,
     /// Features that are zero on every token.
     dead: Vec<bool>,
     /// [`InverseFactor::transposed`].
@@ -146,10 +180,18 @@ struct SolvedRows {
 impl Problem {
     /// Solves at most [`ROWS`] rows of the weight matrix.
     fn solve(&self, weight: &[f32]) -> Result<SolvedRows, SolveError> {
-        let cols = self.dead.len();
+        let cols = self.permutation.len();
         let arch = pulp::Arch::new();
-        let mut columns = self.live_columns(weight);
-        let mut scales = vec![[0.0; ROWS]; cols.div_ceil(self.group_size)];
+        let mut natural = self.live_columns(weight);
+        let mut scales = if self.static_groups {
+            arch.dispatch(
+                #[inline(always)]
+                || self.scale_search.scales(self.grid, &natural, &self.importance, self.group_size),
+            )
+        } else {
+            vec![[0.0; ROWS]; cols.div_ceil(self.group_size)]
+        };
+        let mut columns: Vec<Column> = self.permutation.iter().map(|&col| natural[col]).collect();
         let longest = self.blocks.iter().map(Range::len).max().unwrap_or(0);
         let mut errors = vec![[0.0; ROWS]; longest];
         for block in &self.blocks {
@@ -169,21 +211,23 @@ impl Problem {
                 );
             }
         }
-        Ok(SolvedRows { values: columns, scales })
+        for (&col, column) in self.permutation.iter().zip(columns) {
+            natural[col] = column;
+        }
+        Ok(SolvedRows { values: natural, scales })
     }
 
-    /// Rows of the weight matrix as columns, zero where the feature is dead and beyond the last row.
+    /// Rows of the weight matrix as columns, zero where the feature is dead.
     fn live_columns(&self, weight: &[f32]) -> Vec<Column> {
-        let mut columns = vec![[0.0; ROWS]; self.dead.len()];
-        for (row, weight) in weight.chunks_exact(self.dead.len()).enumerate() {
-            for ((column, &value), &dead) in columns.iter_mut().zip(weight).zip(&self.dead) {
-                column[row] = if dead { 0.0 } else { value };
-            }
+        let mut columns = to_columns(weight, self.dead.len());
+        for (column, _) in columns.iter_mut().zip(&self.dead).filter(|&(_, &dead)| dead) {
+            column.fill(0.0);
         }
         columns
     }
 
-    /// Rounds the columns of `block` in place, and leaves in `errors` what the columns beyond must make up for.
+    /// Rounds the columns at the positions of `block` in place, and leaves in `errors` what the columns beyond must make
+    /// up for.
     #[inline(always)]
     fn round_block(
         &self,
@@ -193,45 +237,29 @@ impl Problem {
         errors: &mut [Column],
     ) {
         let cols = columns.len();
-        for (col, error) in block.clone().zip(errors) {
-            let scale = &mut scales[col / self.group_size];
-            if col.is_multiple_of(self.group_size) {
-                *scale = self.group_scales(&columns[col..(col + self.group_size).min(cols)]);
+        for (at, error) in block.clone().zip(errors) {
+            let group = self.permutation[at] / self.group_size;
+            if !self.static_groups && at.is_multiple_of(self.group_size) {
+                let members = at..(at + self.group_size).min(cols);
+                scales[group] = self.scale_search.group_scale(
+                    self.grid,
+                    &columns[members.clone()],
+                    &self.importance[members],
+                );
             }
-            let (column, later) = columns[col..block.end].split_first_mut().expect("col is in the block");
-            let pivot = self.factor[col * cols + col];
-            for ((value, error), &scale) in column.iter_mut().zip(error.iter_mut()).zip(scale.iter()) {
+            let (column, later) = columns[at..block.end].split_first_mut().expect("the block holds this column");
+            let pivot = self.factor[at * cols + at];
+            for ((value, error), &scale) in column.iter_mut().zip(error.iter_mut()).zip(&scales[group]) {
                 let rounded = self.grid.round(*value / scale);
                 *error = (*value - rounded * scale) / pivot;
                 *value = rounded;
             }
-            for (target, later) in (col + 1..).zip(later) {
-                let share = self.factor[target * cols + col];
+            for (target, later) in (at + 1..).zip(later) {
+                let share = self.factor[target * cols + at];
                 for (value, error) in later.iter_mut().zip(error.iter()) {
                     *value -= share * error;
                 }
             }
-        }
-    }
-
-    /// The scale of every row for a group of columns.
-    #[inline(always)]
-    fn group_scales(&self, group: &[Column]) -> Column {
-        let mut largest = [0.0f32; ROWS];
-        for column in group {
-            for (largest, value) in largest.iter_mut().zip(column) {
-                *largest = if value.abs() > *largest { value.abs() } else { *largest };
-            }
-        }
-        largest.map(|max_abs| self.grid.scale(max_abs))
-    }
-}
-
-/// Writes the rows of `columns` one after another, as many as `rows` has room for.
-fn transpose_into<T>(rows: &mut [T], columns: &[Column], convert: impl Fn(f32) -> T) {
-    for (row, out) in rows.chunks_exact_mut(columns.len()).enumerate() {
-        for (out, column) in out.iter_mut().zip(columns) {
-            *out = convert(column[row]);
         }
     }
 }

@@ -18,7 +18,8 @@ const MAX_DAMPING: f64 = 1.0;
 /// The weakest damping tried when none at all has failed.
 const MIN_DAMPING: f64 = 1e-4;
 
-/// `U`, upper triangular with `UᵀU = (H/h + λI)⁻¹`, for `h` the mean of `H`'s diagonal and `λ` the damping.
+/// `U`, upper triangular with `UᵀU = (PHPᵀ/h + λI)⁻¹`, for `h` the mean of `H`'s diagonal, `λ` the damping and `P` a
+/// permutation of the features.
 pub(crate) struct InverseFactor {
     /// `Uᵀ` `[K, K]` row-major, that is, `U[i][j]` at `j * K + i`.
     pub transposed: Vec<f32>,
@@ -27,13 +28,13 @@ pub(crate) struct InverseFactor {
 }
 
 impl InverseFactor {
-    /// Factors `hessian`, in `f32` first; then in `f64`, and then with ten times the damping again and again, as long as
+    /// Factors `hessian` with its features in the order of `permutation`, in `f32` first; then in `f64`, and then with ten times the damping again and again, as long as
     /// a pivot is not positive. A feature that is zero on every token gets a diagonal entry of 1.
     ///
     /// # Errors
     ///
     /// [`SolveError::NonFiniteHessian`], [`SolveError::NoTokens`] or [`SolveError::NotPositiveDefinite`].
-    pub fn new(hessian: &Hessian, damping: f64) -> Result<Self, SolveError> {
+    pub fn new(hessian: &Hessian, permutation: &[usize], damping: f64) -> Result<Self, SolveError> {
         if !hessian.is_finite() {
             return Err(SolveError::NonFiniteHessian);
         }
@@ -41,12 +42,12 @@ impl InverseFactor {
         if mean == 0.0 {
             return Err(SolveError::NoTokens);
         }
-        if let Some(transposed) = transposed_factor(hessian, mean, damping, |x| x as f32, |x| x) {
+        if let Some(transposed) = transposed_factor(hessian, permutation, mean, damping, |x| x as f32, |x| x) {
             return Ok(Self { transposed, damping });
         }
         let mut tried = damping;
         loop {
-            if let Some(transposed) = transposed_factor(hessian, mean, tried, |x| x, |x| x as f32) {
+            if let Some(transposed) = transposed_factor(hessian, permutation, mean, tried, |x| x, |x| x as f32) {
                 return Ok(Self { transposed, damping: tried });
             }
             let stronger = (10.0 * tried).max(MIN_DAMPING);
@@ -65,6 +66,7 @@ impl InverseFactor {
 /// reversing its elements.
 fn transposed_factor<T: RealField + Copy>(
     hessian: &Hessian,
+    permutation: &[usize],
     mean: f64,
     damping: f64,
     narrow: impl Fn(f64) -> T,
@@ -72,6 +74,10 @@ fn transposed_factor<T: RealField + Copy>(
 ) -> Option<Vec<f32>> {
     let k = hessian.k();
     let zero = narrow(0.0);
+    let mut position = vec![0; k];
+    for (at, &feature) in permutation.iter().rev().enumerate() {
+        position[feature] = at;
+    }
     let mut reversed = vec![zero; k * k];
     for (row, col, h) in hessian.lower_triangle() {
         let value = if row != col {
@@ -81,7 +87,8 @@ fn transposed_factor<T: RealField + Copy>(
         } else {
             h / mean + damping
         };
-        reversed[(k - 1 - row) * k + (k - 1 - col)] = narrow(value);
+        let (row, col) = (position[row], position[col]);
+        reversed[row.min(col) * k + row.max(col)] = narrow(value);
     }
 
     // faer splits the outputs among threads, never a sum; a test below holds it to that.
@@ -128,26 +135,28 @@ mod tests {
     fn f64_factors_what_f32_cannot() {
         let (hessian, damping) = (nearly_singular(200), 1e-8);
         let mean = hessian.mean_diagonal();
-        assert!(transposed_factor(&hessian, mean, damping, |x| x as f32, |x| x).is_none());
-        let factor = InverseFactor::new(&hessian, damping).unwrap();
+        let order: Vec<usize> = (0..200).collect();
+        assert!(transposed_factor(&hessian, &order, mean, damping, |x| x as f32, |x| x).is_none());
+        let factor = InverseFactor::new(&hessian, &order, damping).unwrap();
         assert_eq!(factor.damping, damping);
     }
 
     #[test]
     fn factor_inverts_the_damped_hessian() {
         let (hessian, damping, k) = (nearly_singular(40), 0.1, 40);
-        let factor = InverseFactor::new(&hessian, damping).unwrap().transposed;
+        let order: Vec<usize> = (0..k).map(|at| at * 7 % k).collect();
+        let factor = InverseFactor::new(&hessian, &order, damping).unwrap().transposed;
         let mut a = vec![0.0; k * k];
         for (row, col, h) in hessian.lower_triangle() {
             let value = h / hessian.mean_diagonal() + if row == col { damping } else { 0.0 };
             (a[row * k + col], a[col * k + row]) = (value, value);
         }
-        // U A Uᵀ is the identity exactly when UᵀU is the inverse of A.
+        // With A in that order, U A Uᵀ is the identity exactly when UᵀU is the inverse of A.
         let u = |i: usize, j: usize| f64::from(factor[j * k + i]);
         for (i, j) in (0..k).flat_map(|i| (0..k).map(move |j| (i, j))) {
             assert!(i <= j || u(i, j) == 0.0, "not upper triangular at ({i}, {j})");
             let product: f64 =
-                (0..k).map(|p| (0..k).map(|q| u(i, p) * a[p * k + q] * u(j, q)).sum::<f64>()).sum();
+                (0..k).map(|p| (0..k).map(|q| u(i, p) * a[order[p] * k + order[q]] * u(j, q)).sum::<f64>()).sum();
             assert!((product - f64::from(i == j)).abs() < 1e-4, "({i}, {j}): {product}");
         }
     }
@@ -157,7 +166,7 @@ mod tests {
         let mut hessian = Hessian::new(2);
         hessian.accumulate(&[1.0, 2.0]);
         hessian.tamper(1, 0, 100.0);
-        let error = InverseFactor::new(&hessian, 0.01).err();
+        let error = InverseFactor::new(&hessian, &[0, 1], 0.01).err();
         assert!(matches!(error, Some(SolveError::NotPositiveDefinite { .. })));
     }
 
@@ -167,11 +176,12 @@ mod tests {
             let mut hessian = Hessian::new(k);
             hessian.accumulate(&(0..k * k).map(|i| (i as f32 * 0.7).sin()).collect::<Vec<_>>());
             let mean = hessian.mean_diagonal();
+            let order: Vec<usize> = (0..k).collect();
             let factors = |threads| {
                 rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| {
                     (
-                        transposed_factor(&hessian, mean, 0.01, |x| x as f32, |x| x).unwrap(),
-                        transposed_factor(&hessian, mean, 0.01, |x| x, |x| x as f32).unwrap(),
+                        transposed_factor(&hessian, &order, mean, 0.01, |x| x as f32, |x| x).unwrap(),
+                        transposed_factor(&hessian, &order, mean, 0.01, |x| x, |x| x as f32).unwrap(),
                     )
                 })
             };

@@ -7,6 +7,7 @@
 //! Work is spread over the current rayon pool in partitions that do not depend on the number of threads, so the same
 //! input gives the same bytes however many threads there are.
 
+mod columns;
 mod error;
 mod format;
 mod gptq;
@@ -16,9 +17,11 @@ mod integer;
 mod inverse_factor;
 mod matrix;
 mod minifloat;
+mod order;
 mod pack;
 mod quantized;
 mod rtn;
+mod scale_search;
 mod token;
 
 pub use error::SolveError;
@@ -26,7 +29,9 @@ pub use format::{Format, ParseFormatError};
 pub use gptq::{GptqOptions, Solution, gptq};
 pub use hessian::Hessian;
 pub use matrix::matmul;
+pub use order::Order;
 pub use pack::{pack_nibbles, transpose_nibbles, unpack_nibbles};
 pub use quantized::QuantizedMatrix;
 pub use rtn::rtn;
+pub use scale_search::ScaleSearch;
 pub use token::{SCALE_FLOOR, quantize_dequantize_tokens};

@@ -6,7 +6,8 @@
 //! 3. [`QuantizeActivations`]: one token-wise quantization per distinct input.
 //! 4. [`SolveWeights`]: stage by stage in topological order, the quantized prefix feeding the next stage: gather the
 //!    Hessians, solve the weights on the low-precision grid.
-//! 5. [`LowerPortable`]: our operators become ONNX that stock runtimes execute. [`RaisePortable`] is its inverse.
+//! 5. [`UpgradeOpset`]: the standard operators move to an opset that knows FP8.
+//! 6. [`LowerPortable`]: our operators become ONNX that stock runtimes execute. [`RaisePortable`] is its inverse.
 
 mod canonicalize;
 mod layer_path;

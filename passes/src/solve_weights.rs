@@ -15,7 +15,7 @@ use crate::pass::{LayerRecord, Observer, Pass, PassError};
 /// Solves the weights of every `zqc.linear`, which becomes `zqc.quantized_linear`. A weight that several layers share
 /// is solved once, in the first stage that reads it, on the inputs of all its readers there.
 pub struct SolveWeights<'a> {
-    /// Format, group size, and what GPTQ needs besides. RTN reads the first two.
+    /// Format, group size, scale search, and what GPTQ needs besides. RTN reads the first three.
     pub options: GptqOptions,
     /// How the codes are found.
     pub method: Method<'a>,
@@ -162,8 +162,10 @@ impl<'a> Solver<'a> {
             let weight = self.weight(layer)?;
             let failed = |source| PassError::Solve { layer: linear.layer.clone(), source };
             let options = self.options;
-            let nearest =
-                || rtn(&weight, linear.n, linear.k, options.format, options.group_size).map_err(failed);
+            let nearest = || {
+                let GptqOptions { format, group_size, scale_search, .. } = *options;
+                rtn(&weight, linear.n, linear.k, format, group_size, scale_search).map_err(failed)
+            };
             let (matrix, output_error) = match hessian.map(|h| gptq(&weight, linear.n, linear.k, h, options))
             {
                 Some(Ok(solution)) => (solution.matrix, Some(solution.output_error.sqrt())),

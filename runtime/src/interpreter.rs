@@ -9,7 +9,7 @@ use zqc_ir::onnx::{WriteError, extract};
 use zqc_ir::op::port;
 use zqc_ir::tensor::TensorError;
 use zqc_ir::{Model, NodeId, Op, ValueId};
-use zqc_numerics::{matmul, quantize_dequantize_tokens, unpack_nibbles};
+use zqc_numerics::{QuantizedMatrix, matmul, quantize_dequantize_tokens, unpack_nibbles};
 
 use crate::array::{Array, ArrayData};
 use crate::backend::{Backend, BackendError, Piece, Session};
@@ -177,23 +177,22 @@ impl<'a> Interpreter<'a> {
             Op::QuantizedLinear(linear) => {
                 let codes = operand(port::WEIGHT)?.bytes().map_err(bad)?;
                 let scales = operand(port::SCALES)?.to_f32().map_err(bad)?;
-                let book = linear.format.codebook();
-                let mut weight = Vec::with_capacity(linear.n * linear.k);
-                for (row, scales) in
-                    codes.chunks_exact(linear.row_bytes()).zip(scales.chunks_exact(linear.groups()))
-                {
-                    let unpacked;
-                    let row: &[u8] = if linear.format.bits() == 4 {
-                        unpacked = unpack_nibbles(row, linear.k);
-                        &unpacked
-                    } else {
-                        row
-                    };
-                    for (group, scale) in row.chunks(linear.group_size).zip(scales) {
-                        weight.extend(group.iter().map(|&code| book[code as usize] * scale));
-                    }
-                }
-                Ok(weight)
+                let codes: Vec<u8> = match linear.format.bits() {
+                    4 => codes
+                        .chunks(linear.row_bytes())
+                        .flat_map(|row| unpack_nibbles(row, linear.k))
+                        .collect(),
+                    _ => codes.into_owned(),
+                };
+                let matrix = QuantizedMatrix {
+                    format: linear.format,
+                    rows: linear.n,
+                    cols: linear.k,
+                    group_size: linear.group_size,
+                    codes,
+                    scales,
+                };
+                Ok(matrix.dequantize())
             }
             _ => Ok(Vec::new()),
         }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use regex::Regex;
 use zqc::numerics::Format;
-use zqc::{Compiler, Error, Method, Options, Report};
+use zqc::{Compiler, Error, Method, Options};
 
 use super::progress::Progress;
 use super::{json, set_threads, table, write_text};
@@ -34,13 +34,13 @@ pub(super) struct Arguments {
     #[arg(long, value_enum, default_value_t = Solve::Gptq)]
     method: Solve,
     /// The order in which GPTQ quantizes the columns
-    #[arg(long, value_enum, default_value_t = Order::Natural)]
+    #[arg(long, value_enum, default_value_t = Order::Activation)]
     order: Order,
     /// The power-of-two constraint on the scales
     #[arg(long, value_enum, default_value_t = Scale::None)]
     scale: Scale,
     /// How a group's scale is found
-    #[arg(long, value_enum, default_value_t = ScaleSearch::Max)]
+    #[arg(long, value_enum, default_value_t = ScaleSearch::Hessian)]
     scale_search: ScaleSearch,
     /// Rank of the low-rank compensation; 0 for none, all that this version has
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=0))]
@@ -61,7 +61,7 @@ pub(super) struct Arguments {
     #[arg(long, value_parser = positive)]
     seq_len: Option<usize>,
     /// Token id that begins every sample
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(i64).range(0..))]
     bos: Option<i64>,
     /// Layers to leave in float, by path, node or weight name
     #[arg(long, num_args = 1.., value_name = "REGEX")]
@@ -73,7 +73,7 @@ pub(super) struct Arguments {
     #[arg(long, default_value = "rten", value_name = "NAME")]
     backend: String,
     /// Threads [default: one a core]
-    #[arg(long, value_parser = positive)]
+    #[arg(long, value_parser = threads)]
     threads: Option<usize>,
     /// Writes the report to a .json file
     #[arg(long, value_name = "FILE")]
@@ -83,7 +83,7 @@ pub(super) struct Arguments {
     print_ir_after: Vec<String>,
 }
 
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
+#[derive(Clone, Copy, ValueEnum)]
 enum Emit {
     Onnx,
     Ir,
@@ -108,6 +108,7 @@ enum Solve {
 #[derive(Clone, Copy, ValueEnum)]
 enum Order {
     Natural,
+    Activation,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -118,6 +119,8 @@ enum Scale {
 #[derive(Clone, Copy, ValueEnum)]
 enum ScaleSearch {
     Max,
+    Mse,
+    Hessian,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -133,12 +136,28 @@ pub(super) fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A number of threads; more than any machine has cores is a slip of the keyboard.
+pub(super) fn threads(text: &str) -> Result<usize, String> {
+    const MOST: usize = 1024;
+    positive(text).and_then(|number| match number {
+        0..=MOST => Ok(number),
+        _ => Err(format!("must be at most {MOST}")),
+    })
+}
+
 pub(super) fn run(arguments: Arguments) -> Result<(), Error> {
     set_threads(arguments.threads)?;
-    if let Some(path) = arguments.report.as_deref().filter(|path| path.extension() != Some("json".as_ref())) {
-        return Err(Error::Usage(format!("--report {}: the report is written as .json", path.display())));
+    if let Some(path) = &arguments.report {
+        if path.extension() != Some("json".as_ref()) {
+            return Err(Error::Usage(format!("--report {}: the report is written as .json", path.display())));
+        }
+        zqc::ir::onnx::check_writable(path)?;
     }
     let options = Options {
+        emit: match arguments.emit {
+            Emit::Onnx => zqc::Emit::Onnx,
+            Emit::Ir => zqc::Emit::Ir,
+        },
         weights: match arguments.weights {
             Weights::Fp4 => Format::E2M1,
         },
@@ -149,6 +168,15 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Error> {
         method: match arguments.method {
             Solve::Gptq => Method::Gptq,
             Solve::Rtn => Method::Rtn,
+        },
+        order: match arguments.order {
+            Order::Natural => zqc::Order::Natural,
+            Order::Activation => zqc::Order::Activation,
+        },
+        scale_search: match arguments.scale_search {
+            ScaleSearch::Max => zqc::ScaleSearch::Max,
+            ScaleSearch::Mse => zqc::ScaleSearch::Mse,
+            ScaleSearch::Hessian => zqc::ScaleSearch::Hessian,
         },
         calibration: arguments.calibration,
         tokenizer: arguments.tokenizer,
@@ -162,18 +190,9 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Error> {
     };
     let compiler = Compiler::new(options);
     let mut progress = Progress::new(arguments.print_ir_after);
-    let report = match arguments.emit {
-        Emit::Onnx => compiler.compile_with(&arguments.model, &arguments.output, &mut progress)?,
-        Emit::Ir => {
-            let mut model = zqc::ir::onnx::read(&arguments.model)?;
-            let mut report = Report::default();
-            compiler.quantize(&mut model, &mut report, &mut progress)?;
-            write_text(&arguments.output, &model.to_string())?;
-            report
-        }
-    };
+    let report = compiler.compile_with(&arguments.model, &arguments.output, &mut progress)?;
     progress.finish()?;
-    table::print_report(&report, arguments.emit == Emit::Onnx);
+    table::print_report(&report);
     match &arguments.report {
         Some(path) => write_text(path, &json(&report)?),
         None => Ok(()),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use zqc::{Error, Evaluation, evaluate};
 
-use super::compile::positive;
+use super::compile::{positive, threads};
 use super::progress::bar;
 use super::{json, print, set_threads};
 
@@ -26,13 +26,13 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "N", value_parser = positive)]
     max_tokens: Option<usize>,
     /// Token id that begins every window
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(i64).range(0..))]
     bos: Option<i64>,
     /// What runs the standard operators
     #[arg(long, default_value = "rten", value_name = "NAME")]
     backend: String,
     /// Threads [default: one a core]
-    #[arg(long, value_parser = positive)]
+    #[arg(long, value_parser = threads)]
     threads: Option<usize>,
     /// Print the result as JSON
     #[arg(long)]

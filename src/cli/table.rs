@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use zqc::{Inspection, Report};
 
 /// A line a layer, what stays in float and why, and the totals.
-pub(super) fn print_report(report: &Report, written: bool) {
+pub(super) fn print_report(report: &Report) {
     let width = report.layers.iter().map(|layer| layer.layer.len()).max().unwrap_or(0).max(5);
     if !report.layers.is_empty() {
         eprintln!(
@@ -33,7 +33,7 @@ pub(super) fn print_report(report: &Report, written: bool) {
     report.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
     let totals = &report.totals;
     if !report.layers.is_empty() {
-        eprintln!("calibrated on {}", report.calibration);
+        eprintln!("calibration: {}", report.calibration);
         eprintln!(
             "{} layers, {:.2} M weights: {} -> {} ({:.2}x), {:.3} bits per weight",
             report.layers.len(),
@@ -44,18 +44,16 @@ pub(super) fn print_report(report: &Report, written: bool) {
             totals.bits_per_weight
         );
     }
-    if written {
-        let peak =
-            totals.peak_memory_bytes.map_or(String::new(), |peak| format!(", peak memory {}", bytes(peak)));
-        eprintln!(
-            "{} ({}) -> {} ({}) in {:.1} s{peak}",
-            report.model,
-            bytes(totals.file_bytes_before),
-            report.output,
-            bytes(totals.file_bytes_after),
-            totals.seconds
-        );
-    }
+    let peak =
+        totals.peak_memory_bytes.map_or(String::new(), |peak| format!(", peak memory {}", bytes(peak)));
+    eprintln!(
+        "{} ({}) -> {} ({}) in {:.1} s{peak}",
+        report.model,
+        bytes(totals.file_bytes_before),
+        report.output,
+        bytes(totals.file_bytes_after),
+        totals.seconds
+    );
 }
 
 /// A line a linear layer, and the totals.

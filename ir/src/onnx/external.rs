@@ -7,12 +7,17 @@ use std::path::{Component, Path, PathBuf};
 use bytes::Bytes;
 use memmap2::Mmap;
 
-use super::proto::TensorProto;
+use super::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto};
+use super::read::ModelError;
+use crate::tensor::{Tensor, is_external};
 
 /// Why a tensor's external data cannot be had.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // the messages name the fields
 pub enum ExternalError {
+    /// The model is no file, so nothing lies beside it.
+    #[error("its data is external, and the model is in memory; put the data in raw_data")]
+    InMemory,
     /// No `location`, or an `offset` or `length` that is no number.
     #[error("its external data entry \"{key}\" is missing or malformed; export the model again")]
     Malformed { key: &'static str },
@@ -31,18 +36,75 @@ pub enum ExternalError {
 
 /// The external data files of one model.
 pub(super) struct ExternalFiles<'a> {
-    folder: &'a Path,
+    folder: Option<&'a Path>,
     mapped: HashMap<PathBuf, Bytes>,
+    loaded: u64,
 }
 
 impl<'a> ExternalFiles<'a> {
     /// Files are looked for in `folder` only.
-    pub(super) fn new(folder: &'a Path) -> Self {
-        Self { folder, mapped: HashMap::new() }
+    pub(super) fn new(folder: Option<&'a Path>) -> Self {
+        Self { folder, mapped: HashMap::new(), loaded: 0 }
+    }
+
+    /// Puts the payload of every external tensor in its place, shared with the mapped file; the bytes that this was.
+    pub(super) fn inline(mut self, model: &mut ModelProto) -> Result<u64, ModelError> {
+        model.graph.iter_mut().try_for_each(|graph| self.inline_graph(graph))?;
+        for function in &mut model.functions {
+            let label = format!("function \"{}\", attribute", function.name());
+            self.inline_attributes(&mut function.attribute_proto, &label)?;
+            self.inline_nodes(&mut function.node)?;
+        }
+        Ok(self.loaded)
+    }
+
+    fn inline_graph(&mut self, graph: &mut GraphProto) -> Result<(), ModelError> {
+        let sparse = graph.sparse_initializer.iter_mut().flat_map(parts);
+        let mut tensors = graph.initializer.iter_mut().chain(sparse);
+        tensors.try_for_each(|tensor| self.inline_tensor(tensor, "initializer"))?;
+        self.inline_nodes(&mut graph.node)
+    }
+
+    fn inline_nodes(&mut self, nodes: &mut [NodeProto]) -> Result<(), ModelError> {
+        nodes.iter_mut().try_for_each(|node| {
+            let label = format!("node {} \"{}\", attribute", node.op_type(), node.name());
+            self.inline_attributes(&mut node.attribute, &label)
+        })
+    }
+
+    fn inline_attributes(
+        &mut self,
+        attributes: &mut [AttributeProto],
+        label: &str,
+    ) -> Result<(), ModelError> {
+        for attribute in attributes {
+            let dense = attribute.t.iter_mut().chain(&mut attribute.tensors);
+            let sparse = attribute.sparse_tensor.iter_mut().chain(&mut attribute.sparse_tensors);
+            dense.chain(sparse.flat_map(parts)).try_for_each(|tensor| self.inline_tensor(tensor, label))?;
+            let mut bodies = attribute.g.iter_mut().chain(&mut attribute.graphs);
+            bodies.try_for_each(|body| self.inline_graph(body))?;
+        }
+        Ok(())
+    }
+
+    fn inline_tensor(&mut self, proto: &mut TensorProto, label: &str) -> Result<(), ModelError> {
+        if !is_external(proto) {
+            return Ok(());
+        }
+        let name = || format!("{label} \"{}\"", proto.name());
+        let size = Tensor::from_proto(proto.clone()).byte_len();
+        let size = size.map_err(|source| ModelError::Tensor { tensor: name(), source })?;
+        let payload = self.load(proto, size);
+        let payload = payload.map_err(|source| ModelError::External { tensor: name(), source })?;
+        self.loaded += payload.len() as u64;
+        proto.raw_data = Some(payload);
+        proto.external_data.clear();
+        proto.data_location = None;
+        Ok(())
     }
 
     /// The payload of `tensor`, of `byte_len` bytes unless the file says otherwise.
-    pub(super) fn load(&mut self, tensor: &TensorProto, byte_len: usize) -> Result<Bytes, ExternalError> {
+    fn load(&mut self, tensor: &TensorProto, byte_len: usize) -> Result<Bytes, ExternalError> {
         let entry = |key: &str| tensor.external_data.iter().find(|e| e.key() == key).map(|e| e.value());
         let number = |key: &'static str| match entry(key) {
             None => Ok(None),
@@ -67,31 +129,37 @@ impl<'a> ExternalFiles<'a> {
     }
 
     fn resolve(&self, location: &str) -> Result<PathBuf, ExternalError> {
+        let folder = self.folder.ok_or(ExternalError::InMemory)?;
         let outside = || ExternalError::Outside { location: location.to_string() };
         let relative = Path::new(location);
         let plain = relative.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
         if !plain || location.is_empty() || location.contains('\0') {
             return Err(outside());
         }
-        let path = self.folder.join(relative);
+        let path = folder.join(relative);
         let canonical = |path: &Path| {
             path.canonicalize().map_err(|source| ExternalError::Open { path: path.to_path_buf(), source })
         };
         let real = canonical(&path)?;
-        if real.starts_with(canonical(self.folder)?) { Ok(path) } else { Err(outside()) }
+        if real.starts_with(canonical(folder)?) { Ok(path) } else { Err(outside()) }
     }
+}
+
+fn parts(sparse: &mut SparseTensorProto) -> impl Iterator<Item = &mut TensorProto> {
+    sparse.values.iter_mut().chain(&mut sparse.indices)
 }
 
 /// Maps a regular file; an empty file gives empty bytes.
 pub(super) fn map(path: &Path) -> std::io::Result<Bytes> {
-    let file = File::open(path)?;
-    let metadata = file.metadata()?;
+    // Asked before the file is opened: opening a pipe would wait for a writer.
+    let metadata = std::fs::metadata(path)?;
     if !metadata.is_file() {
         return Err(std::io::Error::other("it is no regular file"));
     }
     if metadata.len() == 0 {
         return Ok(Bytes::new());
     }
+    let file = File::open(path)?;
     // SAFETY: the mapping is read-only and private to us. Another process that shortens the file while we run could
     // fault us; as every program that maps its inputs, we document that model files must not change under the run.
     let mapping = unsafe { Mmap::map(&file)? };

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
 use prost::Message;
 
 use super::external::{ExternalError, ExternalFiles, map};
@@ -13,24 +12,34 @@ use crate::op::Op;
 use crate::tensor::{Tensor, TensorError};
 use crate::verify::{Faults, verify};
 
-/// Why a file cannot be read as a model.
+/// A file cannot be read as a model.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {source}", path.display())]
+pub struct ReadError {
+    /// The file.
+    pub path: PathBuf,
+    /// Why.
+    pub source: ModelError,
+}
+
+/// Why there is no model in some bytes or in a protobuf message.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // the messages name the fields
-pub enum ReadError {
+pub enum ModelError {
     /// The file cannot be opened or mapped.
-    #[error("cannot read {path:?}: {source}")]
-    Io { path: PathBuf, source: std::io::Error },
+    #[error("cannot read the model: {0}")]
+    Io(#[from] std::io::Error),
     /// The bytes are no ONNX protobuf.
-    #[error("{path:?} is not an ONNX model, or it is truncated: {source}")]
-    Decode { path: PathBuf, source: prost::DecodeError },
+    #[error("this is not an ONNX model, or it is truncated: {0}")]
+    Decode(#[from] prost::DecodeError),
     /// Decodes as protobuf, and has no graph in it.
     #[error("this is not an ONNX model: it has no {missing}")]
     NotAModel { missing: &'static str },
-    /// A constant of the graph is broken.
-    #[error("initializer \"{tensor}\": {source}; export the model again")]
+    /// A constant is broken.
+    #[error("{tensor}: {source}; export the model again")]
     Tensor { tensor: String, source: TensorError },
     /// A constant's external payload cannot be had.
-    #[error("initializer \"{tensor}\": {source}")]
+    #[error("{tensor}: {source}")]
     External { tensor: String, source: ExternalError },
     /// Two definitions of one name.
     #[error("value \"{value}\" is defined twice; every value of an ONNX graph has one definition")]
@@ -45,46 +54,47 @@ pub enum ReadError {
 /// # Errors
 /// When the file or one that it names is missing, truncated or malformed, or the graph is not valid.
 pub fn read(path: &Path) -> Result<Model, ReadError> {
-    let io = |source| ReadError::Io { path: path.to_path_buf(), source };
-    let bytes = map(path).map_err(io)?;
-    let proto =
-        ModelProto::decode(bytes).map_err(|source| ReadError::Decode { path: path.to_path_buf(), source })?;
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    model_from_proto(proto, Some(&mut ExternalFiles::new(folder)))
+    let model = || {
+        let bytes = map(path)?;
+        let size = bytes.len() as u64;
+        let mut model = model_from_proto(ModelProto::decode(bytes)?, ExternalFiles::new(Some(folder)))?;
+        model.source_bytes += size;
+        Ok(model)
+    };
+    model().map_err(|source| ReadError { path: path.to_path_buf(), source })
 }
 
 /// The model that a protobuf message in memory holds; its constants must all be inline.
 ///
 /// # Errors
 /// When the message lacks a graph, a constant is malformed or external, or the graph is not valid.
-pub fn from_proto(proto: ModelProto) -> Result<Model, ReadError> {
-    model_from_proto(proto, None)
+pub fn from_proto(proto: ModelProto) -> Result<Model, ModelError> {
+    model_from_proto(proto, ExternalFiles::new(None))
 }
 
-fn model_from_proto(mut header: ModelProto, files: Option<&mut ExternalFiles>) -> Result<Model, ReadError> {
-    let proto = header.graph.take().ok_or(ReadError::NotAModel { missing: "graph" })?;
+fn model_from_proto(mut header: ModelProto, files: ExternalFiles) -> Result<Model, ModelError> {
+    let source_bytes = files.inline(&mut header)?;
+    let proto = header.graph.take().ok_or(ModelError::NotAModel { missing: "graph" })?;
     if header.ir_version.is_none() {
-        return Err(ReadError::NotAModel { missing: "IR version" });
+        return Err(ModelError::NotAModel { missing: "IR version" });
     }
     if header.opset_import.is_empty() {
-        return Err(ReadError::NotAModel { missing: "opset import" });
+        return Err(ModelError::NotAModel { missing: "opset import" });
     }
-    let mut graph = graph_from_proto(proto, files)?;
+    let mut graph = graph_from_proto(proto)?;
     graph.inputs_list_constants = header.ir_version() < 4;
-    let model = Model { graph, header };
+    let model = Model { graph, header, source_bytes };
     verify(&model)?;
     Ok(model)
 }
 
-fn graph_from_proto(
-    mut proto: GraphProto,
-    mut files: Option<&mut ExternalFiles>,
-) -> Result<Graph, ReadError> {
+fn graph_from_proto(mut proto: GraphProto) -> Result<Graph, ModelError> {
     let mut graph = Graph::default();
-    let redefined = |graph: &Graph, id| ReadError::Redefined { value: graph.value(id).name.clone() };
+    let redefined = |graph: &Graph, id| ModelError::Redefined { value: graph.value(id).name.clone() };
     for info in std::mem::take(&mut proto.input) {
         let id = graph.intern(info.name());
         if !graph.define(id, Source::Input) {
@@ -93,13 +103,14 @@ fn graph_from_proto(
         graph.value_mut(id).info = Some(info);
         graph.inputs.push(id);
     }
-    for mut tensor in std::mem::take(&mut proto.initializer) {
-        let name = tensor.name.take().unwrap_or_default();
-        let id = graph.intern(&name);
+    for tensor in std::mem::take(&mut proto.initializer) {
+        let id = graph.intern(tensor.name());
         graph.define(id, Source::Initializer);
-        let external = external_payload(&name, &tensor, files.as_deref_mut())?;
-        let tensor = Tensor::from_proto(tensor, external);
-        tensor.check().map_err(|source| ReadError::Tensor { tensor: name, source })?;
+        let tensor = Tensor::from_proto(tensor);
+        tensor.check().map_err(|source| {
+            let tensor = format!("initializer \"{}\"", graph.value(id).name);
+            ModelError::Tensor { tensor, source }
+        })?;
         if graph.initializers.insert(id, tensor).is_some() {
             return Err(redefined(&graph, id));
         }
@@ -120,49 +131,33 @@ fn graph_from_proto(
         let op = Op::Onnx(Box::new(node));
         graph.insert(&name, op, inputs, outputs, Some(rank as u32)).map_err(|id| redefined(&graph, id))?;
     }
-    for info in std::mem::take(&mut proto.value_info) {
-        let id = graph.intern(info.name());
-        graph.value_mut(id).info = Some(info);
-        graph.typed.push(id);
-    }
-    for info in std::mem::take(&mut proto.output) {
-        let id = graph.intern(info.name());
-        graph.value_mut(id).info = Some(info);
-        graph.outputs.push(id);
+    graph.outputs = proto.output.iter().map(|info| graph.intern(info.name())).collect();
+    for info in proto.output.iter().chain(&proto.value_info) {
+        if let Some(id) = graph.find(info.name()) {
+            graph.value_mut(id).info.get_or_insert_with(|| info.clone());
+        }
     }
     graph.rest = proto;
     Ok(graph)
 }
 
-fn external_payload(
-    name: &str,
-    proto: &super::proto::TensorProto,
-    files: Option<&mut ExternalFiles>,
-) -> Result<Option<Bytes>, ReadError> {
-    let tensor = Tensor::from_proto(proto.clone(), None);
-    if !tensor.is_external() {
-        return Ok(None);
-    }
-    let broken = |source| ReadError::Tensor { tensor: name.to_string(), source };
-    let size = tensor.byte_len().map_err(broken)?;
-    let files = files.ok_or_else(|| broken(TensorError::NotLoaded))?;
-    let payload =
-        files.load(proto, size).map_err(|source| ReadError::External { tensor: name.to_string(), source })?;
-    Ok(Some(payload))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::proto::{OperatorSetIdProto, TensorProto, tensor_proto::DataLocation};
+    use super::super::proto::{
+        OperatorSetIdProto, StringStringEntryProto, TensorProto, tensor_proto::DataLocation,
+    };
     use super::*;
 
     #[test]
     fn a_message_in_memory_has_no_external_data() {
+        let location =
+            StringStringEntryProto { key: Some("location".to_string()), value: Some("w.bin".to_string()) };
         let weight = TensorProto {
             name: Some("w".to_string()),
             dims: vec![2],
             data_type: Some(1),
             data_location: Some(DataLocation::External as i32),
+            external_data: vec![location],
             ..Default::default()
         };
         let mut proto = ModelProto {
@@ -172,8 +167,8 @@ mod tests {
             ..Default::default()
         };
         let error = from_proto(proto.clone()).unwrap_err();
-        assert!(matches!(error, ReadError::Tensor { source: TensorError::NotLoaded, .. }), "{error}");
+        assert!(matches!(error, ModelError::External { source: ExternalError::InMemory, .. }), "{error}");
         proto.graph = None;
-        assert!(matches!(from_proto(proto), Err(ReadError::NotAModel { missing: "graph" })));
+        assert!(matches!(from_proto(proto), Err(ModelError::NotAModel { missing: "graph" })));
     }
 }

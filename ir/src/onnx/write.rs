@@ -7,13 +7,11 @@ use prost::Message;
 use tempfile::NamedTempFile;
 
 use super::proto::{
-    GraphProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto, ValueInfoProto,
-    tensor_proto::DataLocation,
+    GraphProto, ModelProto, NodeProto, StringStringEntryProto, ValueInfoProto, tensor_proto::DataLocation,
 };
 use crate::graph::{Cycle, Graph, NodeId, ValueId};
 use crate::model::Model;
 use crate::op::Op;
-use crate::tensor::TensorError;
 
 /// Where the weights of a written model lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -37,12 +35,9 @@ pub enum WriteError {
     /// The graph has a circle.
     #[error(transparent)]
     Cycle(#[from] Cycle),
-    /// A constant's payload cannot be had.
-    #[error("initializer \"{tensor}\": {source}")]
-    Tensor { tensor: String, source: TensorError },
     /// Protobuf readers refuse files of 2 GB and more.
     #[error(
-        "the model takes {size} bytes inline, over protobuf's limit of 2 GB; store the weights externally"
+        "the model file would take {size} bytes, over protobuf's limit of 2 GB; store the weights externally"
     )]
     TooLarge { size: usize },
     /// The operating system refused.
@@ -62,25 +57,23 @@ const ALIGNMENT: u64 = 4096;
 /// # Errors
 /// When the graph is not lowered or the files cannot be written; the previous file is then still whole.
 pub fn write(model: &Model, path: &Path, storage: Storage) -> Result<u64, WriteError> {
+    check_target(path)?;
     let mut proto = to_proto(model)?;
+    let inline =
+        storage == Storage::Inline || storage == Storage::Auto && proto.encoded_len() <= PROTOBUF_LIMIT;
+    let data = if inline { None } else { Some(move_data_out(&mut proto, path)?) };
     let size = proto.encoded_len();
-    let fits = size <= PROTOBUF_LIMIT;
-    if storage == Storage::Inline && !fits {
+    if size > PROTOBUF_LIMIT {
         return Err(WriteError::TooLarge { size });
     }
-    let mut written = 0;
-    let data = match storage {
-        Storage::External => Some(move_data_out(&mut proto, path)?),
-        Storage::Auto if !fits => Some(move_data_out(&mut proto, path)?),
-        _ => None,
-    };
+    let file = filled(path, &proto.encode_to_vec())?;
+    let mut written = size as u64;
     if let Some((data, size)) = data {
         persist(data, &data_path(path))?;
         written += size;
     }
-    let bytes = proto.encode_to_vec();
-    write_file(path, &bytes)?;
-    Ok(written + bytes.len() as u64)
+    persist(file, path)?;
+    Ok(written)
 }
 
 /// Finds out, before any work is spent, whether a file can be written at `path`.
@@ -88,10 +81,7 @@ pub fn write(model: &Model, path: &Path, storage: Storage) -> Result<u64, WriteE
 /// # Errors
 /// When no file can be made in its folder, or a folder is in its place.
 pub fn check_writable(path: &Path) -> Result<(), WriteError> {
-    if path.is_dir() {
-        let source = std::io::Error::from(std::io::ErrorKind::IsADirectory);
-        return Err(WriteError::Io { path: path.to_path_buf(), source });
-    }
+    check_target(path)?;
     temporary(path).map(drop)
 }
 
@@ -100,24 +90,22 @@ pub fn check_writable(path: &Path) -> Result<(), WriteError> {
 /// # Errors
 /// When the operating system refuses.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
-    let mut file = temporary(path)?;
-    file.write_all(bytes).map_err(|source| WriteError::Io { path: path.to_path_buf(), source })?;
-    persist(file, path)
+    persist(filled(path, bytes)?, path)
 }
 
 /// The model as one protobuf message with every payload inline (shared with the model, not copied).
 ///
 /// # Errors
-/// When the graph is not lowered, cyclic, or a payload is missing.
+/// When the graph is not lowered, or cyclic.
 pub fn to_proto(model: &Model) -> Result<ModelProto, WriteError> {
     let graph = &model.graph;
-    let infos = |ids: &[ValueId]| ids.iter().map(|&id| info(graph, id)).collect::<Vec<_>>();
     let proto = GraphProto {
         node: graph.order()?.iter().map(|&id| node_to_proto(graph, id)).collect::<Result<_, _>>()?,
-        initializer: graph.initializers().map(|(id, _)| initializer(graph, id)).collect::<Result<_, _>>()?,
-        input: infos(&graph.inputs),
-        output: infos(&graph.outputs),
-        value_info: infos(&graph.typed),
+        initializer: graph
+            .initializers()
+            .map(|(id, tensor)| tensor.to_proto(&graph.value(id).name))
+            .collect(),
+        input: graph.inputs.iter().map(|&id| info(graph, id)).collect(),
         ..graph.rest.clone()
     };
     Ok(ModelProto { graph: Some(proto), ..model.header.clone() })
@@ -144,7 +132,10 @@ pub fn extract(
     let proto = GraphProto {
         name: Some(graph.name().to_string()),
         node: nodes.iter().map(|&id| node_to_proto(graph, id)).collect::<Result<_, _>>()?,
-        initializer: constants.iter().map(|&id| initializer(graph, id)).collect::<Result<_, _>>()?,
+        initializer: constants
+            .iter()
+            .map(|&id| graph.initializers[&id].to_proto(&graph.value(id).name))
+            .collect(),
         input: infos(inputs),
         output: infos(outputs),
         ..Default::default()
@@ -158,13 +149,6 @@ fn info(graph: &Graph, id: ValueId) -> ValueInfoProto {
         .info
         .clone()
         .unwrap_or_else(|| ValueInfoProto { name: Some(value.name.clone()), ..Default::default() })
-}
-
-fn initializer(graph: &Graph, id: ValueId) -> Result<TensorProto, WriteError> {
-    let name = &graph.value(id).name;
-    graph.initializers[&id]
-        .to_inline_proto(name)
-        .map_err(|source| WriteError::Tensor { tensor: name.clone(), source })
 }
 
 /// A node as it is written, with the names of the values that it reads and defines.
@@ -197,9 +181,12 @@ fn data_path(path: &Path) -> PathBuf {
 /// Moves payloads into a temporary data file; returns it with its size.
 fn move_data_out(proto: &mut ModelProto, path: &Path) -> Result<(NamedTempFile, u64), WriteError> {
     let target = data_path(path);
-    let location = target.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let mut file = std::io::BufWriter::new(temporary(&target)?);
     let io = |source| WriteError::Io { path: target.clone(), source };
+    let location = target.file_name().and_then(|name| name.to_str());
+    let location =
+        location.ok_or_else(|| io(std::io::Error::other("the model names it, so it must be UTF-8")))?;
+    check_target(&target)?;
+    let mut file = std::io::BufWriter::new(temporary(&target)?);
     let mut offset = 0u64;
     for tensor in proto.graph.iter_mut().flat_map(|graph| &mut graph.initializer) {
         let Some(raw) = tensor.raw_data.take_if(|raw| raw.len() >= EXTERNAL_FLOOR) else { continue };
@@ -213,7 +200,7 @@ fn move_data_out(proto: &mut ModelProto, path: &Path) -> Result<(NamedTempFile, 
             value: Some(value),
         };
         tensor.external_data = vec![
-            entry("location", location.clone()),
+            entry("location", location.to_string()),
             entry("offset", start.to_string()),
             entry("length", raw.len().to_string()),
         ];
@@ -223,17 +210,32 @@ fn move_data_out(proto: &mut ModelProto, path: &Path) -> Result<(NamedTempFile, 
     Ok((file, offset))
 }
 
+/// Refuses the places that no file can take.
+fn check_target(path: &Path) -> Result<(), WriteError> {
+    if path.is_dir() || path.file_name().is_none() {
+        let source = std::io::ErrorKind::IsADirectory.into();
+        return Err(WriteError::Io { path: path.to_path_buf(), source });
+    }
+    Ok(())
+}
+
+/// An empty file beside `path` that goes when it is dropped.
 fn temporary(path: &Path) -> Result<NamedTempFile, WriteError> {
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let prefix = format!(".{}.", path.file_name().unwrap_or_default().to_string_lossy());
-    tempfile::Builder::new()
-        .prefix(&prefix)
-        .suffix(".tmp")
-        .tempfile_in(folder)
-        .map_err(|source| WriteError::Io { path: path.to_path_buf(), source })
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".zqc-").suffix(".tmp");
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the umask, as any new file
+    builder.tempfile_in(folder).map_err(|source| WriteError::Io { path: path.to_path_buf(), source })
+}
+
+fn filled(path: &Path, bytes: &[u8]) -> Result<NamedTempFile, WriteError> {
+    let mut file = temporary(path)?;
+    file.write_all(bytes).map_err(|source| WriteError::Io { path: path.to_path_buf(), source })?;
+    Ok(file)
 }
 
 fn persist(file: NamedTempFile, path: &Path) -> Result<(), WriteError> {

@@ -1,5 +1,5 @@
 use proptest::{collection::vec, prelude::*};
-use zqc_numerics::{pack_nibbles, unpack_nibbles};
+use zqc_numerics::{pack_nibbles, transpose_nibbles, unpack_nibbles};
 
 #[test]
 fn the_first_code_is_in_the_low_nibble() {
@@ -12,5 +12,15 @@ proptest! {
         let packed = pack_nibbles(&codes);
         prop_assert_eq!(packed.len(), codes.len().div_ceil(2));
         prop_assert_eq!(unpack_nibbles(&packed, codes.len()), codes);
+    }
+
+    #[test]
+    fn transposing_moves_every_code(rows in 0usize..9, cols in 0usize..300, seed in any::<u64>()) {
+        let code = |row: usize, col: usize| ((seed >> ((row * 7 + col * 3) % 61)) & 0xF) as u8;
+        let packed: Vec<u8> =
+            (0..rows).flat_map(|row| pack_nibbles(&(0..cols).map(|col| code(row, col)).collect::<Vec<_>>())).collect();
+        let expected: Vec<u8> =
+            (0..cols).flat_map(|col| pack_nibbles(&(0..rows).map(|row| code(row, col)).collect::<Vec<_>>())).collect();
+        prop_assert_eq!(transpose_nibbles(&packed, rows, cols), expected);
     }
 }

@@ -6,9 +6,9 @@ use zqc_ir::op::{attribute, is_standard};
 use super::Upgrade;
 use crate::pass::PassError;
 
-/// The oldest opset from which the rules lead.
+/// The oldest opset that the table leads on from.
 pub(super) const OLDEST: i64 = 11;
-/// The newest opset to which they lead.
+/// The newest opset that it leads to.
 pub(super) const NEWEST: i64 = 19;
 
 /// How a node is adapted to a change of its operator.

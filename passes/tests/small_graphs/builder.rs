@@ -7,9 +7,9 @@ use zqc_ir::onnx::proto::{
     TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
 };
 use zqc_ir::tensor::{DataType, bits};
-use zqc_ir::{Model, onnx};
+use zqc_ir::{Model, Tensor, onnx};
 
-/// A model in the making. Attributes, names and metadata go to the node that was added last.
+/// A model in the making. Attributes, names, metadata and more outputs go to the node that was added last.
 #[derive(Clone)]
 pub struct Builder {
     pub proto: ModelProto,
@@ -54,6 +54,20 @@ impl Builder {
         self
     }
 
+    /// A constant of distinct values.
+    pub fn weight(mut self, name: &str, dtype: DataType, dims: &[usize]) -> Self {
+        let elements: usize = dims.iter().product();
+        let values = (0..elements).map(|i| ((i * 37 + 11) % 101) as f32 / 50.0 - 1.0).collect();
+        let tensor = Tensor::from_f32_as(dtype, dims, values).unwrap();
+        self.graph().initializer.push(tensor.to_proto(name));
+        self
+    }
+
+    pub fn opset(mut self, version: i64) -> Self {
+        self.proto.opset_import[0].version = Some(version);
+        self
+    }
+
     pub fn node(mut self, op_type: &str, inputs: &[&str], output: &str) -> Self {
         self.graph().node.push(NodeProto {
             op_type: Some(op_type.to_string()),
@@ -61,6 +75,12 @@ impl Builder {
             output: vec![output.to_string()],
             ..Default::default()
         });
+        self
+    }
+
+    /// One more output of the node.
+    pub fn and_output(mut self, name: &str) -> Self {
+        self.last().output.push(name.to_string());
         self
     }
 

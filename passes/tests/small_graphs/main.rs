@@ -2,8 +2,11 @@
 
 mod builder;
 mod canonicalize;
+mod lower;
 mod quantize_activations;
+mod raise;
 mod select;
+mod upgrade_opset;
 
 use std::fmt::Write;
 

@@ -1,0 +1,187 @@
+//! Weights in files beside the model: written, read back, and refused when they are not where they may be.
+
+use std::path::Path;
+
+use prost::Message;
+use zqc_ir::onnx::proto::tensor_proto::DataLocation;
+use zqc_ir::onnx::proto::{AttributeProto, ModelProto, TensorProto};
+use zqc_ir::onnx::{ExternalError, ModelError, Storage, read, to_proto, write};
+use zqc_ir::op::attribute;
+use zqc_ir::tensor::TensorError;
+
+use crate::protos::{entry, node, small, tiny};
+
+/// The small model, its weight in another file as the entries say; 2048 bytes belong there.
+fn with_external(entries: &[(&str, &str)]) -> ModelProto {
+    let mut proto = small();
+    make_external(&mut proto.graph.as_mut().unwrap().initializer[0], entries);
+    proto
+}
+
+fn make_external(tensor: &mut TensorProto, entries: &[(&str, &str)]) {
+    tensor.raw_data = None;
+    tensor.data_location = Some(DataLocation::External as i32);
+    tensor.external_data = entries.iter().map(|(key, value)| entry(key, value)).collect();
+}
+
+/// Why the model whose weight is where the entries say cannot be read; `weights.bin` of 4096 bytes lies beside it.
+fn refusal(folder: &Path, entries: &[(&str, &str)]) -> ExternalError {
+    std::fs::write(folder.join("weights.bin"), [0; 4096]).unwrap();
+    let path = folder.join("model.onnx");
+    std::fs::write(&path, with_external(entries).encode_to_vec()).unwrap();
+    let error = read(&path).unwrap_err();
+    assert_eq!(error.path, path);
+    match error.source {
+        ModelError::External { tensor, source } => {
+            assert_eq!(tensor, "initializer \"w\"");
+            source
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn what_is_written_outside_reads_back_equal() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    let model = read(&tiny()).unwrap();
+    let written = write(&model, &path, Storage::External).unwrap();
+    let size = |name: &str| std::fs::metadata(folder.path().join(name)).unwrap().len();
+    assert_eq!(written, size("model.onnx") + size("model.onnx.data"));
+    assert!(size("model.onnx") < size("model.onnx.data") / 4, "the weights are not in the model file");
+
+    let copy = read(&path).unwrap();
+    assert!(to_proto(&copy).unwrap() == to_proto(&model).unwrap(), "the models differ");
+    assert!(copy.source_bytes > model.source_bytes && copy.source_bytes <= written);
+}
+
+#[test]
+fn offsets_are_aligned_for_mapping() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    write(&read(&tiny()).unwrap(), &path, Storage::External).unwrap();
+    let proto = ModelProto::decode(std::fs::read(path).unwrap().as_slice()).unwrap();
+    let constants = proto.graph.unwrap().initializer;
+    let entries = constants.iter().flat_map(|tensor| &tensor.external_data);
+    let offsets: Vec<u64> =
+        entries.filter(|entry| entry.key() == "offset").map(|entry| entry.value().parse().unwrap()).collect();
+    assert!(offsets.len() > 30);
+    assert!(offsets.iter().all(|offset| offset % 4096 == 0));
+}
+
+#[test]
+fn constants_in_nodes_and_bodies_are_found_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes: Vec<u8> = (0..=255).collect();
+    std::fs::write(folder.path().join("weights.bin"), &bytes).unwrap();
+    let weights = |offset: &str, dims: i64| {
+        let mut tensor = TensorProto { data_type: Some(2), dims: vec![dims], ..Default::default() };
+        make_external(&mut tensor, &[("location", "weights.bin"), ("offset", offset)]);
+        tensor
+    };
+    let mut proto = small();
+    let graph = proto.graph.as_mut().unwrap();
+    let mut constant = node("Constant", "constant", &[], &["c"]);
+    constant.attribute = vec![attribute::tensor("value", weights("16", 4))];
+    let mut body = graph.clone();
+    body.initializer[0] = TensorProto { name: Some("inner".to_string()), ..weights("250", 6) };
+    body.node = vec![constant.clone()];
+    (body.input, body.output) = (Vec::new(), Vec::new());
+    let mut own = node("Own", "", &[], &["d"]);
+    own.attribute = vec![AttributeProto { g: Some(body), ..attribute::int("body", 0) }];
+    graph.node.extend([constant, own]);
+    let path = folder.path().join("model.onnx");
+    std::fs::write(&path, proto.encode_to_vec()).unwrap();
+
+    let written = to_proto(&read(&path).unwrap()).unwrap().graph.unwrap();
+    let payload = |tensor: &TensorProto| {
+        assert_eq!((tensor.data_location, tensor.external_data.len()), (None, 0));
+        tensor.raw_data.clone().unwrap()
+    };
+    assert_eq!(payload(written.node[2].attribute[0].t.as_ref().unwrap()), bytes[16..20]);
+    let body = written.node[3].attribute[0].g.as_ref().unwrap();
+    assert_eq!(payload(&body.initializer[0]), bytes[250..]);
+    assert_eq!(payload(body.node[0].attribute[0].t.as_ref().unwrap()), bytes[16..20]);
+}
+
+#[test]
+fn files_that_are_missing_or_no_files_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("sub")).unwrap();
+    for location in ["missing.bin", "sub", "weights.bin/below"] {
+        let error = refusal(folder.path(), &[("location", location)]);
+        let named =
+            matches!(&error, ExternalError::Open { path, .. } if *path == folder.path().join(location));
+        assert!(named, "{location}: {error}");
+    }
+}
+
+#[test]
+fn paths_out_of_the_folder_are_refused() {
+    let outer = tempfile::tempdir().unwrap();
+    std::fs::write(outer.path().join("secret.bin"), [0; 4096]).unwrap();
+    let folder = outer.path().join("models");
+    std::fs::create_dir(&folder).unwrap();
+    let absolute = outer.path().join("secret.bin");
+    for location in ["../secret.bin", "sub/../../secret.bin", absolute.to_str().unwrap(), "", "a\0b"] {
+        let error = refusal(&folder, &[("location", location)]);
+        assert!(matches!(error, ExternalError::Outside { .. }), "{location:?}: {error}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn links_out_of_the_folder_are_refused_and_links_inside_are_not() {
+    use std::os::unix::fs::symlink;
+
+    let outer = tempfile::tempdir().unwrap();
+    std::fs::write(outer.path().join("secret.bin"), [0; 4096]).unwrap();
+    let folder = outer.path().join("models");
+    std::fs::create_dir(&folder).unwrap();
+    symlink("../secret.bin", folder.join("file")).unwrap();
+    symlink("..", folder.join("up")).unwrap();
+    symlink("weights.bin", folder.join("inside")).unwrap();
+    for location in ["file", "up/secret.bin"] {
+        let error = refusal(&folder, &[("location", location)]);
+        assert!(matches!(error, ExternalError::Outside { .. }), "{location}: {error}");
+    }
+    let path = folder.join("model.onnx");
+    std::fs::write(&path, with_external(&[("location", "inside")]).encode_to_vec()).unwrap();
+    assert_eq!(read(&path).unwrap().source_bytes, 2048 + std::fs::metadata(&path).unwrap().len());
+}
+
+#[test]
+fn ranges_past_the_end_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let largest = u64::MAX.to_string();
+    for (offset, length) in
+        [("4096", "2048"), ("2049", "2048"), ("0", "4097"), (&largest, "2048"), ("8", &largest)]
+    {
+        let entries = [("location", "weights.bin"), ("offset", offset), ("length", length)];
+        let error = refusal(folder.path(), &entries);
+        assert!(matches!(error, ExternalError::Range { size: 4096, .. }), "{offset} {length}: {error}");
+    }
+}
+
+#[test]
+fn entries_that_are_missing_or_no_numbers_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    for (key, value) in [("offset", "-1"), ("offset", "18446744073709551616"), ("length", "2 kB")] {
+        let error = refusal(folder.path(), &[("location", "weights.bin"), (key, value)]);
+        assert!(matches!(error, ExternalError::Malformed { key: named } if named == key), "{value}: {error}");
+    }
+    let error = refusal(folder.path(), &[("offset", "0")]);
+    assert!(matches!(error, ExternalError::Malformed { key: "location" }), "{error}");
+}
+
+#[test]
+fn a_length_other_than_the_dimensions_demand_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("weights.bin"), [0; 4096]).unwrap();
+    let path = folder.path().join("model.onnx");
+    let proto = with_external(&[("location", "weights.bin"), ("length", "2044")]);
+    std::fs::write(&path, proto.encode_to_vec()).unwrap();
+    let error = read(&path).unwrap_err().source;
+    let size = |source: &TensorError| matches!(source, TensorError::Size { expected: 2048, found: 2044, .. });
+    assert!(matches!(&error, ModelError::Tensor { source, .. } if size(source)), "{error}");
+}

@@ -1,0 +1,11 @@
+//! The front end, the graph and the writer, on the bundled model and on models written down by hand.
+
+mod external_data;
+mod mutations;
+mod patches;
+mod protos;
+mod round_trip;
+mod second_decoder;
+mod text;
+mod verifier;
+mod writing;

@@ -1,0 +1,237 @@
+use zqc_ir::op::{QuantizedLinear, attribute, port};
+use zqc_ir::tensor::DataType::{self, Float, Float16};
+use zqc_ir::{Model, Op, Tensor};
+use zqc_numerics::{Format, GptqOptions, unpack_nibbles};
+use zqc_passes::{
+    Canonicalize, LowerPortable, Method, Pass, PassError, QuantizeActivations, RaisePortable, Silent,
+    SolveWeights, UpgradeOpset,
+};
+
+use crate::builder::{Builder, written};
+use crate::{assert_snapshot, run};
+
+/// The model with its layers quantized to these formats.
+pub fn quantized(builder: Builder, weights: Format, activations: Format, group_size: usize) -> Model {
+    let options = GptqOptions { format: weights, group_size, ..Default::default() };
+    let mut model = builder.build();
+    let solve = SolveWeights { options, method: Method::Rtn };
+    run(&[&Canonicalize, &QuantizeActivations { format: activations }, &solve], &mut model);
+    model
+}
+
+pub fn w4a8(builder: Builder, group_size: usize) -> Model {
+    quantized(builder, Format::E2M1, Format::E4M3, group_size)
+}
+
+/// Two layers of `[k, n]` weights that read `x`.
+pub fn two_layers(dtype: DataType, k: usize, n: usize) -> Builder {
+    Builder::new()
+        .input("x", dtype, &format!("batch seq {k}"))
+        .weight("q.weight", dtype, &[k, n])
+        .weight("k.weight", dtype, &[k, n])
+        .node("MatMul", &["x", "q.weight"], "q")
+        .named("/attention/q/MatMul")
+        .node("MatMul", &["x", "k.weight"], "k")
+        .named("/attention/k/MatMul")
+        .node("Add", &["q", "k"], "y")
+        .output("y")
+}
+
+fn gemm(dtype: DataType, beta: f32) -> Builder {
+    Builder::new()
+        .input("x", dtype, "rows 4")
+        .weight("weight", dtype, &[4, 3])
+        .weight("bias", dtype, &[3])
+        .node("Gemm", &["x", "weight", "bias"], "y")
+        .named("/up/Gemm")
+        .with(attribute::float("beta", beta))
+        .output("y")
+}
+
+fn refused(pass: &dyn Pass, model: &mut Model) -> String {
+    match zqc_passes::run(pass, model, &mut Silent) {
+        Err(error @ PassError::Unsupported { .. }) => error.to_string(),
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+/// The only layer that reads `weight`.
+fn layer<'m>(model: &'m Model, name: &str) -> (&'m QuantizedLinear, [&'m Tensor; 2]) {
+    let mut layers = model.graph.nodes().filter_map(|(_, node)| match &node.op {
+        Op::QuantizedLinear(linear) if linear.layer == name => {
+            let operand = |at| model.graph.constant(node.input(at).unwrap()).unwrap();
+            Some((linear, [operand(port::WEIGHT), operand(port::SCALES)]))
+        }
+        _ => None,
+    });
+    layers.next().unwrap()
+}
+
+#[test]
+fn layers_share_the_call_that_quantizes_their_input() {
+    let mut model = w4a8(two_layers(Float, 5, 3), 2);
+    assert_snapshot("lower_portable", "shared_input", &run(&[&LowerPortable], &mut model));
+}
+
+#[test]
+fn a_bias_is_added_in_the_type_of_the_layer() {
+    let mut model = w4a8(gemm(Float16, 1.0), 4);
+    run(&[&LowerPortable], &mut model);
+    assert_snapshot("lower_portable", "bias", &model.graph.to_string());
+}
+
+#[test]
+fn beta_goes_into_the_bias() {
+    for dtype in [Float, Float16, DataType::Bfloat16, DataType::Double] {
+        let mut model = w4a8(gemm(dtype, -0.5), 4);
+        let bias = model.graph.constant(model.graph.find("bias").unwrap()).unwrap().to_f32().unwrap();
+        run(&[&LowerPortable], &mut model);
+        let scaled = model.graph.constant(model.graph.find("y_bias").unwrap()).unwrap();
+        assert_eq!(scaled.dtype(), Ok(dtype));
+        let expected: Vec<f32> = bias.iter().map(|b| -0.5 * b).collect();
+        assert_eq!(scaled.to_f32().unwrap(), expected);
+        let bias = model.graph.find("bias").unwrap();
+        assert!(model.graph.constant(bias).is_none(), "nothing reads the original");
+    }
+}
+
+#[test]
+fn what_led_to_a_float_weight_goes_and_what_was_dead_before_stays() {
+    let mut builder = Builder::new()
+        .input("x", Float, "rows 4")
+        .weight("weight", Float, &[3, 4])
+        .node("Transpose", &["weight"], "turned")
+        .node("Identity", &["turned"], "copied")
+        .node("MatMul", &["x", "copied"], "y")
+        .node("Neg", &["x"], "unused")
+        .output("y");
+    let graph = builder.proto.graph.as_mut().unwrap();
+    let info = graph.input[0].clone();
+    graph.value_info = vec![zqc_ir::onnx::proto::ValueInfoProto { name: Some("turned".to_string()), ..info }];
+    let mut model = w4a8(builder, 4);
+    run(&[&LowerPortable], &mut model);
+    assert_snapshot("lower_portable", "sweep", &model.graph.to_string());
+    assert!(written(&model).graph.unwrap().value_info.is_empty());
+}
+
+#[test]
+fn codes_are_packed_along_n_and_scales_lie_beside_them() {
+    for (k, n, group_size) in [(5, 3, 2), (4, 4, 4), (1, 1, 1), (9, 2, 4), (2, 7, 64)] {
+        let mut model = w4a8(two_layers(Float, k, n), group_size);
+        let (linear, [codes, scales]) = layer(&model, "attention.q");
+        let rows: Vec<u8> = codes.bytes().unwrap().to_vec();
+        let rows: Vec<Vec<u8>> = rows.chunks(linear.row_bytes()).map(|row| unpack_nibbles(row, k)).collect();
+        let (groups, scales) = (linear.groups(), scales.to_f32().unwrap());
+        run(&[&LowerPortable], &mut model);
+        let tensor = |name| model.graph.constant(model.graph.find(name).unwrap()).unwrap();
+        let (packed, turned) = (tensor("q.weight_e2m1"), tensor("q.weight_e2m1_scales"));
+        assert_eq!(packed.matrix_dims(), Some([k, n.div_ceil(2)]));
+        assert_eq!(turned.matrix_dims(), Some([groups, n]));
+        let (packed, turned) = (packed.bytes().unwrap(), turned.to_f32().unwrap());
+        for (i, row) in packed.chunks(n.div_ceil(2)).enumerate() {
+            let column: Vec<u8> = rows.iter().map(|codes| codes[i]).collect();
+            assert_eq!(unpack_nibbles(row, n), column);
+        }
+        for (i, row) in turned.chunks(n).enumerate() {
+            let column: Vec<f32> = scales.chunks(groups).map(|scales| scales[i]).collect();
+            assert_eq!(row, column);
+        }
+    }
+}
+
+#[test]
+fn raising_gives_back_what_was_lowered() {
+    for (k, n, group_size) in [(5, 3, 2), (4, 4, 4), (1, 1, 1), (9, 2, 4), (2, 7, 64)] {
+        for dtype in [Float, Float16, DataType::Bfloat16, DataType::Double] {
+            let before = w4a8(two_layers(dtype, k, n), group_size);
+            let mut model = before.clone();
+            run(&[&LowerPortable], &mut model);
+            let lowered = written(&model);
+            run(&[&RaisePortable], &mut model);
+            for name in ["attention.q", "attention.k"] {
+                assert_eq!(layer(&model, name), layer(&before, name));
+            }
+            assert!(model.header.functions.is_empty());
+            run(&[&LowerPortable], &mut model);
+            assert_eq!(written(&model), lowered);
+        }
+    }
+}
+
+#[test]
+fn layers_may_share_a_weight() {
+    let builder = Builder::new()
+        .input("x", Float, "rows 3")
+        .weight("weight", Float, &[3, 3])
+        .node("MatMul", &["x", "weight"], "a")
+        .node("MatMul", &["a", "weight"], "y")
+        .output("y");
+    let mut model = w4a8(builder, 2);
+    run(&[&LowerPortable], &mut model);
+    let lowered = written(&model);
+    assert_eq!(lowered.graph.as_ref().unwrap().initializer.len(), 2);
+    run(&[&RaisePortable, &LowerPortable], &mut model);
+    assert_eq!(written(&model), lowered);
+}
+
+#[test]
+fn the_opset_of_the_model_is_that_of_the_functions() {
+    for opset in [19, 24] {
+        let mut model = w4a8(two_layers(Float, 4, 4).opset(opset), 4);
+        run(&[&LowerPortable], &mut model);
+        let imports = model.header.functions.iter().map(|function| function.opset_import[0].version());
+        assert_eq!(imports.collect::<Vec<_>>(), [opset; 3]);
+    }
+}
+
+#[test]
+fn constants_among_the_inputs_stay_constants() {
+    let mut builder = two_layers(Float, 4, 4).weight("shift", Float, &[4]).node("Add", &["y", "shift"], "z");
+    builder.proto.ir_version = Some(3);
+    let graph = builder.proto.graph.as_mut().unwrap();
+    let listed = ["q.weight", "k.weight", "shift"];
+    graph.input.extend(listed.map(|name| zqc_ir::onnx::proto::ValueInfoProto {
+        name: Some(name.to_string()),
+        ..Default::default()
+    }));
+    let mut model = w4a8(builder.output("z"), 4);
+    run(&[&LowerPortable], &mut model);
+    let proto = written(&model);
+    assert_eq!(proto.ir_version(), 9);
+    let inputs = proto.graph.as_ref().unwrap().input.iter().map(|input| input.name());
+    assert_eq!(inputs.collect::<Vec<_>>(), ["x"]);
+}
+
+#[test]
+fn what_has_no_portable_form_is_refused() {
+    let layers = || two_layers(Float, 4, 4);
+    let solve = SolveWeights {
+        options: GptqOptions { format: Format::E2M1, group_size: 4, ..Default::default() },
+        method: Method::Rtn,
+    };
+    let mut weight_only = layers().build();
+    run(&[&Canonicalize, &solve], &mut weight_only);
+    let cases = [
+        &mut quantized(layers(), Format::E3M0, Format::E4M3, 4),
+        &mut quantized(layers(), Format::E2M1, Format::E5M2, 4),
+        &mut weight_only,
+        &mut w4a8(layers().opset(18), 4),
+    ];
+    let messages = cases.map(|model| refused(&LowerPortable, model)).join("\n");
+    assert_snapshot("lower_portable", "refused", &messages);
+}
+
+#[test]
+fn a_model_without_quantized_layers_stays_as_it_is() {
+    let mut model = two_layers(Float, 4, 4).opset(13).build();
+    let before = written(&model);
+    run(&[&LowerPortable, &RaisePortable], &mut model);
+    assert_eq!(written(&model), before);
+}
+
+#[test]
+fn an_old_model_is_lowered_after_the_upgrade() {
+    let mut model = w4a8(two_layers(Float, 4, 4).opset(13), 4);
+    run(&[&UpgradeOpset { to: 19 }, &LowerPortable], &mut model);
+    assert_eq!(model.opset(), 19);
+}

@@ -1,0 +1,10 @@
+//! The command line as scripts see it: exit codes, messages, and that a failed run leaves nothing behind.
+
+mod bad_data;
+mod bad_models;
+mod bench;
+mod models;
+mod results;
+#[path = "../support/mod.rs"]
+mod support;
+mod usage;

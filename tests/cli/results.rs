@@ -1,0 +1,230 @@
+//! Runs that succeed: what they write and what they print.
+
+use std::path::Path;
+
+use prost::Message;
+use serde_json::Value;
+use zqc::ir::onnx::proto::{GraphProto, ModelProto};
+use zqc::ir::tensor::DataType;
+
+use crate::bench::Bench;
+use crate::models::{info, matrix, model, node, npz, one_layer, one_layer_with};
+use crate::support::{tiny, zqc_ok};
+
+/// Few samples of the bundled text.
+fn calibrated<'a>(text: &'a Path, tokenizer: &'a Path) -> [&'a str; 8] {
+    let [text, tokenizer] = [text, tokenizer].map(|path| path.to_str().unwrap());
+    ["--calibration", text, "--tokenizer", tokenizer, "--samples", "4", "--seq-len", "64"]
+}
+
+fn decoded(path: &Path) -> ModelProto {
+    ModelProto::decode(std::fs::read(path).unwrap().as_slice()).unwrap()
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+fn inspect(path: &Path) -> Value {
+    json(&zqc_ok(["inspect".as_ref(), path.as_os_str(), "--json".as_ref()]))
+}
+
+/// The number formats of the layers, with how many have each.
+fn formats(inspection: &Value) -> Vec<(&str, usize)> {
+    let linears = inspection["linears"].as_array().unwrap();
+    let mut formats: Vec<_> = linears.iter().map(|linear| linear["format"].as_str().unwrap()).collect();
+    formats.sort();
+    formats.chunk_by(|a, b| a == b).map(|chunk| (chunk[0], chunk.len())).collect()
+}
+
+#[test]
+fn the_same_bytes_every_time_and_for_any_number_of_threads() {
+    let bench = Bench::new();
+    let (text, tokenizer) = (tiny("calibration.txt"), tiny("tokenizer.json"));
+    let compiled = ["1", "2", "2"].map(|threads| {
+        let options = [&calibrated(&text, &tokenizer)[..], &["--threads", threads]].concat();
+        bench.compile(&tiny("model.onnx"), &bench.output(), &options);
+        std::fs::read(bench.output()).unwrap()
+    });
+    assert!(compiled[0] == compiled[1], "one thread and two");
+    assert!(compiled[1] == compiled[2], "the second run and the third");
+}
+
+#[test]
+fn inspection_of_source_and_output() {
+    let source = inspect(&tiny("model.onnx"));
+    assert_eq!(formats(&source), [("f32", 36)]);
+    let bench = Bench::new();
+    bench.compile(&tiny("model.onnx"), &bench.output(), &["--method", "rtn"]);
+    let output = inspect(&bench.output());
+    assert_eq!(formats(&output), [("e2m1", 35), ("f32", 1)]);
+    let linears = output["linears"].as_array().unwrap();
+    for (before, after) in source["linears"].as_array().unwrap().iter().zip(linears) {
+        assert_eq!(
+            [&before["layer"], &before["k"], &before["n"]],
+            [&after["layer"], &after["k"], &after["n"]]
+        );
+        let float = after["layer"] == "lm_head";
+        assert_eq!(after["format"] == "f32", float);
+        assert_eq!(after["group_size"], if float { Value::Null } else { 128.into() });
+    }
+    assert_eq!(source["weights"], output["weights"]);
+    assert!(output["constant_bytes"].as_u64().unwrap() < source["constant_bytes"].as_u64().unwrap() / 3);
+}
+
+#[test]
+fn evaluation_prints_these_keys_and_no_others() {
+    let (model, text, tokenizer) = (tiny("model.onnx"), tiny("heldout.txt"), tiny("tokenizer.json"));
+    let paths = [Path::new("eval"), &model, Path::new("--text"), &text, Path::new("--tokenizer"), &tokenizer];
+    let options = ["--json", "--window", "64", "--max-tokens", "640"].map(Path::new);
+    let result = json(&zqc_ok(paths.into_iter().chain(options)));
+    let mut keys: Vec<_> = result.as_object().unwrap().keys().map(String::as_str).collect();
+    keys.sort();
+    assert_eq!(keys, ["model", "nll", "perplexity", "text", "tokens"]);
+    assert_eq!((&result["model"], &result["text"]), (&model.to_str().into(), &text.to_str().into()));
+    assert_eq!(result["tokens"], 630, "ten windows of 64, the first token of each given");
+    let (perplexity, nll) = (result["perplexity"].as_f64().unwrap(), result["nll"].as_f64().unwrap());
+    assert!(
+        (perplexity / nll.exp() - 1.0).abs() < 1e-9 && (10.0..60.0).contains(&perplexity),
+        "{perplexity}"
+    );
+}
+
+#[test]
+fn text_that_the_model_writes_itself() {
+    let bench = Bench::new();
+    let report = bench.path("report.json");
+    let options = ["--samples", "2", "--seq-len", "32", "--report", report.to_str().unwrap()];
+    bench.compile(&tiny("model.onnx"), &bench.output(), &options);
+    let report = json(&std::fs::read_to_string(report).unwrap());
+    assert_eq!(report["calibration"], "2 samples of 32 tokens that the model wrote itself");
+}
+
+#[test]
+fn the_report_accounts_for_every_layer() {
+    let bench = Bench::new();
+    let report = bench.path("report.json");
+    let (text, tokenizer) = (tiny("calibration.txt"), tiny("tokenizer.json"));
+    let options = [&calibrated(&text, &tokenizer)[..], &["--report", report.to_str().unwrap()]].concat();
+    let (stdout, stderr) = bench.compile(&tiny("model.onnx"), &bench.output(), &options);
+    assert_eq!(stdout, "");
+    assert!(stderr.contains("35 layers"));
+    let report = json(&std::fs::read_to_string(report).unwrap());
+    let layers = report["layers"].as_array().unwrap();
+    assert_eq!(layers.len(), 35);
+    for layer in layers {
+        let error = |key: &str| layer[key].as_f64().unwrap();
+        assert!(
+            (0.0..0.4).contains(&error("weight_error")) && (0.0..0.2).contains(&error("output_error")),
+            "{layer}"
+        );
+    }
+    assert_eq!(report["kept"][0]["layer"], "lm_head");
+    assert_eq!(report["warnings"], Value::Array(Vec::new()));
+    let (totals, weights) =
+        (&report["totals"], |layer: &Value| layer["k"].as_u64().unwrap() * layer["n"].as_u64().unwrap());
+    assert_eq!(totals["weights"], layers.iter().map(weights).sum::<u64>());
+    let size = |path: &Path| std::fs::metadata(path).unwrap().len();
+    assert_eq!(totals["file_bytes_before"], size(&tiny("model.onnx")));
+    assert_eq!(totals["file_bytes_after"], size(&bench.output()));
+}
+
+#[test]
+fn nothing_to_quantize() {
+    let proto = model(GraphProto {
+        name: Some("no layers".to_string()),
+        input: vec![info("x", DataType::Float, &["batch", "64"])],
+        output: vec![info("y", DataType::Float, &["batch", "64"])],
+        node: vec![node("Relu", "relu", &["x"], "y")],
+        ..Default::default()
+    });
+    let bench = Bench::new();
+    let (_, message) = bench.compile(&bench.model(&proto), &bench.output(), &[]);
+    assert!(message.contains("warning: no linear layer is left to quantize"), "{message}");
+    assert_eq!(decoded(&bench.output()), proto);
+}
+
+#[test]
+fn layers_of_no_width_stay_as_they_are() {
+    for (rows, columns) in [(0, 32), (64, 0), (0, 0)] {
+        let proto = one_layer_with(|graph| graph.initializer[0] = matrix("w", rows, columns));
+        let bench = Bench::new();
+        let path = bench.model(&proto);
+        let (_, message) = bench.compile(&path, &bench.output(), &["--only", "proj", "--method", "rtn"]);
+        assert!(message.contains("too small"), "{message}");
+        assert_eq!(decoded(&bench.output()), proto);
+    }
+}
+
+#[test]
+fn an_expression_that_names_no_layer() {
+    for (option, quantized) in [("--only", 0), ("--keep", 35)] {
+        let bench = Bench::new();
+        let options = ["--method", "rtn", option, "no_such_layer$"];
+        let (_, message) = bench.compile(&tiny("model.onnx"), &bench.output(), &options);
+        assert!(
+            message.contains(&format!("warning: {option} \"no_such_layer$\" matches no linear layer")),
+            "{message}"
+        );
+        let mut expected = vec![("e2m1", quantized), ("f32", 36 - quantized)];
+        expected.retain(|(_, count)| *count > 0);
+        assert_eq!(formats(&inspect(&bench.output())), expected);
+        if quantized == 0 {
+            assert!(decoded(&bench.output()) == decoded(&tiny("model.onnx")), "the model as it came");
+        }
+    }
+}
+
+#[test]
+fn kept_layers_stay_in_float() {
+    let bench = Bench::new();
+    let options = ["--method", "rtn", "--keep", r"\.0\.", "down_proj"];
+    bench.compile(&tiny("model.onnx"), &bench.output(), &options);
+    let output = inspect(&bench.output());
+    for linear in output["linears"].as_array().unwrap() {
+        let layer = linear["layer"].as_str().unwrap();
+        let kept = layer.contains(".0.") || layer.ends_with("down_proj") || layer == "lm_head";
+        assert_eq!(linear["format"] == "f32", kept, "{layer}");
+    }
+}
+
+#[test]
+fn the_graph_after_a_pass() {
+    let bench = Bench::new();
+    let options = ["--method", "rtn", "--print-ir-after", "canonicalize"];
+    let (stdout, _) = bench.compile(&tiny("model.onnx"), &bench.output(), &options);
+    assert!(stdout.starts_with("model ir_version=10 onnx=20"));
+    assert_eq!(stdout.matches("= zqc.linear(").count(), 36);
+    assert!(!stdout.contains("zqc.quantize"));
+}
+
+#[test]
+fn the_quantized_graph_as_text() {
+    let bench = Bench::new();
+    let (output, report) = (bench.path("out/model.ir"), bench.path("report.json"));
+    let options = ["--method", "rtn", "--emit", "ir", "--report", report.to_str().unwrap()];
+    bench.compile(&tiny("model.onnx"), &output, &options);
+    let text = std::fs::read_to_string(&output).unwrap();
+    assert_eq!(text.matches("= zqc.quantized_linear(").count(), 35);
+    assert_eq!(text.matches("= zqc.quantize_activation(").count(), 20);
+    let report = json(&std::fs::read_to_string(report).unwrap());
+    assert_eq!(report["output"], output.to_str().unwrap());
+    assert_eq!(report["totals"]["file_bytes_after"], text.len());
+}
+
+#[test]
+fn arrays_by_name_calibrate_any_model() {
+    let bench = Bench::new();
+    let data = bench.write("data.npz", npz(&[("x", [3, 64]), ("shift", [3, 32])]));
+    let source = bench.model(&one_layer());
+    bench.compile(&source, &bench.output(), &["--calibration", data.to_str().unwrap()]);
+    assert_eq!(formats(&inspect(&bench.output())), [("e2m1", 1)]);
+}
+
+#[test]
+fn the_output_may_take_the_place_of_the_input() {
+    let bench = Bench::new();
+    let path = bench.write("model.onnx", std::fs::read(tiny("model.onnx")).unwrap());
+    bench.compile(&path, &path, &["--method", "rtn"]);
+    assert_eq!(formats(&inspect(&path)), [("e2m1", 35), ("f32", 1)]);
+}
