@@ -1,19 +1,34 @@
-//! Real exported models, quantized through the command line and executed by stock ONNX Runtime. The folder that holds
-//! them is not part of the project: ZQC_SHARED names it, and without it these tests say so and pass.
+//! Real exported models, quantized through the command line and executed by stock ONNX Runtime. They are not part of
+//! the project: ZQC_SHARED names the folder that holds the small ones, their tokenizers and the texts, ZQC_MODELS the one
+//! with SmolLM2-135M and MiniLM. Without them these tests say so and pass.
 
 mod support;
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use support::{Text, python, script, zqc_ok};
 
-fn shared() -> Option<PathBuf> {
-    let folder = std::env::var_os("ZQC_SHARED").map(PathBuf::from);
+fn folder(variable: &str) -> Option<PathBuf> {
+    let folder = std::env::var_os(variable).map(PathBuf::from);
     if folder.is_none() {
-        eprintln!("skipped: ZQC_SHARED names no folder with shared models");
+        eprintln!("skipped: {variable} names no folder");
     }
     folder
+}
+
+/// Compiles `model` with calibration text and further options.
+fn compile(model: &Path, output: &Path, text: &Path, tokenizer: &Path, options: &[&str]) {
+    let fixed: [&OsStr; 7] = [
+        model.as_ref(),
+        "-o".as_ref(),
+        output.as_ref(),
+        "--calibration".as_ref(),
+        text.as_ref(),
+        "--tokenizer".as_ref(),
+        tokenizer.as_ref(),
+    ];
+    zqc_ok(fixed.into_iter().chain(options.iter().map(OsStr::new)));
 }
 
 /// Every way in which exporters write the linear layers of one LLaMA.
@@ -32,8 +47,8 @@ const VARIANTS: [&str; 10] = [
 
 #[test]
 fn stories260k_in_every_variant() {
-    let (Some(shared), Some(python)) = (shared(), python()) else { return };
-    let folder = tempfile::tempdir().unwrap();
+    let (Some(shared), Some(python)) = (folder("ZQC_SHARED"), python()) else { return };
+    let outputs = tempfile::tempdir().unwrap();
     let models = shared.join("models/stories260k");
     let tokenizer = models.join("tokenizer.json");
     let calibration = shared.join("text/tinystories.calibration.txt");
@@ -44,26 +59,68 @@ fn stories260k_in_every_variant() {
         max_tokens: 15_360,
     };
     for variant in VARIANTS {
-        let (model, output) = (models.join(variant).join("model.onnx"), folder.path().join(variant));
-        let options: [&OsStr; 13] = [
-            model.as_ref(),
-            "-o".as_ref(),
-            output.as_ref(),
-            "--calibration".as_ref(),
-            calibration.as_ref(),
-            "--tokenizer".as_ref(),
-            tokenizer.as_ref(),
-            "--samples".as_ref(),
-            "32".as_ref(),
-            "--seq-len".as_ref(),
-            "256".as_ref(),
-            "--bos".as_ref(),
-            "1".as_ref(),
-        ];
-        zqc_ok(options);
+        let (model, output) = (models.join(variant).join("model.onnx"), outputs.path().join(variant));
+        let options = ["--samples", "32", "--seq-len", "256", "--bos", "1"];
+        compile(&model, &output, &calibration, &tokenizer, &options);
         script(&python, "batches.py", [output.as_os_str(), "512".as_ref()]);
         let (theirs, ours) = (text.by_onnxruntime(&python, &output), text.by_zqc(&output));
         println!("{variant}: ONNX Runtime {theirs:.4}, zqc eval {ours:.4}");
         assert!((theirs / ours - 1.0).abs() < 1e-3, "{variant}: ONNX Runtime {theirs}, zqc eval {ours}");
+    }
+}
+
+#[test]
+fn smollm2_as_good_as_an_independent_simulation() {
+    let (Some(shared), Some(models), Some(python)) = (folder("ZQC_SHARED"), folder("ZQC_MODELS"), python())
+    else {
+        return;
+    };
+    let outputs = tempfile::tempdir().unwrap();
+    let (output, report) = (outputs.path().join("smollm2.onnx"), outputs.path().join("report.json"));
+    let tokenizer = shared.join("models/smollm2-135m/tokenizer.json");
+    let options = ["--group-size", "64", "--order", "natural", "--scale-search", "max", "--scale", "none"];
+    let options = options.into_iter().chain(["--lorc-rank", "0", "--samples", "16", "--seq-len", "1024"]);
+    let options: Vec<_> = options.chain(["--report", report.to_str().unwrap()]).collect();
+    let model = models.join("smollm2-135m.dynamo-fp32.onnx");
+    compile(&model, &output, &shared.join("text/wiki.calibration.txt"), &tokenizer, &options);
+
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
+    let total = |name: &str| report["totals"][name].as_f64().unwrap();
+    assert_eq!(report["layers"].as_array().unwrap().len(), 210);
+    assert!(total("bits_per_weight") <= 4.5);
+    assert!(total("weight_bytes_before") >= 7.0 * total("weight_bytes_after"));
+    for (text, bound) in [("wikitext2.test.txt", 31.5), ("c4.sample.txt", 51.5)] {
+        let text = Text {
+            text: shared.join("text").join(text),
+            tokenizer: tokenizer.clone(),
+            window: 1024,
+            max_tokens: 20_480,
+        };
+        let perplexity = text.by_onnxruntime(&python, &output);
+        println!("{}: {perplexity:.3}", text.text.display());
+        assert!(perplexity <= bound, "{}: {perplexity}", text.text.display());
+    }
+}
+
+#[test]
+fn minilm_keeps_its_sentence_embeddings() {
+    let (Some(shared), Some(models), Some(python)) = (folder("ZQC_SHARED"), folder("ZQC_MODELS"), python())
+    else {
+        return;
+    };
+    let outputs = tempfile::tempdir().unwrap();
+    let tokenizer = shared.join("models/minilm-l6/tokenizer.json");
+    for exporter in ["dynamo", "legacy"] {
+        let (model, output) =
+            (models.join(format!("minilm-l6.{exporter}-pooler-fp32.onnx")), outputs.path().join(exporter));
+        let options = ["--group-size", "64", "--samples", "1024", "--seq-len", "32", "--bos", "101"];
+        compile(&model, &output, &shared.join("text/wiki.calibration.txt"), &tokenizer, &options);
+        let text = shared.join("text/c4.sample.txt");
+        let arguments: [&OsStr; 5] =
+            [model.as_ref(), output.as_ref(), text.as_ref(), tokenizer.as_ref(), "50".as_ref()];
+        let result = script(&python, "sentences.py", arguments);
+        println!("{exporter}: {result}");
+        let cosines: serde_json::Value = serde_json::from_str(&result).unwrap();
+        assert!(cosines["least"].as_f64().unwrap() >= 0.98, "{exporter}: {cosines}");
     }
 }

@@ -1,7 +1,9 @@
 //! Speed of the kernels that calibration and solving spend their time in.
 
 use divan::{Bencher, black_box, counter::ItemsCount};
-use zqc_numerics::{Format, GptqOptions, Hessian, gptq, matmul, quantize_dequantize_tokens, rtn};
+use zqc_numerics::{
+    Format, GptqOptions, Hessian, Order, ScaleSearch, gptq, matmul, quantize_dequantize_tokens, rtn,
+};
 
 fn main() {
     divan::main();
@@ -34,22 +36,36 @@ fn hessian_2048_tokens(bencher: Bencher, k: usize) {
     bencher.counter(ItemsCount::new(t * k * (k + 1))).bench_local(|| hessian.accumulate(black_box(&x)));
 }
 
-/// Items are weights.
+/// The default recipe. Items are weights.
 #[divan::bench(args = [576, 1536, 4096], sample_count = 5)]
 fn gptq_square(bencher: Bencher, k: usize) {
+    solve_square(bencher, k, &GptqOptions::default());
+}
+
+/// The paper's recipe. Items are weights.
+#[divan::bench(args = [576, 1536, 4096], sample_count = 5)]
+fn gptq_square_plain(bencher: Bencher, k: usize) {
+    let plain =
+        GptqOptions { order: Order::Natural, scale_search: ScaleSearch::Max, ..GptqOptions::default() };
+    solve_square(bencher, k, &plain);
+}
+
+fn solve_square(bencher: Bencher, k: usize, options: &GptqOptions) {
     let mut hessian = Hessian::new(k);
     hessian.accumulate(&noise(2 * k * k));
     let weight = noise(k * k);
     bencher
         .counter(ItemsCount::new(k * k))
-        .bench_local(|| gptq(&weight, k, k, &hessian, &GptqOptions::default()).expect("well conditioned"));
+        .bench_local(|| gptq(&weight, k, k, &hessian, options).expect("well conditioned"));
 }
 
 /// Items are weights.
 #[divan::bench(args = [1536, 4096])]
 fn rtn_square(bencher: Bencher, k: usize) {
     let weight = noise(k * k);
-    bencher.counter(ItemsCount::new(k * k)).bench_local(|| rtn(&weight, k, k, Format::E2M1, 128));
+    bencher
+        .counter(ItemsCount::new(k * k))
+        .bench_local(|| rtn(&weight, k, k, Format::E2M1, 128, ScaleSearch::Mse));
 }
 
 /// Items are activations.

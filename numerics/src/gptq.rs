@@ -247,7 +247,8 @@ impl Problem {
                     &self.importance[members],
                 );
             }
-            let (column, later) = columns[at..block.end].split_first_mut().expect("the block holds this column");
+            let (column, later) =
+                columns[at..block.end].split_first_mut().expect("the block holds this column");
             let pivot = self.factor[at * cols + at];
             for ((value, error), &scale) in column.iter_mut().zip(error.iter_mut()).zip(&scales[group]) {
                 let rounded = self.grid.round(*value / scale);

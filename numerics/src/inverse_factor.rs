@@ -42,12 +42,15 @@ impl InverseFactor {
         if mean == 0.0 {
             return Err(SolveError::NoTokens);
         }
-        if let Some(transposed) = transposed_factor(hessian, permutation, mean, damping, |x| x as f32, |x| x) {
+        if let Some(transposed) = transposed_factor(hessian, permutation, mean, damping, |x| x as f32, |x| x)
+        {
             return Ok(Self { transposed, damping });
         }
         let mut tried = damping;
         loop {
-            if let Some(transposed) = transposed_factor(hessian, permutation, mean, tried, |x| x, |x| x as f32) {
+            if let Some(transposed) =
+                transposed_factor(hessian, permutation, mean, tried, |x| x, |x| x as f32)
+            {
                 return Ok(Self { transposed, damping: tried });
             }
             let stronger = (10.0 * tried).max(MIN_DAMPING);
@@ -155,8 +158,9 @@ mod tests {
         let u = |i: usize, j: usize| f64::from(factor[j * k + i]);
         for (i, j) in (0..k).flat_map(|i| (0..k).map(move |j| (i, j))) {
             assert!(i <= j || u(i, j) == 0.0, "not upper triangular at ({i}, {j})");
-            let product: f64 =
-                (0..k).map(|p| (0..k).map(|q| u(i, p) * a[order[p] * k + order[q]] * u(j, q)).sum::<f64>()).sum();
+            let product: f64 = (0..k)
+                .map(|p| (0..k).map(|q| u(i, p) * a[order[p] * k + order[q]] * u(j, q)).sum::<f64>())
+                .sum();
             assert!((product - f64::from(i == j)).abs() < 1e-4, "({i}, {j}): {product}");
         }
     }

@@ -249,8 +249,8 @@ fn gather(
     samples: &mut [Live],
 ) -> Result<HashMap<ValueId, Hessian>, RunError> {
     let mut session = interpreter.load(stage)?;
-    let mut hessians: HashMap<ValueId, Hessian> =
-        layers.iter().map(|layer| (layer.x, Hessian::new(layer.linear.k))).collect();
+    let mut gathered: HashMap<ValueId, Gathered> =
+        layers.iter().map(|layer| (layer.x, Gathered::new(layer.linear.k))).collect();
     for live in samples {
         if let Some(session) = &mut session {
             interpreter.run_nodes(stage, session.as_mut(), live)?;
@@ -258,15 +258,46 @@ fn gather(
         for &id in &stage.layers {
             interpreter.run_quantize(id, live)?;
         }
-        for (x, hessian) in &mut hessians {
-            if let Some(Array { data: ArrayData::F32(values), shape }) = live.get(x)
-                && shape.last() == Some(&hessian.k())
-            {
-                hessian.accumulate(values);
+        for (x, gathered) in &mut gathered {
+            if let Some(array) = live.get(x) {
+                gathered.add(array);
             }
         }
     }
-    Ok(hessians)
+    Ok(gathered.into_iter().map(|(x, gathered)| (x, gathered.finish())).collect())
+}
+
+/// A Hessian in the making; short samples wait for each other, because every accumulation touches all `K²` sums.
+struct Gathered {
+    hessian: Hessian,
+    waiting: Vec<f32>,
+}
+
+impl Gathered {
+    /// Tokens that are accumulated together.
+    const BLOCK: usize = 2048;
+
+    fn new(k: usize) -> Self {
+        Self { hessian: Hessian::new(k), waiting: Vec::new() }
+    }
+
+    fn add(&mut self, x: &Array) {
+        let k = self.hessian.k();
+        if let ArrayData::F32(values) = &x.data
+            && x.shape.last() == Some(&k)
+        {
+            self.waiting.extend_from_slice(values);
+        }
+        if self.waiting.len() >= Self::BLOCK * k {
+            self.hessian.accumulate(&self.waiting);
+            self.waiting.clear();
+        }
+    }
+
+    fn finish(mut self) -> Hessian {
+        self.hessian.accumulate(&self.waiting);
+        self.hessian
+    }
 }
 
 /// The Hessian of a weight: the sum over the distinct inputs of the layers that share it.

@@ -1,56 +1,83 @@
-use zqc_numerics::{Format, GptqOptions, Hessian, QuantizedMatrix, SolveError, gptq, rtn};
+use zqc_numerics::{
+    Format, GptqOptions, Hessian, Order, QuantizedMatrix, ScaleSearch, SolveError, gptq, rtn,
+};
 
-use crate::Random;
+use crate::{Random, scale};
 
-/// Optimal brain quantization in `f64`, without any of GPTQ's shortcuts: after each column the inverse Hessian of the
-/// columns left is made by eliminating that column. Returns codes and scales.
-fn reference(weight: &[f32], x: &[f32], cols: usize, options: &GptqOptions) -> (Vec<u8>, Vec<f64>) {
-    let mut h = vec![vec![0.0; cols]; cols];
-    for token in x.chunks_exact(cols) {
-        for (row, &a) in h.iter_mut().zip(token) {
-            for (h, &b) in row.iter_mut().zip(token) {
-                *h += f64::from(a) * f64::from(b);
-            }
-        }
-    }
-    let mut weight: Vec<Vec<f64>> =
-        weight.chunks_exact(cols).map(|row| row.iter().map(|&w| f64::from(w)).collect()).collect();
-    let mean = (0..cols).map(|i| h[i][i]).sum::<f64>() / cols as f64;
-    for i in 0..cols {
-        if h[i][i] == 0.0 {
-            h[i][i] = mean;
-            weight.iter_mut().for_each(|row| row[i] = 0.0);
-        }
-        h[i][i] += options.damping * mean;
-    }
-    let mut inverse = invert(h);
+/// What optimal brain quantization knows of a layer's input, in `f64` and without any of GPTQ's shortcuts.
+struct Elimination {
+    /// The columns in the order they are quantized in.
+    permutation: Vec<usize>,
+    /// At each position, that row of the inverse Hessian of the columns left, made by eliminating one column after the
+    /// other.
+    rows: Vec<Vec<f64>>,
+    /// Features that are zero on every token.
+    dead: Vec<bool>,
+}
 
-    let group = if options.group_size == 0 { cols } else { options.group_size };
-    let mut scales = vec![Vec::new(); weight.len()];
-    let mut codes = vec![Vec::new(); weight.len()];
-    for j in 0..cols {
-        for ((row, scales), codes) in weight.iter_mut().zip(&mut scales).zip(&mut codes) {
-            if j % group == 0 {
-                let largest = row[j..cols.min(j + group)].iter().fold(0.0f64, |max, w| max.max(w.abs()));
-                scales.push(if largest == 0.0 { 1.0 } else { largest / f64::from(options.format.max()) });
-            }
-            let scale = scales[j / group];
-            let code = options.format.encode((row[j] / scale) as f32);
-            let error = (row[j] - f64::from(options.format.decode(code)) * scale) / inverse[j][j];
-            for (w, h) in row[j..].iter_mut().zip(&inverse[j][j..]) {
-                *w -= error * h;
-            }
-            codes.push(code);
+impl Elimination {
+    fn new(x: &[f32], cols: usize, order: Order, damping: f64) -> Self {
+        let dot = |i: usize, j: usize| -> f64 {
+            x.chunks_exact(cols).map(|token| f64::from(token[i]) * f64::from(token[j])).sum()
+        };
+        let diagonal: Vec<f64> = (0..cols).map(|i| dot(i, i)).collect();
+        let mut permutation: Vec<usize> = (0..cols).collect();
+        if order == Order::Activation {
+            permutation.sort_by(|&a, &b| diagonal[b].total_cmp(&diagonal[a]).then(a.cmp(&b)));
         }
-        let eliminated = inverse[j].clone();
-        for row in &mut inverse {
-            let factor = row[j] / eliminated[j];
-            for (value, pivot) in row.iter_mut().zip(&eliminated) {
-                *value -= factor * pivot;
-            }
+        let mut h: Vec<Vec<f64>> =
+            permutation.iter().map(|&i| permutation.iter().map(|&j| dot(i, j)).collect()).collect();
+        let mean = diagonal.iter().sum::<f64>() / cols as f64;
+        for (i, row) in h.iter_mut().enumerate() {
+            row[i] = if row[i] == 0.0 { mean } else { row[i] } + damping * mean;
         }
+        let mut inverse = invert(h);
+        let eliminate = |at: usize| {
+            let eliminated = inverse[at].clone();
+            for row in &mut inverse {
+                let factor = row[at] / eliminated[at];
+                row.iter_mut().zip(&eliminated).for_each(|(value, pivot)| *value -= factor * pivot);
+            }
+            eliminated
+        };
+        let rows = (0..cols).map(eliminate).collect();
+        Self { permutation, rows, dead: diagonal.iter().map(|&h| h == 0.0).collect() }
     }
-    (codes.concat(), scales.concat())
+
+    /// Codes and scales of one row of weights.
+    fn solve(&self, weight: &[f32], options: &GptqOptions) -> (Vec<u8>, Vec<f64>) {
+        let &GptqOptions { format, order, scale_search, .. } = options;
+        let cols = weight.len();
+        let group_size = if options.group_size == 0 { cols } else { options.group_size };
+        let mut importance = vec![1.0; cols];
+        if scale_search == ScaleSearch::Hessian {
+            self.permutation
+                .iter()
+                .enumerate()
+                .for_each(|(at, &col)| importance[col] = 1.0 / self.rows[at][at]);
+        }
+        let mut weight: Vec<f64> = weight.iter().map(|&w| f64::from(w)).collect();
+        weight.iter_mut().zip(&self.dead).filter(|&(_, &dead)| dead).for_each(|(w, _)| *w = 0.0);
+        let group_scale = |weight: &[f64], group: usize| {
+            let members = group * group_size..cols.min((group + 1) * group_size);
+            scale(format, scale_search, &weight[members.clone()], &importance[members])
+        };
+        let mut scales: Vec<f64> = (0..cols.div_ceil(group_size)).map(|g| group_scale(&weight, g)).collect();
+        let mut codes = vec![0; cols];
+        for (at, &col) in self.permutation.iter().enumerate() {
+            let group = col / group_size;
+            if order == Order::Natural && col % group_size == 0 {
+                scales[group] = group_scale(&weight, group);
+            }
+            codes[col] = format.encode((weight[col] / scales[group]) as f32);
+            let row = &self.rows[at];
+            let error = (weight[col] - f64::from(format.decode(codes[col])) * scales[group]) / row[at];
+            for (&later, h) in self.permutation[at..].iter().zip(&row[at..]) {
+                weight[later] -= error * h;
+            }
+        }
+        (codes, scales)
+    }
 }
 
 /// Gauss-Jordan inversion of a positive definite matrix.
@@ -97,18 +124,72 @@ fn agrees_with_the_reference() {
         let weight = random.normal(rows * cols);
         let mut x = random.activations(2 * cols + 3, cols);
         kill_features(&mut x, cols);
-        for format in [Format::E2M1, Format::E3M0, Format::Int4, Format::E4M3] {
-            let options = GptqOptions { format, group_size, block_size, damping: 0.01 };
-            let solved = gptq(&weight, rows, cols, &hessian_of(&x, cols), &options).unwrap();
-            let (codes, scales) = reference(&weight, &x, cols, &options);
-            let case = format!("{format} {rows}x{cols} group {group_size} block {block_size}");
-            assert_eq!(solved.damping, 0.01, "{case}");
-            assert_eq!(values(&solved.matrix.codes, format), values(&codes, format), "{case}");
-            for (ours, theirs) in solved.matrix.scales.iter().zip(&scales) {
-                assert!((f64::from(*ours) / theirs - 1.0).abs() < 1e-4, "{case}: scale {ours}, not {theirs}");
+        for order in [Order::Natural, Order::Activation] {
+            let elimination = Elimination::new(&x, cols, order, 0.01);
+            for format in [Format::E2M1, Format::E3M0, Format::Int4, Format::E4M3] {
+                for scale_search in [ScaleSearch::Max, ScaleSearch::Mse, ScaleSearch::Hessian] {
+                    let options =
+                        GptqOptions { format, group_size, order, scale_search, block_size, damping: 0.01 };
+                    let case = format!("{rows}x{cols}, {options:?}");
+                    let solved = gptq(&weight, rows, cols, &hessian_of(&x, cols), &options).unwrap();
+                    assert_eq!(solved.damping, 0.01, "{case}");
+                    let (codes, scales): (Vec<_>, Vec<_>) =
+                        weight.chunks(cols).map(|row| elimination.solve(row, &options)).unzip();
+                    let (codes, scales) = (codes.concat(), scales.concat());
+                    assert_eq!(values(&solved.matrix.codes, format), values(&codes, format), "{case}");
+                    for (ours, theirs) in solved.matrix.scales.iter().zip(&scales) {
+                        let ratio = f64::from(*ours) / theirs;
+                        assert!((ratio - 1.0).abs() < 1e-4, "{case}: scale {ours}, not {theirs}");
+                    }
+                    assert_eq!(solved.matrix.scales.len(), scales.len(), "{case}");
+                }
             }
-            assert_eq!(solved.matrix.scales.len(), scales.len(), "{case}");
         }
+    }
+}
+
+#[test]
+fn activation_order_is_natural_order_on_sorted_columns() {
+    let (rows, cols, tokens, mut random) = (130, 150, 400, Random(13));
+    let weight = random.normal(rows * cols);
+    // Small integers, so that the order of summation does not matter.
+    let x: Vec<f32> = random.activations(tokens, cols).iter().map(|value| value.round()).collect();
+    let energy = |col: usize| x.iter().skip(col).step_by(cols).map(|value| value * value).sum::<f32>();
+    let mut sorted: Vec<usize> = (0..cols).collect();
+    sorted.sort_by(|&a, &b| energy(b).total_cmp(&energy(a)));
+    let sort = |matrix: &[f32]| -> Vec<f32> {
+        matrix.chunks(cols).flat_map(|row| sorted.iter().map(|&col| row[col])).collect()
+    };
+
+    for scale_search in [ScaleSearch::Max, ScaleSearch::Mse, ScaleSearch::Hessian] {
+        let options = GptqOptions { group_size: 0, scale_search, ..GptqOptions::default() };
+        let solve = |weight: &[f32], x: &[f32], order| {
+            gptq(weight, rows, cols, &hessian_of(x, cols), &GptqOptions { order, ..options }).unwrap().matrix
+        };
+        let ours = solve(&weight, &x, Order::Activation);
+        let theirs = solve(&sort(&weight), &sort(&x), Order::Natural);
+        assert_eq!(sort(&ours.dequantize()), theirs.dequantize(), "{scale_search:?}");
+    }
+}
+
+/// Without correlations nothing is made up for, and the output error is what the search for scales minimizes.
+#[test]
+fn the_search_lowers_its_own_objective() {
+    let (rows, cols, mut random) = (200, 100, Random(14));
+    let weight = random.normal(rows * cols);
+    let mut x = vec![0.0; cols * cols];
+    x.iter_mut().step_by(cols + 1).enumerate().for_each(|(i, value)| *value = 1.0 + (i * i % 17) as f32);
+    let hessian = hessian_of(&x, cols);
+    for order in [Order::Natural, Order::Activation] {
+        let errors = [ScaleSearch::Max, ScaleSearch::Mse, ScaleSearch::Hessian].map(|scale_search| {
+            let options = GptqOptions { group_size: 32, order, scale_search, ..GptqOptions::default() };
+            let solved =
+                gptq(&weight, rows, cols, &hessian, &GptqOptions { damping: 0.0, ..options }).unwrap();
+            (solved.matrix.relative_error(&weight), solved.output_error)
+        });
+        let [max, mse, hessian] = errors;
+        assert!(mse.0 < max.0 && mse.0 < hessian.0, "{errors:?}");
+        assert!(hessian.1 < max.1 && hessian.1 < mse.1, "{errors:?}");
     }
 }
 
@@ -125,7 +206,7 @@ fn output_error_is_below_that_of_rounding() {
     for group_size in [0, 32, 128] {
         let options = GptqOptions { group_size, ..GptqOptions::default() };
         let solved = gptq(&weight, rows, cols, &hessian, &options).unwrap();
-        let rounded = rtn(&weight, rows, cols, options.format, group_size).unwrap();
+        let rounded = rtn(&weight, rows, cols, options.format, group_size, options.scale_search).unwrap();
         let relative = |matrix: &QuantizedMatrix| {
             let residual: Vec<f32> = weight.iter().zip(matrix.dequantize()).map(|(w, q)| w - q).collect();
             hessian.output_energy(&residual) / hessian.output_energy(&weight)

@@ -9,6 +9,8 @@ mod rtn;
 mod threads;
 mod tokens;
 
+use zqc_numerics::{Format, ScaleSearch};
+
 /// Reproducible random numbers: a linear congruential generator with Knuth's MMIX constants.
 struct Random(u64);
 
@@ -39,4 +41,18 @@ impl Random {
 /// The `f32` values of a little-endian table.
 fn floats(table: &[u8]) -> Vec<f32> {
     table.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()
+}
+
+/// The scale of a group of weights in `f64`, straight from the definition of [`ScaleSearch`].
+fn scale(format: Format, scale_search: ScaleSearch, weight: &[f64], importance: &[f64]) -> f64 {
+    let largest = weight.iter().fold(0.0f64, |max, w| max.max(w.abs()));
+    let widest = if largest == 0.0 { 1.0 } else { largest / f64::from(format.max()) };
+    let error = |scale: f64| -> f64 {
+        let rounded = |w: f64| f64::from(format.round((w / scale) as f32)) * scale;
+        weight.iter().zip(importance).map(|(&w, importance)| importance * (w - rounded(w)).powi(2)).sum()
+    };
+    let ratios = if scale_search == ScaleSearch::Max { 0..0 } else { 0..25 };
+    ratios
+        .map(|step| widest * (0.55 + 0.025 * f64::from(step)))
+        .fold(widest, |best, scale| if error(scale) < error(best) { scale } else { best })
 }

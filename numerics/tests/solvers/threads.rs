@@ -1,7 +1,9 @@
 //! The same bytes whatever the number of threads.
 
 use rayon::{ThreadPoolBuilder, prelude::*};
-use zqc_numerics::{Format, GptqOptions, Hessian, gptq, matmul, quantize_dequantize_tokens, rtn};
+use zqc_numerics::{
+    Format, GptqOptions, Hessian, Order, ScaleSearch, gptq, matmul, quantize_dequantize_tokens, rtn,
+};
 
 use crate::Random;
 
@@ -29,12 +31,14 @@ fn results_do_not_depend_on_the_number_of_threads() {
         quantize_dequantize_tokens(&mut x, cols, Format::E4M3);
         x
     });
-    same_in_every_pool("rtn", || rtn(&weight, rows, cols, Format::E2M1, 128));
-    same_in_every_pool("gptq with its Hessian", || {
-        let mut hessian = Hessian::new(cols);
-        hessian.accumulate(&x);
-        gptq(&weight, rows, cols, &hessian, &GptqOptions::default())
-    });
+    same_in_every_pool("rtn", || rtn(&weight, rows, cols, Format::E2M1, 128, ScaleSearch::Mse));
+    for order in [Order::Natural, Order::Activation] {
+        same_in_every_pool("gptq with its Hessian", || {
+            let mut hessian = Hessian::new(cols);
+            hessian.accumulate(&x);
+            gptq(&weight, rows, cols, &hessian, &GptqOptions { order, ..GptqOptions::default() })
+        });
+    }
 }
 
 #[test]
