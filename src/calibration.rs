@@ -40,11 +40,17 @@ pub(crate) fn tokenizer(model: &Model, specs: &[InputSpec], path: &Path) -> Resu
     Ok(tokenizer)
 }
 
-/// The calibration samples that `options` ask for.
-pub(crate) fn samples(model: &Model, options: &Options, backend: &dyn Backend) -> Result<Samples, Error> {
+/// The calibration samples that `options` ask for; `progress` hears how many runs of how many a model that writes its
+/// own text has done.
+pub(crate) fn samples(
+    model: &Model,
+    options: &Options,
+    backend: &dyn Backend,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Samples, Error> {
     let specs = input_specs(model)?;
     if options.calibration.is_empty() {
-        return written(model, &specs, options, backend);
+        return written(model, &specs, options, backend, progress);
     }
     let tokenizer = options.tokenizer.as_deref().map(|path| tokenizer(model, &specs, path)).transpose()?;
     let (count, length) = (options.samples.unwrap_or(128), options.seq_len.unwrap_or(2048));
@@ -62,6 +68,7 @@ fn written(
     specs: &[InputSpec],
     options: &Options,
     backend: &dyn Backend,
+    progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Samples, Error> {
     let cannot = |why: &str| {
         Error::Model(format!(
@@ -79,7 +86,10 @@ fn written(
         let given = Sample::from([(tokens.clone(), Array::sequence(sequence.to_vec()))]);
         make_inputs(specs, &given)
     };
+    let (mut runs, all) = (0, count * (PASSAGE.min(length) - 1));
     let mut run = |sequence: &[i64]| -> Result<Array, Error> {
+        progress(runs, all);
+        runs += 1;
         let inputs = inputs(sequence)?;
         let live = interpreter.feed(inputs.iter().map(|(name, array)| (name.as_str(), array.clone())));
         let mut results = prepared.run(live)?;

@@ -27,6 +27,9 @@ pub trait Events: Observer {
 
     /// A step that takes long begins.
     fn step(&mut self, _what: &str) {}
+
+    /// `done` of the `count` parts of the step are done.
+    fn step_advanced(&mut self, _done: usize, _count: usize) {}
 }
 
 impl Events for zqc_passes::Silent {}
@@ -198,7 +201,7 @@ impl Steps<'_> {
                     "reading calibration data"
                 };
                 self.events.step(step);
-                samples(source, options, backend)?
+                samples(source, options, backend, &mut |done, count| self.events.step_advanced(done, count))?
             }
         };
         self.report.calibration = samples.origin.clone();

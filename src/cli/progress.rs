@@ -8,10 +8,10 @@ use zqc::{Error, Events};
 use super::print;
 
 /// A bar that counts `what`, with the time left.
-pub(super) fn bar(what: &str) -> ProgressBar {
-    let template = format!("{{bar:32}} {{pos}}/{{len}} {what}, {{elapsed}} gone, {{eta}} left  {{msg}}");
-    let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(0).with_style(style)
+pub(super) fn bar(what: &'static str) -> ProgressBar {
+    let template = "{bar:32} {pos}/{len} {prefix}, {elapsed} gone, {eta} left  {msg}";
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(0).with_style(style).with_prefix(what)
 }
 
 /// Shows how a compilation goes on.
@@ -39,6 +39,10 @@ impl Progress {
 
 impl Observer for Progress {
     fn stage_started(&mut self, index: usize, count: usize, layers: usize) {
+        if index == 0 {
+            self.bar.reset();
+            self.bar.set_prefix("stages");
+        }
         self.bar.set_length(count as u64);
         self.bar.set_position(index as u64);
         self.bar.set_message(format!("{layers} layers"));
@@ -59,5 +63,11 @@ impl Events for Progress {
     fn step(&mut self, what: &str) {
         self.bar.set_message(what.to_string());
         self.bar.tick();
+    }
+
+    fn step_advanced(&mut self, done: usize, count: usize) {
+        self.bar.set_prefix("runs");
+        self.bar.set_length(count as u64);
+        self.bar.set_position(done as u64);
     }
 }
