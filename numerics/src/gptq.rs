@@ -36,7 +36,7 @@ pub struct GptqOptions {
 }
 
 impl Default for GptqOptions {
-    /// E2M1 in groups of 128, activation order, scales searched by GPTQ's loss, damping 0.01, blocks of 128.
+    /// E2M1 in groups of 128, activation order, Hessian-weighted scales, damping 0.01, blocks of 128.
     fn default() -> Self {
         Self {
             format: Format::E2M1,
@@ -89,11 +89,15 @@ pub fn gptq(
     let permutation = options.order.permutation(hessian);
     let InverseFactor { transposed, damping } = InverseFactor::new(hessian, &permutation, options.damping)?;
     let group_size = resolve_group_size(options.group_size, cols);
+    let mean = hessian.mean_diagonal();
     let problem = Problem {
         grid: options.format.grid(),
         group_size,
         scale_search: options.scale_search,
-        importance: importance(&transposed, &permutation, options.scale_search),
+        importance: match options.scale_search {
+            ScaleSearch::Hessian => hessian.diagonal().map(|h| (h / mean) as f32).collect(),
+            ScaleSearch::Max | ScaleSearch::Mse => vec![1.0; cols],
+        },
         static_groups: options.order == Order::Activation,
         blocks: match options.order {
             Order::Natural => blocks(cols, group_size, options.block_size),
@@ -124,19 +128,6 @@ pub fn gptq(
     Ok(Solution { matrix, damping, output_error })
 }
 
-/// By how much the squared rounding error of each column counts: in [`ScaleSearch::Hessian`] as GPTQ counts it, by
-/// `1 / U[j][j]²`, else by 1.
-fn importance(factor: &[f32], permutation: &[usize], scale_search: ScaleSearch) -> Vec<f32> {
-    let cols = permutation.len();
-    let mut importance = vec![1.0; cols];
-    if scale_search == ScaleSearch::Hessian {
-        for (&col, pivot) in permutation.iter().zip(factor.iter().step_by(cols + 1)) {
-            importance[col] = 1.0 / (pivot * pivot);
-        }
-    }
-    importance
-}
-
 /// Cuts the columns into blocks of at most `block_size`, each of them whole groups or part of one group, so that a group
 /// is up to date with every earlier column when it starts.
 fn blocks(cols: usize, group_size: usize, block_size: usize) -> Vec<Range<usize>> {
@@ -155,7 +146,7 @@ struct Problem {
     grid: Grid,
     group_size: usize,
     scale_search: ScaleSearch,
-    /// See [`importance`].
+    /// By how much the squared rounding error of each column counts in the search for scales, in natural order.
     importance: Vec<f32>,
     /// Whether scales come from the original weights, before the first column is quantized.
     static_groups: bool,

@@ -12,11 +12,11 @@ pub enum ScaleSearch {
     Max,
     /// Of that scale times 0.55, 0.575, ..., 1.15, the one of least squared error.
     Mse,
-    /// The same, the squared error of each weight `j` divided by `U[j][j]²`, for `U` the Cholesky factor of the inverse
-    /// Hessian: the loss that GPTQ adds up. Without a Hessian all weights count alike, as in [`ScaleSearch::Mse`].
+    /// The same, the squared error of each weight multiplied by its entry of the Hessian's diagonal. Without a Hessian all
+    /// weights count alike, as in [`ScaleSearch::Mse`].
     ///
-    /// On layers of SmolLM2-135M this leaves 6 % less output error than the Hessian's diagonal as the weight, in
-    /// activation order, and no more than the group's whole block of the Hessian does at many times the cost.
+    /// GPTQ's own weight, `1 / U[j][j]²` for `U` the Cholesky factor of the inverse Hessian, leaves 6 % less output error
+    /// on the layers of SmolLM2-135M, yet the same perplexity on WikiText-2 and a 4 % higher one on C4.
     #[default]
     Hessian,
 }

@@ -11,8 +11,8 @@ struct Elimination {
     /// At each position, that row of the inverse Hessian of the columns left, made by eliminating one column after the
     /// other.
     rows: Vec<Vec<f64>>,
-    /// Features that are zero on every token.
-    dead: Vec<bool>,
+    /// The Hessian's diagonal, in natural order.
+    diagonal: Vec<f64>,
 }
 
 impl Elimination {
@@ -41,7 +41,7 @@ impl Elimination {
             eliminated
         };
         let rows = (0..cols).map(eliminate).collect();
-        Self { permutation, rows, dead: diagonal.iter().map(|&h| h == 0.0).collect() }
+        Self { permutation, rows, diagonal }
     }
 
     /// Codes and scales of one row of weights.
@@ -49,15 +49,12 @@ impl Elimination {
         let &GptqOptions { format, order, scale_search, .. } = options;
         let cols = weight.len();
         let group_size = if options.group_size == 0 { cols } else { options.group_size };
-        let mut importance = vec![1.0; cols];
-        if scale_search == ScaleSearch::Hessian {
-            self.permutation
-                .iter()
-                .enumerate()
-                .for_each(|(at, &col)| importance[col] = 1.0 / self.rows[at][at]);
-        }
+        let importance = match scale_search {
+            ScaleSearch::Hessian => self.diagonal.clone(),
+            ScaleSearch::Max | ScaleSearch::Mse => vec![1.0; cols],
+        };
         let mut weight: Vec<f64> = weight.iter().map(|&w| f64::from(w)).collect();
-        weight.iter_mut().zip(&self.dead).filter(|&(_, &dead)| dead).for_each(|(w, _)| *w = 0.0);
+        weight.iter_mut().zip(&self.diagonal).filter(|&(_, &h)| h == 0.0).for_each(|(w, _)| *w = 0.0);
         let group_scale = |weight: &[f64], group: usize| {
             let members = group * group_size..cols.min((group + 1) * group_size);
             scale(format, scale_search, &weight[members.clone()], &importance[members])
