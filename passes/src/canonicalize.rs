@@ -1,6 +1,7 @@
 //! Every form in which exporters write a linear layer becomes [`Op::Linear`].
 
 use zqc_ir::graph::{Port, Use};
+use zqc_ir::op::attribute::ints;
 use zqc_ir::op::{Layout, Linear};
 use zqc_ir::tensor::DataType;
 use zqc_ir::{Change, Graph, Model, NewNode, NodeId, Op, Patch, ValueId};
@@ -12,8 +13,9 @@ use crate::pass::{Observer, Pass, PassError};
 ///
 /// The matrix may come through any chain of `Transpose` and `Identity`, which stays where it is. A constant bias is
 /// taken in, be it the third operand of `Gemm` or an `Add` that is the only reader of the product. `Reshape` nodes
-/// around a `Gemm` stay: the layer then works on the two-dimensional rows between them. A `Gemm` that no linear layer
-/// can express stays too, and [`Observer::layer_kept`] hears of it.
+/// around a `Gemm` stay: the layer then works on the two-dimensional rows between them. Where a `Gemm` transposes its
+/// activation, a `Transpose` does it before the layer. A `Gemm` that no linear layer can express stays too, and
+/// [`Observer::layer_kept`] hears of it.
 ///
 /// Stacks of matrices and layers inside control-flow bodies and model-local functions are left alone.
 #[derive(Debug, Clone, Copy, Default)]
@@ -81,9 +83,6 @@ impl Product {
     fn bias(&self, graph: &Graph) -> Result<Option<Bias>, &'static str> {
         let (node, n) = (graph.node(self.node), self.weight.n as i64);
         let Some(gemm) = node.op.as_standard("Gemm") else { return Ok(self.bias_add(graph, n)) };
-        if gemm.int_or("transA", 0) != 0 {
-            return Err("its Gemm transposes the activation");
-        }
         let Some(operand) = node.input(2) else { return Ok(self.bias_add(graph, n)) };
         let value = constant_of(graph, operand, &[&[n], &[1, n]])
             .ok_or("what its Gemm adds is not one constant per output feature")?;
@@ -142,24 +141,41 @@ fn linear(graph: &Graph, layer: String, product: Product, bias: Option<Bias>) ->
     let inputs = [product.x, weight].into_iter().chain(bias.as_ref().map(|bias| bias.value));
     let outputs = graph.node(add.unwrap_or(product.node)).outputs();
     let name = |value: ValueId| Some(graph.value(value).name.clone());
+    let why = format!("{layer} is {}", labels.join(" and "));
+    let mut inputs: Vec<Option<String>> = inputs.map(name).collect();
+    let transposes_x = node.op.as_standard("Gemm").is_some_and(|gemm| gemm.int_or("transA", 0) != 0);
+    let transpose = transposes_x.then(|| {
+        let transposed = outputs.iter().flatten().next().map(|&y| format!("{}_input", graph.value(y).name));
+        let transposed = transposed.map(|hint| graph.fresh_name(&hint));
+        NewNode {
+            name: String::new(),
+            op: Op::standard("Transpose", vec![ints("perm", &[1, 0])]),
+            inputs: vec![std::mem::replace(&mut inputs[0], transposed.clone())],
+            outputs: vec![transposed],
+            rank: None,
+        }
+    });
     Change {
-        why: format!("{layer} is {}", labels.join(" and ")),
-        add: vec![NewNode {
-            name: node.name.clone(),
-            op: Op::Linear(Linear {
-                layer,
-                k,
-                n,
-                layout,
-                alpha: node.op.as_standard("Gemm").map_or(1.0, |gemm| gemm.float_or("alpha", 1.0)),
-                beta: bias.map_or(1.0, |bias| bias.beta),
-                dtype,
-                origin: origin.iter().map(|&id| graph.node(id).clone()).collect(),
-            }),
-            inputs: inputs.map(name).collect(),
-            outputs: outputs.iter().map(|value| value.and_then(name)).collect(),
-            rank: node.rank(),
-        }],
+        why,
+        add: transpose
+            .into_iter()
+            .chain([NewNode {
+                name: node.name.clone(),
+                op: Op::Linear(Linear {
+                    layer,
+                    k,
+                    n,
+                    layout,
+                    alpha: node.op.as_standard("Gemm").map_or(1.0, |gemm| gemm.float_or("alpha", 1.0)),
+                    beta: bias.map_or(1.0, |bias| bias.beta),
+                    dtype,
+                    origin: origin.iter().map(|&id| graph.node(id).clone()).collect(),
+                }),
+                inputs,
+                outputs: outputs.iter().map(|value| value.and_then(name)).collect(),
+                rank: node.rank(),
+            }])
+            .collect(),
         remove: origin,
         ..Change::default()
     }

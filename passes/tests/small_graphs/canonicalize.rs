@@ -106,10 +106,7 @@ fn forms() -> Vec<(&'static str, Builder)> {
                 .with(int("transB", 1))
                 .output("y"),
         ),
-        (
-            "gemm_trans_a_is_no_layer",
-            matmul().node("Gemm", &["x", "w"], "y").with(int("transA", 1)).output("y"),
-        ),
+        ("gemm_trans_a", matmul().node("Gemm", &["x", "w"], "y").with(int("transA", 1)).output("y")),
         ("gemm_alpha", matmul().node("Gemm", &["x", "w"], "y").with(float("alpha", 0.5)).output("y")),
         (
             "gemm_beta_without_bias",
