@@ -4,18 +4,17 @@ use std::path::Path;
 use std::time::Instant;
 
 use zqc_ir::{Model, Op, onnx};
-use zqc_numerics::GptqOptions;
 use zqc_passes::{
-    Calibration, Canonicalize, LayerRecord, LowerPortable, Method as Solver, Observer, Pass,
-    QuantizeActivations, Select, SolveWeights, UpgradeOpset, run,
+    ActivationRecord, Calibration, Canonicalize, LayerRecord, LowerNative, LowerPortable, Method as Solver,
+    Observer, Pass, QuantizeActivations, Select, SolveWeights, UpgradeOpset, run,
 };
 use zqc_runtime::{Backend, backend};
 
 use crate::calibration::{Samples, samples};
 use crate::error::Error;
 use crate::memory;
-use crate::options::{Emit, Method, Options};
-use crate::report::{KeptLayer, LayerReport, Report, Totals};
+use crate::options::{Emit, Method, Options, Target};
+use crate::report::{ActivationReport, KeptLayer, LayerReport, Report, StageReport, Totals};
 
 /// The least opset whose `Cast` knows FP8.
 const PORTABLE_OPSET: i64 = 19;
@@ -42,14 +41,15 @@ pub struct Compiler {
 }
 
 impl Compiler {
-    /// The names of the built-in passes, in order.
-    pub const PASSES: [&'static str; 6] = [
+    /// The names of the built-in passes, in order; the target chooses between the last two.
+    pub const PASSES: [&'static str; 7] = [
         "canonicalize",
         "select",
         "quantize_activations",
         "solve_weights",
         "upgrade_opset",
         "lower_portable",
+        "lower_native",
     ];
 
     /// A compiler with these options and the built-in passes.
@@ -88,11 +88,14 @@ impl Compiler {
         events: &mut dyn Events,
     ) -> Result<Report, Error> {
         let started = Instant::now();
+        self.options.check()?;
         onnx::check_writable(output)?;
         let mut model = onnx::read(input)?;
         let mut report = Report {
+            version: env!("CARGO_PKG_VERSION").to_string(),
             model: input.display().to_string(),
             output: output.display().to_string(),
+            options: self.options.in_words(),
             ..Default::default()
         };
         report.totals.file_bytes_before = model.source_bytes;
@@ -136,19 +139,19 @@ impl Compiler {
         }
         let backend = backend(&options.backend, options.threads)?;
         let samples = steps.samples(&source, backend.as_ref())?;
-        steps.run(&QuantizeActivations { format: options.activations })?;
+        if let Some(format) = options.activations {
+            steps.run(&QuantizeActivations { format })?;
+        }
         let solver = match options.method {
             Method::Rtn => Solver::Rtn,
-            Method::Gptq => Solver::Gptq(Calibration { backend: backend.as_ref(), samples: &samples.inputs }),
+            Method::Gptq => Solver::Gptq(Calibration {
+                backend: backend.as_ref(),
+                samples: &samples.inputs,
+                hessian: options.hessian,
+                propagation: options.propagation,
+            }),
         };
-        let gptq = GptqOptions {
-            format: options.weights,
-            group_size: options.group_size,
-            order: options.order,
-            scale_search: options.scale_search,
-            ..Default::default()
-        };
-        steps.run(&SolveWeights { options: gptq, method: solver })?;
+        steps.run(&SolveWeights { recipe: options.recipe(), method: solver })?;
         report.add_up();
         Ok(())
     }
@@ -158,8 +161,12 @@ impl Compiler {
             return Ok(());
         }
         let mut steps = Steps { compiler: self, model, report, events };
-        steps.run(&UpgradeOpset { to: PORTABLE_OPSET })?;
-        steps.run(&LowerPortable)
+        let (opset, lower): (i64, &dyn Pass) = match self.options.target {
+            Target::Portable => (PORTABLE_OPSET, &LowerPortable),
+            Target::Native => (LowerNative::least_opset(&steps.model.graph), &LowerNative),
+        };
+        steps.run(&UpgradeOpset { to: opset })?;
+        steps.run(lower)
     }
 }
 
@@ -182,7 +189,9 @@ impl Steps<'_> {
     }
 
     fn apply(&mut self, pass: &dyn Pass) -> Result<(), Error> {
-        run(pass, self.model, &mut Recorder { report: self.report, events: self.events })?;
+        let mut recorder = Recorder { report: self.report, events: self.events, stage_since: None };
+        run(pass, self.model, &mut recorder)?;
+        recorder.finish_stage();
         self.events.pass_finished(pass.name(), self.model);
         Ok(())
     }
@@ -213,6 +222,16 @@ impl Steps<'_> {
 struct Recorder<'a> {
     report: &'a mut Report,
     events: &'a mut dyn Events,
+    /// When the stage under way began.
+    stage_since: Option<Instant>,
+}
+
+impl Recorder<'_> {
+    fn finish_stage(&mut self) {
+        if let (Some(since), Some(stage)) = (self.stage_since.take(), self.report.stages.last_mut()) {
+            stage.seconds = since.elapsed().as_secs_f64();
+        }
+    }
 }
 
 impl Observer for Recorder<'_> {
@@ -227,7 +246,15 @@ impl Observer for Recorder<'_> {
     }
 
     fn stage_started(&mut self, index: usize, count: usize, layers: usize) {
+        self.finish_stage();
+        self.report.stages.push(StageReport { layers, seconds: 0.0 });
+        self.stage_since = Some(Instant::now());
         self.events.stage_started(index, count, layers);
+    }
+
+    fn activations_seen(&mut self, record: ActivationRecord) {
+        self.report.activations.push(ActivationReport::from(record.clone()));
+        self.events.activations_seen(record);
     }
 
     fn layer_solved(&mut self, record: LayerRecord) {

@@ -4,9 +4,9 @@
 use std::path::Path;
 
 use serde::Serialize;
-use zqc_ir::onnx;
+use zqc_ir::{Op, onnx};
 use zqc_passes::{RaisePortable, Silent, run, vocabulary};
-use zqc_runtime::{Array, Interpreter, Sample, Tokenizer, backend, make_inputs, token_input};
+use zqc_runtime::{Array, Interpreter, RunError, Sample, Tokenizer, backend, make_inputs, token_input};
 
 use crate::calibration::{input_specs, logits_output, tokenizer};
 use crate::error::Error;
@@ -70,15 +70,23 @@ pub fn evaluate(
     let logits = logits_output(&model, vocabulary).ok_or_else(|| not_a_language_model("logits"))?;
     let windows = windows(evaluation, tokenizer(&model, &specs, evaluation.tokenizer)?)?;
 
+    let unrunnable = |error: RunError| {
+        if !model.graph.nodes().any(|(_, node)| dequantizes_blocks(&node.op)) {
+            return Error::Run(error);
+        }
+        let reason =
+            "is native ONNX, for importers; evaluate what --target portable makes of the same source";
+        Error::Model(format!("{:?} {reason} ({error})", evaluation.model))
+    };
     let interpreter = Interpreter::new(&model, backend.as_ref(), vec![logits])?;
-    let mut prepared = interpreter.prepare()?;
+    let mut prepared = interpreter.prepare().map_err(unrunnable)?;
     let (mut sum, mut tokens) = (0.0, 0);
     for (done, window) in windows.iter().enumerate() {
         progress(done, windows.len());
         let given = Sample::from([(input.name.clone(), Array::sequence(window.clone()))]);
         let inputs = make_inputs(&specs, &given)?;
         let live = interpreter.feed(inputs.iter().map(|(name, array)| (name.as_str(), array.clone())));
-        let results = prepared.run(live)?;
+        let results = prepared.run(live).map_err(unrunnable)?;
         let rows = logits_of_every_token(&results, window)
             .ok_or_else(|| not_a_language_model("float logits for every token of a window"))?;
         sum += rows.zip(&window[1..]).map(|(row, &next)| nll(row, next)).sum::<f64>();
@@ -96,6 +104,11 @@ pub fn evaluate(
         model: evaluation.model.display().to_string(),
         text: evaluation.text.display().to_string(),
     })
+}
+
+/// Whether this is how native files hold weights.
+fn dequantizes_blocks(op: &Op) -> bool {
+    op.as_standard("DequantizeLinear").is_some_and(|node| node.int_or("block_size", 0) > 0)
 }
 
 /// The windows of the text, as token ids.

@@ -1,10 +1,14 @@
 //! What is in a model: every linear layer, its format and its bits.
 
+mod native;
+
 use std::path::Path;
 
 use serde::Serialize;
-use zqc_ir::{Op, onnx};
+use zqc_ir::op::port;
+use zqc_ir::{Graph, NodeId, Op, onnx, operands, tensor};
 use zqc_passes::{Canonicalize, RaisePortable, Silent, run};
+use zqc_runtime::RunError;
 
 use crate::error::Error;
 
@@ -21,7 +25,7 @@ pub struct Inspection {
     pub linears: Vec<LinearSummary>,
     /// Weights in linear layers.
     pub weights: usize,
-    /// Mean bits per weight over all linear layers, scales included.
+    /// Mean bits per weight over all linear layers, everything counted.
     pub bits_per_weight: f64,
     /// Size of all constants, in bytes.
     pub constant_bytes: u64,
@@ -40,7 +44,16 @@ pub struct LinearSummary {
     pub format: String,
     /// Weights that share a scale; absent for float layers.
     pub group_size: Option<usize>,
-    /// Bits per weight, scales included.
+    /// `grouped` for a scale of its own for every group, else the ladder on which the scales of a row lie: `octaves` or
+    /// `thirds`; absent for float layers.
+    pub scales: Option<String>,
+    /// Whether every group has a zero point.
+    pub zero_points: bool,
+    /// Rank of the low-rank branch; 0 without one.
+    pub rank: usize,
+    /// Number format of the activation: `e4m3`, `e5m2`, `int8`; absent for one in float.
+    pub activations: Option<String>,
+    /// Bits per weight, everything counted.
     pub bits_per_weight: f64,
     /// Whether the layer has a bias.
     pub bias: bool,
@@ -56,32 +69,9 @@ pub fn inspect(path: &Path) -> Result<Inspection, Error> {
     run(&RaisePortable, &mut model, &mut Silent)?;
     run(&Canonicalize, &mut model, &mut Silent)?;
     let graph = &model.graph;
-    let mut linears = Vec::new();
-    for id in graph.order().map_err(zqc_runtime::RunError::from)? {
-        let node = graph.node(id);
-        linears.extend(match &node.op {
-            Op::Linear(linear) => Some(LinearSummary {
-                layer: linear.layer.clone(),
-                k: linear.k,
-                n: linear.n,
-                format: zqc_ir::tensor::name(linear.dtype).to_string(),
-                group_size: None,
-                bits_per_weight: zqc_ir::tensor::bits(linear.dtype).unwrap_or(0) as f64,
-                bias: node.input(zqc_ir::op::port::LINEAR_BIAS).is_some(),
-            }),
-            Op::QuantizedLinear(linear) => Some(LinearSummary {
-                layer: linear.layer.clone(),
-                k: linear.k,
-                n: linear.n,
-                format: linear.format.to_string(),
-                group_size: Some(linear.group_size),
-                bits_per_weight: f64::from(linear.format.bits())
-                    + 32.0 * linear.groups() as f64 / linear.k as f64,
-                bias: node.input(zqc_ir::op::port::QUANTIZED_BIAS).is_some(),
-            }),
-            _ => None,
-        });
-    }
+    let order = graph.order().map_err(RunError::from)?;
+    let linears = order.into_iter().map(|id| LinearSummary::of(graph, id)).filter_map(Result::transpose);
+    let linears: Vec<LinearSummary> = linears.collect::<Result<_, _>>()?;
     let weights = linears.iter().map(|linear| linear.k * linear.n).sum();
     let bits: f64 = linears.iter().map(|linear| (linear.k * linear.n) as f64 * linear.bits_per_weight).sum();
     let constant_bytes = graph.initializers().map(|(_, tensor)| tensor.byte_len().unwrap_or(0) as u64).sum();
@@ -94,4 +84,53 @@ pub fn inspect(path: &Path) -> Result<Inspection, Error> {
         bits_per_weight: if weights == 0 { 0.0 } else { bits / weights as f64 },
         constant_bytes,
     })
+}
+
+impl LinearSummary {
+    /// The layer that the node is, if it is one.
+    fn of(graph: &Graph, id: NodeId) -> Result<Option<Self>, RunError> {
+        let node = graph.node(id);
+        let summary = match &node.op {
+            Op::Linear(linear) => Self {
+                layer: linear.layer.clone(),
+                k: linear.k,
+                n: linear.n,
+                format: tensor::name(linear.dtype).to_string(),
+                group_size: None,
+                scales: None,
+                zero_points: false,
+                rank: 0,
+                activations: None,
+                bits_per_weight: tensor::bits(linear.dtype).unwrap_or(0) as f64,
+                bias: node.input(port::LINEAR_BIAS).is_some(),
+            },
+            Op::QuantizedLinear(linear) => {
+                let unreadable = |source| RunError::Operand { node: graph.label(id), source };
+                let matrix = operands::matrix(graph, node, linear).map_err(unreadable)?;
+                let branch = operands::low_rank(graph, node, linear).map_err(unreadable)?;
+                let producer = node.input(port::X).and_then(|x| graph.producer(x));
+                let activations = producer.and_then(|producer| match &graph.node(producer).op {
+                    Op::QuantizeActivation(quantize) => Some(quantize.format.to_string()),
+                    _ => None,
+                });
+                Self {
+                    layer: linear.layer.clone(),
+                    k: linear.k,
+                    n: linear.n,
+                    format: linear.format.to_string(),
+                    group_size: Some(linear.group_size),
+                    scales: Some(linear.ladder.map_or("grouped".to_string(), |ladder| ladder.to_string())),
+                    zero_points: matrix.zero_points.is_some(),
+                    rank: linear.rank,
+                    activations,
+                    bits_per_weight: matrix.bits_per_weight()
+                        + branch.map_or(0.0, |branch| branch.bits_per_weight()),
+                    bias: node.input(port::QUANTIZED_BIAS).is_some(),
+                }
+            }
+            Op::Onnx(_) => return Ok(native::layer(graph, id)),
+            Op::QuantizeActivation(_) => return Ok(None),
+        };
+        Ok(Some(summary))
+    }
 }

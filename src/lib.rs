@@ -33,6 +33,9 @@ pub use compiler::{Compiler, Events};
 pub use error::Error;
 pub use evaluate::{Evaluation, Perplexity, evaluate};
 pub use inspect::{Inspection, LinearSummary, inspect};
-pub use options::{Emit, Method, Options};
-pub use report::{KeptLayer, LayerReport, Report, Totals};
+pub use options::{Choice, Emit, Method, Options, Target};
+pub use report::{
+    ActivationReport, KeptLayer, LayerReport, Octave, OptionReport, Quantile, Report, RoundingError, Shift,
+    StageReport, Totals, WeightHistogram,
+};
 pub use zqc_numerics::{Order, ScaleSearch};

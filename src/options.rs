@@ -1,9 +1,20 @@
 //! What a user can choose.
 
+mod choice;
+mod words;
+
 use std::path::PathBuf;
 
 use regex::Regex;
-use zqc_numerics::{Format, Order, ScaleSearch};
+use zqc_numerics::{
+    ActivationFormat, FactorFormat, Format, GptqOptions, Grouping, Order, ScaleConstraint, ScaleSearch,
+    WeightFormat,
+};
+use zqc_passes::{Branch, BranchMetric, HessianSource, Recipe};
+
+use crate::error::Error;
+
+pub use choice::Choice;
 
 /// How weights are solved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -25,16 +36,28 @@ pub enum Emit {
     Ir,
 }
 
-/// The choices of a compilation. The default is the recipe of ZeroQuant-FP: FP4 weights by GPTQ in groups of 128,
-/// token-wise FP8 activations.
+/// Who is to read an ONNX model that is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Target {
+    /// Stock ONNX Runtime, which runs it with exact numbers, see [`LowerPortable`](zqc_passes::LowerPortable).
+    #[default]
+    Portable,
+    /// Importers that know ONNX's low-precision types, see [`LowerNative`](zqc_passes::LowerNative).
+    Native,
+}
+
+/// The choices of a compilation. The default is the recipe of ZeroQuant-FP with what was found to improve it: FP4 weights
+/// by GPTQ in groups of 128, scales under M3, LoRC of rank 8, token-wise FP8 activations.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// What is written.
     pub emit: Emit,
+    /// Who is to read the ONNX model.
+    pub target: Target,
     /// Number format of the weights.
-    pub weights: Format,
-    /// Number format of the activations.
-    pub activations: Format,
+    pub weights: WeightFormat,
+    /// Number format of the activations; `None` leaves them in float.
+    pub activations: Option<ActivationFormat>,
     /// Weights along K that share a scale; 0 means the whole row.
     pub group_size: usize,
     /// How weights are solved.
@@ -43,6 +66,20 @@ pub struct Options {
     pub order: Order,
     /// How the scale of a group is found.
     pub scale_search: ScaleSearch,
+    /// How the scales of a row are bound to each other; by default M3 for E2M1, and not at all otherwise.
+    pub scale: Option<ScaleConstraint>,
+    /// Rank of the low-rank branch, 0 for none; by default 8 beside weights of 4 bits.
+    pub lorc_rank: Option<usize>,
+    /// What the branch repairs.
+    pub lorc: BranchMetric,
+    /// Number format of its factors.
+    pub lorc_factors: FactorFormat,
+    /// How often weight and branch are solved in turn.
+    pub lorc_rounds: usize,
+    /// What activations the Hessians are gathered from.
+    pub hessian: HessianSource,
+    /// The share of the error left by earlier layers that a layer takes over, 0 to 1.
+    pub propagation: f64,
     /// Calibration files; with none, the model writes its own text.
     pub calibration: Vec<PathBuf>,
     /// The tokenizer for calibration text.
@@ -67,12 +104,20 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             emit: Emit::default(),
-            weights: Format::E2M1,
-            activations: Format::E4M3,
+            target: Target::default(),
+            weights: Format::E2M1.into(),
+            activations: Some(ActivationFormat::E4M3),
             group_size: 128,
             method: Method::default(),
             order: Order::default(),
             scale_search: ScaleSearch::default(),
+            scale: None,
+            lorc_rank: None,
+            lorc: BranchMetric::default(),
+            lorc_factors: FactorFormat::E4M3,
+            lorc_rounds: Branch::default().rounds,
+            hessian: HessianSource::default(),
+            propagation: 0.5,
             calibration: Vec::new(),
             tokenizer: None,
             samples: None,
@@ -82,6 +127,41 @@ impl Default for Options {
             only: Vec::new(),
             backend: "rten".to_string(),
             threads: None,
+        }
+    }
+}
+
+impl Options {
+    /// Checks that the choices go together.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.emit == Emit::Onnx && self.target == Target::Native && self.weights.format == Format::E3M0 {
+            let reason = "ONNX has no type for these weights";
+            return Err(Error::Usage(format!("--weights e3m0: {reason}; use --target portable")));
+        }
+        Ok(())
+    }
+
+    /// How weights are solved.
+    pub(crate) fn recipe(&self) -> Recipe {
+        let rank = self.lorc_rank.unwrap_or(if self.weights.format.bits() == 4 {
+            Branch::default().rank
+        } else {
+            0
+        });
+        let branch = Branch { rank, metric: self.lorc, factors: self.lorc_factors, rounds: self.lorc_rounds };
+        let by_default = match self.weights.format {
+            Format::E2M1 => ScaleConstraint::M3,
+            _ => ScaleConstraint::None,
+        };
+        let grouping = Grouping {
+            format: self.weights,
+            group_size: self.group_size,
+            scale_search: self.scale_search,
+            constraint: self.scale.unwrap_or(by_default),
+        };
+        Recipe {
+            gptq: GptqOptions { grouping, order: self.order, ..Default::default() },
+            branch: (rank > 0).then_some(branch),
         }
     }
 }

@@ -1,19 +1,38 @@
-//! What a compilation did, layer by layer.
+//! What a compilation did: the data, and the page that shows it.
+
+mod activation;
+mod html;
+mod kinds;
+mod layer;
+mod plots;
+mod svg;
+
+use std::collections::BTreeMap;
 
 use serde::Serialize;
-use zqc_passes::LayerRecord;
+
+pub use activation::{ActivationReport, Octave, Quantile, RoundingError};
+pub use layer::{KeptLayer, LayerReport, Shift, WeightHistogram};
 
 /// The account of one compilation.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
+    /// Version of zqc.
+    pub version: String,
     /// The source model's path.
     pub model: String,
     /// The output's path.
     pub output: String,
+    /// Every option that has a value.
+    pub options: Vec<OptionReport>,
     /// What the weights were calibrated on, in words.
     pub calibration: String,
     /// The quantized layers, in the order in which they were solved.
     pub layers: Vec<LayerReport>,
+    /// The activations that these layers read, in the order of the stages; none without calibration data.
+    pub activations: Vec<ActivationReport>,
+    /// The stages of the calibration, in order.
+    pub stages: Vec<StageReport>,
     /// The linear layers that stay in float, with the reason.
     pub kept: Vec<KeptLayer>,
     /// What a user should know.
@@ -22,36 +41,22 @@ pub struct Report {
     pub totals: Totals,
 }
 
-/// One quantized layer.
-#[derive(Debug, Clone, Serialize)]
-pub struct LayerReport {
-    /// Path in the source model.
-    pub layer: String,
-    /// Input features.
-    pub k: usize,
-    /// Output features.
-    pub n: usize,
-    /// Stage in which it was solved.
-    pub stage: usize,
-    /// Bits per weight as stored, scales included.
-    pub bits_per_weight: f64,
-    /// Size of the float weight in the source, in bytes.
-    pub source_bytes: u64,
-    /// `|W - Ŵ| / |W|` in the Frobenius norm.
-    pub weight_error: f64,
-    /// `|X(W - Ŵ)ᵀ| / |X Wᵀ|` on the calibration data; absent when the layer was rounded without data.
-    pub output_error: Option<f64>,
-    /// Time in the solver.
-    pub seconds: f64,
+/// An option of the command line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OptionReport {
+    /// As it is written on the command line: `--group-size`.
+    pub name: String,
+    /// Its value, or its values with spaces between them.
+    pub value: String,
 }
 
-/// A linear layer that stays in float.
+/// One stage of the calibration: what lies between two sets of layers.
 #[derive(Debug, Clone, Serialize)]
-pub struct KeptLayer {
-    /// Path in the source model.
-    pub layer: String,
-    /// Why.
-    pub reason: String,
+pub struct StageReport {
+    /// Layers solved in it.
+    pub layers: usize,
+    /// Wall time: running the stage on the calibration data, and the solver.
+    pub seconds: f64,
 }
 
 /// Sums of a [`Report`].
@@ -61,9 +66,9 @@ pub struct Totals {
     pub weights: usize,
     /// Their size in the source, in bytes.
     pub weight_bytes_before: u64,
-    /// Their size in the output, codes and scales, in bytes.
+    /// Their size in the output, everything counted, in bytes.
     pub weight_bytes_after: u64,
-    /// Mean bits per quantized weight, scales included.
+    /// Mean bits per quantized weight, everything counted.
     pub bits_per_weight: f64,
     /// Source file with its external data, in bytes.
     pub file_bytes_before: u64,
@@ -75,19 +80,16 @@ pub struct Totals {
     pub peak_memory_bytes: Option<u64>,
 }
 
-impl From<LayerRecord> for LayerReport {
-    fn from(record: LayerRecord) -> Self {
-        let LayerRecord {
-            layer,
-            k,
-            n,
-            stage,
-            source_bytes,
-            bits_per_weight,
-            weight_error,
-            output_error,
-            seconds,
-        } = record;
-        Self { layer, k, n, stage, source_bytes, bits_per_weight, weight_error, output_error, seconds }
+impl Report {
+    /// The report as one HTML page that needs no other file: the totals, plots, and a table of the layers.
+    pub fn to_html(&self) -> String {
+        html::page(self).into_string()
+    }
+
+    /// The layers that stay in float, by the reason.
+    pub fn kept_by_reason(&self) -> BTreeMap<&str, Vec<&str>> {
+        let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        self.kept.iter().for_each(|kept| reasons.entry(&kept.reason).or_default().push(&kept.layer));
+        reasons
     }
 }

@@ -5,6 +5,7 @@ pub mod graph;
 pub mod model;
 pub mod onnx;
 pub mod op;
+pub mod operands;
 pub mod patch;
 pub mod tensor;
 mod text;

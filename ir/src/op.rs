@@ -1,6 +1,6 @@
 //! What a node does: a standard ONNX operator, kept whole, or one of the few typed operators of our own.
 
-use zqc_numerics::Format;
+use zqc_numerics::{ActivationFormat, Format, Ladder};
 
 use crate::graph::Node;
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto};
@@ -12,13 +12,15 @@ pub enum Op {
     /// Any ONNX operator: type, domain, attributes, metadata as they came. Its `input` and `output` lists are
     /// empty here: the graph holds the connections.
     Onnx(Box<NodeProto>),
-    /// Token-wise quantization of an activation `[..., K]`: one scale per row of K values.
-    /// Inputs: `x`. Outputs: the quantized tensor (codes and scales as one value).
+    /// Token-wise quantization of an activation `[..., K]`: one scale, and perhaps a zero point, per row of K values.
+    /// Inputs: `x`. Outputs: the quantized tensor (codes, scales and zero points as one value).
     QuantizeActivation(QuantizeActivation),
     /// `y = alpha * x Wᵀ + beta * bias`, the canonical form of every linear layer with a constant weight.
     /// Inputs: `x` `[..., K]`, weight, optional bias (anything that broadcasts to `y`). Outputs: `y` `[..., N]`.
     Linear(Linear),
-    /// The same with a quantized weight. Inputs: `x` (quantized or not), codes, scales, optional bias.
+    /// `y = x Ŵᵀ + ((x Vᵀ) diag(s)) Uᵀ + beta * bias`: a linear layer with a quantized weight, and perhaps a low-rank
+    /// branch that repairs it. Inputs: `x` (quantized or not), and at the ports of [`port`] what the layer has of the
+    /// rest. Outputs: `y` `[..., N]`.
     QuantizedLinear(QuantizedLinear),
 }
 
@@ -26,7 +28,7 @@ pub enum Op {
 #[derive(Debug, Clone, PartialEq)]
 pub struct QuantizeActivation {
     /// The number format of the codes.
-    pub format: Format,
+    pub format: ActivationFormat,
 }
 
 /// How the weight initializer of a [`Linear`] lies in memory.
@@ -78,28 +80,43 @@ pub struct QuantizedLinear {
     pub k: usize,
     /// Output features.
     pub n: usize,
-    /// Number format of the weight codes: `u8 [N, ceil(K/2)]` for 4-bit formats, low nibble first, else `u8 [N, K]`.
+    /// Number format of the weight codes.
     pub format: Format,
-    /// Weights that share a scale, along K; the last group of a row may be short. Scales: `f32 [N, ceil(K/group)]`.
+    /// Weights that share a scale, along K; the last group of a row may be short.
     pub group_size: usize,
+    /// What the shifts of the groups are steps of; `None` without shifts.
+    pub ladder: Option<Ladder>,
+    /// Rank `R` of the low-rank branch; 0 without one.
+    pub rank: usize,
     /// Factor on the bias.
     pub beta: f32,
     /// Element type of the input before quantization and of the output.
     pub dtype: DataType,
 }
 
-/// The input ports of our linear operators.
+/// The input ports of our linear operators; those of a `quantized_linear` that it does without are left out.
 pub mod port {
     /// The activation.
     pub const X: usize = 0;
-    /// The float weight of a `linear`, the codes of a `quantized_linear`.
+    /// The float weight of a `linear`. The codes of a `quantized_linear`: `u8 [N, ceil(K/2)]` for 4-bit formats, the first
+    /// of two in the low nibble, else `[N, K]` in the type of the format, `f8e4m3`, `f8e5m2` or `i8`.
     pub const WEIGHT: usize = 1;
     /// The bias of a `linear`.
     pub const LINEAR_BIAS: usize = 2;
-    /// The scales of a `quantized_linear`.
+    /// The scales of a `quantized_linear`: `f32 [N, groups]`, or `f32 [N, 1]` where there are shifts.
     pub const SCALES: usize = 2;
+    /// How many steps of the ladder the scale of a group lies below that of its row: `u8 [N, groups]`.
+    pub const SHIFTS: usize = 3;
+    /// The zero points of the groups, for integer formats: `i8 [N, groups]`.
+    pub const ZERO_POINTS: usize = 4;
+    /// `V` of the low-rank branch: `[R, K]` in `f8e4m3` or `bf16`.
+    pub const LOW_RANK_DOWN: usize = 5;
+    /// `U` of the low-rank branch: `[N, R]` in the type of `V`.
+    pub const LOW_RANK_UP: usize = 6;
+    /// `s` of the low-rank branch: `f32 [R]`.
+    pub const LOW_RANK_SCALES: usize = 7;
     /// The bias of a `quantized_linear`.
-    pub const QUANTIZED_BIAS: usize = 3;
+    pub const QUANTIZED_BIAS: usize = 8;
 }
 
 impl Linear {

@@ -153,13 +153,22 @@ fn attributes(op: &Op) -> Vec<String> {
             }
             text
         }
-        Op::QuantizedLinear(linear) => vec![
-            format!("layer = {:?}", linear.layer),
-            format!("k = {}", linear.k),
-            format!("n = {}", linear.n),
-            format!("format = {}", linear.format),
-            format!("group_size = {}", linear.group_size),
-        ],
+        Op::QuantizedLinear(linear) => {
+            let mut text = vec![
+                format!("layer = {:?}", linear.layer),
+                format!("k = {}", linear.k),
+                format!("n = {}", linear.n),
+                format!("format = {}", linear.format),
+                format!("group_size = {}", linear.group_size),
+            ];
+            if let Some(ladder) = linear.ladder {
+                text.push(format!("ladder = {ladder}"));
+            }
+            if linear.rank > 0 {
+                text.push(format!("rank = {}", linear.rank));
+            }
+            text
+        }
     }
 }
 

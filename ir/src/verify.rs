@@ -4,10 +4,12 @@ use std::fmt;
 
 use indexmap::IndexMap;
 use petgraph::visit::{EdgeRef, IntoEdgeReferences};
+use zqc_numerics::SolveError;
 
 use crate::graph::{Edge, Graph, NodeId, Port, Source, ValueId};
 use crate::model::Model;
 use crate::op::{Op, QuantizedLinear, port};
+use crate::operands::{codes_dtype, factor_format};
 use crate::tensor::DataType;
 
 /// One fault of a graph.
@@ -113,16 +115,47 @@ fn edges(graph: &Graph, faults: &mut Vec<Fault>) {
 }
 
 fn quantized_operands(graph: &Graph, id: NodeId, linear: &QuantizedLinear, fault: &mut impl FnMut(String)) {
-    let mut operand = |name: &str, at: usize, dtype: DataType, dims: [usize; 2]| {
-        let tensor = graph.node(id).input(at).and_then(|value| graph.constant(value));
-        let found = tensor.map(|tensor| (tensor.dtype().ok(), tensor.matrix_dims()));
-        if found != Some((Some(dtype), Some(dims))) {
-            fault(format!("its {name} are {found:?}, not the constant {dtype:?} {dims:?} that it declares"));
-        }
-    };
     if linear.group_size == 0 {
         return fault("its group size is 0".to_string());
     }
-    operand("codes", port::WEIGHT, DataType::Uint8, [linear.n, linear.row_bytes()]);
-    operand("scales", port::SCALES, DataType::Float, [linear.n, linear.groups()]);
+    let &QuantizedLinear { k, n, format, ladder, rank, .. } = linear;
+    let [whole_rows, groups, factors] = [[n, 1], [n, linear.groups()], [n, rank]];
+    let node = graph.node(id);
+    let constant = |at: usize| node.input(at).and_then(|value| graph.constant(value));
+    let has = |at: usize| node.input(at).is_some();
+    let mut operand = |name: &str, at: usize, dtype: DataType, dims: &[usize]| {
+        let found = constant(at).map(|tensor| (tensor.dtype().ok(), tensor.dims()));
+        let dims: Vec<i64> = dims.iter().map(|&dim| dim as i64).collect();
+        if found != Some((Some(dtype), dims.as_slice())) {
+            fault(format!("its {name} are {found:?}, not the constant {dtype:?} {dims:?} that it declares"));
+        }
+    };
+    operand("codes", port::WEIGHT, codes_dtype(format), &[n, linear.row_bytes()]);
+    operand("scales", port::SCALES, DataType::Float, if ladder.is_some() { &whole_rows } else { &groups });
+    if ladder.is_some() {
+        operand("shifts", port::SHIFTS, DataType::Uint8, &groups);
+    }
+    if has(port::ZERO_POINTS) {
+        operand("zero points", port::ZERO_POINTS, DataType::Int8, &groups);
+    }
+    let branch = [port::LOW_RANK_DOWN, port::LOW_RANK_UP, port::LOW_RANK_SCALES];
+    if rank > 0 {
+        let down = constant(port::LOW_RANK_DOWN).and_then(|tensor| tensor.dtype().ok());
+        let dtype = down.filter(|&dtype| factor_format(dtype).is_ok()).unwrap_or(DataType::Float8e4m3fn);
+        operand("low-rank factors V", port::LOW_RANK_DOWN, dtype, &[rank, k]);
+        operand("low-rank factors U", port::LOW_RANK_UP, dtype, &factors);
+        operand("low-rank scales", port::LOW_RANK_SCALES, DataType::Float, &[rank]);
+    } else if branch.into_iter().any(has) {
+        fault("it has operands of a low-rank branch, and its rank is 0".to_string());
+    }
+    match ladder {
+        None if has(port::SHIFTS) => fault("it has shifts, and no ladder that they are steps of".to_string()),
+        Some(ladder) if ladder.max_shift(format).is_none() => {
+            fault(SolveError::Shifted { format, ladder }.to_string());
+        }
+        _ => {}
+    }
+    if has(port::ZERO_POINTS) && !format.is_integer() {
+        fault(SolveError::ZeroPoints(format).to_string());
+    }
 }

@@ -2,7 +2,8 @@
 
 use divan::{Bencher, black_box, counter::ItemsCount};
 use zqc_numerics::{
-    Format, GptqOptions, Hessian, Order, ScaleSearch, gptq, matmul, quantize_dequantize_tokens, rtn,
+    ActivationFormat, FactorFormat, Gptq, GptqOptions, Grouping, Hessian, Metric, Order, ScaleConstraint,
+    ScaleSearch, lorc, matmul, quantize_dequantize_tokens, rtn,
 };
 
 fn main() {
@@ -45,8 +46,9 @@ fn gptq_square(bencher: Bencher, k: usize) {
 /// The paper's recipe. Items are weights.
 #[divan::bench(args = [576, 1536, 4096], sample_count = 5)]
 fn gptq_square_plain(bencher: Bencher, k: usize) {
-    let plain =
-        GptqOptions { order: Order::Natural, scale_search: ScaleSearch::Max, ..GptqOptions::default() };
+    let grouping =
+        Grouping { scale_search: ScaleSearch::Max, constraint: ScaleConstraint::None, ..Grouping::default() };
+    let plain = GptqOptions { grouping, order: Order::Natural, ..GptqOptions::default() };
     solve_square(bencher, k, &plain);
 }
 
@@ -54,23 +56,32 @@ fn solve_square(bencher: Bencher, k: usize, options: &GptqOptions) {
     let mut hessian = Hessian::new(k);
     hessian.accumulate(&noise(2 * k * k));
     let weight = noise(k * k);
-    bencher
-        .counter(ItemsCount::new(k * k))
-        .bench_local(|| gptq(&weight, k, k, &hessian, options).expect("well conditioned"));
+    bencher.counter(ItemsCount::new(k * k)).bench_local(|| {
+        Gptq::new(&hessian, *options).and_then(|gptq| gptq.solve(&weight, k)).expect("well conditioned")
+    });
 }
 
 /// Items are weights.
 #[divan::bench(args = [1536, 4096])]
 fn rtn_square(bencher: Bencher, k: usize) {
     let weight = noise(k * k);
+    bencher.counter(ItemsCount::new(k * k)).bench_local(|| rtn(&weight, k, k, &Grouping::default()));
+}
+
+/// A branch of rank 8. Items are weights.
+#[divan::bench(args = [576, 1536, 4096], sample_count = 5)]
+fn lorc_square(bencher: Bencher, k: usize) {
+    let mut hessian = Hessian::new(k);
+    hessian.accumulate(&noise(2 * k * k));
+    let (error, metric) = (noise(k * k), Metric::activation(&hessian));
     bencher
         .counter(ItemsCount::new(k * k))
-        .bench_local(|| rtn(&weight, k, k, Format::E2M1, 128, ScaleSearch::Mse));
+        .bench_local(|| lorc(&error, k, k, 8, &metric, FactorFormat::E4M3).expect("finite"));
 }
 
 /// Items are activations.
-#[divan::bench(args = Format::ALL)]
-fn tokens_2048x1536(bencher: Bencher, format: Format) {
+#[divan::bench(args = ActivationFormat::ALL)]
+fn tokens_2048x1536(bencher: Bencher, format: ActivationFormat) {
     let x = noise(2048 * 1536);
     bencher
         .counter(ItemsCount::new(x.len()))

@@ -18,11 +18,11 @@ pub(crate) fn to_columns(rows: &[f32], cols: usize) -> Vec<Column> {
     columns
 }
 
-/// Writes the rows of `columns` one after another, as many as `rows` has room for.
-pub(crate) fn to_rows<T>(rows: &mut [T], columns: &[Column], convert: impl Fn(f32) -> T) {
+/// Writes row after row, as many as `rows` has room for: for each of `columns`, what `value` takes from its row.
+pub(crate) fn to_rows<T, C>(rows: &mut [T], columns: &[C], value: impl Fn(&C, usize) -> T) {
     for (at, row) in rows.chunks_exact_mut(columns.len()).enumerate() {
         for (out, column) in row.iter_mut().zip(columns) {
-            *out = convert(column[at]);
+            *out = value(column, at);
         }
     }
 }

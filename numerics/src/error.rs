@@ -1,6 +1,8 @@
 //! What can go wrong while a weight matrix is solved.
 
-/// Why a weight matrix could not be quantized.
+use crate::{Format, Ladder};
+
+/// Why a weight matrix could not be quantized, or is no quantized matrix.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum SolveError {
     /// A slice does not hold the number of values that its stated shape needs.
@@ -20,14 +22,6 @@ pub enum SolveError {
         rows: usize,
         /// Number of input features.
         cols: usize,
-    },
-    /// The Hessian belongs to a layer with another number of input features.
-    #[error("the Hessian is for {hessian} input features, the weight matrix has {weight}")]
-    HessianSize {
-        /// Input features of the Hessian.
-        hessian: usize,
-        /// Input features of the weight matrix.
-        weight: usize,
     },
     /// A weight is NaN or infinite.
     #[error("the weight in row {row}, column {col} is {value}")]
@@ -60,4 +54,33 @@ pub enum SolveError {
     /// [`GptqOptions::block_size`](crate::GptqOptions::block_size) is zero.
     #[error("the block size must be at least 1")]
     BlockSize,
+    /// A quantized matrix says that no weight shares a scale.
+    #[error("the group size of a quantized matrix must be at least 1")]
+    GroupSize,
+    /// Group scales of a format that cannot be steps of such a ladder.
+    #[error(
+        "scales of {format} codes cannot be steps of a ladder ({ladder}): not every value would be exact in e4m3; use e2m1 \
+         or no constraint"
+    )]
+    Shifted {
+        /// Format of the codes.
+        format: Format,
+        /// The ladder.
+        ladder: Ladder,
+    },
+    /// A shift at which not every value is exact in E4M3.
+    #[error(
+        "the scale of a group is step {shift} of its ladder, but {format} codes are exact in e4m3 up to {max} only"
+    )]
+    Shift {
+        /// The shift.
+        shift: u8,
+        /// Format of the codes.
+        format: Format,
+        /// [`Ladder::max_shift`].
+        max: u8,
+    },
+    /// Zero points of a floating-point format.
+    #[error("{0} codes have no zero points, int4 and int8 codes do; quantize {0} symmetrically")]
+    ZeroPoints(Format),
 }

@@ -46,6 +46,11 @@ impl Format {
         self.grid().max
     }
 
+    /// Whether the values are integers, which can have a zero point.
+    pub const fn is_integer(self) -> bool {
+        matches!(self.kind(), Kind::Integer(_))
+    }
+
     /// The code of the value nearest to `x`, in the low [`bits`](Self::bits).
     ///
     /// NaN gives the positive quiet NaN (0x7F in E4M3, 0x7E in E5M2), and 0 in the formats that have none.

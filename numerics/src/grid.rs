@@ -62,3 +62,26 @@ impl Grid {
 pub(crate) fn max_abs(values: &[f32]) -> f32 {
     f32::from_bits(values.iter().fold(0, |max, v| max.max(v.to_bits() & !(1 << 31))))
 }
+
+/// The smallest and the largest of `values` and 0; NaN where one is NaN.
+///
+/// Values are compared as the integers that order like them, which vectorises.
+#[inline(always)]
+pub(crate) fn range(values: &[f32]) -> (f32, f32) {
+    let ordered = |bits: i32| bits ^ (bits >> 31 & i32::MAX);
+    let (low, high) = values.iter().fold((0, 0), |(low, high): (i32, i32), v| {
+        let value = ordered(v.to_bits() as i32);
+        (low.min(value), high.max(value))
+    });
+    let float = |value: i32| f32::from_bits(ordered(value) as u32);
+    (float(low), float(high))
+}
+
+/// The nearest integer, ties to even, never -0; for magnitudes below 2^22. NaN and infinity stay.
+///
+/// The FPU rounds in the addition, which vectorises; `f32::round_ties_even` calls a function of the C library.
+#[inline(always)]
+pub(crate) fn round_to_integer(x: f32) -> f32 {
+    const MAGIC: f32 = 1.5 * (1 << 23) as f32;
+    (x + MAGIC) - MAGIC
+}

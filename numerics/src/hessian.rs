@@ -4,7 +4,10 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::matrix::{View, product};
+use crate::{
+    matrix::{View, product},
+    quantized::ratio,
+};
 
 /// Rows and columns of a tile: a constant, so that the partition does not depend on the number of threads.
 const TILE: usize = 256;
@@ -143,6 +146,33 @@ impl Hessian {
             })
             .collect();
         parts.iter().sum()
+    }
+
+    /// `tr((W - Ŵ) H (W - Ŵ)ᵀ) / tr(W H Wᵀ)` for two weights `[N, K]`: squared error of the layer's output on the
+    /// accumulated tokens, relative to its energy; 0 when both are zero.
+    ///
+    /// # Panics
+    ///
+    /// If the weights are not alike in shape or not a whole number of rows.
+    pub fn relative_output_error(&self, approximation: &[f32], weight: &[f32]) -> f64 {
+        assert_eq!(approximation.len(), weight.len(), "weights of different shapes");
+        let residual: Vec<f32> = weight.iter().zip(approximation).map(|(w, q)| w - q).collect();
+        ratio(self.output_energy(&residual), self.output_energy(weight))
+    }
+
+    /// `H / h + λI` `[K, K]`, for `h` the mean of the diagonal and `λ` the `damping`; `None` when `H` is zero.
+    pub(crate) fn damped(&self, damping: f64) -> Option<Vec<f32>> {
+        let (k, mean) = (self.k, self.mean_diagonal());
+        if mean == 0.0 {
+            return None;
+        }
+        let mut dense = vec![0.0; k * k];
+        for (row, col, h) in self.lower_triangle() {
+            let value = (h / mean + if row == col { damping } else { 0.0 }) as f32;
+            dense[row * k + col] = value;
+            dense[col * k + row] = value;
+        }
+        Some(dense)
     }
 
     /// Whether every entry is finite.

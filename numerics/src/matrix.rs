@@ -1,4 +1,4 @@
-//! Dense `f32` products on the `gemm` crate.
+//! Dense matrices: `f32` products on the `gemm` crate, and the transpose.
 
 use gemm::{Parallelism, gemm};
 use rayon::prelude::*;
@@ -26,6 +26,31 @@ pub fn matmul(x: &[f32], w: &[f32], out: &mut [f32], t: usize, k: usize, n: usiz
         let x = View::row_major(x, k);
         product(out, x, View::row_major(w, k).transposed());
     });
+}
+
+/// Columns that one rayon task of [`transpose`] takes: about a cache line of every row.
+const TRANSPOSED_COLUMNS: usize = 64;
+
+/// The transpose `[cols, rows]` of a `[rows, cols]` matrix, both row-major.
+///
+/// # Panics
+///
+/// If `matrix` is not `[rows, cols]`.
+pub fn transpose<T: Copy + Send + Sync>(matrix: &[T], rows: usize, cols: usize) -> Vec<T> {
+    assert_eq!(matrix.len(), rows * cols, "the matrix is not [{rows}, {cols}]");
+    let mut transposed = matrix.to_vec();
+    if matrix.is_empty() {
+        return transposed;
+    }
+    transposed.par_chunks_mut(TRANSPOSED_COLUMNS * rows).enumerate().for_each(|(task, out)| {
+        let (start, width) = (task * TRANSPOSED_COLUMNS, out.len() / rows);
+        for (at, row) in matrix.chunks_exact(cols).enumerate() {
+            for (col, &value) in row[start..start + width].iter().enumerate() {
+                out[col * rows + at] = value;
+            }
+        }
+    });
+    transposed
 }
 
 /// A strided matrix in a slice.

@@ -1,53 +1,43 @@
 //! Round to nearest: every weight on its own.
 
-use rayon::prelude::*;
-
 use crate::{
-    Format, QuantizedMatrix, ScaleSearch, SolveError,
-    columns::{ROWS, to_columns, to_rows},
-    quantized::{check_weight, resolve_group_size},
+    Grouping, QuantizedMatrix, SolveError, columns::to_columns, quantized::check_weight,
+    quantized::resolve_group_size,
 };
 
-/// Quantizes `weight` `[rows, cols]` by rounding each value to the nearest, with a scale for every group of `group_size`
-/// input features (0: the whole row). All weights count alike in the search for it.
+/// Quantizes `weight` `[rows, cols]` by rounding each value to the nearest. All weights count alike in the search for the
+/// scales.
 ///
 /// # Errors
 ///
-/// [`SolveError::Empty`], [`SolveError::Length`] or [`SolveError::NonFiniteWeight`].
+/// [`SolveError::Empty`], [`SolveError::Length`], [`SolveError::NonFiniteWeight`], [`SolveError::ZeroPoints`] or
+/// [`SolveError::Shifted`].
 pub fn rtn(
     weight: &[f32],
     rows: usize,
     cols: usize,
-    format: Format,
-    group_size: usize,
-    scale_search: ScaleSearch,
+    grouping: &Grouping,
 ) -> Result<QuantizedMatrix, SolveError> {
     check_weight(weight, rows, cols)?;
-    let group_size = resolve_group_size(group_size, cols);
-    let groups = cols.div_ceil(group_size);
-    let (grid, importance) = (format.grid(), vec![1.0; cols]);
-    let mut codes = vec![0; rows * cols];
-    let mut scales = vec![0.0; rows * groups];
-    codes
-        .par_chunks_mut(ROWS * cols)
-        .zip(scales.par_chunks_mut(ROWS * groups))
-        .zip(weight.par_chunks(ROWS * cols))
-        .for_each(|((codes, scales), weight)| {
-            let columns = to_columns(weight, cols);
-            let found = pulp::Arch::new().dispatch(
-                #[inline(always)]
-                || scale_search.scales(grid, &columns, &importance, group_size),
-            );
-            to_rows(scales, &found, |scale| scale);
-            let rows = codes.chunks_mut(cols).zip(weight.chunks(cols)).zip(scales.chunks(groups));
-            for ((codes, weight), scales) in rows {
-                let parts = codes.chunks_mut(group_size).zip(weight.chunks(group_size));
-                for ((codes, weight), scale) in parts.zip(scales) {
-                    for (code, value) in codes.iter_mut().zip(weight) {
-                        *code = format.encode(value / scale);
+    grouping.check()?;
+    let group_size = resolve_group_size(grouping.group_size, cols);
+    let (grid, importance) = (grouping.format.format.grid(), vec![1.0; cols]);
+    grouping.quantize(weight, rows, cols, |weight| {
+        let mut columns = to_columns(weight, cols);
+        let scales = pulp::Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                let scales = grouping.scales(&columns, &importance);
+                for (group, found) in columns.chunks_mut(group_size).zip(&scales.groups) {
+                    for column in group {
+                        for ((value, scale), zero) in column.iter_mut().zip(&found.scale).zip(&found.zero) {
+                            *value = grid.round(*value / scale + zero);
+                        }
                     }
                 }
-            }
-        });
-    Ok(QuantizedMatrix { format, rows, cols, group_size, codes, scales })
+                scales
+            },
+        );
+        Ok((columns, scales))
+    })
 }

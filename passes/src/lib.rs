@@ -6,8 +6,9 @@
 //! 3. [`QuantizeActivations`]: one token-wise quantization per distinct input.
 //! 4. [`SolveWeights`]: stage by stage in topological order, the quantized prefix feeding the next stage: gather the
 //!    Hessians, solve the weights on the low-precision grid.
-//! 5. [`UpgradeOpset`]: the standard operators move to an opset that knows FP8.
-//! 6. [`LowerPortable`]: our operators become ONNX that stock runtimes execute. [`RaisePortable`] is its inverse.
+//! 5. [`UpgradeOpset`]: the standard operators move to an opset that knows the types of the result.
+//! 6. [`LowerPortable`]: our operators become ONNX that stock runtimes execute. [`RaisePortable`] is its inverse. Or
+//!    [`LowerNative`]: they become ONNX in its own low-precision types, for importers that know them.
 
 mod canonicalize;
 mod layer_path;
@@ -15,17 +16,21 @@ mod lower;
 mod pass;
 mod quantize_activations;
 mod raise;
+mod record;
 mod select;
 mod solve_weights;
+mod statistics;
 mod upgrade_opset;
 mod vocabulary;
 
 pub use canonicalize::Canonicalize;
-pub use lower::LowerPortable;
-pub use pass::{LayerRecord, Observer, Pass, PassError, Silent, run};
+pub use lower::{LowerNative, LowerPortable};
+pub use pass::{Observer, Pass, PassError, Silent, run};
 pub use quantize_activations::QuantizeActivations;
 pub use raise::RaisePortable;
+pub use record::{ActivationRecord, BranchRecord, Coding, LayerRecord};
 pub use select::Select;
-pub use solve_weights::{Calibration, Method, SolveWeights};
+pub use solve_weights::{Branch, BranchMetric, Calibration, HessianSource, Method, Recipe, SolveWeights};
+pub use statistics::{ActivationStatistics, MagnitudeHistogram, Octave, TokenSample, WeightHistogram};
 pub use upgrade_opset::UpgradeOpset;
 pub use vocabulary::vocabulary;

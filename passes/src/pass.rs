@@ -6,6 +6,8 @@ use zqc_ir::{Model, Patch};
 use zqc_numerics::SolveError;
 use zqc_runtime::RunError;
 
+use crate::record::{ActivationRecord, LayerRecord};
+
 /// A transformation of the graph.
 pub trait Pass {
     /// The name by which it is run, skipped and printed: `canonicalize`.
@@ -40,6 +42,9 @@ pub enum PassError {
     /// A layer's weights cannot be read.
     #[error("layer {layer}: {source}")]
     Weight { layer: String, source: zqc_ir::tensor::TensorError },
+    /// A layer's solved weights are no operands of a quantized layer: a fault of the solver.
+    #[error("layer {layer}: {source}")]
+    Operands { layer: String, source: zqc_ir::operands::OperandError },
     /// A call of one of our functions is not as we write them.
     #[error("node {node}: {reason}; the file was damaged or edited, compile the model again")]
     Malformed { node: String, reason: String },
@@ -69,6 +74,9 @@ pub trait Observer {
     /// Stage `index` of `count` begins, with `layers` layers to solve.
     fn stage_started(&mut self, _index: usize, _count: usize, _layers: usize) {}
 
+    /// Calibration data has run through the layers that read an activation.
+    fn activations_seen(&mut self, _record: ActivationRecord) {}
+
     /// The weights of a layer are solved.
     fn layer_solved(&mut self, _record: LayerRecord) {}
 }
@@ -77,26 +85,3 @@ pub trait Observer {
 pub struct Silent;
 
 impl Observer for Silent {}
-
-/// What became of one layer.
-#[derive(Debug, Clone)]
-pub struct LayerRecord {
-    /// The layer's path in the source model.
-    pub layer: String,
-    /// Input features.
-    pub k: usize,
-    /// Output features.
-    pub n: usize,
-    /// The stage in which it was solved.
-    pub stage: usize,
-    /// Size of the float weight in the source, in bytes.
-    pub source_bytes: u64,
-    /// Bits per weight as stored, scales included.
-    pub bits_per_weight: f64,
-    /// Relative Frobenius error of the weight, `|W - Ŵ| / |W|`.
-    pub weight_error: f64,
-    /// Relative error of the layer's output on the calibration data, `|X(W - Ŵ)ᵀ| / |X Wᵀ|`, when it was calibrated.
-    pub output_error: Option<f64>,
-    /// Time spent in the solver.
-    pub seconds: f64,
-}

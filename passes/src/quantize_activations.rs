@@ -3,7 +3,7 @@
 use zqc_ir::graph::Port;
 use zqc_ir::op::{QuantizeActivation, port};
 use zqc_ir::{Change, Graph, Model, NewNode, NodeId, Op, Patch, ValueId};
-use zqc_numerics::Format;
+use zqc_numerics::ActivationFormat;
 
 use crate::pass::{Observer, Pass, PassError};
 
@@ -12,7 +12,7 @@ use crate::pass::{Observer, Pass, PassError};
 #[derive(Debug, Clone, Copy)]
 pub struct QuantizeActivations {
     /// The number format of the codes.
-    pub format: Format,
+    pub format: ActivationFormat,
 }
 
 impl Pass for QuantizeActivations {

@@ -2,15 +2,17 @@
 
 use std::collections::HashSet;
 
-use zqc_ir::graph::{Port, Source};
+use zqc_ir::graph::{Port, Source, Use};
 use zqc_ir::onnx::proto::NodeProto;
-use zqc_ir::op::{QuantizeActivation, QuantizedLinear};
-use zqc_ir::tensor::{DataType, TensorError};
+use zqc_ir::op::{QuantizeActivation, QuantizedLinear, port};
+use zqc_ir::operands;
+use zqc_ir::tensor::{DataType, name};
 use zqc_ir::{Change, Graph, Model, NewNode, Node, NodeId, Op, Patch, Tensor, ValueId};
-use zqc_numerics::{Format, transpose_nibbles};
+use zqc_numerics::ActivationFormat;
 
 use crate::lower::functions::{self, DOMAIN, GROUP_SIZE, OUTPUT_TYPE};
-use crate::lower::transpose_scales;
+use crate::lower::signature::Signature;
+use crate::lower::{activation, layout};
 use crate::pass::{Observer, Pass, PassError};
 
 /// The inverse of [`LowerPortable`](crate::LowerPortable): calls of the functions of domain `ai.zqc` become
@@ -19,14 +21,6 @@ use crate::pass::{Observer, Pass, PassError};
 /// The bias of a layer stays the `Add` that it was lowered to.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RaisePortable;
-
-/// The ports of a call of [`functions::LINEAR`].
-mod call_port {
-    pub(super) const CODES: usize = 0;
-    pub(super) const CODE_SCALES: usize = 1;
-    pub(super) const WEIGHT: usize = 2;
-    pub(super) const WEIGHT_SCALES: usize = 3;
-}
 
 impl Pass for RaisePortable {
     fn name(&self) -> &'static str {
@@ -69,29 +63,33 @@ fn calls_us(node: &NodeProto) -> bool {
 struct Raising<'g> {
     graph: &'g Graph,
     changes: Vec<Change>,
-    /// Codes and scales that lie as our operators want them: layers may share theirs.
+    /// Operands that lie as our operators want them: layers may share theirs.
     transposed: HashSet<ValueId>,
 }
 
 impl<'g> Raising<'g> {
     fn call(&mut self, id: NodeId, call: &NodeProto) -> Result<(), PassError> {
-        let raised = match call.op_type() {
-            functions::QUANTIZE_ACTIVATION => self.quantize(id),
-            functions::LINEAR => self.linear(id, call),
-            other => Err(format!("{DOMAIN} has no function {other} that a graph may call")),
+        let function = call.op_type();
+        let raised = match (activation::parse(function), Signature::parse(function)) {
+            (Some(format), _) => self.quantize(id, format),
+            (None, Some(signature)) => self.linear(id, call, signature),
+            (None, None) => Err(format!("{DOMAIN} has no function {function} that a graph may call")),
         };
         let change = raised.map_err(|reason| PassError::Malformed { node: self.graph.label(id), reason })?;
         self.changes.push(change);
         Ok(())
     }
 
-    fn quantize(&mut self, id: NodeId) -> Result<Change, String> {
+    fn quantize(&mut self, id: NodeId, format: ActivationFormat) -> Result<Change, String> {
         let (graph, node) = (self.graph, self.graph.node(id));
         let x = node.input(0).ok_or("it has no input")?;
         let codes = node.output(0).ok_or("it has no output")?;
+        let part = |at| move |reader: Signature, input| reader.activation == Some(format) && input == at;
         for (at, value) in node.outputs().iter().enumerate() {
-            if value.is_some_and(|value| !self.is_read_only_as(value, at)) {
-                return Err(format!("its output {at} is read by something else than {}", functions::LINEAR));
+            if value.is_some_and(|value| !self.is_read_only(value, part(at))) {
+                return Err(format!(
+                    "its output {at} is read by something else than layers of {format} activations"
+                ));
             }
         }
         let name = |value| Some(graph.value(value).name.clone());
@@ -99,7 +97,7 @@ impl<'g> Raising<'g> {
             remove: vec![id],
             add: vec![NewNode {
                 name: node.name.clone(),
-                op: Op::QuantizeActivation(QuantizeActivation { format: Format::E4M3 }),
+                op: Op::QuantizeActivation(QuantizeActivation { format }),
                 inputs: vec![name(x)],
                 outputs: vec![name(codes)],
                 rank: node.rank(),
@@ -108,100 +106,123 @@ impl<'g> Raising<'g> {
         })
     }
 
-    fn linear(&mut self, id: NodeId, call: &NodeProto) -> Result<Change, String> {
+    fn linear(&mut self, id: NodeId, call: &NodeProto, signature: Signature) -> Result<Change, String> {
         let (graph, node) = (self.graph, self.graph.node(id));
-        let x = self.quantized_activation(node)?;
+        let x = self.activation(node, signature)?;
         let y = node.output(0).ok_or("it has no output")?;
-        let group_size = usize::try_from(call.int_or(GROUP_SIZE, 0)).unwrap_or_default();
-        if group_size == 0 {
-            return Err(format!("its {GROUP_SIZE} is missing or not positive"));
+        let inputs = signature.operands().into_iter().zip(signature.activation_inputs().len()..);
+        let mut operands = Vec::new();
+        for ((port, _), input) in inputs {
+            let value = node.input(input).ok_or_else(|| format!("it has no input {input}"))?;
+            let tensor = graph.constant(value).ok_or_else(|| format!("its input {input} is no constant"))?;
+            operands.push((port, input, value, tensor));
         }
-        let output_type = i32::try_from(call.int_or(OUTPUT_TYPE, 0)).ok();
-        let dtype = output_type.and_then(|code| DataType::try_from(code).ok()).filter(|dtype| {
-            matches!(dtype, DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double)
-        });
-        let dtype = dtype.ok_or_else(|| format!("its {OUTPUT_TYPE} is missing or no floating-point type"))?;
-        let (codes, packed, [k, row_bytes]) = self.matrix(node, call_port::WEIGHT, DataType::Uint8)?;
-        let (scales, scale, [groups, n]) = self.matrix(node, call_port::WEIGHT_SCALES, DataType::Float)?;
-        if row_bytes != n.div_ceil(2) || groups != k.div_ceil(group_size) || groups * n == 0 {
-            return Err(format!(
-                "codes [{k}, {row_bytes}], scales [{groups}, {n}] and {GROUP_SIZE} {group_size} do not fit together"
-            ));
+        let dim = |port, axis: usize| {
+            let operand = operands.iter().find(|operand| operand.0 == port);
+            let dim = operand.and_then(|(.., tensor)| tensor.dims().get(axis).copied());
+            dim.map_or(0, |dim| usize::try_from(dim).unwrap_or(0))
+        };
+        let linear = QuantizedLinear {
+            layer: node.name.clone(),
+            k: dim(port::WEIGHT, 0),
+            n: dim(port::SCALES, 1),
+            format: signature.weight.format,
+            group_size: group_size(call)?,
+            ladder: signature.weight.ladder(),
+            rank: dim(port::LOW_RANK_SCALES, 0),
+            beta: 1.0,
+            dtype: output_type(call)?,
+        };
+        if linear.k * linear.n == 0 {
+            return Err("its weight has no elements".to_string());
         }
-        let unreadable = |error: TensorError| error.to_string();
         let mut change = Change::new(format!("{} is a quantized linear layer", graph.label(id)));
         change.remove.push(id);
-        if self.transposed.insert(codes) {
-            let transposed = transpose_nibbles(&packed.bytes().map_err(unreadable)?, k, n);
-            let tensor = Tensor::new(DataType::Uint8, &[n, k.div_ceil(2)], transposed);
-            change.replace.push((codes, tensor.map_err(unreadable)?));
+        for &(port, input, value, tensor) in &operands {
+            let (dtype, dims) = signature.file_type(port, &linear);
+            check(tensor, dtype, &dims).map_err(|reason| format!("its input {input} is {reason}"))?;
+            let same = |reader: Signature, input| reader.operand(input) == Some(port);
+            if !self.is_read_only(value, same) {
+                return Err(format!("its input {input} is read by something else than layers too"));
+            }
+            if self.transposed.insert(value) {
+                let turned = layout::to_graph(&linear, port, tensor).map_err(|error| error.to_string())?;
+                change.replace.push((value, turned));
+            }
         }
-        if self.transposed.insert(scales) {
-            change.replace.push((scales, transpose_scales(scale, groups, n).map_err(unreadable)?));
-        }
-        let name = |value| Some(graph.value(value).name.clone());
+        let name = |value| graph.value(value).name.clone();
+        let named = operands.iter().map(|&(port, _, value, _)| (port, name(value)));
         change.add.push(NewNode {
             name: node.name.clone(),
-            op: Op::QuantizedLinear(QuantizedLinear {
-                layer: node.name.clone(),
-                k,
-                n,
-                format: Format::E2M1,
-                group_size,
-                beta: 1.0,
-                dtype,
-            }),
-            inputs: vec![name(x), name(codes), name(scales)],
-            outputs: vec![name(y)],
+            inputs: operands::inputs(name(x), named, None),
+            op: Op::QuantizedLinear(linear),
+            outputs: vec![Some(name(y))],
             rank: node.rank(),
         });
         Ok(change)
     }
 
-    /// The codes that a linear layer reads, when its scales are those that belong to them.
-    fn quantized_activation(&self, linear: &Node) -> Result<ValueId, String> {
-        let codes = linear.input(call_port::CODES);
-        let scales = linear.input(call_port::CODE_SCALES);
-        let source = |value: Option<ValueId>| value.map(|value| self.graph.source(value));
-        match (codes, source(codes), source(scales)) {
-            (
-                Some(codes),
-                Some(Source::Node { node: producer, port: call_port::CODES }),
-                Some(Source::Node { node: other, port: call_port::CODE_SCALES }),
-            ) if producer == other && self.is_call(producer, functions::QUANTIZE_ACTIVATION) => Ok(codes),
-            _ => Err(format!("its activation is not what one {} yields", functions::QUANTIZE_ACTIVATION)),
+    /// The activation that a linear layer reads, when the inputs that stand for it are what one call yields.
+    fn activation(&self, linear: &Node, signature: Signature) -> Result<ValueId, String> {
+        let x = linear.input(0).ok_or("it has no input 0")?;
+        let Some(format) = signature.activation else { return Ok(x) };
+        let producer = self
+            .graph
+            .producer(x)
+            .filter(|&producer| self.function(producer) == Some(&activation::name(format)));
+        let yielded = |at: usize| {
+            let part = linear.input(at).map(|value| self.graph.source(value));
+            part == producer.map(|node| Source::Node { node, port: at })
+        };
+        if producer.is_some() && (0..signature.activation_inputs().len()).all(yielded) {
+            Ok(x)
+        } else {
+            Err(format!("its activation is not what one {} yields", activation::name(format)))
         }
     }
 
-    /// The constant matrix of type `dtype` at input `at`, which nothing but linear layers reads.
-    fn matrix(
-        &self,
-        linear: &Node,
-        at: usize,
-        dtype: DataType,
-    ) -> Result<(ValueId, &'g Tensor, [usize; 2]), String> {
-        let value = linear.input(at).ok_or_else(|| format!("it has no input {at}"))?;
-        let tensor = self.graph.constant(value).filter(|tensor| tensor.dtype() == Ok(dtype));
-        let matrix = tensor.and_then(|tensor| Some((value, tensor, tensor.matrix_dims()?)));
-        let name = zqc_ir::tensor::name(dtype);
-        let matrix = matrix.ok_or_else(|| format!("its input {at} is no constant {name} matrix"))?;
-        if !self.is_read_only_as(value, at) {
-            return Err(format!("its input {at} is read by something else than {}", functions::LINEAR));
-        }
-        Ok(matrix)
-    }
-
-    /// Whether every reader of `value` is a linear layer that reads it as its input `at`.
-    fn is_read_only_as(&self, value: ValueId, at: usize) -> bool {
-        let linear = |node| self.is_call(node, functions::LINEAR);
-        !self.graph.is_output(value)
-            && self.graph.uses(value).iter().all(|place| place.port == Port::Input(at) && linear(place.node))
-    }
-
-    fn is_call(&self, id: NodeId, function: &str) -> bool {
-        match &self.graph.node(id).op {
-            Op::Onnx(call) => call.domain() == DOMAIN && call.op_type() == function,
+    /// Whether every reader of `value` is a linear layer that reads it as `wanted` of its signature and of the input.
+    fn is_read_only(&self, value: ValueId, wanted: impl Fn(Signature, usize) -> bool) -> bool {
+        let reads = |place: &Use| match (place.port, self.function(place.node)) {
+            (Port::Input(at), Some(function)) => {
+                Signature::parse(function).is_some_and(|signature| wanted(signature, at))
+            }
             _ => false,
+        };
+        !self.graph.is_output(value) && self.graph.uses(value).iter().all(reads)
+    }
+
+    /// The name of our function that the node calls, if it is a call of one.
+    fn function(&self, id: NodeId) -> Option<&'g str> {
+        match &self.graph.node(id).op {
+            Op::Onnx(call) if call.domain() == DOMAIN => Some(call.op_type()),
+            _ => None,
         }
     }
+}
+
+/// The positive attribute [`GROUP_SIZE`] of a call.
+fn group_size(call: &NodeProto) -> Result<usize, String> {
+    let size = usize::try_from(call.int_or(GROUP_SIZE, 0)).ok().filter(|&size| size > 0);
+    size.ok_or_else(|| format!("its {GROUP_SIZE} is missing or not positive"))
+}
+
+/// The floating-point type that the attribute [`OUTPUT_TYPE`] of a call names.
+fn output_type(call: &NodeProto) -> Result<DataType, String> {
+    let code = i32::try_from(call.int_or(OUTPUT_TYPE, 0)).ok();
+    let dtype = code.and_then(|code| DataType::try_from(code).ok()).filter(|dtype| {
+        matches!(dtype, DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double)
+    });
+    dtype.ok_or_else(|| format!("its {OUTPUT_TYPE} is missing or no floating-point type"))
+}
+
+/// Checks that an operand has the type and the dimensions that the others ask for.
+fn check(tensor: &Tensor, dtype: DataType, dims: &[usize]) -> Result<(), String> {
+    let fits = tensor.dtype() == Ok(dtype)
+        && tensor.dims().iter().map(|&dim| usize::try_from(dim).ok()).eq(dims.iter().copied().map(Some));
+    if fits {
+        return Ok(());
+    }
+    let found = tensor.dtype().map_or("?", name);
+    Err(format!("{found} {:?}, and {} {dims:?} fits its other operands", tensor.dims(), name(dtype)))
 }

@@ -1,23 +1,32 @@
-//! Float weights become codes and scales, stage by stage: every stage is calibrated on what the already quantized
-//! stages before it put out, so that it repairs what they lost.
+//! Float weights become codes, scales and a low-rank branch, stage by stage: every stage is calibrated on what the already
+//! quantized stages before it put out, so that it repairs what they lost.
+
+mod gather;
+mod recipe;
 
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use zqc_ir::op::{Linear, QuantizedLinear, port};
-use zqc_ir::tensor::{DataType, TensorError};
+use zqc_ir::operands;
+use zqc_ir::tensor::TensorError;
 use zqc_ir::{Change, Graph, Model, NewNode, Node, NodeId, Op, Patch, Tensor, ValueId};
-use zqc_numerics::{GptqOptions, Hessian, QuantizedMatrix, SolveError, gptq, pack_nibbles, rtn};
-use zqc_runtime::{Array, ArrayData, Backend, Interpreter, Live, RunError, Stage};
+use zqc_numerics::{LowRank, QuantizedMatrix, SolveError};
+use zqc_runtime::{Array, Backend, Interpreter, RunError};
 
-use crate::pass::{LayerRecord, Observer, Pass, PassError};
+use crate::pass::{Observer, Pass, PassError};
+use crate::record::LayerRecord;
+use gather::{Gathering, Sample, inputs_of};
+use recipe::{Evidence, Ready};
+
+pub use recipe::{Branch, BranchMetric, Recipe};
 
 /// Solves the weights of every `zqc.linear`, which becomes `zqc.quantized_linear`. A weight that several layers share
 /// is solved once, in the first stage that reads it, on the inputs of all its readers there.
 pub struct SolveWeights<'a> {
-    /// Format, group size, scale search, and what GPTQ needs besides. RTN reads the first three.
-    pub options: GptqOptions,
-    /// How the codes are found.
+    /// What the weights become, and how.
+    pub recipe: Recipe,
+    /// Where the solver takes its data from.
     pub method: Method<'a>,
 }
 
@@ -35,6 +44,29 @@ pub struct Calibration<'a> {
     pub backend: &'a dyn Backend,
     /// Inputs of the graph by name, one entry a sample.
     pub samples: &'a [Vec<(String, Array)>],
+    /// What activations the Hessians are gathered from.
+    pub hessian: HessianSource,
+    /// The share of the error left by the layers before it that a layer takes over, from 0 to 1: 0 solves every layer for
+    /// its own weight, 1 for the float model's output (GPTAQ, arXiv 2504.02692). Any but 0 runs the float model beside the
+    /// quantized one, which doubles the activations held; without effect on Hessians of the float model.
+    pub propagation: f64,
+}
+
+/// The activations that Hessians are gathered from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HessianSource {
+    /// Those that the quantized layer will see: of the quantized prefix, quantized.
+    #[default]
+    Quantized,
+    /// Those of the float model.
+    Float,
+}
+
+impl Calibration<'_> {
+    /// Whether the float model runs beside the quantized one.
+    fn runs_float(&self) -> bool {
+        self.hessian == HessianSource::Float || self.propagation != 0.0
+    }
 }
 
 /// What makes two layers share one solved weight.
@@ -67,14 +99,14 @@ impl Pass for SolveWeights<'_> {
 
     fn run(&self, model: &Model, observer: &mut dyn Observer) -> Result<Patch, PassError> {
         let mut solver =
-            Solver { model, options: &self.options, solved: HashMap::new(), patch: Patch::default() };
+            Solver { model, recipe: &self.recipe, solved: HashMap::new(), patch: Patch::default() };
         match &self.method {
             Method::Rtn => {
                 let order = model.graph.order().map_err(RunError::from)?;
                 let layers = solver.layers(&order);
                 observer.stage_started(0, 1, layers.len());
                 for layer in &layers {
-                    solver.solve(layer, 0, None, observer)?;
+                    solver.solve(layer, 0, &weight(model, layer)?, Evidence::default(), observer)?;
                 }
             }
             Method::Gptq(calibration) => solver.walk(calibration, observer)?,
@@ -85,7 +117,7 @@ impl Pass for SolveWeights<'_> {
 
 struct Solver<'a> {
     model: &'a Model,
-    options: &'a GptqOptions,
+    recipe: &'a Recipe,
     /// Solved weights that this stage or, when layers share them, a later one reads.
     solved: HashMap<WeightKey, Solved>,
     patch: Patch,
@@ -93,8 +125,9 @@ struct Solver<'a> {
 
 struct Solved {
     matrix: QuantizedMatrix,
-    codes: String,
-    scales: String,
+    branch: Option<LowRank>,
+    /// The names of the operands, with their ports.
+    operands: Vec<(usize, String)>,
 }
 
 impl<'a> Solver<'a> {
@@ -117,41 +150,61 @@ impl<'a> Solver<'a> {
         }
         let interpreter = Interpreter::new(self.model, calibration.backend, wanted)?;
         let feed = |sample: &Vec<(String, Array)>| {
-            interpreter.feed(sample.iter().map(|(name, array)| (name.as_str(), array.clone())))
+            let quantized =
+                interpreter.feed(sample.iter().map(|(name, array)| (name.as_str(), array.clone())));
+            Sample { float: calibration.runs_float().then(|| quantized.clone()), quantized }
         };
-        let mut samples: Vec<Live> = calibration.samples.iter().map(feed).collect();
+        let mut samples: Vec<Sample> = calibration.samples.iter().map(feed).collect();
         let count = interpreter.stages().len();
         for (index, stage) in interpreter.stages().iter().enumerate() {
             let layers = self.layers(&stage.layers);
             observer.stage_started(index, count, layers.len());
-            let hessians = gather(&interpreter, stage, &layers, &mut samples)?;
-            for layer in &layers {
-                let hessian = merged(&layers, layer.key, &hessians);
-                self.solve(layer, index, Some(&hessian), observer)?;
+            let weights: Vec<Vec<f32>> =
+                layers.iter().map(|layer| weight(self.model, layer)).collect::<Result<_, _>>()?;
+            let gathering = Gathering { interpreter: &interpreter, calibration, stage, layers: &layers };
+            let gathered = gathering.run(index, &weights, &mut samples)?;
+            gathered.activations.into_iter().for_each(|record| observer.activations_seen(record));
+            let mut ready: HashMap<Vec<ValueId>, Ready> = HashMap::new();
+            for (layer, weight) in layers.iter().zip(&weights) {
+                let inputs = inputs_of(&layers, layer.key);
+                let hessian = &gathered.hessians[&inputs];
+                if !ready.contains_key(&inputs) {
+                    let failed = |source| PassError::Solve { layer: layer.linear.layer.clone(), source };
+                    ready.insert(inputs.clone(), Ready::new(hessian, self.recipe).map_err(failed)?);
+                }
+                let evidence = Evidence {
+                    ready: Some(&ready[&inputs]),
+                    lack: gathered.lacks.get(&layer.key),
+                    share: calibration.propagation,
+                };
+                self.solve(layer, index, weight, evidence, observer)?;
             }
             if index + 1 < count {
                 for layer in &layers {
-                    let weight = self.solved[&layer.key].matrix.dequantize();
-                    samples
-                        .iter_mut()
-                        .try_for_each(|live| interpreter.run_linear(layer.id, &weight, live))?;
+                    let Solved { matrix, branch, .. } = &self.solved[&layer.key];
+                    let weight = matrix.dequantize();
+                    for sample in &mut samples {
+                        interpreter.run_linear(layer.id, &weight, branch.as_ref(), &mut sample.quantized)?;
+                    }
                 }
             }
             let unshared = |layer: &&Layer| graph.uses(layer.key.value).len() == 1;
             layers.iter().filter(unshared).for_each(|layer| drop(self.solved.remove(&layer.key)));
-            for live in &mut samples {
+            for live in samples.iter_mut().flat_map(Sample::both) {
                 stage.last_read.iter().for_each(|value| drop(live.remove(value)));
             }
         }
         Ok(())
     }
 
-    /// Solves the weight of a layer, unless another layer that shares it came first, and puts the change in the patch.
+    /// Solves the weight of a layer, `[N, K]`, unless another layer that shares it came first, and puts the change in the
+    /// patch.
     fn solve(
         &mut self,
         layer: &Layer,
         stage: usize,
-        hessian: Option<&Hessian>,
+        weight: &[f32],
+        evidence: Evidence,
         observer: &mut dyn Observer,
     ) -> Result<(), PassError> {
         let graph = &self.model.graph;
@@ -159,54 +212,45 @@ impl<'a> Solver<'a> {
         let mut change = Change::new(format!("{}: float weight becomes codes and scales", linear.layer));
         if !self.solved.contains_key(&key) {
             let started = Instant::now();
-            let weight = self.weight(layer)?;
-            let failed = |source| PassError::Solve { layer: linear.layer.clone(), source };
-            let options = self.options;
-            let nearest = || {
-                let GptqOptions { format, group_size, scale_search, .. } = *options;
-                rtn(&weight, linear.n, linear.k, format, group_size, scale_search).map_err(failed)
-            };
-            let (matrix, output_error) = match hessian.map(|h| gptq(&weight, linear.n, linear.k, h, options))
-            {
-                Some(Ok(solution)) => (solution.matrix, Some(solution.output_error.sqrt())),
-                Some(Err(SolveError::NoTokens)) | None => (nearest()?, None),
-                Some(Err(source)) => return Err(failed(source)),
-            };
+            let failed = |source: SolveError| PassError::Solve { layer: linear.layer.clone(), source };
+            let solution = self.recipe.solve(weight, linear.n, linear.k, evidence).map_err(failed)?;
             let hint = graph.value(key.value).name.clone();
-            let codes = graph.fresh_name(&format!("{hint}_{}", matrix.format));
-            let scales = graph.fresh_name(&format!("{hint}_{}_scales", matrix.format));
-            let unreadable = |source| PassError::Weight { layer: linear.layer.clone(), source };
-            let [codes_tensor, scales_tensor] = tensors(&matrix).map_err(unreadable)?;
-            change.initializers = vec![(codes.clone(), codes_tensor), (scales.clone(), scales_tensor)];
+            let unfit = |source| PassError::Operands { layer: linear.layer.clone(), source };
+            let mut names = Vec::new();
+            for operand in operands::operands(&solution.matrix, solution.branch.as_ref()).map_err(unfit)? {
+                let name = graph.fresh_name(&format!("{hint}_{}", operand.suffix));
+                names.push((operand.port, name.clone()));
+                change.initializers.push((name, operand.tensor));
+            }
+            let source = self.model.graph.constant(key.value);
             observer.layer_solved(LayerRecord {
                 layer: linear.layer.clone(),
                 k: linear.k,
                 n: linear.n,
                 stage,
-                source_bytes: self
-                    .model
-                    .graph
-                    .constant(key.value)
-                    .map_or(0, |w| w.byte_len().unwrap_or(0) as u64),
-                bits_per_weight: matrix.bits_per_weight(),
-                weight_error: matrix.relative_error(&weight),
-                output_error,
+                source_bytes: source.map_or(0, |tensor| tensor.byte_len().unwrap_or(0) as u64),
+                coding: solution.coding(weight),
+                bits_per_weight: solution.bits_per_weight(),
+                weight_error: solution.after.weight,
+                output_error: solution.after.output,
                 seconds: started.elapsed().as_secs_f64(),
             });
-            self.solved.insert(key, Solved { matrix, codes, scales });
+            let (matrix, branch) = (solution.matrix, solution.branch);
+            self.solved.insert(key, Solved { matrix, branch, operands: names });
         }
         let solved = &self.solved[&key];
         let mut node = NewNode::restore(graph, graph.node(id));
-        let bias = node.inputs.get(port::LINEAR_BIAS).cloned();
-        node.inputs.truncate(port::WEIGHT);
-        node.inputs.extend([Some(solved.codes.clone()), Some(solved.scales.clone())]);
-        node.inputs.extend(bias);
+        let bias = node.inputs.get_mut(port::LINEAR_BIAS).and_then(Option::take);
+        let x = graph.value(layer.x).name.clone();
+        node.inputs = operands::inputs(x, solved.operands.iter().cloned(), bias);
         node.op = Op::QuantizedLinear(QuantizedLinear {
             layer: linear.layer.clone(),
             k: linear.k,
             n: linear.n,
             format: solved.matrix.format,
             group_size: solved.matrix.group_size,
+            ladder: solved.matrix.scales.ladder(),
+            rank: solved.branch.as_ref().map_or(0, |branch| branch.rank),
             beta: linear.beta,
             dtype: linear.dtype,
         });
@@ -216,15 +260,14 @@ impl<'a> Solver<'a> {
         self.patch.changes.push(change);
         Ok(())
     }
+}
 
-    /// The layer's weight as rows `[N, K]`.
-    fn weight(&self, layer: &Layer) -> Result<Vec<f32>, PassError> {
-        let tensor = self.model.graph.constant(layer.key.value).ok_or(TensorError::NotLoaded);
-        let values = tensor.and_then(Tensor::to_f32);
-        let values =
-            values.map_err(|source| PassError::Weight { layer: layer.linear.layer.clone(), source })?;
-        Ok(layer.linear.weight_rows(values))
-    }
+/// The layer's weight as rows `[N, K]`.
+fn weight(model: &Model, layer: &Layer) -> Result<Vec<f32>, PassError> {
+    let tensor = model.graph.constant(layer.key.value).ok_or(TensorError::NotLoaded);
+    let values = tensor.and_then(Tensor::to_f32);
+    let values = values.map_err(|source| PassError::Weight { layer: layer.linear.layer.clone(), source })?;
+    Ok(layer.linear.weight_rows(values))
 }
 
 /// The results of the linear layers that no other linear layer comes after: computing them computes all others.
@@ -239,88 +282,4 @@ fn last_layers(graph: &Graph) -> Vec<ValueId> {
         }
     }
     layers.iter().filter(|id| !before.contains(id)).filter_map(|&id| graph.node(id).output(0)).collect()
-}
-
-/// Runs a stage up to its linear layers on every sample; the Hessian of each distinct input.
-fn gather(
-    interpreter: &Interpreter,
-    stage: &Stage,
-    layers: &[Layer],
-    samples: &mut [Live],
-) -> Result<HashMap<ValueId, Hessian>, RunError> {
-    let mut session = interpreter.load(stage)?;
-    let mut gathered: HashMap<ValueId, Gathered> =
-        layers.iter().map(|layer| (layer.x, Gathered::new(layer.linear.k))).collect();
-    for live in samples {
-        if let Some(session) = &mut session {
-            interpreter.run_nodes(stage, session.as_mut(), live)?;
-        }
-        for &id in &stage.layers {
-            interpreter.run_quantize(id, live)?;
-        }
-        for (x, gathered) in &mut gathered {
-            if let Some(array) = live.get(x) {
-                gathered.add(array);
-            }
-        }
-    }
-    Ok(gathered.into_iter().map(|(x, gathered)| (x, gathered.finish())).collect())
-}
-
-/// A Hessian in the making; short samples wait for each other, because every accumulation touches all `K²` sums.
-struct Gathered {
-    hessian: Hessian,
-    waiting: Vec<f32>,
-}
-
-impl Gathered {
-    /// Tokens that are accumulated together.
-    const BLOCK: usize = 2048;
-
-    fn new(k: usize) -> Self {
-        Self { hessian: Hessian::new(k), waiting: Vec::new() }
-    }
-
-    fn add(&mut self, x: &Array) {
-        let k = self.hessian.k();
-        if let ArrayData::F32(values) = &x.data
-            && x.shape.last() == Some(&k)
-        {
-            self.waiting.extend_from_slice(values);
-        }
-        if self.waiting.len() >= Self::BLOCK * k {
-            self.hessian.accumulate(&self.waiting);
-            self.waiting.clear();
-        }
-    }
-
-    fn finish(mut self) -> Hessian {
-        self.hessian.accumulate(&self.waiting);
-        self.hessian
-    }
-}
-
-/// The Hessian of a weight: the sum over the distinct inputs of the layers that share it.
-fn merged(layers: &[Layer], key: WeightKey, hessians: &HashMap<ValueId, Hessian>) -> Hessian {
-    let mut inputs: Vec<ValueId> =
-        layers.iter().filter(|layer| layer.key == key).map(|layer| layer.x).collect();
-    inputs.sort();
-    inputs.dedup();
-    let mut sum = hessians[&inputs[0]].clone();
-    inputs[1..].iter().for_each(|x| sum.merge(&hessians[x]));
-    sum
-}
-
-/// The operands of a [`QuantizedLinear`]: packed codes `u8 [N, row bytes]` and scales `f32 [N, groups]`.
-fn tensors(matrix: &QuantizedMatrix) -> Result<[Tensor; 2], TensorError> {
-    let codes: Vec<u8> = if matrix.format.bits() == 4 {
-        matrix.codes.chunks(matrix.cols).flat_map(pack_nibbles).collect()
-    } else {
-        matrix.codes.clone()
-    };
-    let row_bytes = codes.len() / matrix.rows;
-    Ok([
-        Tensor::new(DataType::Uint8, &[matrix.rows, row_bytes], codes)?,
-        Tensor::from_f32(&[matrix.rows, matrix.groups()], matrix.scales.clone())?,
-    ])
 }

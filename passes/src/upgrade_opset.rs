@@ -16,7 +16,7 @@ use rules::{Adapted, CHANGES, NEWEST, OLDEST};
 /// Raises the standard operators of a model to opset `to`: in the graph, in control-flow bodies and in the functions
 /// that the model defines. The result computes the same. A model of that opset or a later one stays as it is.
 ///
-/// From opset 11 to 19 these operators change what a valid node means; all others only take in more types, or get
+/// From opset 11 to 24 these operators change what a valid node means; all others only take in more types, or get
 /// attributes and inputs whose default is the old behaviour:
 ///
 /// | since | operators | what is done |
@@ -30,9 +30,16 @@ use rules::{Adapted, CHANGES, NEWEST, OLDEST};
 /// | 16 | `RoiAlign` | the old coordinates, no longer the default, are named: `output_half_pixel` |
 /// | 18 | `Reduce` with `L1`, `L2`, `LogSum`, `LogSumExp`, `Max`, `Mean`, `Min`, `Prod`, `SumSquare` | attribute `axes` becomes an input |
 /// | 18 | `Split` | gets `num_outputs` when the sizes of its parts are not given |
+/// | 20 | `DFT` | attribute `axis`, 1 by default, becomes an input |
+/// | 20 | `GridSample` | the modes `bilinear` and `bicubic` are called `linear` and `cubic` |
+/// | 21 | `GroupNormalization` | scale and bias, one a group before and one a channel since, are refused |
+/// | 22 | `AveragePool`, `MaxPool` | `ceil_mode`, which no longer counts windows that begin in the padding, is refused |
+///
+/// Opset 24 also says that infinities saturate in a `Cast` or `CastLike` to an FP8 type of the `FNUZ` kind. ONNX's
+/// reference has always done so: such nodes stay as they are.
 #[derive(Debug, Clone, Copy)]
 pub struct UpgradeOpset {
-    /// The opset to reach, at most 19.
+    /// The opset to reach, at most 24.
     pub to: i64,
 }
 
@@ -121,7 +128,7 @@ impl<'a> Upgrade<'a> {
         if from < OLDEST || to > NEWEST {
             return Err(PassError::Unsupported {
                 what: format!("opset {from} cannot be raised to {to}: zqc knows opsets {OLDEST} to {NEWEST}"),
-                way_out: format!("export the model in opset {NEWEST}, or use onnx.version_converter"),
+                way_out: format!("export the model in opset {to}, or use onnx.version_converter"),
             });
         }
         Ok(Self { from, to, fresh, rank })

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use regex::Regex;
 use zqc_ir::{Model, Op, onnx};
-use zqc_numerics::Format;
+use zqc_numerics::ActivationFormat;
 use zqc_passes::{Canonicalize, Observer, QuantizeActivations, Select, run};
 
 const VARIANTS: [&str; 12] = [
@@ -61,7 +61,7 @@ fn all_layers_but_the_head_are_quantized() {
         let mut kept = Kept::default();
         run(&Canonicalize, &mut model, &mut kept).unwrap();
         run(&Select::default(), &mut model, &mut kept).unwrap();
-        run(&QuantizeActivations { format: Format::E4M3 }, &mut model, &mut kept).unwrap();
+        run(&QuantizeActivations { format: ActivationFormat::E4M3 }, &mut model, &mut kept).unwrap();
 
         let quantized = layers(&model);
         assert_eq!(quantized.iter().collect::<HashSet<_>>().len(), 35, "{variant}");

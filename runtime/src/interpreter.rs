@@ -7,9 +7,10 @@ use std::collections::HashMap;
 
 use zqc_ir::onnx::{WriteError, extract};
 use zqc_ir::op::port;
+use zqc_ir::operands::{self, OperandError};
 use zqc_ir::tensor::TensorError;
-use zqc_ir::{Model, NodeId, Op, ValueId};
-use zqc_numerics::{QuantizedMatrix, matmul, quantize_dequantize_tokens, unpack_nibbles};
+use zqc_ir::{Graph, Model, NodeId, Op, ValueId};
+use zqc_numerics::{LowRank, matmul, quantize_dequantize_tokens};
 
 use crate::array::{Array, ArrayData};
 use crate::backend::{Backend, BackendError, Piece, Session};
@@ -30,7 +31,7 @@ pub enum RunError {
     Backend(#[from] BackendError),
     /// A constant operand of one of our operators cannot be read.
     #[error("node {node}: {source}")]
-    Operand { node: String, source: TensorError },
+    Operand { node: String, source: OperandError },
     /// An activation does not have the shape or type that its layer needs.
     #[error("node {node}: its input is {found}, expected float values [..., {expected}]")]
     Activation { node: String, found: String, expected: usize },
@@ -58,6 +59,11 @@ impl<'a> Interpreter<'a> {
     pub fn new(model: &'a Model, backend: &'a dyn Backend, wanted: Vec<ValueId>) -> Result<Self, RunError> {
         let stages = partition(&model.graph, &wanted)?;
         Ok(Self { model, backend, wanted, stages })
+    }
+
+    /// The graph that is run.
+    pub fn graph(&self) -> &Graph {
+        &self.model.graph
     }
 
     /// The stages, in order.
@@ -108,6 +114,18 @@ impl<'a> Interpreter<'a> {
     /// # Errors
     /// When the activation is missing or is not of floats.
     pub fn run_quantize(&self, id: NodeId, live: &mut Live) -> Result<(), RunError> {
+        self.quantize(id, live, true)
+    }
+
+    /// Passes a quantization operator by on one sample: its result is the activation itself.
+    ///
+    /// # Errors
+    /// When the activation is missing or is not of floats.
+    pub fn pass_quantize(&self, id: NodeId, live: &mut Live) -> Result<(), RunError> {
+        self.quantize(id, live, false)
+    }
+
+    fn quantize(&self, id: NodeId, live: &mut Live, rounds: bool) -> Result<(), RunError> {
         let node = self.model.graph.node(id);
         let Op::QuantizeActivation(quantize) = &node.op else { return Ok(()) };
         let (input, output) = (node.input(0), node.output(0));
@@ -118,18 +136,27 @@ impl<'a> Interpreter<'a> {
             return Ok(());
         };
         let width = array.shape.last().copied().unwrap_or(1);
-        if let ArrayData::F32(values) = &mut array.data {
+        if let ArrayData::F32(values) = &mut array.data
+            && rounds
+        {
             quantize_dequantize_tokens(values, width, quantize.format);
         }
         live.extend(output.map(|output| (output, array)));
         Ok(())
     }
 
-    /// Runs a linear layer on one sample with `weight` `[N, K]`, dequantized and with Gemm's `alpha` in it.
+    /// Runs a linear layer on one sample with `weight` `[N, K]`, dequantized and with Gemm's `alpha` in it, and with the
+    /// low-rank branch beside it.
     ///
     /// # Errors
     /// When the activation is missing or has another width than K.
-    pub fn run_linear(&self, id: NodeId, weight: &[f32], live: &mut Live) -> Result<(), RunError> {
+    pub fn run_linear(
+        &self,
+        id: NodeId,
+        weight: &[f32],
+        low_rank: Option<&LowRank>,
+        live: &mut Live,
+    ) -> Result<(), RunError> {
         let node = self.model.graph.node(id);
         let (k, n, beta, bias) = match &node.op {
             Op::Linear(linear) => (linear.k, linear.n, linear.beta, port::LINEAR_BIAS),
@@ -141,7 +168,10 @@ impl<'a> Interpreter<'a> {
         let tokens = values.len() / k;
         let mut y = vec![0.0; tokens * n];
         matmul(values, weight, &mut y, tokens, k, n);
-        if let Some(bias) = node.input(bias) {
+        if let Some(low_rank) = low_rank {
+            low_rank.add_product(values, &mut y, tokens);
+        }
+        if node.input(bias).is_some() {
             let bias = self.constant(id, bias)?;
             for row in y.chunks_exact_mut(n) {
                 row.iter_mut().zip(&bias).for_each(|(y, b)| *y += beta * b);
@@ -155,46 +185,20 @@ impl<'a> Interpreter<'a> {
         Ok(())
     }
 
-    /// The weight `[N, K]` of a linear layer as [`Interpreter::run_linear`] takes it.
+    /// The weight `[N, K]` and the low-rank branch of a linear layer as [`Interpreter::run_linear`] takes them.
     ///
     /// # Errors
     /// When the operands cannot be read.
-    pub fn weight(&self, id: NodeId) -> Result<Vec<f32>, RunError> {
-        let node = self.model.graph.node(id);
-        let operand = |at: usize| {
-            let tensor = node.input(at).and_then(|value| self.model.graph.constant(value));
-            tensor.ok_or_else(|| RunError::Operand {
-                node: self.model.graph.label(id),
-                source: TensorError::NotLoaded,
-            })
-        };
-        let bad = |source| RunError::Operand { node: self.model.graph.label(id), source };
+    pub fn weight(&self, id: NodeId) -> Result<(Vec<f32>, Option<LowRank>), RunError> {
+        let (graph, node) = (&self.model.graph, self.model.graph.node(id));
+        let bad = |source| RunError::Operand { node: graph.label(id), source };
         match &node.op {
-            Op::Linear(linear) => {
-                let values = operand(port::WEIGHT)?.to_f32().map_err(bad)?;
-                Ok(linear.weight_rows(values))
-            }
+            Op::Linear(linear) => Ok((linear.weight_rows(self.constant(id, port::WEIGHT)?), None)),
             Op::QuantizedLinear(linear) => {
-                let codes = operand(port::WEIGHT)?.bytes().map_err(bad)?;
-                let scales = operand(port::SCALES)?.to_f32().map_err(bad)?;
-                let codes: Vec<u8> = match linear.format.bits() {
-                    4 => codes
-                        .chunks(linear.row_bytes())
-                        .flat_map(|row| unpack_nibbles(row, linear.k))
-                        .collect(),
-                    _ => codes.into_owned(),
-                };
-                let matrix = QuantizedMatrix {
-                    format: linear.format,
-                    rows: linear.n,
-                    cols: linear.k,
-                    group_size: linear.group_size,
-                    codes,
-                    scales,
-                };
-                Ok(matrix.dequantize())
+                let matrix = operands::matrix(graph, node, linear).map_err(bad)?;
+                Ok((matrix.dequantize(), operands::low_rank(graph, node, linear).map_err(bad)?))
             }
-            _ => Ok(Vec::new()),
+            _ => Ok((Vec::new(), None)),
         }
     }
 
@@ -235,10 +239,12 @@ impl<'a> Interpreter<'a> {
         Err(RunError::Activation { node: graph.label(id), found, expected: width.unwrap_or(1) })
     }
 
-    fn constant(&self, id: NodeId, value: ValueId) -> Result<Vec<f32>, RunError> {
+    /// The values of the constant that a node reads at an input.
+    fn constant(&self, id: NodeId, port: usize) -> Result<Vec<f32>, RunError> {
         let graph = &self.model.graph;
-        let tensor = graph.constant(value).ok_or(TensorError::NotLoaded).and_then(|tensor| tensor.to_f32());
-        tensor.map_err(|source| RunError::Operand { node: graph.label(id), source })
+        let tensor = graph.node(id).input(port).and_then(|value| graph.constant(value));
+        let values = tensor.ok_or(TensorError::NotLoaded).and_then(|tensor| tensor.to_f32());
+        values.map_err(|source| RunError::Operand { node: graph.label(id), source: source.into() })
     }
 }
 
@@ -262,7 +268,8 @@ impl Prepared<'_> {
             for &id in &stage.layers {
                 interpreter.run_quantize(id, &mut live)?;
                 if !matches!(interpreter.model.graph.node(id).op, Op::QuantizeActivation(_)) {
-                    interpreter.run_linear(id, &interpreter.weight(id)?, &mut live)?;
+                    let (weight, low_rank) = interpreter.weight(id)?;
+                    interpreter.run_linear(id, &weight, low_rank.as_ref(), &mut live)?;
                 }
             }
             stage.last_read.iter().for_each(|value| drop(live.remove(value)));

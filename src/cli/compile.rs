@@ -2,13 +2,16 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
+use clap::builder::{PathBufValueParser, PossibleValuesParser, TypedValueParser, ValueParser};
 use regex::Regex;
-use zqc::numerics::Format;
-use zqc::{Compiler, Error, Method, Options};
+use zqc::numerics::{ActivationFormat, FactorFormat, Order, ScaleConstraint, ScaleSearch, WeightFormat};
+use zqc::passes::{BranchMetric, HessianSource};
+use zqc::{Choice, Compiler, Emit, Error, Method, Options, Target};
 
 use super::progress::Progress;
-use super::{json, set_threads, table, write_text};
+use super::report_file::ReportFile;
+use super::{set_threads, table};
 
 /// The main job.
 #[derive(Args)]
@@ -19,34 +22,51 @@ pub(super) struct Arguments {
     #[arg(short, long)]
     output: PathBuf,
     /// What the result is: an ONNX model, or the textual form of the quantized graph
-    #[arg(long, value_enum, default_value_t = Emit::Onnx)]
+    #[arg(long, value_parser = choice::<Emit>(), default_value = "onnx")]
     emit: Emit,
-    /// Who is to read the ONNX model: stock ONNX Runtime 1.18 and later, with exact numbers
-    #[arg(long, value_enum, default_value_t = Target::Portable)]
+    /// Who is to read the ONNX model: stock ONNX Runtime 1.18 and later, with exact numbers, or importers that know ONNX's
+    /// low-precision types
+    #[arg(long, value_parser = choice::<Target>(), default_value = "portable")]
     target: Target,
-    /// Number format of the weights
-    #[arg(long, value_enum, default_value_t = Weights::Fp4)]
-    weights: Weights,
+    /// Number format of the weights; int4 has zero points, the others are symmetric
+    #[arg(long, value_parser = choice::<WeightFormat>(), default_value = "fp4")]
+    weights: WeightFormat,
     /// Weights along the input that share a scale; 0 for the whole row
     #[arg(long, default_value_t = 128)]
     group_size: usize,
     /// How weights are solved
-    #[arg(long, value_enum, default_value_t = Solve::Gptq)]
-    method: Solve,
+    #[arg(long, value_parser = choice::<Method>(), default_value = "gptq")]
+    method: Method,
     /// The order in which GPTQ quantizes the columns
-    #[arg(long, value_enum, default_value_t = Order::Activation)]
+    #[arg(long, value_parser = choice::<Order>(), default_value = "activation")]
     order: Order,
-    /// The power-of-two constraint on the scales
-    #[arg(long, value_enum, default_value_t = Scale::None)]
-    scale: Scale,
+    /// The constraint on the scales of a row: powers of two (m1), a row scale times powers of two (m2) or times thirds of
+    /// octaves (m3); found by search or snapped [default: m3 for fp4, else none]
+    #[arg(long, value_parser = choice::<ScaleConstraint>())]
+    scale: Option<ScaleConstraint>,
     /// How a group's scale is found
-    #[arg(long, value_enum, default_value_t = ScaleSearch::Hessian)]
+    #[arg(long, value_parser = choice::<ScaleSearch>(), default_value = "hessian")]
     scale_search: ScaleSearch,
-    /// Rank of the low-rank compensation; 0 for none, all that this version has
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=0))]
-    lorc_rank: u64,
+    /// The activations that Hessians are gathered from
+    #[arg(long, value_parser = choice::<HessianSource>(), default_value = "quantized")]
+    hessian: HessianSource,
+    /// The share of the error left by earlier layers that a layer takes over, 0 to 1
+    #[arg(long, value_parser = share, default_value = "0.5")]
+    propagation: f64,
+    /// Rank of the low-rank compensation; 0 for none [default: 8 for weights of 4 bits, else 0]
+    #[arg(long, value_name = "RANK")]
+    lorc_rank: Option<usize>,
+    /// What the compensation repairs: the weight, or the output on the calibration data
+    #[arg(long, value_parser = choice::<BranchMetric>(), default_value = "activation")]
+    lorc: BranchMetric,
+    /// Number format of the compensation
+    #[arg(long, value_parser = choice::<FactorFormat>(), default_value = "fp8")]
+    lorc_factors: FactorFormat,
+    /// How often weight and compensation are solved in turn
+    #[arg(long, value_name = "ROUNDS", value_parser = positive, default_value = "2")]
+    lorc_rounds: usize,
     /// Number format of the activations
-    #[arg(long, value_enum, default_value_t = Activations::Fp8)]
+    #[arg(long, value_parser = activations(), default_value = "fp8")]
     activations: Activations,
     /// Calibration data: .txt (with --tokenizer), .jsonl, .npz or .safetensors; without, the model writes its own text
     #[arg(long, num_args = 1.., value_name = "FILE")]
@@ -75,57 +95,39 @@ pub(super) struct Arguments {
     /// Threads [default: one a core]
     #[arg(long, value_parser = threads)]
     threads: Option<usize>,
-    /// Writes the report to a .json file
-    #[arg(long, value_name = "FILE")]
-    report: Option<PathBuf>,
+    /// Writes the report: a page with plots to a .html file, the data to a .json file
+    #[arg(long, value_name = "FILE", value_parser = PathBufValueParser::new().try_map(ReportFile::new))]
+    report: Option<ReportFile>,
     /// Prints the graph after a pass
     #[arg(long, value_name = "PASS", value_parser = clap::builder::PossibleValuesParser::new(Compiler::PASSES))]
     print_ir_after: Vec<String>,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Emit {
-    Onnx,
-    Ir,
+/// `Option` of its own: clap takes a bare one for an argument that may be left out.
+#[derive(Clone, Copy)]
+struct Activations(Option<ActivationFormat>);
+
+fn activations() -> ValueParser {
+    words::<Option<ActivationFormat>>().try_map(|word| of_word(&word).map(Activations)).into()
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Target {
-    Portable,
+/// Takes the words of a choice.
+fn choice<T: Choice>() -> ValueParser {
+    words::<T>().try_map(|word| of_word::<T>(&word)).into()
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Weights {
-    Fp4,
+fn words<T: Choice>() -> PossibleValuesParser {
+    T::CHOICES.iter().map(|(word, _)| *word).into()
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Solve {
-    Gptq,
-    Rtn,
+fn of_word<T: Choice>(word: &str) -> Result<T, String> {
+    T::of_word(word).ok_or_else(|| format!("{word} is no choice"))
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Order {
-    Natural,
-    Activation,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Scale {
-    None,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum ScaleSearch {
-    Max,
-    Mse,
-    Hessian,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Activations {
-    Fp8,
+/// A number from 0 to 1.
+fn share(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    if (0.0..=1.0).contains(&number) { Ok(number) } else { Err("must be from 0 to 1".to_string()) }
 }
 
 pub(super) fn positive(text: &str) -> Result<usize, String> {
@@ -147,37 +149,23 @@ pub(super) fn threads(text: &str) -> Result<usize, String> {
 
 pub(super) fn run(arguments: Arguments) -> Result<(), Error> {
     set_threads(arguments.threads)?;
-    if let Some(path) = &arguments.report {
-        if path.extension() != Some("json".as_ref()) {
-            return Err(Error::Usage(format!("--report {}: the report is written as .json", path.display())));
-        }
-        zqc::ir::onnx::check_writable(path)?;
-    }
+    arguments.report.as_ref().map_or(Ok(()), ReportFile::check_writable)?;
     let options = Options {
-        emit: match arguments.emit {
-            Emit::Onnx => zqc::Emit::Onnx,
-            Emit::Ir => zqc::Emit::Ir,
-        },
-        weights: match arguments.weights {
-            Weights::Fp4 => Format::E2M1,
-        },
-        activations: match arguments.activations {
-            Activations::Fp8 => Format::E4M3,
-        },
+        emit: arguments.emit,
+        target: arguments.target,
+        weights: arguments.weights,
+        activations: arguments.activations.0,
         group_size: arguments.group_size,
-        method: match arguments.method {
-            Solve::Gptq => Method::Gptq,
-            Solve::Rtn => Method::Rtn,
-        },
-        order: match arguments.order {
-            Order::Natural => zqc::Order::Natural,
-            Order::Activation => zqc::Order::Activation,
-        },
-        scale_search: match arguments.scale_search {
-            ScaleSearch::Max => zqc::ScaleSearch::Max,
-            ScaleSearch::Mse => zqc::ScaleSearch::Mse,
-            ScaleSearch::Hessian => zqc::ScaleSearch::Hessian,
-        },
+        method: arguments.method,
+        order: arguments.order,
+        scale: arguments.scale,
+        scale_search: arguments.scale_search,
+        hessian: arguments.hessian,
+        propagation: arguments.propagation,
+        lorc_rank: arguments.lorc_rank,
+        lorc: arguments.lorc,
+        lorc_factors: arguments.lorc_factors,
+        lorc_rounds: arguments.lorc_rounds,
         calibration: arguments.calibration,
         tokenizer: arguments.tokenizer,
         samples: arguments.samples,
@@ -193,8 +181,5 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Error> {
     let report = compiler.compile_with(&arguments.model, &arguments.output, &mut progress)?;
     progress.finish()?;
     table::print_report(&report);
-    match &arguments.report {
-        Some(path) => write_text(path, &json(&report)?),
-        None => Ok(()),
-    }
+    arguments.report.map_or(Ok(()), |file| file.write(&report))
 }

@@ -4,10 +4,10 @@ mod compile;
 mod evaluate;
 mod inspect;
 mod progress;
+mod report_file;
 mod table;
 
 use std::io::Write;
-use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -68,9 +68,4 @@ fn print(text: &str) -> Result<(), Error> {
 
 fn json(value: &impl serde::Serialize) -> Result<String, Error> {
     serde_json::to_string_pretty(value).map_err(|error| Error::Model(format!("cannot write JSON: {error}")))
-}
-
-/// Writes a text file at once, or not at all.
-fn write_text(path: &Path, text: &str) -> Result<(), Error> {
-    zqc::ir::onnx::write_file(path, text.as_bytes()).map_err(Error::from)
 }

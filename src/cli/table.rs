@@ -1,7 +1,6 @@
 //! Reports as text, for standard error.
 
-use std::collections::BTreeMap;
-
+use indicatif::DecimalBytes;
 use zqc::{Inspection, Report};
 
 /// A line a layer, what stays in float and why, and the totals.
@@ -24,9 +23,7 @@ pub(super) fn print_report(report: &Report) {
             layer.seconds
         );
     }
-    let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    report.kept.iter().for_each(|kept| reasons.entry(&kept.reason).or_default().push(&kept.layer));
-    for (reason, layers) in reasons {
+    for (reason, layers) in report.kept_by_reason() {
         let more = if layers.len() > 1 { format!(" and {} more", layers.len() - 1) } else { String::new() };
         eprintln!("stays in float: {}{more} ({reason})", layers[0]);
     }
@@ -38,20 +35,21 @@ pub(super) fn print_report(report: &Report) {
             "{} layers, {:.2} M weights: {} -> {} ({:.2}x), {:.3} bits per weight",
             report.layers.len(),
             totals.weights as f64 / 1e6,
-            bytes(totals.weight_bytes_before),
-            bytes(totals.weight_bytes_after),
+            DecimalBytes(totals.weight_bytes_before),
+            DecimalBytes(totals.weight_bytes_after),
             totals.weight_bytes_before as f64 / totals.weight_bytes_after.max(1) as f64,
             totals.bits_per_weight
         );
     }
-    let peak =
-        totals.peak_memory_bytes.map_or(String::new(), |peak| format!(", peak memory {}", bytes(peak)));
+    let peak = totals
+        .peak_memory_bytes
+        .map_or(String::new(), |peak| format!(", peak memory {}", DecimalBytes(peak)));
     eprintln!(
         "{} ({}) -> {} ({}) in {:.1} s{peak}",
         report.model,
-        bytes(totals.file_bytes_before),
+        DecimalBytes(totals.file_bytes_before),
         report.output,
-        bytes(totals.file_bytes_after),
+        DecimalBytes(totals.file_bytes_after),
         totals.seconds
     );
 }
@@ -59,14 +57,23 @@ pub(super) fn print_report(report: &Report) {
 /// A line a linear layer, and the totals.
 pub(super) fn print_inspection(inspection: &Inspection) {
     let width = inspection.linears.iter().map(|linear| linear.layer.len()).max().unwrap_or(0).max(5);
-    eprintln!("{:width$} {:>13} {:>7} {:>6} {:>6}  bias", "layer", "K x N", "format", "group", "bits");
+    eprintln!(
+        "{:width$} {:>13} {:>7} {:>6} {:>10} {:>5} {:>7} {:>6}  bias",
+        "layer", "K x N", "format", "group", "scales", "rank", "reads", "bits"
+    );
     for linear in &inspection.linears {
         let shape = format!("{} x {}", linear.k, linear.n);
         let group = linear.group_size.map_or("-".to_string(), |group| group.to_string());
-        let bias = if linear.bias { "yes" } else { "no" };
+        let scales = if linear.zero_points { Some("asymmetric") } else { linear.scales.as_deref() };
+        let rank = if linear.rank > 0 { linear.rank.to_string() } else { "-".to_string() };
         eprintln!(
-            "{:width$} {shape:>13} {:>7} {group:>6} {:>6.2}  {bias}",
-            linear.layer, linear.format, linear.bits_per_weight
+            "{:width$} {shape:>13} {:>7} {group:>6} {:>10} {rank:>5} {:>7} {:>6.2}  {}",
+            linear.layer,
+            linear.format,
+            scales.unwrap_or("-"),
+            linear.activations.as_deref().unwrap_or("float"),
+            linear.bits_per_weight,
+            if linear.bias { "yes" } else { "no" }
         );
     }
     eprintln!(
@@ -76,14 +83,6 @@ pub(super) fn print_inspection(inspection: &Inspection) {
         inspection.linears.len(),
         inspection.weights as f64 / 1e6,
         inspection.bits_per_weight,
-        bytes(inspection.constant_bytes)
+        DecimalBytes(inspection.constant_bytes)
     );
-}
-
-fn bytes(count: u64) -> String {
-    match count as f64 {
-        n if n >= 1e9 => format!("{:.2} GB", n / 1e9),
-        n if n >= 1e6 => format!("{:.1} MB", n / 1e6),
-        n => format!("{:.1} kB", n / 1e3),
-    }
 }

@@ -3,6 +3,7 @@
 mod bad_data;
 mod bad_models;
 mod bench;
+mod formats;
 mod models;
 mod results;
 #[path = "../support/mod.rs"]

@@ -130,6 +130,47 @@ fn the_report_accounts_for_every_layer() {
 }
 
 #[test]
+fn the_page_of_the_report_names_every_layer() {
+    let bench = Bench::new();
+    let (text, tokenizer) = (tiny("calibration.txt"), tiny("tokenizer.json"));
+    let [page, data] = ["report.html", "report.json"].map(|name| {
+        let report = bench.path(name);
+        let options = [&calibrated(&text, &tokenizer)[..], &["--report", report.to_str().unwrap()]].concat();
+        bench.compile(&tiny("model.onnx"), &bench.output(), &options);
+        std::fs::read_to_string(report).unwrap()
+    });
+    let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
+    let page = roxmltree::Document::parse_with_options(&page, options).expect("well-formed XML");
+    let cells: Vec<&str> =
+        page.descendants().filter(|node| node.has_tag_name("td")).filter_map(|cell| cell.text()).collect();
+    let data = json(&data);
+    let layers = data["layers"].as_array().unwrap();
+    assert_eq!(layers.len(), 35);
+    for layer in layers {
+        let row = cells.iter().position(|&cell| cell == layer["layer"]).expect("a row");
+        let percent = |key: &str| format!("{:.2} %", 100.0 * layer[key].as_f64().unwrap());
+        let errors = ["weight_error", "output_error_before", "output_error"].map(percent);
+        assert_eq!(cells[row + 6..row + 9], errors, "{layer}");
+        let counts = layer["weights"]["counts"].as_array().unwrap().iter();
+        let counted: u64 = counts.chain([&layer["weights"]["beyond"]]).map(|n| n.as_u64().unwrap()).sum();
+        assert_eq!(counted, layer["k"].as_u64().unwrap() * layer["n"].as_u64().unwrap());
+    }
+    let activations = data["activations"].as_array().unwrap();
+    assert_eq!((activations.len(), data["stages"].as_array().unwrap().len()), (20, 20));
+    let readers = activations.iter().flat_map(|activation| activation["layers"].as_array().unwrap());
+    assert_eq!(readers.count(), 35);
+    for activation in activations {
+        let maxima = activation["token_max"].as_array().unwrap().iter();
+        let tokens: u64 = maxima.map(|octave| octave["tokens"].as_u64().unwrap()).sum();
+        assert_eq!((tokens, &activation["tokens"]), (256, &256.into()), "4 samples of 64 tokens");
+    }
+    let circles = page.descendants().filter(|node| node.attribute("class") == Some("disc"));
+    assert!(circles.count() >= 35 + 20, "a mark for each layer and each activation");
+    let words = data["options"].as_array().unwrap().iter();
+    assert!(words.clone().any(|option| option["name"] == "--samples" && option["value"] == "4"));
+}
+
+#[test]
 fn nothing_to_quantize() {
     let proto = model(GraphProto {
         name: Some("no layers".to_string()),

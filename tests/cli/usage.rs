@@ -58,7 +58,7 @@ fn a_window_of_one_token() {
 
 #[test]
 fn a_report_of_an_unknown_kind() {
-    refuse(&["--report", "report.txt", "--method", "rtn"], &["report.txt", ".json"]);
+    refuse(&["--report", "report.txt", "--method", "rtn"], &["report.txt", ".html", ".json"]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod external_data;
 mod mutations;
+mod operands;
 mod patches;
 mod protos;
 mod round_trip;

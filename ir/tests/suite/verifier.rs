@@ -140,6 +140,8 @@ fn a_quantized_layer_has_the_operands_that_it_declares() {
             n: 16,
             format: Format::E2M1,
             group_size,
+            ladder: None,
+            rank: 0,
             beta: 1.0,
             dtype: DataType::Float,
         })

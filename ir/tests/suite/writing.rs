@@ -5,7 +5,7 @@ use std::path::Path;
 use zqc_ir::onnx::{Storage, WriteError, check_writable, from_proto, read, write, write_file};
 use zqc_ir::op::QuantizeActivation;
 use zqc_ir::{Change, NewNode, Op, Patch};
-use zqc_numerics::Format;
+use zqc_numerics::ActivationFormat;
 
 use crate::protos::{small, string};
 
@@ -69,7 +69,7 @@ fn a_graph_that_is_not_lowered_leaves_the_file_before_it() {
     let mut model = from_proto(small()).unwrap();
     let quantize = NewNode {
         name: "quantize".to_string(),
-        op: Op::QuantizeActivation(QuantizeActivation { format: Format::E4M3 }),
+        op: Op::QuantizeActivation(QuantizeActivation { format: ActivationFormat::E4M3 }),
         inputs: vec![string("x")],
         outputs: vec![string("q")],
         rank: None,

@@ -1,15 +1,20 @@
 //! Formats against tables made by other implementations, solvers against plain references.
 
+mod constraint;
+mod correction;
 mod formats;
 mod gptq;
 mod hessian;
+mod lorc;
+mod low_rank;
 mod matrix;
 mod pack;
+mod quantized;
 mod rtn;
 mod threads;
 mod tokens;
 
-use zqc_numerics::{Format, ScaleSearch};
+use zqc_numerics::{Format, Grouping, Hessian, ScaleConstraint, ScaleSearch, WeightFormat};
 
 /// Reproducible random numbers: a linear congruential generator with Knuth's MMIX constants.
 struct Random(u64);
@@ -43,16 +48,42 @@ fn floats(table: &[u8]) -> Vec<f32> {
     table.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()
 }
 
-/// The scale of a group of weights in `f64`, straight from the definition of [`ScaleSearch`].
-fn scale(format: Format, scale_search: ScaleSearch, weight: &[f64], importance: &[f64]) -> f64 {
-    let largest = weight.iter().fold(0.0f64, |max, w| max.max(w.abs()));
-    let widest = if largest == 0.0 { 1.0 } else { largest / f64::from(format.max()) };
+/// Every way in which a solver codes weights.
+fn weight_formats() -> Vec<WeightFormat> {
+    let integers = [Format::Int4, Format::Int8].map(|format| WeightFormat { format, asymmetric: true });
+    Format::ALL.into_iter().map(WeightFormat::from).chain(integers).collect()
+}
+
+/// The scale and the zero point of a group of weights in `f64`, straight from the definition of [`ScaleSearch`].
+fn scale(format: WeightFormat, search: ScaleSearch, weight: &[f64], importance: &[f64]) -> (f64, f64) {
+    let WeightFormat { format, asymmetric } = format;
+    let low = weight.iter().fold(0.0, |low: f64, &w| low.min(w));
+    let high = weight.iter().fold(0.0, |high: f64, &w| high.max(w));
+    let least = f64::from(format.codebook().into_iter().filter(|v| v.is_finite()).fold(0.0, f32::min));
+    let max = f64::from(format.max());
+    let widest = if asymmetric { (high - low) / (max - least) } else { high.max(-low) / max };
+    let widest = if widest == 0.0 { 1.0 } else { widest };
+    let zero = if asymmetric { (least - low / widest).round_ties_even() } else { 0.0 };
     let error = |scale: f64| -> f64 {
-        let rounded = |w: f64| f64::from(format.round((w / scale) as f32)) * scale;
+        let rounded = |w: f64| (f64::from(format.round((w / scale + zero) as f32)) - zero) * scale;
         weight.iter().zip(importance).map(|(&w, importance)| importance * (w - rounded(w)).powi(2)).sum()
     };
-    let ratios = if scale_search == ScaleSearch::Max { 0..0 } else { 0..25 };
-    ratios
+    let ratios =
+        if search == ScaleSearch::Max { 0..0 } else { 0..if format == Format::E2M1 { 43 } else { 25 } };
+    let scale = ratios
         .map(|step| widest * (0.55 + 0.025 * f64::from(step)))
-        .fold(widest, |best, scale| if error(scale) < error(best) { scale } else { best })
+        .fold(widest, |best, scale| if error(scale) < error(best) { scale } else { best });
+    (scale, zero)
+}
+
+/// Groups whose scales are not constrained.
+fn free(format: impl Into<WeightFormat>, group_size: usize, scale_search: ScaleSearch) -> Grouping {
+    Grouping { format: format.into(), group_size, scale_search, constraint: ScaleConstraint::None }
+}
+
+/// The Hessian of activations `x` `[T, K]`.
+fn hessian_of(x: &[f32], k: usize) -> Hessian {
+    let mut hessian = Hessian::new(k);
+    hessian.accumulate(x);
+    hessian
 }

@@ -1,4 +1,4 @@
-use zqc_numerics::matmul;
+use zqc_numerics::{matmul, transpose};
 
 use crate::Random;
 
@@ -17,5 +17,15 @@ fn matmul_agrees_with_the_definition() {
                 "[{t}, {k}, {n}] at {i}: {value}, not {expected}"
             );
         }
+    }
+}
+
+#[test]
+fn transposing_moves_every_element() {
+    for (rows, cols) in [(1, 1), (3, 200), (130, 65), (0, 4), (4, 0)] {
+        let matrix: Vec<usize> = (0..rows * cols).collect();
+        let expected: Vec<usize> =
+            (0..cols).flat_map(|col| (0..rows).map(move |row| row * cols + col)).collect();
+        assert_eq!(transpose(&matrix, rows, cols), expected, "[{rows}, {cols}]");
     }
 }

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
-import onnx
+import onnx.parser
 import onnxruntime
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 HERE = Path(__file__).parent
 RNG = np.random.default_rng(0)
@@ -92,38 +92,64 @@ def write_values():
         (HERE / f"{name}_values.bin").write_bytes(codes.view(dtype).astype("<f4").tobytes())
 
 
+FLOAT_TOKEN = """
+magnitude = Abs(x)
+largest = ReduceMax <keepdims=1> (magnitude, last_axis)
+raw = Div(largest, max)
+scale = Max(raw, floor)
+scaled = Div(x, scale)
+code = Cast <to={dtype}, saturate=1> (scaled)
+value = Cast <to=1> (code)
+y = Mul(value, scale)
+"""
+INTEGER_TOKEN = """
+least = ReduceMin <keepdims=1> (x, last_axis)
+low = Min(least, zero)
+largest = ReduceMax <keepdims=1> (x, last_axis)
+high = Max(largest, zero)
+range = Sub(high, low)
+raw = Div(range, max)
+scale = Max(raw, floor)
+below = Neg(low)
+exact_zero_point = Div(below, scale)
+zero_point = Round(exact_zero_point)
+scaled = Div(x, scale)
+rounded = Round(scaled)
+moved = Add(rounded, zero_point)
+clipped = Clip(moved, zero, max)
+code = Cast <to=2> (clipped)
+value = Cast <to=1> (code)
+zero_code = Cast <to=2> (zero_point)
+zero_value = Cast <to=1> (zero_code)
+centred = Sub(value, zero_value)
+y = Mul(centred, scale)
+"""
+TOKENS = {
+    "e4m3": (448.0, FLOAT_TOKEN.format(dtype=TensorProto.FLOAT8E4M3FN)),
+    "e5m2": (57344.0, FLOAT_TOKEN.format(dtype=TensorProto.FLOAT8E5M2)),
+    "int8": (255.0, INTEGER_TOKEN),
+}
+
+
 def write_tokens():
-    """Token-wise E4M3 by ONNX Runtime: 24 rows of 61 inputs, then as many outputs."""
+    """24 tokens of 61 inputs, and what ONNX Runtime makes of them token-wise in each format."""
     width = 61
     x = RNG.standard_normal((24, width)) * 10.0 ** RNG.integers(-8, 9, (24, 1))
     x[3] = 0
     x[4] = RNG.standard_normal(width) * 1e-13
     x[5, 7] *= 1000
+    x[6], x[7] = np.abs(x[6]), -np.abs(x[7])
     x = x.astype(np.float32)
-    constants = [("max", 448.0), ("floor", 1e-12)]
-    nodes = [
-        helper.make_node("Abs", ["x"], ["abs"]),
-        helper.make_node("ReduceMax", ["abs", "axes"], ["largest"], keepdims=1),
-        helper.make_node("Div", ["largest", "max"], ["raw"]),
-        helper.make_node("Max", ["raw", "floor"], ["scale"]),
-        helper.make_node("Div", ["x", "scale"], ["scaled"]),
-        helper.make_node("Cast", ["scaled"], ["fp8"], to=TensorProto.FLOAT8E4M3FN, saturate=1),
-        helper.make_node("Cast", ["fp8"], ["rounded"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", ["rounded", "scale"], ["y"]),
-    ]
-    shape = ["tokens", width]
-    graph = helper.make_graph(
-        nodes,
-        "token_e4m3",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
-        [helper.make_tensor(name, TensorProto.FLOAT, [], [value]) for name, value in constants]
-        + [helper.make_tensor("axes", TensorProto.INT64, [1], [-1])],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=10)
-    onnx.checker.check_model(model)
-    (y,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})
-    (HERE / "tokens_e4m3.bin").write_bytes(x.astype("<f4").tobytes() + y.astype("<f4").tobytes())
+    (HERE / "tokens.bin").write_bytes(x.astype("<f4").tobytes())
+    for name, (largest, nodes) in TOKENS.items():
+        text = f"""<ir_version: 9, opset_import: ["" : 19]>
+        tokens (float[t, {width}] x) => (float[t, {width}] y)
+        <int64[1] last_axis = {{-1}}, float zero = {{0.0}}, float max = {{{largest}}}, float floor = {{1e-12}}>
+        {{ {nodes} }}"""
+        model = onnx.parser.parse_model(text)
+        onnx.checker.check_model(model)
+        (y,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})
+        (HERE / f"tokens_{name}.bin").write_bytes(y.astype("<f4").tobytes())
 
 
 if __name__ == "__main__":

@@ -2,20 +2,22 @@
 
 use std::collections::{HashMap, HashSet};
 
+use zqc_ir::onnx::proto::FunctionProto;
 use zqc_ir::op::{QuantizeActivation, QuantizedLinear, attribute, port};
-use zqc_ir::tensor::{DataType, TensorError};
+use zqc_ir::tensor::TensorError;
 use zqc_ir::{Change, Graph, Model, NewNode, NodeId, Op, Patch, Tensor, ValueId};
-use zqc_numerics::{Format, transpose_nibbles};
 
 use super::functions::{self, DOMAIN, GROUP_SIZE, OUTPUT_TYPE};
+use super::signature::Signature;
+use super::{activation, bias, layout};
 use crate::pass::{Observer, Pass, PassError};
 
 /// Turns every [`Op::QuantizeActivation`] and [`Op::QuantizedLinear`] into one call of a function of domain `ai.zqc`
-/// that the model defines; the call of a linear layer is named after the layer. A bias is added after the call, in the
-/// layer's own element type.
+/// that the model defines, `QuantizeActivationE4M3` or `W4A8Linear` for example; the call of a linear layer is named after
+/// the layer. A bias is added after the call, in the layer's own element type.
 ///
-/// Codes and scales are transposed, so that no runtime has to: codes are packed along N, `u8 [K, ceil(N/2)]`, and scales
-/// are `f32 [groups, N]`.
+/// Operands are transposed, so that no runtime has to: 4-bit codes are packed along N, `u8 [K, ceil(N/2)]`, and scales are
+/// `f32 [groups, N]`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LowerPortable;
 
@@ -26,20 +28,8 @@ impl Pass for LowerPortable {
 
     fn run(&self, model: &Model, _observer: &mut dyn Observer) -> Result<Patch, PassError> {
         let graph = &model.graph;
-        let mut lowering = Lowering {
-            graph,
-            changes: Vec::new(),
-            activation_scales: HashMap::new(),
-            transposed: HashSet::new(),
-        };
-        for id in graph.order()? {
-            match &graph.node(id).op {
-                Op::QuantizeActivation(quantize) => lowering.quantize(id, quantize)?,
-                Op::QuantizedLinear(linear) => lowering.linear(id, linear)?,
-                Op::Onnx(_) | Op::Linear(_) => {}
-            }
-        }
-        if lowering.changes.is_empty() {
+        let ours = |op: &Op| matches!(op, Op::QuantizeActivation(_) | Op::QuantizedLinear(_));
+        if !graph.nodes().any(|(_, node)| ours(&node.op)) {
             return Ok(Patch::default());
         }
         let opset = model.opset();
@@ -49,13 +39,24 @@ impl Pass for LowerPortable {
                 way_out: "run the pass upgrade_opset first".to_string(),
             });
         }
-        let mut used = vec![functions::quantize_activation(opset)];
-        if !lowering.transposed.is_empty() {
-            used.extend([functions::dequantize_weight(opset), functions::linear(opset)]);
+        let mut lowering = Lowering {
+            graph,
+            changes: Vec::new(),
+            functions: Vec::new(),
+            opset,
+            activations: HashMap::new(),
+            transposed: HashSet::new(),
+        };
+        for id in graph.order()? {
+            match &graph.node(id).op {
+                Op::QuantizeActivation(quantize) => lowering.quantize(id, quantize),
+                Op::QuantizedLinear(linear) => lowering.linear(id, linear)?,
+                Op::Onnx(_) | Op::Linear(_) => {}
+            }
         }
         Ok(Patch {
             changes: lowering.changes,
-            functions: used,
+            functions: lowering.functions,
             opsets: vec![(DOMAIN.to_string(), functions::VERSION)],
             ir_version: Some(functions::LEAST_IR_VERSION),
             ..Default::default()
@@ -66,66 +67,74 @@ impl Pass for LowerPortable {
 struct Lowering<'g> {
     graph: &'g Graph,
     changes: Vec<Change>,
-    /// The names of the scales of each quantized activation.
-    activation_scales: HashMap<ValueId, String>,
-    /// Codes and scales that lie as the file wants them: layers may share theirs.
+    /// The functions called.
+    functions: Vec<FunctionProto>,
+    /// The version of the standard operators that their bodies consist of.
+    opset: i64,
+    /// What stands for each quantized activation: codes, scales, and zero points of integers.
+    activations: HashMap<ValueId, Vec<String>>,
+    /// Operands that lie as the file wants them: layers may share theirs.
     transposed: HashSet<ValueId>,
 }
 
 impl Lowering<'_> {
-    fn quantize(&mut self, id: NodeId, quantize: &QuantizeActivation) -> Result<(), PassError> {
-        let graph = self.graph;
-        if quantize.format != Format::E4M3 {
-            return Err(not_portable(&graph.label(id), quantize.format));
-        }
+    fn quantize(&mut self, id: NodeId, quantize: &QuantizeActivation) {
+        let (graph, format) = (self.graph, quantize.format);
         let mut node = NewNode::restore(graph, graph.node(id));
-        if let Some(codes) = graph.node(id).output(0) {
-            let scales = graph.fresh_name(&format!("{}_scales", graph.value(codes).name));
-            node.outputs.push(Some(scales.clone()));
-            self.activation_scales.insert(codes, scales);
+        if let Some(quantized) = graph.node(id).output(0) {
+            let codes = &graph.value(quantized).name;
+            let parts = ["_scales", "_zero_points"].map(|part| graph.fresh_name(&format!("{codes}{part}")));
+            let mut names: Vec<String> = [codes.clone()].into_iter().chain(parts).collect();
+            names.truncate(activation::outputs(format).len());
+            node.outputs = names.iter().cloned().map(Some).collect();
+            self.activations.insert(quantized, names);
         }
-        node.op = functions::call(functions::QUANTIZE_ACTIVATION, Vec::new());
-        let why = format!("{} becomes a call of {}", graph.label(id), functions::QUANTIZE_ACTIVATION);
+        let function = activation::name(format);
+        node.op = functions::call(&function, Vec::new());
+        let why = format!("{} becomes a call of {function}", graph.label(id));
         self.changes.push(Change { remove: vec![id], add: vec![node], ..Change::new(why) });
-        Ok(())
+        self.define(activation::definition(format, self.opset));
     }
 
     fn linear(&mut self, id: NodeId, linear: &QuantizedLinear) -> Result<(), PassError> {
         let (graph, node) = (self.graph, self.graph.node(id));
-        let layer = format!("layer {}", linear.layer);
-        if linear.format != Format::E2M1 {
-            return Err(not_portable(&layer, linear.format));
-        }
-        let activation_scales = node.input(port::X).and_then(|x| self.activation_scales.get(&x));
-        let activation_scales = activation_scales.ok_or_else(|| PassError::Unsupported {
-            what: format!("{layer} reads a float activation, which has no portable form yet"),
-            way_out: "quantize activations to e4m3".to_string(),
-        })?;
+        let unreadable = |source| PassError::Weight { layer: linear.layer.clone(), source };
+        let signature = Signature::of(graph, node, linear).map_err(unreadable)?;
         let mut call = NewNode::restore(graph, node);
         call.name = linear.layer.clone();
         call.op = functions::call(
-            functions::LINEAR,
+            &signature.name(),
             vec![
                 attribute::int(GROUP_SIZE, linear.group_size as i64),
                 attribute::int(OUTPUT_TYPE, linear.dtype as i64),
             ],
         );
-        let bias = call.inputs.get_mut(port::QUANTIZED_BIAS).and_then(Option::take);
-        call.inputs.truncate(port::QUANTIZED_BIAS);
-        call.inputs.insert(port::X + 1, Some(activation_scales.clone()));
-        let mut change = Change::new(format!("{layer} becomes a call of {}", functions::LINEAR));
+        let activation = node.input(port::X).and_then(|x| self.activations.get(&x));
+        let activation = match activation {
+            Some(names) => names.iter().cloned().map(Some).collect(),
+            None => vec![call.inputs[port::X].take()],
+        };
+        let operands = signature.operands().into_iter().map(|(at, _)| call.inputs[at].take());
+        call.inputs = activation.into_iter().chain(operands).collect();
+        let mut change =
+            Change::new(format!("layer {} becomes a call of {}", linear.layer, signature.name()));
         change.remove.push(id);
-        let unreadable = |source| PassError::Weight { layer: linear.layer.clone(), source };
-        change.replace = self.transpose(id, linear).map_err(unreadable)?;
-        match (bias, node.output(0)) {
-            (Some(bias), Some(y)) => {
-                let add = self.add_bias(&mut change, linear, bias, y, &mut call).map_err(unreadable)?;
-                change.add = vec![call, add];
-            }
-            _ => change.add = vec![call],
+        change.replace = self.transpose(id, linear, signature).map_err(unreadable)?;
+        change.add.push(call);
+        if let (Some(bias), Some(y)) = (node.input(port::QUANTIZED_BIAS), node.output(0)) {
+            bias::add(graph, &mut change, linear, bias, y).map_err(unreadable)?;
         }
         self.changes.push(change);
+        self.define(signature.dequantize_definition(self.opset));
+        self.define(signature.definition(self.opset));
         Ok(())
+    }
+
+    /// Notes that a function is called.
+    fn define(&mut self, function: FunctionProto) {
+        if !self.functions.iter().any(|known| known.name() == function.name()) {
+            self.functions.push(function);
+        }
     }
 
     /// The operands of a layer as the file wants them, those that no other layer has brought there yet.
@@ -133,69 +142,16 @@ impl Lowering<'_> {
         &mut self,
         id: NodeId,
         linear: &QuantizedLinear,
+        signature: Signature,
     ) -> Result<Vec<(ValueId, Tensor)>, TensorError> {
-        let &QuantizedLinear { k, n, .. } = linear;
         let mut replaced = Vec::new();
-        for at in [port::WEIGHT, port::SCALES] {
-            let Some(value) = self.graph.node(id).input(at).filter(|&value| self.transposed.insert(value))
-            else {
-                continue;
-            };
-            let tensor = self.graph.constant(value).ok_or(TensorError::NotLoaded)?;
-            let transposed = match at {
-                port::WEIGHT => {
-                    let codes = transpose_nibbles(&tensor.bytes()?, n, k);
-                    Tensor::new(DataType::Uint8, &[k, n.div_ceil(2)], codes)?
-                }
-                _ => transpose_scales(tensor, n, linear.groups())?,
-            };
-            replaced.push((value, transposed));
+        for (at, _) in signature.operands() {
+            let value = self.graph.node(id).input(at).ok_or(TensorError::NotLoaded)?;
+            if self.transposed.insert(value) {
+                let tensor = self.graph.constant(value).ok_or(TensorError::NotLoaded)?;
+                replaced.push((value, layout::to_file(linear, at, tensor)?));
+            }
         }
         Ok(replaced)
-    }
-
-    /// The `Add` that yields `y` in the place of `call`, which yields the product.
-    fn add_bias(
-        &self,
-        change: &mut Change,
-        linear: &QuantizedLinear,
-        mut bias: String,
-        y: ValueId,
-        call: &mut NewNode,
-    ) -> Result<NewNode, TensorError> {
-        let graph = self.graph;
-        let y = graph.value(y).name.clone();
-        let product = graph.fresh_name(&format!("{y}_product"));
-        call.outputs = vec![Some(product.clone())];
-        if linear.beta != 1.0 {
-            let value = graph.find(&bias);
-            let tensor = value.and_then(|value| graph.constant(value)).ok_or(TensorError::NotLoaded)?;
-            let scaled = tensor.to_f32()?.into_iter().map(|b| linear.beta * b).collect();
-            bias = graph.fresh_name(&format!("{y}_bias"));
-            let scaled = Tensor::from_f32_as(linear.dtype, &[linear.n], scaled)?;
-            change.initializers.push((bias.clone(), scaled));
-            change.release.extend(value);
-        }
-        Ok(NewNode {
-            name: format!("{}.bias", linear.layer),
-            op: Op::standard("Add", Vec::new()),
-            inputs: vec![Some(product), Some(bias)],
-            outputs: vec![Some(y)],
-            rank: call.rank,
-        })
-    }
-}
-
-/// The transpose of the matrix `[rows, cols]` of scales.
-pub(crate) fn transpose_scales(scales: &Tensor, rows: usize, cols: usize) -> Result<Tensor, TensorError> {
-    let values = scales.to_f32()?;
-    let column = |col| values.iter().skip(col).step_by(cols).copied();
-    Tensor::from_f32(&[cols, rows], (0..cols).flat_map(column).collect())
-}
-
-fn not_portable(place: &str, format: Format) -> PassError {
-    PassError::Unsupported {
-        what: format!("{place} uses {format}, which has no portable form yet"),
-        way_out: "use weights in e2m1 and activations in e4m3".to_string(),
     }
 }

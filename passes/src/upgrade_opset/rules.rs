@@ -9,7 +9,7 @@ use crate::pass::PassError;
 /// The oldest opset that the table leads on from.
 pub(super) const OLDEST: i64 = 11;
 /// The newest opset that it leads to.
-pub(super) const NEWEST: i64 = 19;
+pub(super) const NEWEST: i64 = 24;
 
 /// How a node is adapted to a change of its operator.
 enum Rule {
@@ -17,16 +17,24 @@ enum Rule {
     Drop(&'static str),
     /// The attribute, a list of integers, becomes the second input.
     ToInput(&'static str),
+    /// The attribute `axis`, 1 by default, becomes the third input.
+    AxisToInput,
     /// What was the default of the attribute is written down.
     Spell(&'static str, &'static str),
     /// The number of outputs is written down when no second input tells the sizes of the parts.
     CountParts,
     /// The axes from attribute `axis` on were taken as one.
     FlattenAxes,
+    /// Values of the attribute got other names: pairs of the old and the new one.
+    Rename(&'static str, &'static [(&'static str, &'static str)]),
     /// A value of the attribute was withdrawn.
     Withdrawn(&'static str, &'static str),
     /// The outputs after the first were redefined.
     FirstOutputOnly,
+    /// Nodes whose attribute is not 0 were redefined.
+    ZeroOnly(&'static str),
+    /// The operator was redefined.
+    Redefined,
 }
 
 /// A change of some standard operators.
@@ -38,7 +46,7 @@ pub(super) struct Change {
 }
 
 /// Every change, oldest first.
-pub(super) static CHANGES: [Change; 9] = [
+pub(super) static CHANGES: [Change; 13] = [
     change(12, &["Dropout"], Rule::Drop("ratio")),
     change(13, &["Squeeze", "Unsqueeze", "ReduceSum"], Rule::ToInput("axes")),
     change(13, &["Split"], Rule::ToInput("split")),
@@ -48,6 +56,10 @@ pub(super) static CHANGES: [Change; 9] = [
     change(16, &["RoiAlign"], Rule::Spell("coordinate_transformation_mode", "output_half_pixel")),
     change(18, &REDUCTIONS, Rule::ToInput("axes")),
     change(18, &["Split"], Rule::CountParts),
+    change(20, &["DFT"], Rule::AxisToInput),
+    change(20, &["GridSample"], Rule::Rename("mode", &[("bilinear", "linear"), ("bicubic", "cubic")])),
+    change(21, &["GroupNormalization"], Rule::Redefined),
+    change(22, &["AveragePool", "MaxPool"], Rule::ZeroOnly("ceil_mode")),
 ];
 
 const REDUCTIONS: [&str; 9] = [
@@ -85,12 +97,13 @@ impl Change {
         let refused = |what: String| {
             Err(PassError::Unsupported {
                 what: format!("{} \"{}\" {what} since opset {}", node.op_type(), node.name(), self.since),
-                way_out: format!("export the model in opset {NEWEST}"),
+                way_out: format!("export the model in opset {}", upgrade.to),
             })
         };
         match self.rule {
             Rule::Drop(name) => drop(take(node, name)),
             Rule::ToInput(name) => adapted.before.extend(attribute_to_input(upgrade, node, name)),
+            Rule::AxisToInput => adapted.before.push(axis_to_input(upgrade, node)),
             Rule::Spell(name, value) => node.attribute.push(attribute::string(name, value)),
             Rule::CountParts => {
                 if node.input.get(1).is_none_or(String::is_empty) {
@@ -98,6 +111,12 @@ impl Change {
                 }
             }
             Rule::FlattenAxes => flatten_axes(upgrade, adapted),
+            Rule::Rename(name, names) => {
+                if node.find_attribute(name).is_some_and(is_reference) {
+                    return refused(format!("takes a {name} from its caller, whose values have other names"));
+                }
+                rename(node, name, names);
+            }
             Rule::Withdrawn(name, value) => {
                 if node.find_attribute(name).is_some_and(|mode| mode.s() == value.as_bytes()) {
                     return refused(format!("has a {name} that is gone, {value},"));
@@ -108,6 +127,12 @@ impl Change {
                     return refused("has outputs of training, which mean something else".to_string());
                 }
             }
+            Rule::ZeroOnly(name) => {
+                if node.find_attribute(name).is_some_and(|value| is_reference(value) || value.i() != 0) {
+                    return refused(format!("has a {name}, which means something else"));
+                }
+            }
+            Rule::Redefined => return refused("means something else".to_string()),
         }
         Ok(())
     }
@@ -123,13 +148,23 @@ fn attribute_to_input(upgrade: &Upgrade, node: &mut NodeProto, name: &str) -> Op
     Some(standard("Constant", vec![], constant, vec![value]))
 }
 
+/// Makes the attribute `axis` the third input of `node`; yields the constant that holds it.
+fn axis_to_input(upgrade: &Upgrade, node: &mut NodeProto) -> NodeProto {
+    let axis = take(node, "axis").unwrap_or_else(|| attribute::int("axis", 1));
+    let constant = upgrade.name_beside(node, "axis");
+    node.input.resize(2, String::new());
+    node.input.push(constant.clone());
+    let value = AttributeProto { name: Some("value_int".to_string()), ..axis };
+    standard("Constant", vec![], constant, vec![value])
+}
+
 /// Makes a softmax over all axes from `axis` on one over the last axis, which is the same where that is `axis`.
 fn flatten_axes(upgrade: &Upgrade, Adapted { before, node, after }: &mut Adapted) {
     let axis = take(node, "axis").unwrap_or_else(|| attribute::int("axis", 1));
     node.attribute.push(attribute::int("axis", -1));
     let rank = node.input.first().and_then(|x| (upgrade.rank)(x));
     let last = axis.i() == -1 || rank.is_some_and(|rank| axis.i() == rank as i64 - 1);
-    if last && axis.ref_attr_name().is_empty() {
+    if last && !is_reference(&axis) {
         return;
     }
     let [shape, flat, result] = ["shape", "flat", "result"].map(|hint| upgrade.name_beside(node, hint));
@@ -140,6 +175,20 @@ fn flatten_axes(upgrade: &Upgrade, Adapted { before, node, after }: &mut Adapted
     before.push(standard("Shape", vec![x.clone()], shape.clone(), vec![]));
     before.push(standard("Flatten", vec![x], flat, vec![axis]));
     after.push(standard("Reshape", vec![result, shape], y, keep_zeros.into_iter().collect()));
+}
+
+/// Gives a value of the attribute its new name, if it is one of the pairs of the old and the new one.
+fn rename(node: &mut NodeProto, name: &str, names: &[(&str, &str)]) {
+    for attribute in node.attribute.iter_mut().filter(|attribute| attribute.name() == name) {
+        if let Some((_, new)) = names.iter().find(|(old, _)| attribute.s() == old.as_bytes()) {
+            attribute.s = Some(new.as_bytes().to_vec());
+        }
+    }
+}
+
+/// Whether the value is that of an attribute of the function's caller.
+fn is_reference(attribute: &AttributeProto) -> bool {
+    !attribute.ref_attr_name().is_empty()
 }
 
 fn take(node: &mut NodeProto, name: &str) -> Option<AttributeProto> {

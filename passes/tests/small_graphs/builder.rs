@@ -121,7 +121,7 @@ pub fn written(model: &Model) -> ModelProto {
     onnx::to_proto(model).unwrap()
 }
 
-fn info(name: &str, dtype: DataType, dims: &str) -> ValueInfoProto {
+pub fn info(name: &str, dtype: DataType, dims: &str) -> ValueInfoProto {
     let dim = dims.split_whitespace().map(|dim| Dimension {
         value: Some(match dim.parse() {
             Ok(size) => dimension::Value::DimValue(size),

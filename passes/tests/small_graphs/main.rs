@@ -2,10 +2,13 @@
 
 mod builder;
 mod canonicalize;
+mod kinds;
 mod lower;
+mod native;
 mod quantize_activations;
 mod raise;
 mod select;
+mod solve_weights;
 mod upgrade_opset;
 
 use std::fmt::Write;

@@ -1,11 +1,11 @@
 use zqc_ir::tensor::DataType::Float;
-use zqc_numerics::Format;
+use zqc_numerics::ActivationFormat;
 use zqc_passes::{Canonicalize, QuantizeActivations};
 
 use crate::builder::Builder;
 use crate::{assert_snapshot, run};
 
-const E4M3: QuantizeActivations = QuantizeActivations { format: Format::E4M3 };
+const E4M3: QuantizeActivations = QuantizeActivations { format: ActivationFormat::E4M3 };
 
 /// Three layers that read `x`, one that reads what they make, and a reader of `x` that is no layer.
 fn shared_input() -> Builder {

@@ -9,6 +9,7 @@ use crate::builder::{Builder, written};
 use crate::{assert_snapshot, run};
 
 const TO_19: UpgradeOpset = UpgradeOpset { to: 19 };
+const TO_24: UpgradeOpset = UpgradeOpset { to: 24 };
 
 fn upgraded(builder: Builder) -> Model {
     let mut model = builder.build();
@@ -86,6 +87,26 @@ fn a_softmax_is_flattened_unless_its_axis_is_known_to_be_the_last() {
         .output("default")
         .output("unknown_rank");
     assert_snapshot("upgrade_opset", "softmax", &upgraded(builder).to_string());
+}
+
+#[test]
+fn what_changed_since_opset_19() {
+    let mut builder = input()
+        .opset(19)
+        .node("DFT", &["x"], "spectrum")
+        .node("DFT", &["spectrum", "x"], "long_spectrum")
+        .with(int("axis", 0))
+        .with(int("inverse", 1))
+        .node("AveragePool", &["x"], "averages")
+        .with(int("ceil_mode", 0))
+        .output("averages")
+        .output("long_spectrum");
+    for mode in ["bilinear", "bicubic", "nearest"] {
+        builder = builder.node("GridSample", &["x", "x"], mode).with(string("mode", mode)).output(mode);
+    }
+    let mut model = builder.node("GridSample", &["x", "x"], "default").output("default").build();
+    run(&[&TO_24], &mut model);
+    assert_snapshot("upgrade_opset", "from_19", &model.to_string());
 }
 
 #[test]
@@ -190,12 +211,25 @@ fn what_has_no_equal_in_the_new_opset_is_refused() {
         .with(string("coordinate_transformation_mode", "tf_half_pixel_for_nn"))
         .named("enlarge")
         .output("y");
+    let groups = input()
+        .opset(18)
+        .node("GroupNormalization", &["x", "x", "x"], "y")
+        .with(int("num_groups", 1))
+        .named("norm")
+        .output("y");
+    let pool = |op_type| {
+        let node = input().opset(19).node(op_type, &["x"], "y");
+        node.with(int("ceil_mode", 1)).named("pool").output("y")
+    };
     let messages = [
         refused(training, 19),
         refused(resize, 19),
+        refused(groups, 23),
+        refused(pool("AveragePool"), 23),
+        refused(pool("MaxPool"), 24),
         refused(reductions(input().opset(10)), 19),
         refused(reductions(input().opset(-1)), 19),
-        refused(reductions(input().opset(18)), 20),
+        refused(reductions(input().opset(18)), 25),
     ];
     assert_snapshot("upgrade_opset", "refused", &messages.join("\n"));
 }

@@ -1,0 +1,111 @@
+//! What the passes tell of their work.
+
+use zqc_numerics::{Format, Ladder, QuantizedMatrix, Scales};
+
+use crate::statistics::{ActivationStatistics, WeightHistogram};
+
+/// What became of one layer.
+#[derive(Debug, Clone)]
+pub struct LayerRecord {
+    /// The layer's path in the source model.
+    pub layer: String,
+    /// Input features.
+    pub k: usize,
+    /// Output features.
+    pub n: usize,
+    /// The stage in which it was solved.
+    pub stage: usize,
+    /// Size of the float weight in the source, in bytes.
+    pub source_bytes: u64,
+    /// How the weight was coded.
+    pub coding: Coding,
+    /// Bits per weight as stored, everything counted.
+    pub bits_per_weight: f64,
+    /// Relative Frobenius error of the weight, `|W - Ŵ| / |W|`.
+    pub weight_error: f64,
+    /// Relative error of the layer's output on the calibration data, `|X(W - Ŵ)ᵀ| / |X Wᵀ|`, when it was calibrated.
+    pub output_error: Option<f64>,
+    /// Time spent in the solver.
+    pub seconds: f64,
+}
+
+/// How a weight `[N, K]` was coded.
+#[derive(Debug, Clone)]
+pub struct Coding {
+    /// Number format of the codes.
+    pub format: Format,
+    /// Whether every group has a zero point.
+    pub zero_points: bool,
+    /// Weights along K that share a scale.
+    pub group_size: usize,
+    /// The weights as the number format sees them.
+    pub weights: WeightHistogram,
+    /// What a shift of a group's scale stands for; `None` when scales are not constrained.
+    pub ladder: Option<Ladder>,
+    /// How many groups have shift 0, 1, 2 ...; empty when scales are not constrained.
+    pub shifts: Vec<u64>,
+    /// The low-rank branch beside the codes.
+    pub branch: Option<BranchRecord>,
+}
+
+/// The low-rank branch of a layer, and the errors of the layer without it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BranchRecord {
+    /// Its rank.
+    pub rank: usize,
+    /// As [`LayerRecord::weight_error`], of the codes alone.
+    pub weight_error_before: f64,
+    /// As [`LayerRecord::output_error`], of the codes alone.
+    pub output_error_before: Option<f64>,
+}
+
+/// The tokens that linear layers read, over the calibration data.
+#[derive(Debug, Clone)]
+pub struct ActivationRecord {
+    /// Name of the value in the source model.
+    pub value: String,
+    /// The layers that read it.
+    pub layers: Vec<String>,
+    /// The stage of these layers.
+    pub stage: usize,
+    /// Values of a token.
+    pub width: usize,
+    /// What the tokens look like.
+    pub statistics: ActivationStatistics,
+}
+
+impl Coding {
+    /// How the original `weight` `[N, K]` became `matrix`, without a branch.
+    pub fn new(weight: &[f32], matrix: &QuantizedMatrix) -> Self {
+        Self {
+            format: matrix.format,
+            zero_points: matrix.zero_points.is_some(),
+            group_size: matrix.group_size,
+            weights: WeightHistogram::new(weight, matrix),
+            ladder: matrix.scales.ladder(),
+            shifts: match &matrix.scales {
+                Scales::Grouped(_) => Vec::new(),
+                Scales::Shifted { shifts, .. } => counts(shifts),
+            },
+            branch: None,
+        }
+    }
+}
+
+/// How often each number from 0 to the largest occurs.
+fn counts(numbers: &[u8]) -> Vec<u64> {
+    let mut counts = vec![0; numbers.iter().max().map_or(0, |&max| usize::from(max) + 1)];
+    numbers.iter().for_each(|&number| counts[usize::from(number)] += 1);
+    counts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::counts;
+
+    #[test]
+    fn numbers_are_counted_up_to_the_largest() {
+        assert_eq!(counts(&[3, 0, 3, 1]), [1, 1, 0, 2]);
+        assert_eq!(counts(&[]), [0; 0]);
+    }
+}

@@ -1,0 +1,245 @@
+//! Runs a stage on the calibration data and gathers what its layers are solved on.
+
+use std::collections::{BTreeMap, HashMap};
+
+use zqc_ir::graph::Port;
+use zqc_ir::{Graph, Op, ValueId};
+use zqc_numerics::{CrossMoment, Hessian};
+use zqc_runtime::{Array, Interpreter, Live, RunError, Stage};
+
+use super::{Calibration, HessianSource, Layer, WeightKey};
+use crate::record::ActivationRecord;
+use crate::statistics::{ActivationStatistics, TokenSample};
+
+/// One calibration sample under way.
+pub(super) struct Sample {
+    /// What the quantized model has computed so far.
+    pub quantized: Live,
+    /// What the float model has, if it runs beside.
+    pub float: Option<Live>,
+}
+
+impl Sample {
+    /// The values of both models.
+    pub(super) fn both(&mut self) -> impl Iterator<Item = &mut Live> {
+        [Some(&mut self.quantized), self.float.as_mut()].into_iter().flatten()
+    }
+}
+
+/// A stage to run.
+pub(super) struct Gathering<'a> {
+    pub interpreter: &'a Interpreter<'a>,
+    pub calibration: &'a Calibration<'a>,
+    pub stage: &'a Stage,
+    pub layers: &'a [Layer<'a>],
+}
+
+/// What a stage showed.
+pub(super) struct Gathered {
+    /// The Hessian of every set of inputs that a weight reads.
+    pub hessians: HashMap<Vec<ValueId>, Hessian>,
+    /// What the layers of a weight lack, if they are to make up for it.
+    pub lacks: HashMap<WeightKey, CrossMoment>,
+    /// One for each distinct input.
+    pub activations: Vec<ActivationRecord>,
+}
+
+impl Gathering<'_> {
+    /// Runs the stage, number `index`, up to its layers, which have the float `weights`, on every sample.
+    pub(super) fn run(
+        &self,
+        index: usize,
+        weights: &[Vec<f32>],
+        samples: &mut [Sample],
+    ) -> Result<Gathered, RunError> {
+        let (interpreter, stage) = (self.interpreter, self.stage);
+        let graph = interpreter.graph();
+        let corrects =
+            self.calibration.hessian == HessianSource::Quantized && self.calibration.propagation != 0.0;
+        let mut session = interpreter.load(stage)?;
+        let mut inputs: BTreeMap<ValueId, Input> = BTreeMap::new();
+        for layer in self.layers {
+            let new = || Input::new(activation(graph, layer.x), layer.linear.k, samples.len());
+            inputs.entry(layer.x).or_insert_with(new);
+        }
+        let mut lacks: HashMap<WeightKey, CrossMoment> = HashMap::new();
+        for sample in samples {
+            if let Some(session) = &mut session {
+                for live in sample.both() {
+                    interpreter.run_nodes(stage, session.as_mut(), live)?;
+                }
+            }
+            for input in inputs.values_mut() {
+                input.see(&sample.quantized);
+            }
+            for &id in &stage.layers {
+                interpreter.run_quantize(id, &mut sample.quantized)?;
+                if let Some(float) = &mut sample.float {
+                    interpreter.pass_quantize(id, float)?;
+                }
+            }
+            for (x, input) in &mut inputs {
+                let source = match (&sample.float, self.calibration.hessian) {
+                    (Some(float), HessianSource::Float) => float,
+                    _ => &sample.quantized,
+                };
+                input.add(source.get(x));
+            }
+            for (layer, weight) in self.layers.iter().zip(weights) {
+                let Some(float) = &mut sample.float else { continue };
+                interpreter.run_linear(layer.id, weight, None, float)?;
+                if corrects {
+                    interpreter.run_linear(layer.id, weight, None, &mut sample.quantized)?;
+                }
+            }
+            if corrects {
+                for layer in self.layers {
+                    let moment = lacks
+                        .entry(layer.key)
+                        .or_insert_with(|| CrossMoment::new(layer.linear.k, layer.linear.n));
+                    self.add_lack(layer, sample, moment);
+                }
+            }
+        }
+        inputs.values_mut().for_each(Input::finish);
+        let activations = inputs.iter().map(|(&x, input)| self.record(x, input, index)).collect();
+        let mut hessians = HashMap::new();
+        for layer in self.layers {
+            let shared = inputs_of(self.layers, layer.key);
+            hessians.entry(shared).or_insert_with_key(|shared| sum(shared, &inputs));
+        }
+        Ok(Gathered { hessians, lacks, activations })
+    }
+
+    fn record(&self, x: ValueId, input: &Input, stage: usize) -> ActivationRecord {
+        let readers = self.layers.iter().filter(|layer| layer.x == x);
+        ActivationRecord {
+            value: self.interpreter.graph().value(input.activation).name.clone(),
+            layers: readers.map(|layer| layer.linear.layer.clone()).collect(),
+            stage,
+            width: input.tokens.width(),
+            statistics: ActivationStatistics::new(&input.tokens),
+        }
+    }
+
+    /// Adds what the layer's output on a sample, computed with the float weight, lacks of the float model's; and what the
+    /// stream that it is added to lacks.
+    fn add_lack(&self, layer: &Layer, sample: &Sample, moment: &mut CrossMoment) {
+        let graph = self.interpreter.graph();
+        let values =
+            |live: &'_ Live, value: ValueId| live.get(&value).and_then(Array::as_f32).map(<[f32]>::to_vec);
+        let Some(float) = &sample.float else { return };
+        let Some(y) = graph.node(layer.id).output(0) else { return };
+        let x = sample.quantized.get(&layer.x).and_then(Array::as_f32);
+        let (Some(x), Some(mut lack), Some(ours)) = (x, values(float, y), values(&sample.quantized, y))
+        else {
+            return;
+        };
+        if lack.len() != ours.len() {
+            return;
+        }
+        lack.iter_mut().zip(ours).for_each(|(lack, ours)| *lack -= ours);
+        let stream = residual_stream(graph, y).filter(|&stream| !self.is_made_here(stream));
+        let stream =
+            stream.and_then(|stream| Some((values(float, stream)?, values(&sample.quantized, stream)?)));
+        if let Some((float, ours)) = stream
+            && float.len() == lack.len()
+            && ours.len() == lack.len()
+        {
+            let differences = float.iter().zip(ours).map(|(float, ours)| float - ours);
+            lack.iter_mut().zip(differences).for_each(|(lack, difference)| *lack += difference);
+        }
+        moment.accumulate(x, &lack);
+    }
+
+    /// Whether a layer of this stage yields the value: what it lacks is its own to make up for.
+    fn is_made_here(&self, value: ValueId) -> bool {
+        self.interpreter.graph().producer(value).is_some_and(|id| self.stage.layers.contains(&id))
+    }
+}
+
+/// What the output `y` of a layer is added to, when that is all that becomes of it.
+fn residual_stream(graph: &Graph, y: ValueId) -> Option<ValueId> {
+    let [place] = graph.uses(y) else { return None };
+    let node = graph.node(place.node);
+    node.op.as_standard("Add")?;
+    let other = match place.port {
+        Port::Input(0) => node.input(1),
+        Port::Input(_) => node.input(0),
+        _ => None,
+    };
+    other.filter(|&other| other != y && !graph.is_output(y) && graph.constant(other).is_none())
+}
+
+/// The value that is quantized to `x`, or `x` itself.
+fn activation(graph: &Graph, x: ValueId) -> ValueId {
+    let quantize = graph.producer(x).map(|id| graph.node(id));
+    let quantize = quantize.filter(|node| matches!(node.op, Op::QuantizeActivation(_)));
+    quantize.and_then(|node| node.input(0)).unwrap_or(x)
+}
+
+/// The distinct inputs of the layers that share a weight.
+pub(super) fn inputs_of(layers: &[Layer], key: WeightKey) -> Vec<ValueId> {
+    let mut inputs: Vec<ValueId> =
+        layers.iter().filter(|layer| layer.key == key).map(|layer| layer.x).collect();
+    inputs.sort();
+    inputs.dedup();
+    inputs
+}
+
+/// The Hessian over the tokens of several inputs.
+fn sum(shared: &[ValueId], inputs: &BTreeMap<ValueId, Input>) -> Hessian {
+    let mut sum = inputs[&shared[0]].hessian.clone();
+    shared[1..].iter().for_each(|x| sum.merge(&inputs[x].hessian));
+    sum
+}
+
+/// A distinct input of the stage's layers. Short samples wait for each other, because every accumulation touches all
+/// `K²` sums.
+struct Input {
+    hessian: Hessian,
+    waiting: Vec<f32>,
+    /// Before quantization.
+    activation: ValueId,
+    tokens: TokenSample,
+}
+
+impl Input {
+    /// Tokens that are accumulated together.
+    const BLOCK: usize = 2048;
+
+    fn new(activation: ValueId, k: usize, samples: usize) -> Self {
+        Self {
+            hessian: Hessian::new(k),
+            waiting: Vec::new(),
+            activation,
+            tokens: TokenSample::new(k, samples),
+        }
+    }
+
+    /// Looks at the activation before it is quantized.
+    fn see(&mut self, live: &Live) {
+        if let Some(values) = self.values(live.get(&self.activation)) {
+            self.tokens.add(values);
+        }
+    }
+
+    fn add(&mut self, x: Option<&Array>) {
+        if let Some(values) = self.values(x) {
+            self.waiting.extend_from_slice(values);
+        }
+        if self.waiting.len() >= Self::BLOCK * self.hessian.k() {
+            self.hessian.accumulate(&self.waiting);
+            self.waiting.clear();
+        }
+    }
+
+    /// The values of a float array of the right width.
+    fn values<'v>(&self, array: Option<&'v Array>) -> Option<&'v [f32]> {
+        array.filter(|array| array.shape.last() == Some(&self.hessian.k())).and_then(Array::as_f32)
+    }
+
+    fn finish(&mut self) {
+        self.hessian.accumulate(&std::mem::take(&mut self.waiting));
+    }
+}

@@ -1,0 +1,203 @@
+use zqc_ir::tensor::DataType::Float;
+use zqc_ir::{Model, Op, Tensor};
+use zqc_numerics::{ActivationFormat, Format, GptqOptions, Grouping, Hessian, ScaleConstraint};
+use zqc_passes::{
+    Branch, Calibration, Canonicalize, HessianSource, LayerRecord, Method, Observer, Pass,
+    QuantizeActivations, Recipe, SolveWeights,
+};
+use zqc_runtime::{Array, Backend, Interpreter, backend};
+
+use crate::builder::Builder;
+use crate::{assert_snapshot, run};
+
+const WIDTH: usize = 48;
+const E4M3: QuantizeActivations = QuantizeActivations { format: ActivationFormat::E4M3 };
+
+/// Numbers between -1 and 1 that follow no short pattern, others for another seed.
+fn noise(len: usize, seed: usize) -> Vec<f32> {
+    (0..len).map(|i| ((i + 1) * (seed + 7919) * 2654435761 % 2003) as f32 / 1001.0 - 1.0).collect()
+}
+
+/// Three blocks of a residual stream, each with a nonlinear layer of two products; the last product yields `y`.
+fn stream() -> Builder {
+    let mut builder = Builder::new().input("h0", Float, "rows 48");
+    for block in 0..3 {
+        let name = |what: &str| format!("{what}{block}");
+        let next = format!("h{}", block + 1);
+        builder = builder
+            .node("MatMul", &[&name("h"), &name("up")], &name("wide"))
+            .node("Tanh", &[&name("wide")], &name("bent"))
+            .node("MatMul", &[&name("bent"), &name("down")], &name("step"))
+            .node("Add", &[&name("h"), &name("step")], &next);
+        for (at, what) in ["up", "down"].into_iter().enumerate() {
+            let values = noise(WIDTH * WIDTH, 10 * block + at).into_iter().map(|w| 0.25 * w).collect();
+            let tensor = Tensor::from_f32(&[WIDTH, WIDTH], values).unwrap();
+            builder.proto.graph.get_or_insert_default().initializer.push(tensor.to_proto(&name(what)));
+        }
+    }
+    builder.node("MatMul", &["h3", "out"], "y").weight("out", Float, &[WIDTH, WIDTH]).output("y")
+}
+
+/// Correlated tokens.
+fn samples(count: usize, seed: usize) -> Vec<Vec<(String, Array)>> {
+    let sample = |at: usize| {
+        let mut x = noise(64 * WIDTH, seed + at);
+        for token in x.chunks_mut(WIDTH) {
+            for i in 1..WIDTH {
+                token[i] += 0.9 * token[i - 1];
+            }
+        }
+        vec![("h0".to_string(), Array::new(vec![64, WIDTH], x).unwrap())]
+    };
+    (0..count).map(sample).collect()
+}
+
+fn rten() -> Box<dyn Backend> {
+    backend("rten", Some(1)).unwrap()
+}
+
+/// The records of the layers that were solved.
+#[derive(Default)]
+struct Records(Vec<LayerRecord>);
+
+impl Observer for Records {
+    fn layer_solved(&mut self, record: LayerRecord) {
+        self.0.push(record);
+    }
+}
+
+fn recipe(branch: Option<Branch>) -> Recipe {
+    let grouping = Grouping { group_size: 16, ..Grouping::default() };
+    Recipe { gptq: GptqOptions { grouping, ..GptqOptions::default() }, branch }
+}
+
+/// Quantizes the stream, calibrated on eight samples.
+fn solve(recipe: Recipe, hessian: HessianSource, propagation: f64) -> (Model, Vec<LayerRecord>) {
+    let (backend, samples) = (rten(), samples(8, 100));
+    let calibration = Calibration { backend: backend.as_ref(), samples: &samples, hessian, propagation };
+    let solver = SolveWeights { recipe, method: Method::Gptq(calibration) };
+    let (mut model, mut records) = (stream().build(), Records::default());
+    for pass in [&Canonicalize as &dyn Pass, &E4M3, &solver] {
+        zqc_passes::run(pass, &mut model, &mut records).unwrap();
+    }
+    (model, records.0)
+}
+
+/// `|Y - Ŷ| / |Y|` on tokens that the model was not calibrated on.
+fn output_error(model: &Model) -> f64 {
+    let values = |model: &Model| -> Vec<f32> {
+        let backend = rten();
+        let wanted = vec![model.graph.find("y").unwrap()];
+        let interpreter = Interpreter::new(model, backend.as_ref(), wanted).unwrap();
+        let mut prepared = interpreter.prepare().unwrap();
+        let run = |sample: Vec<(String, Array)>| {
+            let live = interpreter.feed(sample.iter().map(|(name, array)| (name.as_str(), array.clone())));
+            prepared.run(live).unwrap().remove(0).as_f32().unwrap().to_vec()
+        };
+        samples(8, 900).into_iter().flat_map(run).collect()
+    };
+    let mut float = stream().build();
+    run(&[&Canonicalize], &mut float);
+    zqc_numerics::relative_error(&values(model), &values(&float))
+}
+
+#[test]
+fn codes_scales_and_branch_take_the_place_of_the_weight() {
+    let mut model = Builder::new()
+        .input("x", Float, "rows 6")
+        .weight("w", Float, &[6, 4])
+        .weight("bias", Float, &[4])
+        .node("MatMul", &["x", "w"], "product")
+        .node("Add", &["product", "bias"], "y")
+        .output("y")
+        .build();
+    let grouping = Grouping { group_size: 4, ..Grouping::default() };
+    let branch = Branch { rank: 2, ..Branch::default() };
+    let recipe = Recipe { gptq: GptqOptions { grouping, ..GptqOptions::default() }, branch: Some(branch) };
+    let text = run(&[&Canonicalize, &E4M3, &SolveWeights { recipe, method: Method::Rtn }], &mut model);
+    assert_snapshot("solve_weights", "rtn_with_branch", &text);
+}
+
+#[test]
+fn a_branch_lowers_the_error_and_rounds_lower_it_further() {
+    let branch = |rounds| Branch { rank: 4, rounds, ..Branch::default() };
+    let solved = [None, Some(branch(1)), Some(branch(3))];
+    let solved = solved.map(|branch| solve(recipe(branch), HessianSource::Quantized, 0.0));
+    for record in solved.iter().flat_map(|(_, records)| records) {
+        let before = record.coding.branch.and_then(|branch| branch.output_error_before);
+        assert!(before.is_none_or(|before| record.output_error.unwrap() < before), "{record:?}");
+    }
+    let of_layers =
+        solved.each_ref().map(|(_, records)| records.iter().filter_map(|r| r.output_error).sum::<f64>());
+    assert!(of_layers[1] < 0.95 * of_layers[0] && of_layers[2] < 0.98 * of_layers[1], "{of_layers:?}");
+    let of_model = solved.each_ref().map(|(model, _)| output_error(model));
+    assert!(of_model[1] < 0.9 * of_model[0] && of_model[2] < 0.9 * of_model[0], "{of_model:?}");
+}
+
+#[test]
+fn propagation_lowers_the_error_of_the_model_not_of_the_layers() {
+    let [alone, shared] = [0.0, 0.5].map(|share| solve(recipe(None), HessianSource::Quantized, share));
+    let (alone, shared) = (output_error(&alone.0), output_error(&shared.0));
+    assert!(shared < 0.9 * alone, "{shared}, without {alone}");
+}
+
+#[test]
+fn the_first_layer_has_nothing_to_make_up_for() {
+    let [alone, shared] = [0.0, 1.0].map(|share| solve(recipe(None), HessianSource::Quantized, share).1);
+    // Its input is quantized, which is an error too; that of the later ones is larger.
+    let moved = |at: usize| (shared[at].weight_error / alone[at].weight_error - 1.0).abs();
+    assert!(moved(0) < moved(6), "{} and {}", moved(0), moved(6));
+}
+
+#[test]
+fn hessians_of_the_float_model_are_those_of_its_activations() {
+    let (_, records) = solve(recipe(None), HessianSource::Float, 0.5);
+    let mut hessian = Hessian::new(WIDTH);
+    samples(8, 100).iter().for_each(|sample| hessian.accumulate(sample[0].1.as_f32().unwrap()));
+    let weight = noise(WIDTH * WIDTH, 0).into_iter().map(|w| 0.25 * w).collect::<Vec<_>>();
+    let rows = zqc_numerics::transpose(&weight, WIDTH, WIDTH);
+    let solved = zqc_numerics::Gptq::new(&hessian, recipe(None).gptq).unwrap().solve(&rows, WIDTH).unwrap();
+    assert_eq!(records[0].weight_error, solved.matrix.relative_error(&rows));
+}
+
+#[test]
+fn a_shared_weight_is_solved_once() {
+    let mut model = Builder::new()
+        .input("x", Float, "rows 8")
+        .weight("w", Float, &[8, 8])
+        .node("MatMul", &["x", "w"], "a")
+        .node("Tanh", &["a"], "b")
+        .node("MatMul", &["b", "w"], "y")
+        .output("y")
+        .build();
+    let (backend, mut records) = (rten(), Records::default());
+    let samples = [vec![("x".to_string(), Array::new(vec![20, 8], noise(160, 5)).unwrap())]];
+    let calibration = Calibration {
+        backend: backend.as_ref(),
+        samples: &samples,
+        hessian: HessianSource::Quantized,
+        propagation: 0.5,
+    };
+    let solver = SolveWeights { recipe: recipe(Some(Branch::default())), method: Method::Gptq(calibration) };
+    for pass in [&Canonicalize as &dyn Pass, &E4M3, &solver] {
+        zqc_passes::run(pass, &mut model, &mut records).unwrap();
+    }
+    assert_eq!(records.0.len(), 1);
+    let layers = model.graph.nodes().filter(|(_, node)| matches!(node.op, Op::QuantizedLinear(_)));
+    assert_eq!(layers.count(), 2);
+    assert_eq!(model.graph.initializers().count(), 6, "codes, row scales, shifts, and three of the branch");
+}
+
+#[test]
+fn eight_bits_and_no_constraint_are_close_to_the_float_model() {
+    let grouping = Grouping {
+        format: Format::E4M3.into(),
+        constraint: ScaleConstraint::None,
+        group_size: 0,
+        ..Grouping::default()
+    };
+    let recipe = Recipe { gptq: GptqOptions { grouping, ..GptqOptions::default() }, branch: None };
+    let (model, _) = solve(recipe, HessianSource::Quantized, 0.5);
+    let error = output_error(&model);
+    assert!(error < 0.08, "{error}");
+}

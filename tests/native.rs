@@ -1,0 +1,92 @@
+//! The bundled model through the real command line, lowered for importers; ONNX's reference implementation executes what
+//! comes out.
+
+mod support;
+
+use std::path::Path;
+
+use support::{python, script, tiny, zqc, zqc_ok};
+
+fn compile(output: &Path, options: &[&str]) {
+    let model = tiny("model.onnx");
+    let paths = [model.as_os_str(), "-o".as_ref(), output.as_os_str(), "--method".as_ref(), "rtn".as_ref()];
+    zqc_ok(paths.into_iter().chain(options.iter().map(|option| option.as_ref())));
+}
+
+#[test]
+fn the_reference_computes_the_logits_of_the_portable_model() {
+    let Some(python) = python() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let [native, portable] = ["native", "portable"].map(|target| folder.path().join(target));
+    let recipes = [
+        (&[][..], "1e-5"),
+        (&["--weights", "int4", "--activations", "int8"], "1e-5"),
+        (&["--weights", "fp8", "--activations", "none", "--group-size", "0"], "1e-5"),
+        (&["--scale", "m2", "--activations", "none"], "1e-5"),
+        // Scales of rows after the sum: where it ends beside a boundary of FP8, it may be rounded to the other side.
+        (&["--scale", "m2", "--lorc-factors", "bf16"], "1e-2"),
+    ];
+    for (recipe, tolerance) in recipes {
+        compile(&native, &[recipe, &["--target", "native"]].concat());
+        compile(&portable, recipe);
+        script(&python, "checker.py", [&native]);
+        let arguments = [native.as_os_str(), portable.as_os_str(), "2048".as_ref(), tolerance.as_ref()];
+        script(&python, "native.py", arguments);
+    }
+}
+
+#[test]
+fn inspection_finds_the_layers() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipes = [
+        &[][..],
+        &["--scale", "none", "--activations", "none", "--lorc-factors", "bf16"],
+        &["--scale", "m2", "--activations", "e5m2", "--lorc-rank", "0"],
+        &["--weights", "int4", "--activations", "int8"],
+    ];
+    for recipe in recipes {
+        let [native, portable] = ["native", "portable"].map(|target| {
+            let output = folder.path().join(target);
+            compile(&output, &[recipe, &["--target", target]].concat());
+            let text = zqc_ok(["inspect".as_ref(), output.as_os_str(), "--json".as_ref()]);
+            serde_json::from_str::<serde_json::Value>(&text).unwrap()["linears"].as_array().unwrap().clone()
+        });
+        assert_eq!((native.len(), portable.len()), (36, 36));
+        for (native, portable) in native.iter().zip(&portable) {
+            // A number of 4 bits in one form may have 8 in the other.
+            let bits = |layer: &serde_json::Value| layer["bits_per_weight"].as_f64().unwrap();
+            assert!((bits(native) - bits(portable)).abs() < 0.1, "{native} {portable}");
+            for (key, value) in
+                native.as_object().unwrap().iter().filter(|(key, _)| *key != "bits_per_weight")
+            {
+                assert_eq!(value, &portable[key], "{key} of {}", portable["layer"]);
+            }
+        }
+    }
+}
+
+#[test]
+fn evaluation_asks_for_the_portable_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let (text, tokenizer) = (tiny("heldout.txt"), tiny("tokenizer.json"));
+    for weights in ["fp4", "int8"] {
+        let output = folder.path().join(weights);
+        compile(&output, &["--target", "native", "--weights", weights, "--activations", "none"]);
+        let paths = ["eval".as_ref(), output.as_os_str(), "--text".as_ref(), text.as_os_str()];
+        let options = ["--tokenizer".as_ref(), tokenizer.as_os_str(), "--max-tokens".as_ref(), "64".as_ref()];
+        let result = zqc(paths.into_iter().chain(options));
+        let message = String::from_utf8(result.stderr).unwrap();
+        assert_eq!(result.status.code(), Some(3), "{message}");
+        assert!(message.contains("--target portable"), "{message}");
+    }
+}
+
+#[test]
+fn weights_that_onnx_has_no_type_for_are_refused_before_anything_is_read() {
+    let model = Path::new("missing.onnx");
+    let options = ["-o", "unwritten.onnx", "--target", "native", "--weights", "e3m0"].map(Path::new);
+    let result = zqc([model].into_iter().chain(options));
+    let message = String::from_utf8(result.stderr).unwrap();
+    assert_eq!(result.status.code(), Some(2), "{message}");
+    assert!(message.contains("--target portable"), "{message}");
+}
