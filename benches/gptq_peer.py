@@ -3,7 +3,7 @@
 gptq_peer.py MODEL TOKENIZER TEXT [--zqc PATH] [--samples 16] [--seq-len 256] [--group-size 64] [--runs 3]
 
 Needs `pip install onnxruntime onnx onnx_ir torch tokenizers`. Both tools read the same model and the same token
-windows, and both write a 4-bit model (zqc FP4, the peer INT4: the loop is the same). The peer's time is that of its
+windows, and both write a 4-bit model by GPTQ and nothing else (zqc FP4, the peer INT4: the loop is the same). The peer's time is that of its
 process() call, without imports; zqc's is that of the whole process.
 """
 import argparse
@@ -57,7 +57,8 @@ def ours(folder):
     np.savez(f"{folder}/calibration.npz", input_ids=ids)
     command = [arguments.zqc, arguments.model, "-o", f"{folder}/out.onnx", "--calibration",
                f"{folder}/calibration.npz", "--group-size", str(arguments.group_size),
-               "--samples", str(arguments.samples), "--seq-len", str(arguments.seq_len)]
+               "--samples", str(arguments.samples), "--seq-len", str(arguments.seq_len),
+               "--scale", "none", "--lorc-rank", "0", "--propagation", "0"]
     started = time.perf_counter()
     subprocess.run(command, check=True, capture_output=True)
     return time.perf_counter() - started
