@@ -65,7 +65,12 @@ pub enum HessianSource {
 impl Calibration<'_> {
     /// Whether the float model runs beside the quantized one.
     fn runs_float(&self) -> bool {
-        self.hessian == HessianSource::Float || self.propagation != 0.0
+        self.hessian == HessianSource::Float || self.corrects()
+    }
+
+    /// Whether layers make up for earlier ones.
+    fn corrects(&self) -> bool {
+        self.hessian == HessianSource::Quantized && self.propagation != 0.0
     }
 }
 
@@ -170,7 +175,10 @@ impl<'a> Solver<'a> {
                 let hessian = &gathered.hessians[&inputs];
                 if !ready.contains_key(&inputs) {
                     let failed = |source| PassError::Solve { layer: layer.linear.layer.clone(), source };
-                    ready.insert(inputs.clone(), Ready::new(hessian, self.recipe).map_err(failed)?);
+                    ready.insert(
+                        inputs.clone(),
+                        Ready::new(hessian, self.recipe, calibration.corrects()).map_err(failed)?,
+                    );
                 }
                 let evidence = Evidence {
                     ready: Some(&ready[&inputs]),

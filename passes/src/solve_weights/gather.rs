@@ -54,8 +54,7 @@ impl Gathering<'_> {
     ) -> Result<Gathered, RunError> {
         let (interpreter, stage) = (self.interpreter, self.stage);
         let graph = interpreter.graph();
-        let corrects =
-            self.calibration.hessian == HessianSource::Quantized && self.calibration.propagation != 0.0;
+        let corrects = self.calibration.corrects();
         let mut session = interpreter.load(stage)?;
         let mut inputs: BTreeMap<ValueId, Input> = BTreeMap::new();
         for layer in self.layers {

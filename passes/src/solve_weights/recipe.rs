@@ -57,14 +57,18 @@ pub(super) struct Ready<'h> {
 
 struct Solvers<'h> {
     gptq: Gptq<'h>,
-    correction: Correction,
+    /// When layers make up for earlier ones.
+    correction: Option<Correction>,
 }
 
 impl<'h> Ready<'h> {
-    /// Factors `hessian` as often as the recipe needs.
-    pub(super) fn new(hessian: &'h Hessian, recipe: &Recipe) -> Result<Self, SolveError> {
+    /// Factors `hessian` as often as the recipe needs, and once more if layers make up for earlier ones.
+    pub(super) fn new(hessian: &'h Hessian, recipe: &Recipe, corrects: bool) -> Result<Self, SolveError> {
         let solvers = match Gptq::new(hessian, recipe.gptq) {
-            Ok(gptq) => Some(Solvers { gptq, correction: Correction::new(hessian)? }),
+            Ok(gptq) => {
+                let correction = corrects.then(|| Correction::new(hessian)).transpose()?;
+                Some(Solvers { gptq, correction })
+            }
             Err(SolveError::NoTokens) => None,
             Err(error) => return Err(error),
         };
@@ -133,10 +137,9 @@ impl Recipe {
         evidence: Evidence,
     ) -> Result<Solution, SolveError> {
         let solvers = evidence.ready.and_then(|ready| ready.solvers.as_ref());
-        let corrected = match (solvers, evidence.lack) {
-            (Some(solvers), Some(lack)) => {
-                Some(solvers.correction.apply(weight, rows, lack, evidence.share)?)
-            }
+        let correction = solvers.and_then(|solvers| solvers.correction.as_ref());
+        let corrected = match (correction, evidence.lack) {
+            (Some(correction), Some(lack)) => Some(correction.apply(weight, rows, lack, evidence.share)?),
             _ => None,
         };
         let target = corrected.as_deref().unwrap_or(weight);
