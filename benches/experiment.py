@@ -182,9 +182,10 @@ def plot(name, results):
             parts.append(f'<rect x="{float(at[0]) - 5:.1f}" y="{float(at[1]) - 5:.1f}" width="10" height="10" fill="none" '
                          f'stroke="{colour}" stroke-width="2">{title}</rect>')
         if "default" in row or "group 16" in row or row == "plain GPTQ":
-            parts.append(f'<text x="{float(at[0]) + 8:.1f}" y="{float(at[1]) - 6:.1f}">{row}</text>')
-    parts.append('<text x="70" y="400">grey: the paper\'s recipes (circles: formats, squares: constraints); '
-                 "black: ours (circles: step by step, squares: around the default)</text></svg>")
+            side, anchor = (8, "start") if x(bits) < 480 else (-8, "end")
+            parts.append(f'<text x="{float(at[0]) + side:.1f}" y="{float(at[1]) - 6:.1f}" text-anchor="{anchor}">{row}</text>')
+    parts.append('<text x="70" y="392">grey: the paper\'s recipes (circles: formats, squares: constraints)</text>'
+                 '<text x="70" y="410">black: ours (circles: step by step, squares: around the default)</text></svg>')
     path = RESULTS / f"{name}.svg"
     path.write_text("\n".join(parts) + "\n")
     return path
