@@ -61,7 +61,7 @@ ROWS = [
     ("step by step", "+ M3", f"--scale m3 {OFF}"),
     ("step by step", "+ LoRC 8 (the default)", ""),
     ("around the default", "Hessian of the float model", f"--scale none --hessian float {OFF}"),
-    ("around the default", "GPTAQ (propagation 1)", f"--scale none --propagation 1 {OFF}"),
+    ("around the default", "propagation 1", f"--scale none --propagation 1 {OFF}"),
     ("around the default", "no constraint", "--scale none"),
     ("around the default", "M1", "--scale m1"),
     ("around the default", "M2", "--scale m2"),
@@ -137,7 +137,7 @@ def table(results):
                   "|---" * (len(labels) + 4) + "|"]
         for name, options, row in rows:
             scores = " | ".join(number(row["perplexity"].get(label), 2) for label in labels)
-            shown = "" if options is None else f"`{options or 'none'}`"
+            shown = f"`{options}`" if options else ""
             lines.append(f"| {name} | {scores} | {number(row['bits_per_weight'], 3)} | {number(row['seconds'], 0)} | {shown} |")
     return "\n".join(lines)
 

@@ -1,8 +1,8 @@
 //! Constraints between the scales of a row's groups, so that kernels can fold them into the weight's exponent.
 //!
-//! M1 and M2 are those of ZeroQuant-FP (arXiv 2307.09782, section on casting FP4 to FP8): scales that are powers of two,
-//! and scales whose ratios are. There the unconstrained scales are snapped afterwards; here the scale of the row and the
-//! steps of its groups are searched jointly by default, before the first weight is rounded.
+//! M1 and M2 are those of ZeroQuant-FP (arXiv 2307.09782), as we read it: scales that are powers of two, and scales whose
+//! ratios are, snapped from unconstrained ones. By default the scale of the row and the steps of its groups are searched
+//! jointly instead, before the first weight is rounded.
 
 use crate::{
     Ladder, ScaleSearch, SolveError, WeightFormat,
@@ -37,7 +37,7 @@ pub enum Snap {
     #[default]
     Search,
     /// From the unconstrained scale `S`. M1: `2^ceil(log2 S)`, which clips nothing. M2, with the row's largest scale `R`:
-    /// `R / 2^ceil(log2(R / S))`, the paper's form, which clips by up to a factor of 2.
+    /// `R / 2^ceil(log2(R / S))`, which clips by up to a factor of 2.
     Ceil,
     /// The same with the floor: M1 clips, M2 does not.
     Floor,
@@ -168,7 +168,7 @@ impl Search {
     fn run(&self, columns: &[Column], importance: &[f32], group_size: usize) -> Steps {
         let grid = self.format.format.grid();
         let groups = || columns.chunks(group_size).zip(importance.chunks(group_size));
-        // The scale of zero of a group of zeros takes the last step, which costs nothing.
+        // 0 for a group of zeros, which then takes the last step: any will do.
         let widest: Vec<Column> =
             groups().map(|(group, _)| largest(group).map(|peak| peak / grid.max)).collect();
         let mut top = [0.0f32; ROWS];

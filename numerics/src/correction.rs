@@ -7,15 +7,14 @@
 use faer::{
     MatMut, MatRef, Par,
     dyn_stack::{MemBuffer, MemStack},
-    linalg::cholesky::llt::{
-        factor::{cholesky_in_place, cholesky_in_place_scratch},
-        solve::{solve_in_place, solve_in_place_scratch},
-    },
+    linalg::cholesky::llt::solve::{solve_in_place, solve_in_place_scratch},
 };
 use rayon::prelude::*;
 
 use crate::{
     Hessian, SolveError,
+    cholesky::factor_in_place,
+    hessian::TOKEN_BLOCK,
     matrix::{View, product},
     quantized::{check_length, check_weight},
 };
@@ -23,11 +22,8 @@ use crate::{
 /// Input features of a task: a constant, so that the partition does not depend on the number of threads.
 const FEATURES: usize = 64;
 
-/// Tokens that are summed in `f32` before they are added to the `f64` sums.
-const TOKEN_BLOCK: usize = 2048;
-
-/// What is added to the diagonal of `H`, relative to its mean, when the correction is fitted. With 0.01 SmolLM2-135M has
-/// 1 % less perplexity on the text it is calibrated on the like of and 2 % more elsewhere.
+/// What is added to the diagonal of `H`, relative to its mean, when the correction is fitted. In a simulation on
+/// SmolLM2-135M, calibrated on encyclopedic text, 0.01 gave 1 % less perplexity on WikiText-2 and 2 % more on C4.
 const DAMPING: f64 = 0.1;
 
 /// `XᵀY` over all tokens, for a layer's input `X` `[T, K]` and what its output lacks, `Y` `[T, N]`.
@@ -96,16 +92,7 @@ impl Correction {
         for (row, col, h) in hessian.lower_triangle() {
             factor[col * k + row] = h / mean + if row == col { DAMPING } else { 0.0 };
         }
-        let par = Par::rayon(0);
-        let mut scratch = MemBuffer::new(cholesky_in_place_scratch::<f64>(k, par, Default::default()));
-        cholesky_in_place(
-            MatMut::from_column_major_slice_mut(&mut factor, k, k),
-            Default::default(),
-            par,
-            MemStack::new(&mut scratch),
-            Default::default(),
-        )
-        .map_err(|_| SolveError::NotPositiveDefinite { damping: DAMPING })?;
+        factor_in_place(&mut factor, k).map_err(|_| SolveError::NotPositiveDefinite { damping: DAMPING })?;
         Ok(Self { k, mean, factor })
     }
 

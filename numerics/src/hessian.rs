@@ -13,7 +13,7 @@ use crate::{
 const TILE: usize = 256;
 
 /// Tokens that are summed in `f32` before they are added to the `f64` sums.
-const TOKEN_BLOCK: usize = 2048;
+pub(crate) const TOKEN_BLOCK: usize = 2048;
 
 /// `H = XᵀX` over all tokens `X` `[T, K]` that reached one distinct layer input.
 ///

@@ -1,16 +1,8 @@
 //! The upper Cholesky factor of an inverse Hessian.
 
-use faer::{
-    MatMut, MatRef, Par,
-    dyn_stack::{MemBuffer, MemStack},
-    linalg::{
-        cholesky::llt::factor::{cholesky_in_place, cholesky_in_place_scratch},
-        triangular_inverse::invert_lower_triangular,
-    },
-    traits::RealField,
-};
+use faer::{MatMut, MatRef, Par, linalg::triangular_inverse::invert_lower_triangular, traits::RealField};
 
-use crate::{Hessian, SolveError};
+use crate::{Hessian, SolveError, cholesky::factor_in_place};
 
 /// The strongest damping tried before a Hessian is given up.
 const MAX_DAMPING: f64 = 1.0;
@@ -94,23 +86,13 @@ fn transposed_factor<T: RealField + Copy>(
         reversed[row.min(col) * k + row.max(col)] = narrow(value);
     }
 
-    // faer splits the outputs among threads, never a sum; a test below holds it to that.
-    let par = Par::rayon(0);
-    let mut scratch = MemBuffer::new(cholesky_in_place_scratch::<T>(k, par, Default::default()));
-    cholesky_in_place(
-        MatMut::from_column_major_slice_mut(&mut reversed, k, k),
-        Default::default(),
-        par,
-        MemStack::new(&mut scratch),
-        Default::default(),
-    )
-    .ok()?;
+    factor_in_place(&mut reversed, k).ok()?;
 
     let mut inverse = vec![zero; k * k];
     invert_lower_triangular(
         MatMut::from_column_major_slice_mut(&mut inverse, k, k),
         MatRef::from_column_major_slice(&reversed, k, k),
-        par,
+        Par::rayon(0),
     );
     let transposed: Vec<f32> = inverse.into_iter().rev().map(to_f32).collect();
     transposed.iter().all(|value| value.is_finite()).then_some(transposed)

@@ -7,6 +7,7 @@
 //! Work is spread over the current rayon pool in partitions that do not depend on the number of threads, so the same
 //! input gives the same bytes however many threads there are.
 
+mod cholesky;
 mod columns;
 mod constraint;
 mod correction;

@@ -47,7 +47,7 @@ pub struct Calibration<'a> {
     /// What activations the Hessians are gathered from.
     pub hessian: HessianSource,
     /// The share of the error left by the layers before it that a layer takes over, from 0 to 1: 0 solves every layer for
-    /// its own weight, 1 for the float model's output (GPTAQ, arXiv 2504.02692). Any but 0 runs the float model beside the
+    /// its own weight, 1 for the float model's output (as GPTAQ, arXiv 2504.02692, which leaves the residual stream out). Any but 0 runs the float model beside the
     /// quantized one, which doubles the activations held; without effect on Hessians of the float model.
     pub propagation: f64,
 }

@@ -55,7 +55,7 @@ pub fn kinds() -> Vec<Kind> {
 }
 
 /// Numbers between -1 and 1 that follow no short pattern, others for another seed.
-fn noise(len: usize, seed: usize) -> Vec<f32> {
+pub fn noise(len: usize, seed: usize) -> Vec<f32> {
     (0..len).map(|i| ((i + 1) * (seed + 7919) * 2654435761 % 2003) as f32 / 1001.0 - 1.0).collect()
 }
 

@@ -130,15 +130,19 @@ fn codes_are_packed_along_n_and_scales_lie_beside_them() {
     }
 }
 
-#[test]
-fn layers_may_share_a_weight() {
-    let builder = Builder::new()
+/// Two layers that share their weight.
+pub fn shared_weight() -> Builder {
+    Builder::new()
         .input("x", Float, "rows 3")
         .weight("weight", Float, &[3, 3])
         .node("MatMul", &["x", "weight"], "a")
         .node("MatMul", &["a", "weight"], "y")
-        .output("y");
-    let mut model = w4a8(builder, 2);
+        .output("y")
+}
+
+#[test]
+fn layers_may_share_a_weight() {
+    let mut model = w4a8(shared_weight(), 2);
     run(&[&LowerPortable], &mut model);
     let lowered = written(&model);
     assert_eq!(lowered.graph.as_ref().unwrap().initializer.len(), 2);

@@ -6,9 +6,9 @@ use zqc_ir::{Model, Tensor};
 use zqc_numerics::{ActivationFormat, FactorFormat, Format, Ladder, Scales, unpack_nibbles};
 use zqc_passes::{LowerNative, LowerPortable, PassError, Silent, UpgradeOpset};
 
-use crate::builder::{Builder, info, written};
+use crate::builder::{info, written};
 use crate::kinds::{Kind, PLAIN, SHAPES, kinds, layers, outputs, python, tokens};
-use crate::lower::{gemm, two_layers, w4a8};
+use crate::lower::{gemm, shared_weight, two_layers, w4a8};
 use crate::{assert_snapshot, run};
 
 const TO_24: UpgradeOpset = UpgradeOpset { to: 24 };
@@ -181,13 +181,7 @@ fn a_bias_is_added_in_the_type_of_the_layer() {
 
 #[test]
 fn layers_may_share_a_weight() {
-    let builder = Builder::new()
-        .input("x", Float, "rows 3")
-        .weight("weight", Float, &[3, 3])
-        .node("MatMul", &["x", "weight"], "a")
-        .node("MatMul", &["a", "weight"], "y")
-        .output("y");
-    let mut model = w4a8(builder, 2);
+    let mut model = w4a8(shared_weight(), 2);
     assert_snapshot("lower_native", "shared_weight", &lower(&mut model));
 }
 

@@ -8,15 +8,11 @@ use zqc_passes::{
 use zqc_runtime::{Array, Backend, Interpreter, backend};
 
 use crate::builder::Builder;
+use crate::kinds::noise;
 use crate::{assert_snapshot, run};
 
 const WIDTH: usize = 48;
 const E4M3: QuantizeActivations = QuantizeActivations { format: ActivationFormat::E4M3 };
-
-/// Numbers between -1 and 1 that follow no short pattern, others for another seed.
-fn noise(len: usize, seed: usize) -> Vec<f32> {
-    (0..len).map(|i| ((i + 1) * (seed + 7919) * 2654435761 % 2003) as f32 / 1001.0 - 1.0).collect()
-}
 
 /// Three blocks of a residual stream, each with a nonlinear layer of two products; the last product yields `y`.
 fn stream() -> Builder {
