@@ -1,0 +1,123 @@
+"""Every kernel against float64, on random and on awkward inputs: python benches/hopper/check.py
+
+Prints a line a case and ends with status 1 if a relative error exceeds 3e-3, an output was not written or one was written too many.
+"""
+import concurrent.futures
+import sys
+
+import torch
+
+import kernels
+from kernels import Kernel, Layer, OUTPUTS, Tokens, apply, cubin, error, quantize, swizzle, up
+
+LIMIT = 3e-3
+# N, K, groups a block, rank, bias
+SHAPES = [(4096, 4096, 1, 16, False), (1000, 712, 2, 8, True), (8, 72, 4, 0, True), (576, 1536, 2, 40, False), (4100, 1032, 1, 16, True),
+          (11008, 4096, 1, 16, False), (512, 28672, 1, 16, False)]
+DECODE = [(8, 8, (1, 7)), (16, 8, (9, 16)), (32, 8, (17, 32)), (64, 8, (33, 63, 64)), (8, 1, (3,)), (16, 2, (16,)), (32, 4, (31,)), (64, 4, (50,))]
+PREFILL = [(256, 2, (65, 512, 1000)), (256, 1, (300,)), (128, 4, (129,)), (128, 2, (512,)), (64, 1, (65,)), (96, 2, (200,)), (160, 2, (333,)),
+           (192, 2, (384,)), (224, 1, (225,))]
+
+
+def tokens_of(layer, m, seed):
+    g = torch.Generator(device="cuda").manual_seed(seed)
+    x = torch.randn(m, layer.k, device="cuda", generator=g).bfloat16()
+    x[::5] *= 1000          # huge tokens
+    x[:, 3] *= 30           # an outlier channel
+    if m > 2:
+        x[m // 2] = 0       # a token of zeros
+    return x
+
+
+def check_linear(failures):
+    for n, k, steps, rank, bias in SHAPES:
+        layer = Layer(n, k, steps, rank, bias, seed=n + k, zero_rows=3)
+        jobs = [("decode", *d) for d in DECODE] + [("prefill", *p) for p in PREFILL]
+        if k > 16384:
+            jobs = [job for job in jobs if job[1] <= 128]
+        specs = [(kind, tokens, cluster, output) for kind, tokens, cluster, _ in jobs for output in range(3)
+                 if output == 0 or (kind, tokens) in (("decode", 16), ("prefill", 128))]
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            list(pool.map(lambda s: cubin(f"linear_{s[0]}.cu", tuple(sorted(
+                {**layer.defines, "OUTPUT": s[3], "TOKENS": s[1], "CLUSTER": s[2]}.items()))), specs))
+        worst, cases = 0.0, 0
+        for kind, tokens, cluster, output in specs:
+            try:
+                kernel = layer.kernel(kind, tokens, cluster, output)
+            except RuntimeError as failure:
+                failures.append(f"{kind} {tokens}x{cluster} {n}x{k}: {failure}")
+                continue
+            for m in next(job[3] for job in jobs if job[:3] == (kind, tokens, cluster)):
+                x = tokens_of(layer, m, m) * (0.001 if output == 1 else 1)
+                quantized = Tokens(layer, x)
+                y = torch.full((m + 1, n + 9), float("nan"), dtype=OUTPUTS[output], device="cuda")
+                apply(kernel, layer, quantized, y)
+                torch.cuda.synchronize()
+                reference = layer.reference(quantized.codes, quantized.scales, quantized.inner)
+                relative = error(y[:m, :n], reference)
+                stray = int((~torch.isnan(y[m:])).sum() + (~torch.isnan(y[:, n:])).sum())
+                worst, cases = max(worst, relative if relative == relative else 9e9), cases + 1
+                if not relative <= LIMIT or stray:
+                    failures.append(f"{kind} {tokens}x{cluster} N={n} K={k} M={m} output {output}: error {relative:.2e}, {stray} stray")
+        print(f"linear N={n} K={k} groups/block {steps} rank {rank} bias {bias}: {cases} cases, largest error {worst:.2e}", flush=True)
+
+
+def check_quantize(failures):
+    cases = [(k, rank, dtype, mode, tokens, cluster, m)
+             for k, rank, tokens, cluster in ((4096, 16, 8, 8), (4096, 16, 32, 8), (712, 48, 8, 2), (72, 0, 8, 1), (11008, 16, 16, 8),
+                                              (28672, 96, 8, 8), (576, 32, 32, 4), (1032, 16, 16, 2))
+             for dtype in range(3) for mode in range(3) for m in (1, 17, 70)]
+    keys = sorted({(("CLUSTER", c), ("INPUT", d), ("K", k), ("MODE", mode), ("RANK", r), ("TOKENS", t)) for k, r, d, mode, t, c, _ in cases})
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda key: cubin("quantize.cu", key), keys))
+    worst_scale = worst_value = worst_inner = 0.0
+    for k, rank, dtype, mode, tokens, cluster, m in cases:
+        g = torch.Generator(device="cuda").manual_seed(k + m)
+        kernel = Kernel("quantize.cu", "zqc_quantize", K=k, RANK=rank, INPUT=dtype, MODE=mode, TOKENS=tokens, CLUSTER=cluster)
+        x = (torch.randn(m, k, device="cuda", generator=g) * 3).to(OUTPUTS[dtype])
+        if m > 2:
+            x[m // 2] = 0
+        x2 = {0: None, 1: torch.rand(k, device="cuda", generator=g).to(OUTPUTS[dtype]),
+              2: torch.randn(m, k, device="cuda", generator=g).to(OUTPUTS[dtype])}[mode]
+        m_pad, blocks = up(m, 8), -(-k // 128)
+        v = torch.zeros(rank, blocks * 128, device="cuda")
+        v[:, :k] = torch.randn(rank, k, device="cuda", generator=g)
+        v = v.to(torch.float8_e4m3fn)
+        down = swizzle(v.view(torch.uint8).view(rank, blocks, 128).permute(1, 0, 2).contiguous(), 7) if rank else None
+        codes = torch.full((blocks, m_pad, 128), 0x7F, dtype=torch.uint8, device="cuda")
+        scales = torch.full((m_pad,), float("nan"), device="cuda")
+        inner = torch.full((max(rank, 16) // 16, m_pad, 16), float("nan"), dtype=torch.bfloat16, device="cuda")
+        quantize(kernel, x, x2, codes, scales, inner, down, m_pad)
+        torch.cuda.synchronize()
+        values = x.double()
+        if mode == 1:
+            values = values * torch.rsqrt(values.square().mean(1, keepdim=True) + 1e-6) * x2.double()
+        if mode == 2:
+            values = values * torch.sigmoid(values) * x2.double()
+        scale = (values.abs().amax(1) / 448).clamp(min=1e-12)
+        rows = swizzle(codes, 7).permute(1, 0, 2).reshape(m_pad, -1)[:m].view(torch.float8_e4m3fn).double()
+        expected = (values / scale[:, None]).clamp(-448, 448).to(torch.float32).to(torch.float8_e4m3fn).double()
+        got_inner = swizzle(inner.view(torch.uint8), 1, 2).view(torch.bfloat16).permute(1, 0, 2).reshape(m_pad, -1)[:m, :rank]
+        scale_error = error(scales[:m], scale)
+        value_error = error(rows[:, :k], expected)
+        tail = float(rows[:, k:].abs().sum())
+        inner_error = error(got_inner, rows @ v.double().T) if rank else 0.0
+        worst_scale, worst_value, worst_inner = max(worst_scale, scale_error), max(worst_value, value_error), max(worst_inner, inner_error)
+        # A code may fall on the other side of a tie; the inner values add up in the tensor cores' 14 bits and end in bf16.
+        if not (scale_error <= 1e-5 and value_error <= 1e-2 and inner_error <= 5e-3 and tail == 0):
+            failures.append(f"quantize K={k} rank {rank} input {dtype} mode {mode} {tokens}x{cluster} M={m}: "
+                            f"scale {scale_error:.1e}, codes {value_error:.1e}, inner {inner_error:.1e}, tail {tail}")
+    print(f"quantize: {len(cases)} cases, largest errors: scale {worst_scale:.1e}, codes {worst_value:.1e}, inner {worst_inner:.1e}", flush=True)
+
+
+def main():
+    print(torch.cuda.get_device_name(), flush=True)
+    failures = []
+    check_quantize(failures)
+    check_linear(failures)
+    print("\n".join(failures) or "all cases passed")
+    sys.exit(bool(failures))
+
+
+if __name__ == "__main__":
+    main()

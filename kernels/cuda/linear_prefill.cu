@@ -1,0 +1,422 @@
+// The linear layer for many tokens: bound by the tensor cores.
+//
+// Tile       128 rows of W times ZQC_TOKENS tokens times 128 of K; W is A of wgmma, the tokens are B.
+// Cluster    ZQC_CLUSTER blocks with the same tokens and neighbouring rows; each fetches its part of the tokens for all of them.
+// Block      persistent: 2 warpgroups with 64 rows each (232 registers, of which ZQC_TOKENS / 2 sums), 1 that copies (40 registers).
+// Pipeline   a ring of stages of 8.1 KiB of FP4 and ZQC_TOKENS * 128 bytes of E4M3 (5 stages of 41 KiB for 256 tokens), filled by
+//            bulk copies. A warpgroup decodes 32 columns at a time while up to three wgmmas before them run.
+// LoRC       is one more block of K per 32 ranks, in bf16, on the same sums.
+// Epilogue   scales of rows and tokens, bias; 16-bit outputs are transposed through 8 KiB a warpgroup into rows of 128 bytes.
+// Order      in strips of at most 2048 tokens, which stay in L2 while the weights pass; within a strip, tokens fastest. A last wave that
+//            would leave more than half of the clusters idle is cut into tiles of half the tokens.
+// Long K     beyond 16384, the sums are added up in f32 every 8192 columns; that takes registers, so at most 128 tokens.
+//
+// ZQC_N, ZQC_K   features       ZQC_STEPS   groups of a row in a block of K     ZQC_RANK     padded rank, 0 without branch
+// ZQC_TABLE      16 words       ZQC_OUTPUT  0 bf16, 1 f16, 2 f32                ZQC_TOKENS   64, 96, 128, 160, 192, 224, 256
+// ZQC_CLUSTER    1, 2, 4
+#include "wgmma.cuh"
+
+constexpr int N = ZQC_N, TOKENS = ZQC_TOKENS, STEPS = ZQC_STEPS, CLUSTER = ZQC_CLUSTER;
+constexpr int SLICES = ZQC_RANK / INNER_RANKS;
+constexpr int WARPGROUPS = 2, CONSUMERS = 128 * WARPGROUPS, THREADS = CONSUMERS + 128;
+constexpr int PANELS = ceil_div(N, PANEL_ROWS), GROUPS = ceil_div(PANELS, CLUSTER);
+constexpr int K_BLOCKS = ceil_div(ZQC_K, K_BLOCK), BLOCKS = K_BLOCKS + ceil_div(SLICES, 2);
+constexpr int TILE_BYTES = tile_bytes(STEPS), PANEL_BYTES = 2 * TILE_BYTES;
+constexpr int TOKEN_BYTES = TOKENS * K_BLOCK;
+constexpr int STRIP = 2048 / TOKENS;  // token tiles of a strip
+constexpr int LONG_K = 128, SEGMENT = 64;  // blocks
+static_assert(K_BLOCKS <= LONG_K || TOKENS <= 128, "a K this long takes at most 128 tokens");
+constexpr int PART = ceil_div(TOKENS / 8, CLUSTER) * 8;  // tokens that a rank fetches
+
+constexpr int CHUNK = 32, CHUNK_BYTES = CHUNK * TILE_ROWS * 2;  // tokens that the epilogue transposes at a time
+constexpr int STAGE_BYTES = ceil_div(TOKEN_BYTES + PANEL_BYTES, 1024) * 1024;
+constexpr int CHUNKS_BYTES = WARPGROUPS * 2 * CHUNK_BYTES;
+constexpr int STAGES = min_of(10, (SHARED_LIMIT - 4096 - CHUNKS_BYTES) / STAGE_BYTES);
+constexpr int TOKEN_SCALES = ceil_div(TOKENS, 128);  // that a thread fetches for its warpgroup
+constexpr int CHUNKS_AT = STAGES * STAGE_BYTES, SCALES_AT = CHUNKS_AT + CHUNKS_BYTES;
+constexpr int TABLE_AT = SCALES_AT + WARPGROUPS * TOKEN_SCALES * 512;
+constexpr int BARRIERS_AT = TABLE_AT + TABLE_BYTES, SHARED_BYTES = BARRIERS_AT + 8 * 2 * STAGES + 1024;
+
+extern "C" __device__ const u32 zqc_launch[5] = {THREADS, SHARED_BYTES, CLUSTER, PANEL_ROWS * CLUSTER, TOKENS};
+__device__ const u64 TABLE[16] = {ZQC_TABLE};
+
+// Where things lie in the shared memory of this block.
+struct Shared {
+    u32 base;
+    DEVICE_MEMBER u32 stage(int i) const { return base + i * STAGE_BYTES; }
+    DEVICE_MEMBER u32 weights(int i) const { return stage(i) + TOKEN_BYTES; }
+    DEVICE_MEMBER u32 chunk(int warpgroup, int i) const { return base + CHUNKS_AT + (2 * warpgroup + i) * CHUNK_BYTES; }
+    DEVICE_MEMBER u32 token_scales(int warpgroup) const { return base + SCALES_AT + warpgroup * TOKEN_SCALES * 512; }
+    DEVICE_MEMBER u32 table() const { return base + TABLE_AT; }
+    DEVICE_MEMBER u32 full(int i) const { return base + BARRIERS_AT + 8 * i; }
+    DEVICE_MEMBER u32 empty(int i) const { return full(STAGES + i); }
+};
+
+// The output of a cluster at a time: the rows of `group`, and `width` tokens from `token`.
+struct Tile {
+    int group, token, width;
+};
+
+// The tiles of a cluster: `first`, `first + apart`, ... below `count`, of which those from `whole` on are halves.
+struct Work {
+    int first, apart, token_tiles, whole, count;
+
+    DEVICE_MEMBER Work(int cluster, int clusters, int m) : first(cluster), apart(clusters), token_tiles(ceil_div(m, TOKENS)) {
+        const int tiles = GROUPS * token_tiles, rest = tiles % clusters;
+        const bool halve = TOKENS == 256 && 2 * rest <= clusters;
+        whole = halve ? tiles - rest : tiles;
+        count = halve ? tiles + rest : tiles;
+    }
+
+    DEVICE_MEMBER Tile tile(int index) const {
+        const int half = max(index - whole, 0), at = min(index, whole) + half / 2;
+        const int strip = at / (STRIP * GROUPS), within = at % (STRIP * GROUPS), tiles = min(STRIP, token_tiles - strip * STRIP);
+        const int token = (strip * STRIP + within % tiles) * TOKENS;
+        if (index < whole) return Tile{within / tiles, token, TOKENS};
+        return Tile{within / tiles, token + half % 2 * (TOKENS / 2), TOKENS / 2};
+    }
+};
+
+// A position in the ring.
+struct Slot {
+    int stage = 0;
+    u32 parity = 0;
+    DEVICE_MEMBER void advance() {
+        if (++stage == STAGES) {
+            stage = 0;
+            parity ^= 1;
+        }
+    }
+};
+
+// Copies what the consumers need, in their order; one thread.
+struct Producer {
+    Shared shared;
+    int rank;
+    const u8* weights;
+    const u8* codes;
+    const u8* inner;
+    int m_pad;
+    Slot slot{};
+    // Of the tile in hand: the panel, the first token of this rank's part, and the tokens of part and tile.
+    const u8* panel{};
+    int part{}, part_tokens{}, tokens{};
+
+    DEVICE_MEMBER void begin(Tile tile) {
+        const int before = CLUSTER == 1 ? 0 : rank * PART;
+        panel = weights + static_cast<u64>(min(tile.group * CLUSTER + rank, PANELS - 1)) * PANEL_BYTES;
+        part = tile.token + before;
+        tokens = max(0, min(tile.width, m_pad - tile.token));
+        part_tokens = min(tokens - before, PART);
+    }
+
+    DEVICE_MEMBER void copy_weights(int block) const {
+        const int token_bytes = block < K_BLOCKS ? K_BLOCK : INNER_BYTES * min(2, SLICES - 2 * (block - K_BLOCKS));
+        barrier_expect(shared.full(slot.stage), PANEL_BYTES + tokens * token_bytes);
+        copy_to_shared(shared.weights(slot.stage), panel + static_cast<u64>(block) * PANELS * PANEL_BYTES, PANEL_BYTES,
+                       shared.full(slot.stage));
+    }
+
+    // Rows `part` to `part + part_tokens` of `from`, to every block of the cluster.
+    DEVICE_MEMBER void copy_part(const u8* from, u32 to, int row_bytes) const {
+        from += static_cast<u64>(part) * row_bytes;
+        if (CLUSTER == 1)
+            copy_to_shared(to, from, part_tokens * row_bytes, shared.full(slot.stage));
+        else
+            copy_to_cluster(to + rank * PART * row_bytes, from, part_tokens * row_bytes, shared.full(slot.stage), (1 << CLUSTER) - 1);
+    }
+
+    DEVICE_MEMBER void copy_tokens(int block) const {
+        if (part_tokens <= 0) return;
+        if (block < K_BLOCKS) {
+            copy_part(codes + static_cast<u64>(block) * m_pad * K_BLOCK, shared.stage(slot.stage), K_BLOCK);
+            return;
+        }
+        for (int slice = 2 * (block - K_BLOCKS), i = 0; slice + i < SLICES && i < 2; ++i)
+            copy_part(inner + static_cast<u64>(slice + i) * m_pad * INNER_BYTES, shared.stage(slot.stage) + i * TOKENS * INNER_BYTES,
+                      INNER_BYTES);
+    }
+
+    DEVICE_MEMBER void run(const Work& work) {
+        // The weights do not depend on the kernel before this one: as many as the ring holds before waiting for it.
+        const int ahead = work.first < work.count ? min(STAGES, BLOCKS) : 0;
+        begin(work.tile(work.first));
+        for (int block = 0; block < ahead; ++block, slot.advance()) copy_weights(block);
+        launch_dependents();
+        if (CLUSTER > 1) cluster_wait();
+        wait_for_dependencies();
+        slot = Slot{};
+        for (int block = 0; block < ahead; ++block, slot.advance()) copy_tokens(block);
+        for (int tile = work.first, block = ahead; tile < work.count; tile += work.apart, block = 0) {
+            begin(work.tile(tile));
+            for (; block < BLOCKS; ++block, slot.advance()) {
+                barrier_wait(shared.empty(slot.stage), slot.parity ^ 1);
+                copy_weights(block);
+                copy_tokens(block);
+            }
+        }
+    }
+};
+
+// The sums of a warpgroup for one tile after the other.
+struct Mainloop {
+    Shared shared;
+    int lane;
+    u32 thread_at;  // of this thread's codes, from the start of a stage
+    u32 steps_at;   // of its steps
+    Slot slot{};
+
+    DEVICE_MEMBER Mainloop(Shared shared, int warp, int lane) : shared(shared), lane(lane) {
+        const u32 tile = TOKEN_BYTES + warp / 4 * TILE_BYTES;
+        thread_at = tile + (warp % 4 * 32 + lane) * 16;
+        steps_at = tile + CODE_BYTES + (warp % 4 * 8 + lane / 4) * STEPS;
+    }
+
+    // Gives a stage back to every block that writes into it.
+    DEVICE_MEMBER void release(int stage) const {
+        __syncwarp();
+        if (CLUSTER == 1) {
+            if (lane == 0) barrier_arrive(shared.empty(stage));
+        } else if (lane < CLUSTER) {
+            barrier_arrive_remote(shared.empty(stage), lane);
+        }
+    }
+
+    DEVICE_MEMBER int stage_before() const { return slot.stage == 0 ? STAGES - 1 : slot.stage - 1; }
+
+    DEVICE_MEMBER void load(Codes<STEPS>& codes) const {
+        barrier_wait(shared.full(slot.stage), slot.parity);
+        const u32 stage = shared.stage(slot.stage);
+        codes.load(stage + thread_at, stage + steps_at, shared.table());
+    }
+
+    // Blocks `first` to `last` of K. A quarter of a block is decoded while the wgmmas of the three before it may still run; the
+    // next block's codes are fetched behind the last quarter.
+    template <int WIDTH>
+    DEVICE_MEMBER void multiply(int first, int last, float (&sums)[WIDTH / 2]) {
+        u32 a[16];
+        Codes<STEPS> codes;
+        load(codes);
+#pragma unroll 1
+        for (int block = first; block < last; ++block) {
+            const u64 b = descriptor<Swizzle::Bytes128>(shared.stage(slot.stage));
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                wgmma_wait<3>();
+                codes.decode_part(j, shared.table(), a + 4 * j);
+                wgmma_fence();
+                Wgmma<WIDTH>::e4m3(sums, a + 4 * j, b + 2 * j, j > 0 || block > first);
+                wgmma_commit();
+            }
+            if (block > first) release(stage_before());
+            slot.advance();
+            if (block + 1 < last) load(codes);
+        }
+        wgmma_wait<0>();
+        release(stage_before());
+    }
+
+    // The part of a block of the low-rank branch.
+    template <int WIDTH>
+    DEVICE_MEMBER void multiply_low_rank(int block, float (&sums)[WIDTH / 2]) {
+        barrier_wait(shared.full(slot.stage), slot.parity);
+        const u32 stage = shared.stage(slot.stage);
+        const uint4 low = load_shared_16(stage + thread_at), high = load_shared_16(stage + thread_at + CODE_BYTES / 2);
+        const u32 a[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+        wgmma_fence();
+        Wgmma<WIDTH>::bf16(sums, a, descriptor<Swizzle::Bytes32>(stage), 1);
+        if (SLICES - 2 * (block - K_BLOCKS) > 1)
+            Wgmma<WIDTH>::bf16(sums, a + 4, descriptor<Swizzle::Bytes32>(stage + TOKENS * INNER_BYTES), 1);
+        wgmma_commit();
+        wgmma_wait<0>();
+        release(slot.stage);
+        slot.advance();
+    }
+
+    template <int WIDTH>
+    DEVICE_MEMBER void run(float (&sums)[WIDTH / 2]) {
+        if (K_BLOCKS <= LONG_K) {
+            multiply<WIDTH>(0, K_BLOCKS, sums);
+        } else {
+#pragma unroll
+            for (int i = 0; i < WIDTH / 2; ++i) sums[i] = 0.f;
+            for (int first = 0; first < K_BLOCKS; first += SEGMENT) {
+                float part[WIDTH / 2];
+                multiply<WIDTH>(first, min(K_BLOCKS, first + SEGMENT), part);
+#pragma unroll
+                for (int i = 0; i < WIDTH / 2; ++i) sums[i] += part[i];
+            }
+        }
+        for (int block = K_BLOCKS; block < BLOCKS; ++block) multiply_low_rank<WIDTH>(block, sums);
+    }
+};
+
+// Scales the sums of a warpgroup and stores them; what lies outside the layer is dropped.
+struct Epilogue {
+    Shared shared;
+    const float* row_scales;
+    const float* bias;
+    const float* token_scales;
+    void* y;
+    long long y_stride;
+    int m, rank, warp, lane;
+    // Of the tile in hand, fetched before it is multiplied: scales and biases of this thread's rows, scales of two tokens.
+    int tile_row{}, token{};
+    float scales[2]{}, biases[2]{}, fetched[TOKEN_SCALES]{};
+
+    DEVICE_MEMBER int thread() const { return warp % 4 * 32 + lane; }
+
+    DEVICE_MEMBER void begin(Tile tile) {
+        tile_row = (tile.group * CLUSTER + rank) * PANEL_ROWS + warp / 4 * TILE_ROWS;
+        token = tile.token;
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            const int row = tile_row + warp % 4 * 16 + lane / 4 + 8 * i;
+            scales[i] = row < N ? row_scales[row] : 0.f;
+            biases[i] = row < N && bias ? bias[row] : 0.f;
+        }
+#pragma unroll
+        for (int i = 0; i < TOKEN_SCALES; ++i) {
+            const int at = token + thread() + 128 * i;
+            fetched[i] = at < m ? token_scales[at] : 0.f;
+        }
+    }
+
+    template <int WIDTH>
+    DEVICE_MEMBER void run(const float (&sums)[WIDTH / 2]) const {
+        const u32 scales_at = shared.token_scales(warp / 4);
+#pragma unroll
+        for (int i = 0; i < TOKEN_SCALES; ++i)
+            asm volatile("st.shared.f32 [%0], %1;" ::"r"(scales_at + (thread() + 128 * i) * 4), "f"(fetched[i]) : "memory");
+        synchronize();
+        const bool aligned = ((reinterpret_cast<u64>(y) | static_cast<u64>(y_stride) * 2) & 15) == 0;
+#pragma unroll
+        for (int chunk = 0; chunk < WIDTH / CHUNK; ++chunk) {
+            const int first = token + chunk * CHUNK;
+            if (first >= m) break;
+            float values[CHUNK / 8][4];
+#pragma unroll
+            for (int j = 0; j < CHUNK / 8; ++j) {
+                float left, right;
+                asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
+                             : "=f"(left), "=f"(right)
+                             : "r"(scales_at + (chunk * CHUNK + 8 * j + 2 * (lane % 4)) * 4));
+                const float* sum = sums + (chunk * (CHUNK / 8) + j) * 4;
+                values[j][0] = sum[0] * (scales[0] * left) + biases[0];
+                values[j][1] = sum[1] * (scales[0] * right) + biases[0];
+                values[j][2] = sum[2] * (scales[1] * left) + biases[1];
+                values[j][3] = sum[3] * (scales[1] * right) + biases[1];
+            }
+            if (ZQC_OUTPUT == 2)
+                store_floats(first, values);
+            else
+                store_halves(chunk & 1, first, values, aligned);
+        }
+    }
+
+    // The threads of this warpgroup.
+    DEVICE_MEMBER void synchronize() const {
+        if (warp < 4)
+            asm volatile("bar.sync 1, 128;" ::: "memory");
+        else
+            asm volatile("bar.sync 2, 128;" ::: "memory");
+    }
+
+    DEVICE_MEMBER void store_floats(int first, const float (&values)[CHUNK / 8][4]) const {
+        const int row = tile_row + warp % 4 * 16 + lane / 4;
+#pragma unroll
+        for (int j = 0; j < CHUNK / 8; ++j)
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                const int at_row = row + i / 2 * 8, at = first + 8 * j + 2 * (lane % 4) + i % 2;
+                if (at_row < N && at < m) store<ZQC_OUTPUT>(y, at * y_stride + at_row, values[j][i]);
+            }
+    }
+
+    // Transposes the fragments into rows of tokens, 64 outputs or 128 bytes each, whose 16-byte parts are swizzled, and stores the parts.
+    DEVICE_MEMBER void store_halves(int buffer, int first, const float (&values)[CHUNK / 8][4], bool aligned) const {
+        const u32 chunk = shared.chunk(warp / 4, buffer);
+#pragma unroll
+        for (int j = 0; j < CHUNK / 8; j += 2) {
+            // Matrix lane / 8: rows 0 or 8 of the fragment, tokens of part j or j + 1; its row lane % 8 is a token.
+            const int token = 8 * (j + lane / 16) + lane % 8, part = warp % 4 * 2 + lane / 8 % 2;
+            const u32 to = chunk + token * 128 + (part ^ (token & 7)) * 16;
+            asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to),
+                         "r"(pack<ZQC_OUTPUT>(values[j][0], values[j][1])), "r"(pack<ZQC_OUTPUT>(values[j][2], values[j][3])),
+                         "r"(pack<ZQC_OUTPUT>(values[j + 1][0], values[j + 1][1])),
+                         "r"(pack<ZQC_OUTPUT>(values[j + 1][2], values[j + 1][3]))
+                         : "memory");
+        }
+        synchronize();
+#pragma unroll
+        for (int i = thread(); i < CHUNK * 8; i += 128) {
+            const int token = i / 8, part = i % 8, row = tile_row + part * 8;
+            if (first + token >= m || row >= N) continue;
+            const uint4 eight = load_shared_16(chunk + token * 128 + (part ^ (token & 7)) * 16);
+            u16* to = static_cast<u16*>(y) + (first + token) * y_stride + row;
+            if (aligned && row + 8 <= N) {
+                *reinterpret_cast<uint4*>(to) = eight;
+                continue;
+            }
+            const u32 words[4] = {eight.x, eight.y, eight.z, eight.w};
+#pragma unroll
+            for (int k = 0; k < 8; ++k)
+                if (row + k < N) to[k] = static_cast<u16>(words[k / 2] >> (16 * (k % 2)));
+        }
+    }
+};
+
+template <int WIDTH>
+DEVICE void compute(Tile tile, Mainloop& mainloop, Epilogue& epilogue) {
+    epilogue.begin(tile);
+    float sums[WIDTH / 2];
+    mainloop.run<WIDTH>(sums);
+    epilogue.run<WIDTH>(sums);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTER, 1, 1)
+    zqc_linear(const u8* weights, const float* row_scales, const float* bias, const u8* codes, const float* token_scales,
+               const void* inner, void* y, long long y_stride, int m, int m_pad) {
+    extern __shared__ u8 dynamic[];
+    const Shared shared{(shared_address(dynamic) + 1023) / 1024 * 1024};
+    const int rank = CLUSTER == 1 ? 0 : cluster_rank(), warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const Work work(blockIdx.x / CLUSTER, gridDim.x / CLUSTER, m);
+
+    if (threadIdx.x == CONSUMERS) {
+        for (int i = 0; i < STAGES; ++i) {
+            barrier_init(shared.full(i), 1);
+            barrier_init(shared.empty(i), 4 * WARPGROUPS * CLUSTER);
+        }
+        barrier_init_fence();
+    }
+    if (threadIdx.x < 16) {
+        const u32 entry = shared.table() + threadIdx.x * 8;
+        asm volatile("st.shared.b64 [%0], %1;" ::"r"(entry), "l"(TABLE[threadIdx.x]) : "memory");
+    }
+    __syncthreads();
+    if (CLUSTER > 1) cluster_arrive_relaxed();
+
+    if (warp >= 4 * WARPGROUPS) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+        if (threadIdx.x == CONSUMERS) {
+            Producer{shared, rank, weights, codes, static_cast<const u8*>(inner), m_pad}.run(work);
+        } else if (CLUSTER > 1) {
+            cluster_wait();
+        }
+    } else {
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+        if (CLUSTER > 1) cluster_wait();
+        wait_for_dependencies();  // makes the token scales visible
+        Mainloop mainloop(shared, warp, lane);
+        Epilogue epilogue{shared, row_scales, bias, token_scales, y, y_stride, m, rank, warp, lane};
+        int index = work.first;
+        for (; index < work.whole; index += work.apart) compute<TOKENS>(work.tile(index), mainloop, epilogue);
+        if (TOKENS == 256 && index < work.count) compute<128>(work.tile(index), mainloop, epilogue);
+    }
+    // No block may leave while another one still releases stages to it.
+    if (CLUSTER > 1) {
+        __syncwarp();
+        cluster_arrive_relaxed();
+        cluster_wait();
+    }
+}
