@@ -61,8 +61,8 @@ pub enum OpenError {
     },
 }
 
-/// A package whose parts have the sizes and the checksums that the manifest says. Its weights are mapped, and must not change
-/// as long as it lives.
+/// A package whose parts have the sizes and the checksums that the manifest says. Its weights are mapped, so `weights.bin` must
+/// not change as long as it lives.
 #[derive(Debug)]
 pub struct Package {
     manifest: Manifest,
@@ -209,9 +209,14 @@ fn read_weights(path: &Path, manifest: &Manifest, arrays: &[NamedArray]) -> Resu
     if expected != actual {
         return Err(damaged(Damage::FileSize { expected, actual }));
     }
-    for NamedArray { what, array } in arrays {
-        if crc32fast::hash(&weights[array.offset..][..array.bytes]) != array.crc32 {
+    let ends = arrays.iter().skip(1).map(|next| next.array.offset).chain([weights.len()]);
+    for (NamedArray { what, array }, end) in arrays.iter().zip(ends) {
+        let (bytes, padding) = weights[array.offset..end].split_at(array.bytes);
+        if crc32fast::hash(bytes) != array.crc32 {
             return Err(damaged(Damage::Checksum { what: what.clone() }));
+        }
+        if padding.iter().any(|&byte| byte != 0) {
+            return Err(damaged(Damage::Padding { what: what.clone() }));
         }
     }
     Ok(weights)

@@ -55,6 +55,12 @@ pub enum Damage {
     /// Two arrays share bytes.
     #[error("{first} and {second} overlap")]
     Overlap { first: String, second: String },
+    /// More bytes than alignment needs belong to no array.
+    #[error("nothing is said of the bytes from {from} to {to}")]
+    Gap { from: usize, to: usize },
+    /// Bytes that belong to no array are not zero.
+    #[error("the padding behind {what} is not zero")]
+    Padding { what: String },
 }
 
 /// An array by what messages call it.
@@ -64,7 +70,7 @@ pub(crate) struct NamedArray {
 }
 
 /// Checks all but the files: then every array lies in `weights_bytes`, has the size that shapes need, and every index is in
-/// range. Returns the arrays, and the geometries of the layers.
+/// range. Returns the arrays by offset, and the geometries of the layers.
 ///
 /// # Errors
 /// The first damage found.
@@ -100,6 +106,7 @@ pub(crate) fn validate(manifest: &Manifest) -> Result<(Vec<NamedArray>, Vec<Geom
             arrays.push(NamedArray { what, array });
         }
     }
+    arrays.sort_by_key(|named| named.array.offset);
     check_places(&arrays, manifest.weights_bytes)?;
     Ok((arrays, geometries))
 }
@@ -166,22 +173,27 @@ fn check_size(what: &str, array: Array, expected: usize) -> Result<(), Damage> {
     Err(Damage::ArraySize { what: what.to_string(), expected, actual: array.bytes })
 }
 
-/// Every array lies at a place of its own.
+/// Arrays, by offset, lie one behind the other in a file of `size` bytes, with no more between them than alignment needs.
 fn check_places(arrays: &[NamedArray], size: usize) -> Result<(), Damage> {
-    for NamedArray { what, array } in arrays {
+    let mut end = 0;
+    let mut previous: Option<&NamedArray> = None;
+    for named in arrays {
+        let (what, array) = (&named.what, named.array);
         if !array.offset.is_multiple_of(ALIGNMENT) {
             return Err(Damage::Unaligned { what: what.clone(), offset: array.offset });
         }
-        if array.offset.checked_add(array.bytes).is_none_or(|end| end > size) {
+        let Some(after) = array.offset.checked_add(array.bytes).filter(|&after| after <= size) else {
             return Err(Damage::OutOfRange { what: what.clone() });
+        };
+        if let Some(previous) = previous.filter(|_| array.offset < end) {
+            return Err(Damage::Overlap { first: previous.what.clone(), second: what.clone() });
         }
+        check_gap(end, array.offset)?;
+        (end, previous) = (after, Some(named));
     }
-    let mut sorted: Vec<&NamedArray> = arrays.iter().collect();
-    sorted.sort_by_key(|named| named.array.offset);
-    for pair in sorted.windows(2) {
-        if pair[0].array.offset + pair[0].array.bytes > pair[1].array.offset {
-            return Err(Damage::Overlap { first: pair[0].what.clone(), second: pair[1].what.clone() });
-        }
-    }
-    Ok(())
+    check_gap(end, size)
+}
+
+fn check_gap(from: usize, to: usize) -> Result<(), Damage> {
+    if to - from < ALIGNMENT { Ok(()) } else { Err(Damage::Gap { from, to }) }
 }
