@@ -120,7 +120,11 @@ unsafe fn borrowed<'a, T>(what: &str, pointer: *const T) -> Result<&'a T, Failur
 
 /// # Safety
 /// The pointer is null or to memory for a value.
-unsafe fn give<T>(what: &str, place: *mut T, value: impl FnOnce() -> Result<T, Failure>) -> Result<(), Failure> {
+unsafe fn give<T>(
+    what: &str,
+    place: *mut T,
+    value: impl FnOnce() -> Result<T, Failure>,
+) -> Result<(), Failure> {
     if place.is_null() {
         return Err(invalid(format!("the place for {what} is null")));
     }
@@ -264,11 +268,7 @@ unsafe extern "C" fn zqc_package_layer(opened: *const COpened, layer: usize, inf
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn zqc_package_find(
-    opened: *const COpened,
-    name: *const c_char,
-    layer: *mut usize,
-) -> u32 {
+unsafe extern "C" fn zqc_package_find(opened: *const COpened, name: *const c_char, layer: *mut usize) -> u32 {
     status(|| {
         // SAFETY: the header asks for an open package.
         let opened = unsafe { borrowed("the package", opened) }?;

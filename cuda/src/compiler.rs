@@ -46,8 +46,20 @@ impl Compiler {
     /// # Errors
     /// [`Error::NoCompiler`] when it is not on this machine.
     pub fn new() -> Result<Self, Error> {
+        Self::with_cache(Cache::from_environment())
+    }
+
+    /// Loads NVRTC, and compiles anew at every call.
+    ///
+    /// # Errors
+    /// [`Error::NoCompiler`] when it is not on this machine.
+    pub fn uncached() -> Result<Self, Error> {
+        Self::with_cache(Cache::default())
+    }
+
+    fn with_cache(cache: Cache) -> Result<Self, Error> {
         let (major, minor) = nvrtc::version()?;
-        Ok(Self { version: format!("{major}.{minor}"), cache: Cache::from_environment() })
+        Ok(Self { version: format!("{major}.{minor}"), cache })
     }
 
     /// A cubin for `sm_90a`.

@@ -178,7 +178,8 @@ mod tests {
 
     #[test]
     fn the_nearest_shape_counts_and_the_rule_follows_it() {
-        let table = "4096\t4096\t16\tdecode\t16\t4\n4096\t4096\t1\tdecode\t8\t8\n28672\t8192\t64\tprefill\t64\t1\n";
+        let table =
+            "4096\t4096\t16\tdecode\t16\t4\n4096\t4096\t1\tdecode\t8\t8\n28672\t8192\t64\tprefill\t64\t1\n";
         assert_eq!(linear(table, 5120, 5120, 1), (LinearKernel::Decode, 8, 8));
         assert_eq!(linear(table, 5120, 5120, 2), (LinearKernel::Decode, 16, 4));
         assert_eq!(linear(table, 5120, 5120, 17), (LinearKernel::Decode, 32, 1));

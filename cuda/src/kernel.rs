@@ -119,10 +119,7 @@ impl Kernel {
             unsafe { result::function::set_function_attribute(self.function, attribute, value as i32) }
                 .during("setting up a kernel")
         };
-        set(
-            CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
-            self.shape.shared_bytes,
-        )?;
+        set(CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, self.shape.shared_bytes)?;
         if self.shape.cluster > PORTABLE_CLUSTER {
             set(CUfunction_attribute::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)?;
         }
@@ -144,8 +141,7 @@ impl Kernel {
     /// themselves.
     fn attributes(&self) -> [sys::CUlaunchAttribute; 2] {
         let attribute = |id, value| sys::CUlaunchAttribute { id, pad: [0; 4], value };
-        let dimension =
-            sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: self.shape.cluster, y: 1, z: 1 };
+        let dimension = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: self.shape.cluster, y: 1, z: 1 };
         [
             attribute(
                 CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
@@ -193,12 +189,7 @@ impl Kernel {
         let config = self.config(clusters, stream, &mut attributes);
         // SAFETY: the attributes live until the call returns; the caller vouches for the rest.
         unsafe {
-            sys::cuLaunchKernelEx(
-                &raw const config,
-                self.function,
-                arguments.as_mut_ptr(),
-                ptr::null_mut(),
-            )
+            sys::cuLaunchKernelEx(&raw const config, self.function, arguments.as_mut_ptr(), ptr::null_mut())
         }
         .result()
         .during("launching a kernel")

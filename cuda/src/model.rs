@@ -372,11 +372,19 @@ impl Loaded {
     }
 
     fn check_stream(&self, stream: &CudaStream) -> Result<(), Error> {
-        if stream.context().cu_ctx() == self.device.context().cu_ctx() { Ok(()) } else { Err(Error::OtherDevice) }
+        if stream.context().cu_ctx() == self.device.context().cu_ctx() {
+            Ok(())
+        } else {
+            Err(Error::OtherDevice)
+        }
     }
 
     fn index_of(&self, activation: Activation) -> Result<usize, Error> {
-        if activation.model == self.id { Ok(activation.index) } else { Err(Error::OtherModel { what: "the activation" }) }
+        if activation.model == self.id {
+            Ok(activation.index)
+        } else {
+            Err(Error::OtherModel { what: "the activation" })
+        }
     }
 
     /// What the scratch holds, if it is an input of the layer.
