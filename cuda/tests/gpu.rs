@@ -439,7 +439,7 @@ fn misuse_is_an_error() {
     let stranger = Bench::new(&device, &[vec![layer.clone()]]);
     let (linear, stream) = (bench.linear(&layer), &bench.stream);
     let mut scratch = bench.model.scratch(4).unwrap();
-    let (x, mut y) = (bench.upload(&vec![bf16::ONE; 5 * 64]), bench.upload(&vec![bf16::ONE; 4 * 16]));
+    let (x, mut y) = (bench.upload(&vec![bf16::ONE; 5 * 64]), bench.upload(&[bf16::ONE; 4 * 16]));
     let quantize = |columns: usize, tokens: usize, scratch: &mut Scratch| {
         let x = x.slice(..tokens * columns);
         bench.model.quantize(linear.activation(), Input::plain(&x), tokens, scratch, stream)
