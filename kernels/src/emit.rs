@@ -4,7 +4,7 @@ use std::path::Path;
 
 use indexmap::IndexMap;
 use zqc_ir::graph::Cycle;
-use zqc_ir::op::{Linear, QuantizedLinear, port};
+use zqc_ir::op::{QuantizedLinear, port};
 use zqc_ir::operands::{self, OperandError};
 use zqc_ir::{Graph, NodeId, Op, ValueId};
 use zqc_numerics::ActivationFormat;
@@ -52,18 +52,6 @@ pub enum EmitError {
     },
 }
 
-/// Finds out, before any weight is solved, whether the linear layers of a graph can be packed as far as their form shows it.
-///
-/// # Errors
-/// [`EmitError::Bias`].
-pub fn check(graph: &Graph) -> Result<(), EmitError> {
-    for (_, node) in graph.nodes() {
-        let Op::Linear(Linear { layer, n, beta, .. }) = &node.op else { continue };
-        constant_bias(graph, node.input(port::LINEAR_BIAS), layer, *beta, *n)?;
-    }
-    Ok(())
-}
-
 /// Writes the quantized layers of a graph as a package; returns its size.
 ///
 /// # Errors
@@ -94,24 +82,16 @@ pub fn write(graph: &Graph, folder: &Path) -> Result<u64, EmitError> {
 
 /// What a package needs of a layer.
 fn parts(graph: &Graph, id: NodeId, linear: &QuantizedLinear) -> Result<LayerParts, EmitError> {
+    let &QuantizedLinear { n, beta, ref layer, .. } = linear;
     let node = graph.node(id);
-    let unreadable = |source| EmitError::Operand { layer: linear.layer.clone(), source };
+    let unreadable = |source| EmitError::Operand { layer: layer.clone(), source };
+    let bias = node.input(port::QUANTIZED_BIAS).map(|bias| {
+        bias::constant(graph, bias, beta, n).ok_or_else(|| EmitError::Bias { layer: layer.clone(), n })
+    });
     Ok(LayerParts {
-        name: linear.layer.clone(),
+        name: layer.clone(),
         matrix: operands::matrix(graph, node, linear).map_err(unreadable)?,
         low_rank: operands::low_rank(graph, node, linear).map_err(unreadable)?,
-        bias: constant_bias(graph, node.input(port::QUANTIZED_BIAS), &linear.layer, linear.beta, linear.n)?,
+        bias: bias.transpose()?,
     })
-}
-
-fn constant_bias(
-    graph: &Graph,
-    bias: Option<ValueId>,
-    layer: &str,
-    beta: f32,
-    n: usize,
-) -> Result<Option<Vec<f32>>, EmitError> {
-    let Some(bias) = bias else { return Ok(None) };
-    let refused = || EmitError::Bias { layer: layer.to_string(), n };
-    bias::constant(graph, bias, beta, n).map(Some).ok_or_else(refused)
 }

@@ -18,7 +18,7 @@ mod unpack;
 mod validate;
 mod writer;
 
-pub use emit::{EmitError, check, write};
+pub use emit::{EmitError, write};
 pub use geometry::{BLOCK, Geometry, GeometryError, PANEL, RANK_MULTIPLE, TILE};
 pub use manifest::{Activation, Array, Codes, GroupScales, KernelSource, Layer, Manifest};
 pub use pack::PackError;

@@ -175,23 +175,23 @@ fn check_size(what: &str, array: Array, expected: usize) -> Result<(), Damage> {
 
 /// Arrays, by offset, lie one behind the other in a file of `size` bytes, with no more between them than alignment needs.
 fn check_places(arrays: &[NamedArray], size: usize) -> Result<(), Damage> {
-    let mut end = 0;
-    let mut previous: Option<&NamedArray> = None;
-    for named in arrays {
-        let (what, array) = (&named.what, named.array);
+    for NamedArray { what, array } in arrays {
         if !array.offset.is_multiple_of(ALIGNMENT) {
             return Err(Damage::Unaligned { what: what.clone(), offset: array.offset });
         }
-        let Some(after) = array.offset.checked_add(array.bytes).filter(|&after| after <= size) else {
+        if array.offset.checked_add(array.bytes).is_none_or(|end| end > size) {
             return Err(Damage::OutOfRange { what: what.clone() });
-        };
-        if let Some(previous) = previous.filter(|_| array.offset < end) {
-            return Err(Damage::Overlap { first: previous.what.clone(), second: what.clone() });
         }
-        check_gap(end, array.offset)?;
-        (end, previous) = (after, Some(named));
     }
-    check_gap(end, size)
+    let end = |named: &NamedArray| named.array.offset + named.array.bytes;
+    for pair in arrays.windows(2) {
+        if pair[1].array.offset < end(&pair[0]) {
+            return Err(Damage::Overlap { first: pair[0].what.clone(), second: pair[1].what.clone() });
+        }
+        check_gap(end(&pair[0]), pair[1].array.offset)?;
+    }
+    check_gap(0, arrays.first().map_or(size, |first| first.array.offset))?;
+    arrays.last().map_or(Ok(()), |last| check_gap(end(last), size))
 }
 
 fn check_gap(from: usize, to: usize) -> Result<(), Damage> {

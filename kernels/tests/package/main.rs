@@ -2,6 +2,7 @@
 
 mod damage;
 mod folder;
+mod graphs;
 mod layout;
 mod parts;
 mod round_trip;
