@@ -11,7 +11,8 @@ use zqc_kernels::Package;
 use crate::device::Device;
 use crate::error::Error;
 use crate::input::{RawInput, check_stride};
-use crate::model::{Model, RawOutput};
+use crate::loaded::RawOutput;
+use crate::model::Model;
 use crate::scratch::Scratch;
 use crate::variant::{DataType, LinearKernel, LinearVariant, Prologue};
 
@@ -439,11 +440,12 @@ unsafe extern "C" fn zqc_linear_forward(
         if output.y == 0 && tokens > 0 {
             return Err(invalid("y is null"));
         }
-        Ok(model.loaded().with_scratch(stream, tokens, |scratch| {
+        let model = model.loaded();
+        Ok(model.pool.with(model, stream, tokens, |scratch| {
             // SAFETY: the header asks for rows on the device and a stream of it.
             unsafe {
-                model.loaded().quantize(place.activation, input, tokens, scratch, stream)?;
-                model.loaded().apply(place.index, None, scratch, output, stream)
+                model.quantize(place.activation, input, tokens, scratch, stream)?;
+                model.apply(place.index, None, scratch, output, stream)
             }
         })?)
     })

@@ -37,6 +37,7 @@ mod element;
 mod error;
 mod input;
 mod kernel;
+mod loaded;
 mod model;
 mod nvrtc;
 mod scratch;

@@ -10,7 +10,7 @@ use zqc_kernels::{ALIGNMENT, BLOCK};
 
 use crate::device::Buffer;
 use crate::error::Error;
-use crate::model::{Activation, Loaded, ModelId};
+use crate::loaded::{Loaded, ModelId};
 
 /// Tokens are padded to a multiple of this.
 const TOKEN_MULTIPLE: usize = 8;
@@ -36,7 +36,7 @@ pub struct Scratch {
 /// The input that a scratch holds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Held {
-    pub activation: Activation,
+    pub activation: usize,
     pub tokens: usize,
 }
 
@@ -64,9 +64,9 @@ impl Scratch {
             Some((codes, codes.checked_add(scales)?, codes.checked_add(scales)?.checked_add(inner)?))
         };
         let Some((scales_offset, inner_offset, bytes)) = sizes() else { return Err(too_large) };
-        let _current = model.device().make_current()?;
-        let buffer = Buffer::new(model.device(), bytes)?;
-        Ok(Self { model: model.id(), buffer, capacity, scales_offset, inner_offset, held: None })
+        let _current = model.device.make_current()?;
+        let buffer = Buffer::new(&model.device, bytes)?;
+        Ok(Self { model: model.id, buffer, capacity, scales_offset, inner_offset, held: None })
     }
 
     /// The most tokens that fit.

@@ -209,7 +209,7 @@ fn layers_of_all_shapes() {
         Spec::new(256, 512, 128, 40),
         Spec::new(384, 576, 128, 8).bias().thirds(),
         Spec::new(136, 640, 256, 16).e3m0(),
-        Spec::new(1, 1000, 0, 40).bias(),
+        Spec::new(5, 1000, 0, 40).bias(),
         Spec::new(500, 1536, 128, 0).bias(),
         Spec::new(128, 2048, 512, 24).thirds(),
         Spec::new(72, 4104, 32, 16).bias().e3m0(),

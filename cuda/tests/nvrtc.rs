@@ -70,16 +70,21 @@ fn every_kernel_compiles() {
             scope.spawn(|| {
                 while let Some(kernel) = kernels.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let cubin = compiler.compile(&sources, kernel).unwrap_or_else(|error| panic!("{error}"));
-                    let entry = if kernel.source() == "quantize.cu" { "zqc_quantize" } else { "zqc_linear" };
-                    for symbol in [entry, "zqc_launch"] {
-                        let name = [symbol.as_bytes(), b"\0"].concat();
-                        let found = cubin.windows(name.len()).any(|bytes| bytes == name);
-                        assert!(found, "{kernel} has no symbol {symbol}");
-                    }
+                    assert_symbols(&cubin, kernel);
                 }
             });
         }
     });
+}
+
+/// The entry, and what a launcher reads first.
+fn assert_symbols(cubin: &[u8], kernel: &Specialization) {
+    let entry = if kernel.source() == "quantize.cu" { "zqc_quantize" } else { "zqc_linear" };
+    for symbol in [entry, "zqc_launch"] {
+        let name = [symbol.as_bytes(), b"\0"].concat();
+        let found = cubin.windows(name.len()).any(|bytes| bytes == name);
+        assert!(found, "{kernel} has no symbol {symbol}");
+    }
 }
 
 fn any_kernel() -> Specialization {
@@ -93,12 +98,14 @@ fn macros_and_headers_reach_a_kernel() {
     let source = r#"
         #include "common.cuh"
         static_assert(ZQC_K == 72 && ZQC_TOKENS == 8 && ZQC_MODE == 0 && WARP == 32);
+        extern "C" __device__ const unsigned zqc_launch[5] = {WARP, 0, 1, 1, 8};
         extern "C" __global__ void zqc_quantize(float* y) { y[threadIdx.x] = ZQC_K; }
     "#;
     let sources: Sources =
         [("quantize.cu", source), ("common.cuh", "constexpr int WARP = 32;")].into_iter().collect();
     let cubin = compiler.compile(&sources, &any_kernel()).unwrap();
     assert_eq!(cubin[..4], *b"\x7fELF");
+    assert_symbols(&cubin, &any_kernel());
 }
 
 #[test]

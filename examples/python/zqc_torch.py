@@ -62,13 +62,14 @@ class SharedModel:
         y = torch.empty((*x.shape[:-1], layer.n), dtype=x.dtype, device=x.device)
         if tokens == 0:
             return y
-        if rows.stride(1) != 1 or rows.stride(0) < layer.k:
+        if rows.stride(1) != 1 or tokens > 1 and rows.stride(0) < layer.k:
             rows = rows.contiguous()
         stream = torch.cuda.current_stream(x.device).cuda_stream
         scratch = self._scratch(stream, tokens)
         quantized = self._quantized.get(stream)
         if quantized is None or not quantized.serves(x, layer):
-            source = zqc_cuda.Input(x=rows.data_ptr(), x_stride=rows.stride(0), type=_TYPES[x.dtype])
+            stride = rows.stride(0) if tokens > 1 else 0
+            source = zqc_cuda.Input(x=rows.data_ptr(), x_stride=stride, type=_TYPES[x.dtype])
             self._quantized.pop(stream, None)
             self._model.quantize(layer.index, source, tokens, scratch, stream)
             quantized = self._quantized[stream] = _Quantized(x, layer.activation)

@@ -88,7 +88,7 @@ impl Spec {
             rows: n,
             cols: k,
             factors: Factors::E4M3 { up: e4m3(n * rank), down: e4m3(rank * k) },
-            scales: (0..rank).map(|r| 0.01 / (1 + r) as f32).collect(),
+            scales: (0..rank).map(|r| 0.005 / (1 + r) as f32).collect(),
         });
         let bias = self.bias.then(|| (0..n).map(|_| random.normal()).collect());
         LayerParts { name: name.into(), matrix, low_rank, bias }
