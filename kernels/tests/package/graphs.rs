@@ -76,7 +76,8 @@ fn add(model: &mut Model, x: &str, parts: &LayerParts, bias: Option<Bias>, beta:
     }
     let bias = bias.map(|bias| match bias {
         Bias::Input(input) => input.to_string(),
-        Bias::Constant(tensor) => {
+        Bias::Constant { dims, values } => {
+            let tensor = Tensor::from_f32(&dims, values).unwrap();
             initializers.push((format!("{name}.bias"), tensor));
             format!("{name}.bias")
         }
@@ -92,12 +93,12 @@ fn add(model: &mut Model, x: &str, parts: &LayerParts, bias: Option<Bias>, beta:
 }
 
 enum Bias {
-    Constant(Tensor),
+    Constant { dims: Vec<usize>, values: Vec<f32> },
     Input(&'static str),
 }
 
 fn vector(dims: &[usize], values: Vec<f32>) -> Option<Bias> {
-    Some(Bias::Constant(Tensor::from_f32(dims, values).unwrap()))
+    Some(Bias::Constant { dims: dims.to_vec(), values })
 }
 
 fn emit(graph: &Graph, use_package: impl FnOnce(&Path)) -> Result<(), EmitError> {
