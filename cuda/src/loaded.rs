@@ -30,6 +30,8 @@ pub(crate) struct ModelId(u64);
 /// What the handles of a model share.
 #[derive(Debug)]
 pub(crate) struct Loaded {
+    /// Before the kernels, so that it is freed before they are unloaded: freeing waits for the device.
+    _weights: Buffer,
     pub id: ModelId,
     pub device: Device,
     pub activations: Vec<LoadedActivation>,
@@ -37,7 +39,6 @@ pub(crate) struct Loaded {
     pub names: HashMap<String, usize>,
     pub pool: Pool,
     sources: Sources,
-    _weights: Buffer,
 }
 
 /// A quantized activation.
@@ -117,15 +118,16 @@ impl Loaded {
             }
         });
         let names = manifest.layers.iter().enumerate().map(|(index, layer)| (layer.name.clone(), index));
+        let (activations, layers) = (activations.collect(), layers.collect());
         Ok(Self {
+            _weights: weights,
             id: ModelId(NEXT.fetch_add(1, Ordering::Relaxed)),
             device: device.clone(),
             sources,
-            activations: activations.collect(),
-            layers: layers.collect(),
+            activations,
+            layers,
             names: names.collect(),
             pool: Pool::default(),
-            _weights: weights,
         })
     }
 
