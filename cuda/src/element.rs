@@ -4,7 +4,7 @@ use half::{bf16, f16};
 
 use crate::variant::DataType;
 
-/// A type that kernels read and write: [`bf16`], [`f16`] or `f32`.
+/// A type that kernels read and write: [`struct@bf16`], [`struct@f16`] or `f32`.
 pub trait Element: sealed::Sealed {
     /// Its number in the kernels.
     const TYPE: DataType;
