@@ -89,7 +89,10 @@ impl Compiler {
     ) -> Result<Report, Error> {
         let started = Instant::now();
         self.options.check()?;
-        onnx::check_writable(output)?;
+        match self.options.emit {
+            Emit::Onnx | Emit::Ir => onnx::check_writable(output)?,
+            Emit::Cuda => zqc_kernels::check_writable(output)?,
+        }
         let mut model = onnx::read(input)?;
         let mut report = Report {
             version: env!("CARGO_PKG_VERSION").to_string(),
@@ -105,6 +108,10 @@ impl Compiler {
                 self.lower(&mut model, &mut report, events)?;
                 events.step("writing");
                 onnx::write(&model, output, onnx::Storage::Auto)?
+            }
+            Emit::Cuda => {
+                events.step("packing");
+                zqc_kernels::write(&model.graph, output)?
             }
             Emit::Ir => {
                 let text = model.to_string();

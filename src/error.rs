@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use zqc_ir::onnx::{ReadError, WriteError};
+use zqc_kernels::{EmitError, OpenError, StagingError};
 use zqc_passes::PassError;
 use zqc_runtime::{BackendError, DataError, InputError, RunError, TokenizerError};
 
@@ -36,6 +37,15 @@ pub enum Error {
     /// The model is of a kind that the command cannot work on.
     #[error("{0}")]
     Model(String),
+    /// The layers cannot be packed for kernels.
+    #[error(transparent)]
+    Emit(#[from] EmitError),
+    /// A package cannot be written where it is wanted.
+    #[error(transparent)]
+    Staging(#[from] StagingError),
+    /// A package cannot be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
     /// The output cannot be written.
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -55,8 +65,10 @@ impl Error {
         match self {
             Error::Usage(_) | Error::Backend(BackendError::UnknownBackend { .. }) => 2,
             Error::Write(WriteError::Io { .. } | WriteError::TooLarge { .. }) | Error::Output { .. } => 4,
+            Error::Staging(_) | Error::Emit(EmitError::Write(zqc_kernels::WriteError::Staging(_))) => 4,
             Error::Pass(PassError::Patch { .. } | PassError::Broken { .. }) => 5,
-            Error::Write(WriteError::NotLowered { .. } | WriteError::Cycle(_)) => 5,
+            Error::Write(WriteError::NotLowered { .. } | WriteError::Cycle(_))
+            | Error::Emit(EmitError::Cycle(_)) => 5,
             _ => 3,
         }
     }

@@ -1,6 +1,7 @@
-//! What is in a model: every linear layer, its format and its bits.
+//! What is in a model or a package: every linear layer, its format and its bits.
 
 mod native;
+mod package;
 
 use std::path::Path;
 
@@ -12,23 +13,44 @@ use zqc_runtime::RunError;
 
 use crate::error::Error;
 
-/// The linear layers of a model.
+/// The linear layers of a model or a package.
 #[derive(Debug, Clone, Serialize)]
 pub struct Inspection {
-    /// The model's path.
+    /// The path of the model or the package.
     pub model: String,
-    /// Version of the standard operators.
-    pub opset: i64,
-    /// Nodes of the main graph.
-    pub nodes: usize,
+    /// Of what kind it is.
+    #[serde(flatten)]
+    pub file: InspectedFile,
     /// Every linear layer, in the order of the graph.
     pub linears: Vec<LinearSummary>,
     /// Weights in linear layers.
     pub weights: usize,
     /// Mean bits per weight over all linear layers, everything counted.
     pub bits_per_weight: f64,
-    /// Size of all constants, in bytes.
+    /// Size of all constants, or of the package's weights, in bytes.
     pub constant_bytes: u64,
+}
+
+/// What holds linear layers.
+#[derive(Debug, Clone, Serialize)]
+#[serde(untagged)]
+pub enum InspectedFile {
+    /// An ONNX model.
+    Onnx {
+        /// Version of the standard operators.
+        opset: i64,
+        /// Nodes of the main graph.
+        nodes: usize,
+    },
+    /// A CUDA package.
+    Package {
+        /// Version of the package format.
+        package_version: u32,
+        /// Version of the zqc that wrote it.
+        zqc_version: String,
+        /// Quantized activations that the layers read.
+        activations: usize,
+    },
 }
 
 /// One linear layer.
@@ -53,17 +75,21 @@ pub struct LinearSummary {
     pub rank: usize,
     /// Number format of the activation: `e4m3`, `e5m2`, `int8`; absent for one in float.
     pub activations: Option<String>,
-    /// Bits per weight, everything counted.
+    /// Bits per weight, everything but the bias counted; in a package, the padding too.
     pub bits_per_weight: f64,
     /// Whether the layer has a bias.
     pub bias: bool,
 }
 
-/// Lists the linear layers of the model in `path`.
+/// Lists the linear layers of the model in the file `path`, or of the CUDA package in the folder.
 ///
 /// # Errors
-/// When the file is no valid model.
+/// When the file is no valid model, or the package is damaged.
 pub fn inspect(path: &Path) -> Result<Inspection, Error> {
+    if path.is_dir() { package::inspect(path) } else { inspect_model(path) }
+}
+
+fn inspect_model(path: &Path) -> Result<Inspection, Error> {
     let mut model = onnx::read(path)?;
     let nodes = model.graph.nodes().count();
     run(&RaisePortable, &mut model, &mut Silent)?;
@@ -72,18 +98,25 @@ pub fn inspect(path: &Path) -> Result<Inspection, Error> {
     let order = graph.order().map_err(RunError::from)?;
     let linears = order.into_iter().map(|id| LinearSummary::of(graph, id)).filter_map(Result::transpose);
     let linears: Vec<LinearSummary> = linears.collect::<Result<_, _>>()?;
-    let weights = linears.iter().map(|linear| linear.k * linear.n).sum();
-    let bits: f64 = linears.iter().map(|linear| (linear.k * linear.n) as f64 * linear.bits_per_weight).sum();
     let constant_bytes = graph.initializers().map(|(_, tensor)| tensor.byte_len().unwrap_or(0) as u64).sum();
-    Ok(Inspection {
-        model: path.display().to_string(),
-        opset: model.opset(),
-        nodes,
-        linears,
-        weights,
-        bits_per_weight: if weights == 0 { 0.0 } else { bits / weights as f64 },
-        constant_bytes,
-    })
+    let file = InspectedFile::Onnx { opset: model.opset(), nodes };
+    Ok(Inspection::new(path, file, linears, constant_bytes))
+}
+
+impl Inspection {
+    fn new(path: &Path, file: InspectedFile, linears: Vec<LinearSummary>, constant_bytes: u64) -> Self {
+        let weights = linears.iter().map(|linear| linear.k * linear.n).sum();
+        let bits = |linear: &LinearSummary| (linear.k * linear.n) as f64 * linear.bits_per_weight;
+        let bits: f64 = linears.iter().map(bits).sum();
+        Self {
+            model: path.display().to_string(),
+            file,
+            linears,
+            weights,
+            bits_per_weight: if weights == 0 { 0.0 } else { bits / weights as f64 },
+            constant_bytes,
+        }
+    }
 }
 
 impl LinearSummary {

@@ -13,7 +13,7 @@
 //! ```
 //!
 //! `examples/custom_pass.rs` adds a pass. The crates below hold the parts: [`numerics`] (formats and solvers), [`ir`]
-//! (the graph), [`runtime`] (executors and data), [`passes`].
+//! (the graph), [`runtime`] (executors and data), [`passes`], [`kernels`] (the CUDA package).
 
 mod calibration;
 mod compiler;
@@ -25,6 +25,7 @@ mod options;
 mod report;
 
 pub use zqc_ir as ir;
+pub use zqc_kernels as kernels;
 pub use zqc_numerics as numerics;
 pub use zqc_passes as passes;
 pub use zqc_runtime as runtime;
@@ -32,7 +33,7 @@ pub use zqc_runtime as runtime;
 pub use compiler::{Compiler, Events};
 pub use error::Error;
 pub use evaluate::{Evaluation, Perplexity, evaluate};
-pub use inspect::{Inspection, LinearSummary, inspect};
+pub use inspect::{InspectedFile, Inspection, LinearSummary, inspect};
 pub use options::{Choice, Emit, Method, Options, Target};
 pub use report::{
     ActivationReport, KeptLayer, LayerReport, Octave, OptionReport, Quantile, Report, RoundingError, Shift,

@@ -3,9 +3,11 @@
 mod choice;
 mod words;
 
+use std::fmt::Display;
 use std::path::PathBuf;
 
 use regex::Regex;
+use zqc_kernels::{Codes, Geometry};
 use zqc_numerics::{
     ActivationFormat, FactorFormat, Format, GptqOptions, Grouping, Order, ScaleConstraint, ScaleSearch,
     WeightFormat,
@@ -32,6 +34,8 @@ pub enum Emit {
     /// A lowered ONNX model.
     #[default]
     Onnx,
+    /// A folder of packed weights and the CUDA kernels that read them, see [`zqc_kernels`].
+    Cuda,
     /// The textual form of the quantized graph, before it is lowered.
     Ir,
 }
@@ -138,7 +142,43 @@ impl Options {
             let reason = "ONNX has no type for these weights";
             return Err(Error::Usage(format!("--weights e3m0: {reason}; use --target portable")));
         }
-        Ok(())
+        match self.emit {
+            Emit::Cuda => self.check_packable(),
+            Emit::Onnx | Emit::Ir => Ok(()),
+        }
+    }
+
+    /// Checks that layers solved with these choices can be packed for the kernels.
+    fn check_packable(&self) -> Result<(), Error> {
+        let Recipe { gptq, branch } = self.recipe();
+        let grouping = gptq.grouping;
+        let refused = |option: &str, value: &dyn Display, way_out: &str| {
+            Err(Error::Usage(format!("{option} {value}: --emit cuda cannot pack it; use {way_out}")))
+        };
+        if self.target != Target::Portable {
+            return refused("--target", &self.target.word(), "--emit onnx, which alone has targets");
+        }
+        if Codes::of(self.weights.format).is_none() {
+            return refused("--weights", &self.weights.word(), "--weights fp4 or e3m0");
+        }
+        if self.activations != Some(ActivationFormat::E4M3) {
+            return refused("--activations", &self.activations.word(), "--activations fp8");
+        }
+        if self.group_size > 0 && !Geometry::is_group_size(self.group_size) {
+            let way_out = "--group-size 32, 64, a multiple of 128, or 0 for the whole row";
+            return refused("--group-size", &self.group_size, way_out);
+        }
+        if self.group_size > 0 && grouping.constraint.ladder().is_none() {
+            let constraint = if self.weights.format == Format::E2M1 { "m3" } else { "m2" };
+            let way_out = format!("--scale {constraint}, or --group-size 0 for one scale a row");
+            return refused("--scale", &grouping.constraint.word(), &way_out);
+        }
+        match branch {
+            Some(Branch { factors: FactorFormat::Bf16, .. }) => {
+                refused("--lorc-factors", &FactorFormat::Bf16.word(), "--lorc-factors fp8")
+            }
+            _ => Ok(()),
+        }
     }
 
     /// How weights are solved.

@@ -21,7 +21,8 @@ pub(super) struct Arguments {
     /// Where the result goes
     #[arg(short, long)]
     output: PathBuf,
-    /// What the result is: an ONNX model, or the textual form of the quantized graph
+    /// What the result is: an ONNX model, a folder of packed weights and CUDA kernels, or the textual form of the quantized
+    /// graph
     #[arg(long, value_parser = choice::<Emit>(), default_value = "onnx")]
     emit: Emit,
     /// Who is to read the ONNX model: stock ONNX Runtime 1.18 and later, with exact numbers, or importers that know ONNX's

@@ -1,4 +1,4 @@
-//! `zqc inspect MODEL`: the linear layers of a model.
+//! `zqc inspect MODEL|PACKAGE`: the linear layers of a model.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use super::{json, print, table};
 
 #[derive(Args)]
 pub(super) struct Arguments {
-    /// The model: any ONNX model, or one that zqc wrote
+    /// The model: any ONNX model, or one that zqc wrote, a CUDA package too
     model: PathBuf,
     /// Print the result as JSON
     #[arg(long)]

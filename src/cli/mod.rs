@@ -27,7 +27,7 @@ struct Cli {
 enum Command {
     /// Perplexity of a model on a text (GPTQ protocol)
     Eval(evaluate::Arguments),
-    /// Every linear layer of a model: where, shape, format, bits per weight
+    /// Every linear layer of a model or a CUDA package: where, shape, format, bits per weight
     Inspect(inspect::Arguments),
 }
 

@@ -1,7 +1,7 @@
 //! Reports as text, for standard error.
 
 use indicatif::DecimalBytes;
-use zqc::{Inspection, Report};
+use zqc::{InspectedFile, Inspection, Report};
 
 /// A line a layer, what stays in float and why, and the totals.
 pub(super) fn print_report(report: &Report) {
@@ -76,10 +76,14 @@ pub(super) fn print_inspection(inspection: &Inspection) {
             if linear.bias { "yes" } else { "no" }
         );
     }
+    let file = match &inspection.file {
+        InspectedFile::Onnx { opset, nodes } => format!("opset {opset}, {nodes} nodes"),
+        InspectedFile::Package { package_version, zqc_version, activations } => {
+            format!("package version {package_version} by zqc {zqc_version}, {activations} activations")
+        }
+    };
     eprintln!(
-        "opset {}, {} nodes, {} linear layers with {:.2} M weights at {:.3} bits; constants take {}",
-        inspection.opset,
-        inspection.nodes,
+        "{file}, {} linear layers with {:.2} M weights at {:.3} bits; constants take {}",
         inspection.linears.len(),
         inspection.weights as f64 / 1e6,
         inspection.bits_per_weight,

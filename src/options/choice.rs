@@ -24,7 +24,8 @@ pub trait Choice: Copy + PartialEq + Send + Sync + 'static {
 }
 
 impl Choice for Emit {
-    const CHOICES: &'static [(&'static str, Self)] = &[("onnx", Self::Onnx), ("ir", Self::Ir)];
+    const CHOICES: &'static [(&'static str, Self)] =
+        &[("onnx", Self::Onnx), ("cuda", Self::Cuda), ("ir", Self::Ir)];
 }
 
 impl Choice for Target {

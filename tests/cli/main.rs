@@ -5,6 +5,7 @@ mod bad_models;
 mod bench;
 mod formats;
 mod models;
+mod packages;
 mod results;
 #[path = "../support/mod.rs"]
 mod support;

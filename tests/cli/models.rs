@@ -53,6 +53,11 @@ pub fn matrix(name: &str, rows: usize, columns: usize) -> TensorProto {
     }
 }
 
+/// A vector of such numbers.
+pub fn vector(name: &str, length: usize) -> TensorProto {
+    TensorProto { dims: vec![length as i64], ..matrix(name, 1, length) }
+}
+
 pub fn model(graph: GraphProto) -> ModelProto {
     ModelProto {
         ir_version: Some(10),

@@ -117,7 +117,7 @@ impl<'a> ExternalFiles<'a> {
             Some(file) => file,
             None => {
                 let bytes =
-                    map(&path).map_err(|source| ExternalError::Open { path: path.clone(), source })?;
+                    map_file(&path).map_err(|source| ExternalError::Open { path: path.clone(), source })?;
                 self.mapped.entry(path.clone()).or_insert(bytes)
             }
         };
@@ -149,8 +149,11 @@ fn parts(sparse: &mut SparseTensorProto) -> impl Iterator<Item = &mut TensorProt
     sparse.values.iter_mut().chain(&mut sparse.indices)
 }
 
-/// Maps a regular file; an empty file gives empty bytes.
-pub(super) fn map(path: &Path) -> std::io::Result<Bytes> {
+/// Maps a regular file; an empty file gives empty bytes. The file must not change as long as they live.
+///
+/// # Errors
+/// When there is no such file, or it is a folder, a pipe or a device.
+pub fn map_file(path: &Path) -> std::io::Result<Bytes> {
     // Asked before the file is opened: opening a pipe would wait for a writer.
     let metadata = std::fs::metadata(path)?;
     if !metadata.is_file() {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use prost::Message;
 
-use super::external::{ExternalError, ExternalFiles, map};
+use super::external::{ExternalError, ExternalFiles, map_file};
 use super::proto::{GraphProto, ModelProto};
 use crate::graph::{Graph, Source, ValueId};
 use crate::model::Model;
@@ -59,7 +59,7 @@ pub fn read(path: &Path) -> Result<Model, ReadError> {
         _ => Path::new("."),
     };
     let model = || {
-        let bytes = map(path)?;
+        let bytes = map_file(path)?;
         let size = bytes.len() as u64;
         let mut model = model_from_proto(ModelProto::decode(bytes)?, ExternalFiles::new(Some(folder)))?;
         model.source_bytes += size;

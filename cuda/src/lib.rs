@@ -1,0 +1,58 @@
+//! The launcher of zqc's CUDA packages: linear layers with 4-bit floating-point weights and FP8 activations on H100 and
+//! H200.
+//!
+//! ```no_run
+//! use half::bf16;
+//! use zqc_cuda::{Device, Package};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let device = Device::new(0)?;
+//! let model = device.load(&Package::open("model.zqcuda".as_ref())?)?;
+//! let stream = device.context().new_stream()?;
+//!
+//! let linear = model.linear("/model/layers.0/mlp/down_proj")?;
+//! let x = stream.alloc_zeros::<bf16>(16 * linear.k())?;
+//! let mut y = stream.alloc_zeros::<bf16>(16 * linear.n())?;
+//! linear.forward(&x, 16, &stream, &mut y)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! * [`Device`] is a GPU in its primary context; [`Device::load`] puts a package on it and gives a [`Model`].
+//! * [`Linear`] is a layer of a model. [`Linear::forward`] is all there is to a call; where layers read the same value,
+//!   [`Model::quantize`] it into a [`Scratch`] once and [`Linear::apply`] each of them. [`Input`] also fuses an RMS norm
+//!   or a gated activation into the quantization.
+//! * Neither needs a CUDA toolkit: the kernels' sources are in the package and are compiled by NVRTC for the shapes of
+//!   the model, once on a machine ([`Compiler`]). [`Model::prepare`] does it ahead of the first call.
+//! * The same is there for C, with raw device pointers: `include/zqc_cuda.h`.
+//!
+//! Where the driver, NVRTC or a Hopper GPU is missing, [`Device::new`] says so in an [`Error`]; nothing panics.
+
+mod c;
+mod cache;
+mod compiler;
+mod device;
+mod dispatch;
+mod element;
+mod error;
+mod input;
+mod kernel;
+mod loaded;
+mod model;
+mod nvrtc;
+mod scratch;
+mod variant;
+
+pub use compiler::{Compiler, Sources};
+pub use cudarc;
+pub use device::Device;
+pub use element::Element;
+pub use error::Error;
+pub use input::Input;
+pub use model::{Activation, Linear, Model};
+pub use scratch::Scratch;
+pub use variant::{
+    DataType, LinearKernel, LinearShape, LinearVariant, Prologue, QuantizeShape, QuantizeVariant,
+    Specialization,
+};
+pub use zqc_kernels::Package;

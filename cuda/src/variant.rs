@@ -1,0 +1,217 @@
+//! Which kernels there are, and the macros that specialize one for a shape.
+
+use std::fmt;
+
+use crate::error::Error;
+
+/// The element type of an input or an output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum DataType {
+    /// bfloat16.
+    Bf16 = 0,
+    /// IEEE half precision.
+    F16 = 1,
+    /// IEEE single precision.
+    F32 = 2,
+}
+
+impl DataType {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Bf16, Self::F16, Self::F32];
+
+    /// The bytes of an element.
+    pub const fn size(self) -> usize {
+        match self {
+            Self::Bf16 | Self::F16 => 2,
+            Self::F32 => 4,
+        }
+    }
+}
+
+/// What is computed from the input before it is quantized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Prologue {
+    /// Nothing.
+    None = 0,
+    /// `x / sqrt(mean(x^2) + epsilon) * gamma`.
+    RmsNorm = 1,
+    /// `silu(gate) * up`.
+    SiluMul = 2,
+}
+
+impl Prologue {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::None, Self::RmsNorm, Self::SiluMul];
+}
+
+/// A linear kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LinearKernel {
+    /// For up to 64 tokens: a cluster shares the columns of its output rows.
+    Decode,
+    /// For many tokens: a cluster shares its tokens.
+    Prefill,
+}
+
+impl LinearKernel {
+    pub(crate) const fn source(self) -> &'static str {
+        match self {
+            Self::Decode => "linear_decode.cu",
+            Self::Prefill => "linear_prefill.cu",
+        }
+    }
+}
+
+impl fmt::Display for LinearKernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Decode => "decode",
+            Self::Prefill => "prefill",
+        })
+    }
+}
+
+/// A linear kernel with its tile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LinearVariant {
+    /// Which kernel.
+    pub kernel: LinearKernel,
+    /// Tokens of a tile: 8, 16, 32 or 64 in decode, 64 to 256 in steps of 8 in prefill.
+    pub tokens: u32,
+    /// Blocks of threads of a cluster: 1 to 8 in decode, 1, 2 or 4 in prefill.
+    pub cluster: u32,
+}
+
+impl LinearVariant {
+    /// Checks that the kernel has this tile.
+    ///
+    /// # Errors
+    /// [`Error::Variant`] when it has not.
+    pub fn check(self) -> Result<Self, Error> {
+        let Self { kernel, tokens, cluster } = self;
+        let exists = match kernel {
+            LinearKernel::Decode => matches!(tokens, 8 | 16 | 32 | 64) && (1..=8).contains(&cluster),
+            LinearKernel::Prefill => {
+                (64..=256).contains(&tokens) && tokens % 8 == 0 && matches!(cluster, 1 | 2 | 4)
+            }
+        };
+        let reason = || format!("{kernel} of {tokens} tokens in clusters of {cluster}");
+        if exists { Ok(self) } else { Err(Error::Variant { reason: reason() }) }
+    }
+}
+
+/// The quantization kernel with its tile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct QuantizeVariant {
+    /// Tokens of a cluster: 8 or 32.
+    pub tokens: u32,
+    /// Blocks of threads that share a token's columns: 1, 2, 4 or 8.
+    pub cluster: u32,
+}
+
+impl QuantizeVariant {
+    /// Checks that the kernel has this tile.
+    ///
+    /// # Errors
+    /// [`Error::Variant`] when it has not.
+    pub fn check(self) -> Result<Self, Error> {
+        let Self { tokens, cluster } = self;
+        let exists = matches!(tokens, 8 | 32) && matches!(cluster, 1 | 2 | 4 | 8);
+        let reason = || format!("quantize of {tokens} tokens in clusters of {cluster}");
+        if exists { Ok(self) } else { Err(Error::Variant { reason: reason() }) }
+    }
+}
+
+/// A kernel's source with the macros that specialize it: what is compiled.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Specialization {
+    source: &'static str,
+    entry: &'static str,
+    macros: Vec<(&'static str, String)>,
+}
+
+/// What a quantization kernel is specialized for, beside its tile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct QuantizeShape {
+    /// Columns of the input.
+    pub k: usize,
+    /// The stacked rank of the low-rank branches, padded; 0 without.
+    pub rank: usize,
+    /// The type of the input.
+    pub input: DataType,
+    /// What comes before the quantization.
+    pub prologue: Prologue,
+}
+
+/// What a linear kernel is specialized for, beside its tile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LinearShape {
+    /// Rows of the weight: the output's columns.
+    pub n: usize,
+    /// Columns of the weight: the input's columns.
+    pub k: usize,
+    /// Groups of a row that a block of 128 columns holds.
+    pub steps_per_block: usize,
+    /// The rank of the low-rank branch, padded; 0 without.
+    pub rank: usize,
+    /// The E4M3 bytes of the eight magnitudes under each step.
+    pub table: [u64; 16],
+    /// The type of the output.
+    pub output: DataType,
+}
+
+impl Specialization {
+    /// Quantization of an activation.
+    pub fn quantize(shape: &QuantizeShape, variant: QuantizeVariant) -> Self {
+        let macros = vec![
+            ("ZQC_K", shape.k.to_string()),
+            ("ZQC_RANK", shape.rank.to_string()),
+            ("ZQC_INPUT", (shape.input as u32).to_string()),
+            ("ZQC_MODE", (shape.prologue as u32).to_string()),
+            ("ZQC_TOKENS", variant.tokens.to_string()),
+            ("ZQC_CLUSTER", variant.cluster.to_string()),
+        ];
+        Self { source: "quantize.cu", entry: "zqc_quantize", macros }
+    }
+
+    /// A linear layer.
+    pub fn linear(shape: &LinearShape, variant: LinearVariant) -> Self {
+        let table = shape.table.map(|word| format!("{word:#018x}ull")).join(",");
+        let macros = vec![
+            ("ZQC_N", shape.n.to_string()),
+            ("ZQC_K", shape.k.to_string()),
+            ("ZQC_STEPS", shape.steps_per_block.to_string()),
+            ("ZQC_RANK", shape.rank.to_string()),
+            ("ZQC_TABLE", table),
+            ("ZQC_OUTPUT", (shape.output as u32).to_string()),
+            ("ZQC_TOKENS", variant.tokens.to_string()),
+            ("ZQC_CLUSTER", variant.cluster.to_string()),
+        ];
+        Self { source: variant.kernel.source(), entry: "zqc_linear", macros }
+    }
+
+    /// The source's file name.
+    pub fn source(&self) -> &'static str {
+        self.source
+    }
+
+    pub(crate) fn entry(&self) -> &'static str {
+        self.entry
+    }
+
+    pub(crate) fn options(&self) -> Vec<String> {
+        let fixed = ["--gpu-architecture=sm_90a", "--std=c++17", "-default-device"];
+        let macros = self.macros.iter().map(|(name, value)| format!("-D{name}={value}"));
+        fixed.map(String::from).into_iter().chain(macros).collect()
+    }
+}
+
+impl fmt::Display for Specialization {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.source)?;
+        let shown = self.macros.iter().filter(|(name, _)| *name != "ZQC_TABLE");
+        shown.into_iter().try_for_each(|(name, value)| write!(f, " {name}={value}"))
+    }
+}

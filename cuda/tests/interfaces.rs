@@ -1,0 +1,171 @@
+//! Every way in: Rust, C, C++ and Python. Without a Hopper GPU each says why it is closed, in one line.
+
+mod support;
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use support::{Random, Spec};
+use tempfile::TempDir;
+use zqc_cuda::{Device, Package};
+
+/// What the device says, or `None` and a line where there is one.
+fn reason() -> Option<String> {
+    let Err(error) = Device::new(0) else {
+        eprintln!("skipped: there is a GPU");
+        return None;
+    };
+    assert!(error.is_unavailable(), "{error}");
+    Some(error.to_string())
+}
+
+fn write_package() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut random = Random(1);
+    let attention = ["q", "k"].map(|name| Spec::new(16, 64, 32, 8).bias().layer(name, &mut random));
+    let output = [Spec::new(64, 16, 0, 0).layer("o", &mut random)];
+    support::package(folder.path(), &[attention.to_vec(), output.to_vec()]);
+    let path = folder.path().join("model.zqcuda");
+    (folder, path)
+}
+
+/// The folder of the libraries that cargo built with this test.
+fn libraries() -> PathBuf {
+    env::current_exe().unwrap().parent().unwrap().to_path_buf()
+}
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// What the command gives, or `None` and a line where it is not installed.
+fn run(command: &mut Command) -> Option<Output> {
+    match command.output() {
+        Ok(output) => Some(output),
+        Err(error) => {
+            eprintln!("skipped: {:?}: {error}", command.get_program());
+            None
+        }
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn compile(compiler: &str, language: &[&str], source: &Path, output: &Path) -> Option<()> {
+    let include = format!("-I{}", repository().join("cuda/include").display());
+    let libraries = libraries();
+    let result = run(Command::new(compiler)
+        .args(language)
+        .args(["-Wall", "-Wextra", "-Wpedantic", "-Werror", &include, "-o"])
+        .args([output, source])
+        .arg("-L")
+        .arg(&libraries)
+        .args(["-lzqc_cuda", "-ldl"])
+        .arg(format!("-Wl,-rpath,{}", libraries.display())))?;
+    assert!(result.status.success(), "{}", text(&result.stderr));
+    Some(())
+}
+
+#[test]
+fn rust_says_why() {
+    let Some(reason) = reason() else { return };
+    assert_eq!(reason.lines().count(), 1, "{reason}");
+}
+
+#[test]
+fn a_package_opens_without_a_device() {
+    let (_folder, path) = write_package();
+    let package = Package::open(&path).unwrap();
+    assert_eq!(package.manifest().layers.len(), 3);
+}
+
+#[test]
+fn c_says_why_and_exits_with_3() {
+    let (folder, package) = write_package();
+    let program = folder.path().join("linear");
+    let source = repository().join("examples/c/linear.c");
+    let Some(()) = compile("cc", &["-std=c11"], &source, &program) else { return };
+
+    let output = run(Command::new(&program).arg(folder.path())).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("manifest.json"), "{}", text(&output.stderr));
+
+    let Some(reason) = reason() else { return };
+    let output = run(Command::new(&program).arg(&package)).unwrap();
+    assert_eq!(text(&output.stderr), format!("linear: {reason}\n"));
+    assert_eq!(output.status.code(), Some(3));
+}
+
+#[test]
+fn the_header_is_cpp_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("open.cpp");
+    let program = folder.path().join("open");
+    let text_of_source = r#"
+        #include "zqc_cuda.h"
+        #include <cstring>
+        int main() {
+            zqc_package *package = nullptr;
+            if (zqc_package_open("no such folder", &package) != ZQC_BAD_PACKAGE || package) return 1;
+            if (!std::strstr(zqc_last_error(), "no such folder")) return 2;
+            if (zqc_package_open(nullptr, &package) != ZQC_INVALID_ARGUMENT) return 3;
+            if (std::strcmp(zqc_last_error(), "the folder is null")) return 4;
+            if (zqc_package_open("no such folder", nullptr) != ZQC_INVALID_ARGUMENT) return 5;
+            if (zqc_package_layer(nullptr, 0, nullptr) != ZQC_INVALID_ARGUMENT) return 6;
+            if (zqc_model_load(nullptr, 0, nullptr) != ZQC_INVALID_ARGUMENT) return 7;
+            if (zqc_quantize(nullptr, 0, nullptr, 1, nullptr, nullptr) != ZQC_INVALID_ARGUMENT) return 8;
+            if (zqc_linear_apply(nullptr, 0, nullptr, nullptr, nullptr) != ZQC_INVALID_ARGUMENT) return 9;
+            if (zqc_linear_forward(nullptr, 0, nullptr, 1, nullptr, nullptr) != ZQC_INVALID_ARGUMENT) return 10;
+            if (zqc_package_layer_count(nullptr) != 0) return 11;
+            zqc_package_close(nullptr);
+            zqc_model_destroy(nullptr);
+            zqc_scratch_destroy(nullptr);
+            return 0;
+        }
+    "#;
+    fs::write(&source, text_of_source).unwrap();
+    let Some(()) = compile("c++", &["-std=c++17"], &source, &program) else { return };
+    assert_eq!(run(&mut Command::new(&program)).unwrap().status.code(), Some(0));
+}
+
+#[test]
+fn python_says_why() {
+    let (_folder, package) = write_package();
+    let program = r#"
+import sys, zqc_cuda
+package = zqc_cuda.Package(sys.argv[1])
+assert [layer.name for layer in package] == ["q", "k", "o"], list(package)
+assert package[package.find("k")] == zqc_cuda.Layer(1, "k", 16, 64, 0, True), list(package)
+for wrong, expected in ((lambda: package.find("v"), 'has no layer "v"'), (lambda: zqc_cuda.Package("none"), "none")):
+    try:
+        wrong()
+    except zqc_cuda.Error as error:
+        assert expected in str(error), error
+    else:
+        raise SystemExit("no error")
+try:
+    zqc_cuda.Model(package)
+except zqc_cuda.Unavailable as error:
+    print(error)
+else:
+    print("a model")
+"#;
+    let python = env::var_os("ZQC_PYTHON").unwrap_or_else(|| "python3".into());
+    let Some(output) = run(Command::new(python)
+        .args(["-c", program])
+        .arg(&package)
+        .env("PYTHONPATH", repository().join("examples/python"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("ZQC_CUDA_LIBRARY", libraries().join("libzqc_cuda.so")))
+    else {
+        return;
+    };
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    if let Some(reason) = reason() {
+        assert_eq!(text(&output.stdout), format!("{reason}\n"));
+    }
+}

@@ -1,0 +1,122 @@
+//! Every kernel compiles, for shapes of all kinds. Needs NVRTC and no GPU; without NVRTC the tests say that they were
+//! skipped.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use zqc_cuda::{
+    Compiler, DataType, Error, LinearKernel, LinearShape, LinearVariant, Prologue, QuantizeShape,
+    QuantizeVariant, Sources, Specialization,
+};
+use zqc_kernels::{SOURCES, Table};
+use zqc_numerics::{Format, Ladder};
+
+fn compiler() -> Option<Compiler> {
+    match Compiler::uncached() {
+        Ok(compiler) => Some(compiler),
+        Err(error @ Error::NoCompiler) => {
+            eprintln!("skipped: {error}");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn quantizations() -> impl Iterator<Item = Specialization> {
+    let shapes = [(72, 0), (576, 16), (4096, 48), (11008, 0), (1000, 112)];
+    shapes.into_iter().enumerate().flat_map(|(at, (k, rank))| {
+        let input = DataType::ALL[at % 3];
+        Prologue::ALL.into_iter().enumerate().map(move |(mode, prologue)| {
+            let variant = QuantizeVariant {
+                tokens: if (at + mode).is_multiple_of(2) { 8 } else { 32 },
+                cluster: [1, 2, 4, 8][(at + mode) % 4],
+            };
+            Specialization::quantize(&QuantizeShape { k, rank, input, prologue }, variant)
+        })
+    })
+}
+
+fn linears() -> impl Iterator<Item = Specialization> {
+    let octaves = Table::new(Format::E2M1, Ladder::Octaves).unwrap().words();
+    let thirds = Table::new(Format::E2M1, Ladder::Thirds).unwrap().words();
+    let shapes = [
+        (8, 72, 4, 0, octaves),
+        (4096, 4096, 1, 16, octaves),
+        (576, 1536, 2, 48, thirds),
+        (28672, 8192, 1, 0, thirds),
+    ];
+    let decode = [(8, 8), (16, 4), (32, 3), (64, 1)];
+    let prefill = [(64, 1), (128, 2), (200, 4), (256, 2)];
+    let variants = decode.map(|tile| (LinearKernel::Decode, tile));
+    let variants = variants.into_iter().chain(prefill.map(|tile| (LinearKernel::Prefill, tile)));
+    variants.enumerate().flat_map(move |(at, (kernel, (tokens, cluster)))| {
+        [at % 4, (at + 1) % 4].map(|shape| {
+            let (n, k, steps_per_block, rank, table) = shapes[shape];
+            let output = DataType::ALL[(at + shape) % 3];
+            let shape = LinearShape { n, k, steps_per_block, rank, table, output };
+            Specialization::linear(&shape, LinearVariant { kernel, tokens, cluster })
+        })
+    })
+}
+
+#[test]
+fn every_kernel_compiles() {
+    let Some(compiler) = compiler() else { return };
+    let sources = SOURCES.into_iter().collect();
+    let kernels: Vec<Specialization> = quantizations().chain(linears()).collect();
+    let next = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, |threads| threads.get()) {
+            scope.spawn(|| {
+                while let Some(kernel) = kernels.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let cubin = compiler.compile(&sources, kernel).unwrap_or_else(|error| panic!("{error}"));
+                    assert_symbols(&cubin, kernel);
+                }
+            });
+        }
+    });
+}
+
+/// The entry, and what a launcher reads first.
+fn assert_symbols(cubin: &[u8], kernel: &Specialization) {
+    let entry = if kernel.source() == "quantize.cu" { "zqc_quantize" } else { "zqc_linear" };
+    for symbol in [entry, "zqc_launch"] {
+        let name = [symbol.as_bytes(), b"\0"].concat();
+        let found = cubin.windows(name.len()).any(|bytes| bytes == name);
+        assert!(found, "{kernel} has no symbol {symbol}");
+    }
+}
+
+fn any_kernel() -> Specialization {
+    let shape = QuantizeShape { k: 72, rank: 0, input: DataType::Bf16, prologue: Prologue::None };
+    Specialization::quantize(&shape, QuantizeVariant { tokens: 8, cluster: 1 })
+}
+
+#[test]
+fn macros_and_headers_reach_a_kernel() {
+    let Some(compiler) = compiler() else { return };
+    let source = r#"
+        #include "common.cuh"
+        static_assert(ZQC_K == 72 && ZQC_TOKENS == 8 && ZQC_MODE == 0 && WARP == 32);
+        extern "C" __device__ const unsigned zqc_launch[5] = {WARP, 0, 1, 1, 8};
+        extern "C" __global__ void zqc_quantize(float* y) { y[threadIdx.x] = ZQC_K; }
+    "#;
+    let sources: Sources =
+        [("quantize.cu", source), ("common.cuh", "constexpr int WARP = 32;")].into_iter().collect();
+    let cubin = compiler.compile(&sources, &any_kernel()).unwrap();
+    assert_eq!(cubin[..4], *b"\x7fELF");
+    assert_symbols(&cubin, &any_kernel());
+}
+
+#[test]
+fn what_does_not_compile_is_an_error_of_one_line() {
+    let Some(compiler) = compiler() else { return };
+    let sources: Sources = [("quantize.cu", "\nint x = nothing;\n")].into_iter().collect();
+    let error = compiler.compile(&sources, &any_kernel()).unwrap_err();
+    let message = error.to_string();
+    assert!(message.contains("quantize.cu ZQC_K=72") && message.contains("nothing"), "{message}");
+    assert_eq!(message.lines().count(), 1, "{message}");
+
+    let error = compiler.compile(&Sources::default(), &any_kernel()).unwrap_err();
+    assert_eq!(error.to_string(), "the package has no kernels/quantize.cu");
+}

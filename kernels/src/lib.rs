@@ -1,0 +1,37 @@
+//! The CUDA package: weights packed in the order in which Hopper's tensor cores take them, a manifest, and the sources of
+//! the kernels. `docs/package.md` is the specification.
+//!
+//! [`write()`] makes a package of a quantized graph, [`PackageWriter`] of matrices; [`Package`] reads one, and refuses it
+//! when it is damaged or of a newer version.
+
+mod bias;
+mod emit;
+mod fragment;
+mod geometry;
+mod manifest;
+mod pack;
+mod reader;
+mod sources;
+mod staging;
+mod table;
+mod unpack;
+mod validate;
+mod writer;
+
+pub use emit::{EmitError, write};
+pub use geometry::{BLOCK, Geometry, GeometryError, PANEL, RANK_MULTIPLE, TILE};
+pub use manifest::{Activation, Array, Codes, GroupScales, KernelSource, Layer, Manifest};
+pub use pack::PackError;
+pub use reader::{OpenError, Package, PackedActivation, PackedLayer, Source};
+pub use sources::SOURCES;
+pub use staging::{StagingError, check_writable};
+pub use table::Table;
+pub use unpack::UnpackedLayer;
+pub use validate::Damage;
+pub use writer::{LayerParts, PackageWriter, WriteError};
+
+/// The version of the format that this crate writes and reads.
+pub const VERSION: u32 = 1;
+
+/// Offsets in `weights.bin` are multiples of this.
+pub const ALIGNMENT: usize = 256;
