@@ -95,7 +95,11 @@ impl Table {
 
     /// The variants of a layer of `n` x `k`.
     pub fn linear(&self, n: usize, k: usize) -> Plan<LinearVariant> {
-        complete(nearest(&self.linear, (n, k)), linear_rule(n))
+        let mut measured = nearest(&self.linear, (n, k));
+        if k > LONG_K {
+            measured.retain(|(_, variant)| variant.kernel == LinearKernel::Decode || variant.tokens <= 128);
+        }
+        complete(measured, linear_rule(n, k))
     }
 
     /// The variants of an activation of `k` columns.
@@ -121,12 +125,23 @@ fn complete<V>(mut measured: Vec<(usize, V)>, rule: Vec<(usize, V)>) -> Plan<V> 
     Plan { steps: measured }
 }
 
-fn linear_rule(n: usize) -> Vec<(usize, LinearVariant)> {
-    let decode = |tokens| LinearVariant { kernel: LinearKernel::Decode, tokens, cluster: 1 };
-    let prefill = |tokens| LinearVariant { kernel: LinearKernel::Prefill, tokens, cluster: 2 };
+/// Columns beyond which the prefill kernel adds up in f32 now and then, for which 256 tokens leave it no registers.
+const LONG_K: usize = 16384;
+
+fn linear_rule(n: usize, k: usize) -> Vec<(usize, LinearVariant)> {
+    let panels = n.div_ceil(128);
+    // Few panels are shared by more blocks of threads, as far as there are columns to share.
+    let most = if panels <= 48 { 8 } else { 4 };
+    let cluster = [8, 4, 2, 1].into_iter().find(|&cluster| cluster <= most && cluster <= k.div_ceil(128)).unwrap_or(1);
+    let decode = |tokens| LinearVariant { kernel: LinearKernel::Decode, tokens, cluster: cluster as u32 };
+    let prefill = |tokens| LinearVariant { kernel: LinearKernel::Prefill, tokens, cluster: 1 };
     let mut steps: Vec<_> = [8, 16, 32, 64].map(|tokens| (tokens as usize, decode(tokens))).into();
     // The most tokens whose tiles of 128 x 256 leave multiprocessors idle.
-    let narrow = 256 * ((MULTIPROCESSORS - 1) / n.div_ceil(128).max(1));
+    let narrow = 256 * ((MULTIPROCESSORS - 1) / panels.max(1));
+    if k > LONG_K {
+        steps.push((usize::MAX, prefill(128)));
+        return steps;
+    }
     if narrow > 64 {
         steps.push((narrow, prefill(128)));
     }
@@ -136,16 +151,15 @@ fn linear_rule(n: usize) -> Vec<(usize, LinearVariant)> {
 
 fn quantize_rule(k: usize) -> Vec<(usize, QuantizeVariant)> {
     let blocks = k.div_ceil(128);
-    let mut steps = Vec::new();
-    for cluster in [8, 4, 2, 1] {
-        let tokens = 8;
-        if cluster == 1 || blocks >= 2 * cluster {
-            let limit = tokens * MULTIPROCESSORS / cluster;
-            steps.push((limit, QuantizeVariant { tokens: tokens as u32, cluster: cluster as u32 }));
-        }
-    }
-    steps.push((usize::MAX, QuantizeVariant { tokens: 32, cluster: 1 }));
-    steps
+    let cluster = [8, 4, 2, 1].into_iter().find(|&cluster| blocks >= 2 * cluster).unwrap_or(1);
+    // A lane holds the values of its columns in registers: the more columns, the fewer tokens.
+    let many = match blocks.div_ceil(cluster) {
+        0..=6 => 32,
+        7..=12 => 16,
+        _ => 8,
+    };
+    let variant = |tokens| QuantizeVariant { tokens, cluster: cluster as u32 };
+    vec![(8 * MULTIPROCESSORS / cluster, variant(8)), (usize::MAX, variant(many))]
 }
 
 #[cfg(test)]
@@ -166,14 +180,16 @@ mod tests {
     #[test]
     fn an_empty_table_leaves_the_rule() {
         let of = |n, tokens| linear("# nothing\n\n", n, 4096, tokens);
-        assert_eq!(of(4096, 1), (LinearKernel::Decode, 8, 1));
-        assert_eq!(of(4096, 9), (LinearKernel::Decode, 16, 1));
-        assert_eq!(of(4096, 64), (LinearKernel::Decode, 64, 1));
-        assert_eq!(of(4096, 65), (LinearKernel::Prefill, 128, 2));
-        assert_eq!(of(4096, 1024), (LinearKernel::Prefill, 128, 2));
-        assert_eq!(of(4096, 1025), (LinearKernel::Prefill, 256, 2));
-        assert_eq!(of(28672, 65), (LinearKernel::Prefill, 256, 2));
-        assert_eq!(of(8, 100_000), (LinearKernel::Prefill, 256, 2));
+        assert_eq!(of(4096, 1), (LinearKernel::Decode, 8, 8));
+        assert_eq!(of(11008, 9), (LinearKernel::Decode, 16, 4));
+        assert_eq!(of(4096, 64), (LinearKernel::Decode, 64, 8));
+        assert_eq!(of(4096, 65), (LinearKernel::Prefill, 128, 1));
+        assert_eq!(of(4096, 1024), (LinearKernel::Prefill, 128, 1));
+        assert_eq!(of(4096, 1025), (LinearKernel::Prefill, 256, 1));
+        assert_eq!(of(28672, 65), (LinearKernel::Prefill, 256, 1));
+        assert_eq!(of(8, 100_000), (LinearKernel::Prefill, 256, 1));
+        assert_eq!(linear("", 8, 72, 1), (LinearKernel::Decode, 8, 1), "one block of columns");
+        assert_eq!(linear("4096\t4096\t9000\tprefill\t256\t1", 4096, 28672, 9000), (LinearKernel::Prefill, 128, 1));
     }
 
     #[test]
@@ -182,18 +198,18 @@ mod tests {
             "4096\t4096\t16\tdecode\t16\t4\n4096\t4096\t1\tdecode\t8\t8\n28672\t8192\t64\tprefill\t64\t1\n";
         assert_eq!(linear(table, 5120, 5120, 1), (LinearKernel::Decode, 8, 8));
         assert_eq!(linear(table, 5120, 5120, 2), (LinearKernel::Decode, 16, 4));
-        assert_eq!(linear(table, 5120, 5120, 17), (LinearKernel::Decode, 32, 1));
+        assert_eq!(linear(table, 5120, 5120, 17), (LinearKernel::Decode, 32, 8));
         assert_eq!(linear(table, 20000, 8192, 5), (LinearKernel::Prefill, 64, 1));
     }
 
     #[test]
-    fn quantization_has_clusters_while_tokens_are_few() {
+    fn quantization_takes_more_tokens_when_there_are_many() {
         let plan = Table::default().quantize(4096);
         let of = |tokens| {
             let QuantizeVariant { tokens, cluster } = plan.variant(plan.index(tokens));
             (tokens, cluster)
         };
-        assert_eq!((of(1), of(132), of(133), of(1056), of(1057)), ((8, 8), (8, 8), (8, 4), (8, 1), (32, 1)));
+        assert_eq!((of(1), of(132), of(133)), ((8, 8), (8, 8), (32, 8)));
         let narrow = Table::default().quantize(72);
         assert_eq!(narrow.variant(narrow.index(1)).cluster, 1);
     }

@@ -1,7 +1,8 @@
 // The linear layer for few tokens, m <= ZQC_TOKENS: bound by reading the weights once.
 //
 // Cluster    ZQC_CLUSTER blocks split K between them; each cluster walks over panels of 128 rows (persistent).
-// Block      2 warpgroups that multiply, one tile of 64 rows each, a warp that copies, 3 warps that finish; 2 blocks a multiprocessor.
+// Block      2 warpgroups that multiply, one tile of 64 rows each, a warp that copies, 3 warps that finish; 2 blocks a multiprocessor,
+//            3 for up to 16 tokens.
 // Pipeline   a ring of stages, each one block of K for 128 rows (8.1 KiB of FP4), filled by bulk copies. The weights do not depend on
 //            the kernel before this one, so the ring is filled first and waited for afterwards; then the tokens follow.
 // Operands   W goes from the ring through registers (FP4 to E4M3 by table) into wgmma as A. The tokens are B, in shared memory,
@@ -10,7 +11,7 @@
 //            in the order of the ranks, scale and store, while the next panel is multiplied: no atomics, no workspace, the same bits
 //            every time.
 // LoRC       is one more block of K per 32 ranks, in bf16.
-// Shared     at most 113 KiB: tokens up to 48 KiB, sums up to 32 KiB, the ring what is left, at most 16 stages.
+// Shared     at most 113 KiB (75 KiB): tokens up to 48 KiB (32 KiB), sums up to 32 KiB, the ring what is left, at most 16 stages.
 //
 // ZQC_N, ZQC_K   features       ZQC_STEPS   groups of a row in a block of K     ZQC_RANK     padded rank, 0 without branch
 // ZQC_TABLE      16 words       ZQC_OUTPUT  0 bf16, 1 f16, 2 f32                ZQC_TOKENS   8, 16, 32, 64
@@ -19,10 +20,7 @@
 
 constexpr int N = ZQC_N, TOKENS = ZQC_TOKENS, STEPS = ZQC_STEPS, SPLIT = ZQC_CLUSTER;
 constexpr int SLICES = ZQC_RANK / INNER_RANKS, PARTS = TOKENS / 8;  // parts of 8 tokens
-#ifndef ZQC_PER_SM
-#define ZQC_PER_SM 2
-#endif
-constexpr int PER_SM = ZQC_PER_SM;
+constexpr int PER_SM = TOKENS <= 16 ? 3 : 2;  // blocks of a multiprocessor
 constexpr int MULTIPLIERS = 8, FINISHERS = 3;  // warps; between them, the warp that copies
 constexpr int THREADS = 32 * (MULTIPLIERS + 1 + FINISHERS);
 constexpr int PANELS = ceil_div(N, PANEL_ROWS);

@@ -66,8 +66,8 @@ impl Geometry {
             return Err(GeometryError::GroupSize(group_size));
         }
         let geometry = Self { n, k, group_size: group_size.min(k), rank };
-        let panel = (geometry.blocks() + geometry.lorc_blocks()).checked_mul(2 * geometry.block_bytes());
-        match panel.and_then(|bytes| bytes.checked_mul(geometry.panels())) {
+        let column = geometry.panels().checked_mul(2 * geometry.block_bytes());
+        match column.and_then(|bytes| bytes.checked_mul(geometry.blocks() + geometry.lorc_blocks())) {
             Some(_) => Ok(geometry),
             None => Err(dimensions),
         }
@@ -133,25 +133,21 @@ impl Geometry {
         self.rank16().div_ceil(RANKS_OF_BLOCK)
     }
 
-    /// Bytes of a block of a tile: codes, then steps.
+    /// Bytes of a block of a tile: codes, then steps, padded so that those of a panel are whole lines of 128 bytes.
     pub const fn block_bytes(self) -> usize {
-        CODE_BYTES + TILE / 2 * self.steps_per_block()
-    }
-
-    /// Bytes of a panel: all its blocks, two tiles each.
-    pub const fn panel_bytes(self) -> usize {
-        (self.blocks() + self.lorc_blocks()) * 2 * self.block_bytes()
+        let steps = TILE / 2 * self.steps_per_block();
+        CODE_BYTES + if steps < 64 { 64 } else { steps }
     }
 
     /// Bytes of the array `weights`.
     pub const fn weights_bytes(self) -> usize {
-        self.panels() * self.panel_bytes()
+        (self.blocks() + self.lorc_blocks()) * self.panels() * 2 * self.block_bytes()
     }
 
     /// Where block `block` of tile `tile` of a panel lies in the array `weights`; the low-rank blocks follow those of the
     /// codes.
     pub const fn block_offset(self, panel: usize, block: usize, tile: usize) -> usize {
-        panel * self.panel_bytes() + (2 * block + tile) * self.block_bytes()
+        ((block * self.panels() + panel) * 2 + tile) * self.block_bytes()
     }
 
     /// Bytes of the arrays `row_scales` and `bias`.

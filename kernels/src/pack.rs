@@ -202,9 +202,9 @@ fn rows(geometry: Geometry, values: &[f32]) -> Vec<u8> {
 /// The array `weights`: `codes` `[n][k]`, `steps` `[n][groups]`, `up` `[n][rank16]`.
 fn weights(geometry: Geometry, codes: &[u8], steps: &[u8], up: &[bf16]) -> Vec<u8> {
     let mut bytes = vec![0; geometry.weights_bytes()];
-    bytes.par_chunks_exact_mut(geometry.panel_bytes()).enumerate().for_each(|(panel, bytes)| {
-        for (at, block) in bytes.chunks_exact_mut(geometry.block_bytes()).enumerate() {
-            let (block_index, tile) = (at / 2, 2 * panel + at % 2);
+    let tiles = 2 * geometry.panels();
+    bytes.par_chunks_exact_mut(tiles * geometry.block_bytes()).enumerate().for_each(|(block_index, bytes)| {
+        for (tile, block) in bytes.chunks_exact_mut(geometry.block_bytes()).enumerate() {
             let rows = (tile * TILE..geometry.n()).take(TILE).enumerate();
             match block_index.checked_sub(geometry.blocks()) {
                 None => rows.for_each(|(row, n)| {

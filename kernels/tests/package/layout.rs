@@ -39,19 +39,20 @@ fn nonzero(bytes: &[u8]) -> Vec<(usize, u8)> {
 fn single_weights_lie_where_the_formulas_put_them() {
     let mut parts = zero(0);
     // Panel 0, tile 1, row 13 = 8 + 5 of warp 0: h = 1. Block 1, column 45 = 32 + 12 + 1: j = 1, q = 12, i = 1. So thread
-    // 4 * 5 + 3 = 23, word at 16 * 23 + 8 + 4 = 380. Blocks of 4096 + 64 bytes, this one the fourth.
+    // 4 * 5 + 3 = 23, word at 16 * 23 + 8 + 4 = 380. Blocks of 4096 + 64 bytes, four of
+    // them in a block of columns: 4 * 1 + 2 * 0 + 1 = 5 are before this one.
     parts.matrix.codes[77 * 300 + 173] = 0xd;
-    // Panel 1 (after 3 blocks of 2 tiles), tile 0, row 2: h = 0. Block 0, column 20 = 16 + 4: j = 0, q = 4, i = 4. So thread
+    // Panel 1, tile 0 (2 * 1 are before), row 2: h = 0. Block 0, column 20 = 16 + 4: j = 0, q = 4, i = 4. So thread
     // 4 * 2 + 1 = 9, word at 16 * 9 = 144.
     parts.matrix.codes[130 * 300 + 20] = 0xe;
     // Panel 1, tile 1, row 7 of warp 0. Block 2, column 43 = 32 + 8 + 3: j = 1, q = 8, i = 3. Thread 4 * 7 + 2 = 30.
     parts.matrix.codes[199 * 300 + 299] = 0x9;
     let package = package(&[vec![parts]]);
     let expected = [
-        (3 * 4160 + 380, 0x50),
-        (3 * 4160 + 381, 0x80),
-        (6 * 4160 + 144, 0x08),
-        (6 * 4160 + 146, 0x06),
+        (2 * 4160 + 144, 0x08),
+        (2 * 4160 + 146, 0x06),
+        (5 * 4160 + 380, 0x50),
+        (5 * 4160 + 381, 0x80),
         (11 * 4160 + 16 * 30 + 8 + 1, 0x10),
         (11 * 4160 + 16 * 30 + 8 + 3, 0x80),
     ];
@@ -70,9 +71,9 @@ fn single_steps_lie_where_the_formulas_put_them() {
     shifts[40 * 5 + 4] = 15;
     let package = package(&[vec![parts]]);
     let expected = [
-        (3 * 4160 + 4096 + 2 * 2 + 1, 0x07),
-        (3 * 4160 + 4096 + 5 * 2, 0xb0),
-        (4 * 4160 + 4096 + 16 * 2, 0xf0),
+        (5 * 4160 + 4096 + 2 * 2 + 1, 0x07),
+        (5 * 4160 + 4096 + 5 * 2, 0xb0),
+        (8 * 4160 + 4096 + 16 * 2, 0xf0),
     ];
     assert_eq!(nonzero(package.layer("zero").unwrap().weights), expected);
 }
@@ -93,8 +94,8 @@ fn single_low_rank_values_lie_where_the_formulas_put_them() {
     let package = package(&[vec![first, second]]);
     let layer = package.layer("second").unwrap();
     let [low, high] = bf16::ONE.to_le_bytes();
-    let (at, later) = (9 * 4160 + 16 * 22 + 4 + 2, 10 * 4160 + 6 * 4160 + 2048 + 16 * 9 + 8);
-    assert_eq!(nonzero(layer.weights), [(at, low), (at + 1, high), (later, low), (later + 1, high)]);
+    let (at, earlier) = ((4 * 4 + 1) * 4160 + 16 * 22 + 4 + 2, (4 * 3 + 2) * 4160 + 2048 + 16 * 9 + 8);
+    assert_eq!(nonzero(layer.weights), [(earlier, low), (earlier + 1, high), (at, low), (at + 1, high)]);
     assert_eq!((layer.manifest.rank, layer.manifest.rank_offset), (40, 16));
     let activation = package.activation(layer.manifest.activation).unwrap();
     assert_eq!(activation.manifest.rank, 16 + 48);
@@ -115,7 +116,7 @@ fn every_thread_finds_the_codes_that_it_owns() {
     assert_eq!(weights.len(), 2 * blocks * 2 * block_bytes);
     let mut seen = 0;
     for (at, block) in weights.chunks(block_bytes).enumerate() {
-        let (panel, block_index, tile) = (at / (2 * blocks), at / 2 % blocks, at % 2);
+        let (block_index, panel, tile) = (at / 4, at / 2 % 2, at % 2);
         let first_row = 128 * panel + 64 * tile;
         for thread in 0..128 {
             let (lane, warp) = (thread % 32, thread / 32);
