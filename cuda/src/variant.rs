@@ -78,9 +78,9 @@ impl fmt::Display for LinearKernel {
 pub struct LinearVariant {
     /// Which kernel.
     pub kernel: LinearKernel,
-    /// Tokens of a tile: 8, 16, 32 or 64 in decode, 64 to 256 in steps of 8 in prefill.
+    /// Tokens of a tile: 8, 16, 32 or 64 in decode, which has one tile, 64 to 256 in steps of 32 in prefill.
     pub tokens: u32,
-    /// Blocks of threads of a cluster: 1 to 8 in decode, 1, 2 or 4 in prefill.
+    /// Blocks of threads of a cluster: 1, 2, 4 or 8 in decode, 1, 2 or 4 in prefill.
     pub cluster: u32,
 }
 
@@ -92,20 +92,25 @@ impl LinearVariant {
     pub fn check(self) -> Result<Self, Error> {
         let Self { kernel, tokens, cluster } = self;
         let exists = match kernel {
-            LinearKernel::Decode => matches!(tokens, 8 | 16 | 32 | 64) && (1..=8).contains(&cluster),
+            LinearKernel::Decode => matches!(tokens, 8 | 16 | 32 | 64) && matches!(cluster, 1 | 2 | 4 | 8),
             LinearKernel::Prefill => {
-                (64..=256).contains(&tokens) && tokens % 8 == 0 && matches!(cluster, 1 | 2 | 4)
+                (64..=256).contains(&tokens) && tokens % 32 == 0 && matches!(cluster, 1 | 2 | 4)
             }
         };
         let reason = || format!("{kernel} of {tokens} tokens in clusters of {cluster}");
         if exists { Ok(self) } else { Err(Error::Variant { reason: reason() }) }
+    }
+
+    /// Whether the kernel, launched once, covers so many tokens.
+    pub(crate) fn covers(self, tokens: usize) -> bool {
+        self.kernel == LinearKernel::Prefill || tokens <= self.tokens as usize
     }
 }
 
 /// The quantization kernel with its tile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct QuantizeVariant {
-    /// Tokens of a cluster: 8 or 32.
+    /// Tokens of a cluster: 8, 16 or 32.
     pub tokens: u32,
     /// Blocks of threads that share a token's columns: 1, 2, 4 or 8.
     pub cluster: u32,
@@ -118,7 +123,7 @@ impl QuantizeVariant {
     /// [`Error::Variant`] when it has not.
     pub fn check(self) -> Result<Self, Error> {
         let Self { tokens, cluster } = self;
-        let exists = matches!(tokens, 8 | 32) && matches!(cluster, 1 | 2 | 4 | 8);
+        let exists = matches!(tokens, 8 | 16 | 32) && matches!(cluster, 1 | 2 | 4 | 8);
         let reason = || format!("quantize of {tokens} tokens in clusters of {cluster}");
         if exists { Ok(self) } else { Err(Error::Variant { reason: reason() }) }
     }
