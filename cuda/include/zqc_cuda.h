@@ -108,9 +108,9 @@ typedef struct zqc_output {
 /* A linear kernel with its tile. */
 typedef struct zqc_variant {
     zqc_kernel kernel;
-    /* Tokens of a tile: 8, 16, 32 or 64 in decode, 64 to 256 in steps of 8 in prefill. */
+    /* Tokens of a tile: 8, 16, 32 or 64 in decode, which has one tile, 64 to 256 in steps of 32 in prefill. */
     uint32_t tokens;
-    /* Blocks of a cluster: 1 to 8 in decode, 1, 2 or 4 in prefill. */
+    /* Blocks of a cluster: 1, 2, 4 or 8 in decode, 1, 2 or 4 in prefill. */
     uint32_t cluster;
 } zqc_variant;
 

@@ -2,6 +2,8 @@
 
 use std::sync::LazyLock;
 
+use zqc_kernels::{BLOCK, PANEL};
+
 use crate::error::Error;
 use crate::variant::{LinearKernel, LinearVariant, QuantizeVariant};
 
@@ -86,8 +88,8 @@ impl Table {
             _ => return Err(format!("no kernel {kernel:?}")),
         };
         let variant = LinearVariant { kernel, tokens, cluster }.check().map_err(|e| e.to_string())?;
-        if kernel == LinearKernel::Decode && limit > 64 {
-            return Err(format!("decode for {limit} tokens, at most 64"));
+        if !variant.covers(limit) {
+            return Err(format!("{kernel} of {tokens} tokens for {limit}"));
         }
         self.linear.push(Row { shape, limit, variant });
         Ok(())
@@ -95,16 +97,20 @@ impl Table {
 
     /// The variants of a layer of `n` x `k`.
     pub fn linear(&self, n: usize, k: usize) -> Plan<LinearVariant> {
-        let mut measured = nearest(&self.linear, (n, k));
-        if k > LONG_K {
-            measured.retain(|(_, variant)| variant.kernel == LinearKernel::Decode || variant.tokens <= 128);
+        let mut plan = complete(nearest(&self.linear, (n, k)), linear_rule(n, k));
+        for (_, variant) in &mut plan.steps {
+            *variant = fit_linear(*variant, k);
         }
-        complete(measured, linear_rule(n, k))
+        plan
     }
 
     /// The variants of an activation of `k` columns.
     pub fn quantize(&self, k: usize) -> Plan<QuantizeVariant> {
-        complete(nearest(&self.quantize, (0, k)), quantize_rule(k))
+        let mut plan = complete(nearest(&self.quantize, (0, k)), quantize_rule(k));
+        for (_, variant) in &mut plan.steps {
+            *variant = fit_quantize(*variant, k);
+        }
+        plan
     }
 }
 
@@ -125,23 +131,16 @@ fn complete<V>(mut measured: Vec<(usize, V)>, rule: Vec<(usize, V)>) -> Plan<V> 
     Plan { steps: measured }
 }
 
-/// Columns beyond which the prefill kernel adds up in f32 now and then, for which 256 tokens leave it no registers.
-const LONG_K: usize = 16384;
-
 fn linear_rule(n: usize, k: usize) -> Vec<(usize, LinearVariant)> {
-    let panels = n.div_ceil(128);
     // Few panels are shared by more blocks of threads, as far as there are columns to share.
-    let most = if panels <= 48 { 8 } else { 4 };
-    let cluster = [8, 4, 2, 1].into_iter().find(|&cluster| cluster <= most && cluster <= k.div_ceil(128)).unwrap_or(1);
-    let decode = |tokens| LinearVariant { kernel: LinearKernel::Decode, tokens, cluster: cluster as u32 };
+    let most = if n.div_ceil(PANEL) <= 48 { 8 } else { 4 };
+    let shares = |&cluster: &u32| cluster <= most && cluster as usize <= k.div_ceil(BLOCK);
+    let split = [8, 4, 2].into_iter().find(shares).unwrap_or(1);
+    let decode = |tokens| LinearVariant { kernel: LinearKernel::Decode, tokens, cluster: split };
     let prefill = |tokens| LinearVariant { kernel: LinearKernel::Prefill, tokens, cluster: 1 };
     let mut steps: Vec<_> = [8, 16, 32, 64].map(|tokens| (tokens as usize, decode(tokens))).into();
     // The most tokens whose tiles of 128 x 256 leave multiprocessors idle.
-    let narrow = 256 * ((MULTIPROCESSORS - 1) / panels.max(1));
-    if k > LONG_K {
-        steps.push((usize::MAX, prefill(128)));
-        return steps;
-    }
+    let narrow = 256 * ((MULTIPROCESSORS - 1) / n.div_ceil(PANEL).max(1));
     if narrow > 64 {
         steps.push((narrow, prefill(128)));
     }
@@ -149,17 +148,43 @@ fn linear_rule(n: usize, k: usize) -> Vec<(usize, LinearVariant)> {
     steps
 }
 
+/// In prefill, tiles of a long K have at most 128 tokens.
+fn fit_linear(variant: LinearVariant, k: usize) -> LinearVariant {
+    const LONG_BLOCKS: usize = 128;
+    let is_long = variant.kernel == LinearKernel::Prefill && k.div_ceil(BLOCK) > LONG_BLOCKS;
+    LinearVariant { tokens: if is_long { variant.tokens.min(128) } else { variant.tokens }, ..variant }
+}
+
+/// As many blocks as there are multiprocessors as long as tokens are few, then the largest tiles.
 fn quantize_rule(k: usize) -> Vec<(usize, QuantizeVariant)> {
-    let blocks = k.div_ceil(128);
-    let cluster = [8, 4, 2, 1].into_iter().find(|&cluster| blocks >= 2 * cluster).unwrap_or(1);
-    // A lane holds the values of its columns in registers: the more columns, the fewer tokens.
-    let many = match blocks.div_ceil(cluster) {
-        0..=6 => 32,
-        7..=12 => 16,
-        _ => 8,
+    const FEW: u32 = 8;
+    let mut steps = Vec::new();
+    for cluster in [8, 4, 2, 1] {
+        let variant = QuantizeVariant { tokens: FEW, cluster };
+        let is_filled = cluster == 1 || k.div_ceil(BLOCK) >= 2 * cluster as usize;
+        if is_filled && fit_quantize(variant, k) == variant {
+            steps.push((FEW as usize * MULTIPROCESSORS / cluster as usize, variant));
+        }
+    }
+    steps.push((usize::MAX, QuantizeVariant { tokens: 32, cluster: 1 }));
+    steps
+}
+
+/// The tile, or the nearest whose tokens the registers hold: with more blocks for a token, then with fewer tokens.
+fn fit_quantize(variant: QuantizeVariant, k: usize) -> QuantizeVariant {
+    /// Vectors of 8 values that a thread keeps in registers.
+    const VECTORS: usize = 16;
+    let fits = |tokens: u32, cluster: u32| {
+        let share = k.div_ceil(BLOCK).div_ceil(cluster as usize);
+        tokens as usize / 8 * share.div_ceil(2) <= VECTORS
     };
-    let variant = |tokens| QuantizeVariant { tokens, cluster: cluster as u32 };
-    vec![(8 * MULTIPROCESSORS / cluster, variant(8)), (usize::MAX, variant(many))]
+    let tiles = [32, 16, 8].into_iter().filter(|&tokens| tokens <= variant.tokens).flat_map(|tokens| {
+        let clusters = [1, 2, 4, 8].into_iter().filter(|&cluster| cluster >= variant.cluster);
+        clusters.map(move |cluster| (tokens, cluster))
+    });
+    let (tokens, cluster) =
+        tiles.into_iter().find(|&(tokens, cluster)| fits(tokens, cluster)).unwrap_or((8, 8));
+    QuantizeVariant { tokens, cluster }
 }
 
 #[cfg(test)]
@@ -179,39 +204,48 @@ mod tests {
 
     #[test]
     fn an_empty_table_leaves_the_rule() {
-        let of = |n, tokens| linear("# nothing\n\n", n, 4096, tokens);
-        assert_eq!(of(4096, 1), (LinearKernel::Decode, 8, 8));
-        assert_eq!(of(11008, 9), (LinearKernel::Decode, 16, 4));
-        assert_eq!(of(4096, 64), (LinearKernel::Decode, 64, 8));
-        assert_eq!(of(4096, 65), (LinearKernel::Prefill, 128, 1));
-        assert_eq!(of(4096, 1024), (LinearKernel::Prefill, 128, 1));
-        assert_eq!(of(4096, 1025), (LinearKernel::Prefill, 256, 1));
-        assert_eq!(of(28672, 65), (LinearKernel::Prefill, 256, 1));
-        assert_eq!(of(8, 100_000), (LinearKernel::Prefill, 256, 1));
-        assert_eq!(linear("", 8, 72, 1), (LinearKernel::Decode, 8, 1), "one block of columns");
-        assert_eq!(linear("4096\t4096\t9000\tprefill\t256\t1", 4096, 28672, 9000), (LinearKernel::Prefill, 128, 1));
+        let of = |n, k, tokens| linear("# nothing\n\n", n, k, tokens);
+        assert_eq!(of(4096, 4096, 1), (LinearKernel::Decode, 8, 8));
+        assert_eq!(of(4096, 576, 9), (LinearKernel::Decode, 16, 4));
+        assert_eq!(of(4096, 72, 64), (LinearKernel::Decode, 64, 1));
+        assert_eq!(of(4096, 4096, 65), (LinearKernel::Prefill, 128, 1));
+        assert_eq!(of(4096, 4096, 1024), (LinearKernel::Prefill, 128, 1));
+        assert_eq!(of(4096, 4096, 1025), (LinearKernel::Prefill, 256, 1));
+        assert_eq!(of(28672, 4096, 65), (LinearKernel::Prefill, 256, 1));
+        assert_eq!(of(28672, 28672, 65), (LinearKernel::Prefill, 128, 1));
+        assert_eq!(of(8, 4096, 100_000), (LinearKernel::Prefill, 256, 1));
     }
 
     #[test]
     fn the_nearest_shape_counts_and_the_rule_follows_it() {
-        let table =
-            "4096\t4096\t16\tdecode\t16\t4\n4096\t4096\t1\tdecode\t8\t8\n28672\t8192\t64\tprefill\t64\t1\n";
-        assert_eq!(linear(table, 5120, 5120, 1), (LinearKernel::Decode, 8, 8));
+        let table = "4096\t4096\t16\tdecode\t16\t4\n4096\t4096\t1\tdecode\t8\t2\n\
+                     28672\t8192\t64\tprefill\t192\t1\n";
+        assert_eq!(linear(table, 5120, 5120, 1), (LinearKernel::Decode, 8, 2));
         assert_eq!(linear(table, 5120, 5120, 2), (LinearKernel::Decode, 16, 4));
         assert_eq!(linear(table, 5120, 5120, 17), (LinearKernel::Decode, 32, 8));
-        assert_eq!(linear(table, 20000, 8192, 5), (LinearKernel::Prefill, 64, 1));
+        assert_eq!(linear(table, 20000, 8192, 5), (LinearKernel::Prefill, 192, 1));
+        assert_eq!(linear(table, 20000, 20000, 5), (LinearKernel::Prefill, 128, 1));
+    }
+
+    fn quantize(text: &str, k: usize, tokens: usize) -> (u32, u32) {
+        let plan = Table::parse(text).unwrap().quantize(k);
+        let QuantizeVariant { tokens, cluster } = plan.variant(plan.index(tokens));
+        (tokens, cluster)
     }
 
     #[test]
-    fn quantization_takes_more_tokens_when_there_are_many() {
-        let plan = Table::default().quantize(4096);
-        let of = |tokens| {
-            let QuantizeVariant { tokens, cluster } = plan.variant(plan.index(tokens));
-            (tokens, cluster)
-        };
-        assert_eq!((of(1), of(132), of(133)), ((8, 8), (8, 8), (32, 8)));
-        let narrow = Table::default().quantize(72);
-        assert_eq!(narrow.variant(narrow.index(1)).cluster, 1);
+    fn quantization_has_clusters_while_tokens_are_few() {
+        let of = |k, tokens| quantize("", k, tokens);
+        let many = [1, 132, 133, 1056, 1057].map(|tokens| of(4096, tokens));
+        assert_eq!(many, [(8, 8), (8, 8), (8, 4), (8, 1), (32, 4)]);
+        assert_eq!([of(72, 1), of(72, 2000)], [(8, 1), (32, 1)]);
+        assert_eq!([of(11008, 1), of(11008, 264), of(11008, 265)], [(8, 8), (8, 4), (16, 8)]);
+        assert_eq!([of(28672, 1), of(28672, 5000), of(100_000, 1)], [(8, 8); 3]);
+        assert_eq!(
+            quantize("0\t4096\t64\tquantize\t32\t2\n", 28672, 10),
+            (8, 8),
+            "what was measured has to fit"
+        );
     }
 
     #[test]
@@ -220,7 +254,7 @@ mod tests {
         assert_eq!(error("# n\n1\t2\t3\n"), (2, "3 columns instead of 6".into()));
         assert_eq!(error("1\t2\tx\tdecode\t8\t1"), (1, "\"x\" is no number".into()));
         assert_eq!(error("1\t2\t3\tother\t8\t1"), (1, "no kernel \"other\"".into()));
-        assert_eq!(error("1\t2\t65\tdecode\t64\t1"), (1, "decode for 65 tokens, at most 64".into()));
+        assert_eq!(error("1\t2\t65\tdecode\t64\t1"), (1, "decode of 64 tokens for 65".into()));
         assert!(error("1\t2\t3\tprefill\t60\t1").1.contains("prefill of 60 tokens"));
     }
 }

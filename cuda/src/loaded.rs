@@ -19,8 +19,7 @@ use crate::input::RawInput;
 use crate::kernel::Kernel;
 use crate::scratch::{Held, INNER_BYTES, Pool, Scratch, padded};
 use crate::variant::{
-    DataType, LinearKernel, LinearShape, LinearVariant, Prologue, QuantizeShape, QuantizeVariant,
-    Specialization,
+    DataType, LinearShape, LinearVariant, Prologue, QuantizeShape, QuantizeVariant, Specialization,
 };
 
 /// Tells models of a process apart.
@@ -309,8 +308,9 @@ impl Loaded {
         let layer = &self.layers[index];
         let chosen = match variant {
             None => self.linear_kernel(index, tokens, output.data_type)?,
-            Some(variant) if variant.kernel == LinearKernel::Decode && tokens > 64 => {
-                return Err(Error::Variant { reason: format!("decode for {tokens} tokens, at most 64") });
+            Some(variant) if !variant.covers(tokens) => {
+                let reason = format!("{} of {} tokens for {tokens}", variant.kernel, variant.tokens);
+                return Err(Error::Variant { reason });
             }
             Some(variant) => {
                 let name = Specialization::linear(&layer.shape(output.data_type), variant);

@@ -78,7 +78,7 @@ impl fmt::Display for LinearKernel {
 pub struct LinearVariant {
     /// Which kernel.
     pub kernel: LinearKernel,
-    /// Tokens of a tile: 8, 16, 32 or 64 in decode, 64 to 256 in steps of 32 in prefill.
+    /// Tokens of a tile: 8, 16, 32 or 64 in decode, which has one tile, 64 to 256 in steps of 32 in prefill.
     pub tokens: u32,
     /// Blocks of threads of a cluster: 1, 2, 4 or 8 in decode, 1, 2 or 4 in prefill.
     pub cluster: u32,
@@ -99,6 +99,11 @@ impl LinearVariant {
         };
         let reason = || format!("{kernel} of {tokens} tokens in clusters of {cluster}");
         if exists { Ok(self) } else { Err(Error::Variant { reason: reason() }) }
+    }
+
+    /// Whether the kernel, launched once, covers so many tokens.
+    pub(crate) fn covers(self, tokens: usize) -> bool {
+        self.kernel == LinearKernel::Prefill || tokens <= self.tokens as usize
     }
 }
 

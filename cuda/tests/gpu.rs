@@ -213,6 +213,7 @@ fn layers_of_all_shapes() {
         Spec::new(500, 1536, 128, 0).bias(),
         Spec::new(128, 2048, 512, 24).thirds(),
         Spec::new(72, 4104, 32, 16).bias().e3m0(),
+        Spec::new(40, 16_520, 128, 16).thirds(),
     ];
     let work = AtomicUsize::new(0);
     // Compilation is most of the time, and threads also show that a device can be shared.
@@ -290,9 +291,9 @@ fn every_variant_of_the_linear_kernels() {
     let layer = Spec::new(328, 1100, 64, 24).bias().layer("layer", &mut random);
     let bench = Bench::new(&device, &[vec![layer.clone()]]);
     let decode = [8, 16, 32, 64].iter().flat_map(|&tokens| {
-        (1..=8).map(move |cluster| LinearVariant { kernel: LinearKernel::Decode, tokens, cluster })
+        [1, 2, 4, 8].map(|cluster| LinearVariant { kernel: LinearKernel::Decode, tokens, cluster })
     });
-    let prefill = (64..=256).step_by(8).flat_map(|tokens| {
+    let prefill = (64..=256).step_by(32).flat_map(|tokens| {
         [1, 2, 4].map(|cluster| LinearVariant { kernel: LinearKernel::Prefill, tokens, cluster })
     });
     let variants: Vec<LinearVariant> = decode.chain(prefill).collect();
@@ -314,7 +315,7 @@ fn every_variant_of_the_linear_kernels() {
             scope.spawn(|| {
                 while let Some(&variant) = variants.get(work.fetch_add(1, Ordering::Relaxed)) {
                     for (tokens, scratch, quantized) in &inputs {
-                        if variant.kernel == LinearKernel::Decode && *tokens > 64 {
+                        if variant.kernel == LinearKernel::Decode && *tokens > variant.tokens as usize {
                             continue;
                         }
                         let y = bench.output::<bf16>(&layer, *tokens, |linear, y| {
@@ -469,5 +470,15 @@ fn misuse_is_an_error() {
     assert_eq!(
         message(linear.apply_variant(none, &scratch, &mut y4, stream)),
         "no such kernel variant: decode of 12 tokens in clusters of 1"
+    );
+    let mut scratch = bench.model.scratch(9).unwrap();
+    let nine = bench.upload(&[bf16::ONE; 9 * 64]);
+    let input = nine.slice(..9 * 64);
+    bench.model.quantize(linear.activation(), Input::plain(&input), 9, &mut scratch, stream).unwrap();
+    let mut y9 = bench.upload(&[bf16::ONE; 9 * 16]);
+    let eight = LinearVariant { kernel: LinearKernel::Decode, tokens: 8, cluster: 1 };
+    assert_eq!(
+        message(linear.apply_variant(eight, &scratch, &mut y9.slice_mut(..9 * 16), stream)),
+        "no such kernel variant: decode of 8 tokens for 9"
     );
 }

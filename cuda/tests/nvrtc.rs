@@ -22,41 +22,51 @@ fn compiler() -> Option<Compiler> {
     }
 }
 
+/// Each prologue and type, with tiles of all kinds.
 fn quantizations() -> impl Iterator<Item = Specialization> {
-    let shapes = [(72, 0), (576, 16), (4096, 48), (11008, 0), (1000, 112)];
-    shapes.into_iter().enumerate().flat_map(|(at, (k, rank))| {
-        let input = DataType::ALL[at % 3];
-        Prologue::ALL.into_iter().enumerate().map(move |(mode, prologue)| {
-            let variant = QuantizeVariant {
-                tokens: if (at + mode).is_multiple_of(2) { 8 } else { 32 },
-                cluster: [1, 2, 4, 8][(at + mode) % 4],
-            };
-            Specialization::quantize(&QuantizeShape { k, rank, input, prologue }, variant)
+    // Features, rank, tokens and blocks of a tile.
+    let shapes = [
+        (72, 0, 8, 1),
+        (576, 16, 32, 4),
+        (1000, 112, 8, 2),
+        (4096, 48, 32, 8),
+        (11008, 16, 16, 8),
+        (28672, 0, 8, 8),
+    ];
+    shapes.into_iter().enumerate().flat_map(|(at, (k, rank, tokens, cluster))| {
+        Prologue::ALL.map(|prologue| {
+            let input = DataType::ALL[(at + prologue as usize) % 3];
+            let shape = QuantizeShape { k, rank, input, prologue };
+            Specialization::quantize(&shape, QuantizeVariant { tokens, cluster })
         })
     })
 }
 
+/// Tiles of all kinds, each for two shapes.
 fn linears() -> impl Iterator<Item = Specialization> {
     let octaves = Table::new(Format::E2M1, Ladder::Octaves).unwrap().words();
     let thirds = Table::new(Format::E2M1, Ladder::Thirds).unwrap().words();
+    // Sides, steps of a block, rank.
     let shapes = [
         (8, 72, 4, 0, octaves),
         (4096, 4096, 1, 16, octaves),
         (576, 1536, 2, 48, thirds),
-        (28672, 8192, 1, 0, thirds),
+        (11008, 8192, 1, 0, thirds),
     ];
-    let decode = [(8, 8), (16, 4), (32, 3), (64, 1)];
-    let prefill = [(64, 1), (128, 2), (200, 4), (256, 2)];
-    let variants = decode.map(|tile| (LinearKernel::Decode, tile));
-    let variants = variants.into_iter().chain(prefill.map(|tile| (LinearKernel::Prefill, tile)));
-    variants.enumerate().flat_map(move |(at, (kernel, (tokens, cluster)))| {
-        [at % 4, (at + 1) % 4].map(|shape| {
-            let (n, k, steps_per_block, rank, table) = shapes[shape];
-            let output = DataType::ALL[(at + shape) % 3];
-            let shape = LinearShape { n, k, steps_per_block, rank, table, output };
-            Specialization::linear(&shape, LinearVariant { kernel, tokens, cluster })
-        })
-    })
+    let decode = [(8, 8), (16, 4), (32, 2), (64, 1), (64, 8)];
+    let prefill = [(64, 1), (128, 2), (192, 4), (256, 2), (256, 1)];
+    let tiles = decode.map(|tile| (LinearKernel::Decode, tile));
+    let tiles = tiles.into_iter().chain(prefill.map(|tile| (LinearKernel::Prefill, tile)));
+    let linear = |(n, k, steps_per_block, rank, table), (kernel, (tokens, cluster)), output| {
+        let shape = LinearShape { n, k, steps_per_block, rank, table, output };
+        Specialization::linear(&shape, LinearVariant { kernel, tokens, cluster })
+    };
+    let long = [(LinearKernel::Decode, (64, 8)), (LinearKernel::Prefill, (128, 2))]
+        .map(|tile| linear((512, 28672, 1, 16, thirds), tile, DataType::Bf16));
+    let short = tiles.enumerate().flat_map(move |(at, tile)| {
+        [at % 4, (at + 1) % 4].map(|shape| linear(shapes[shape], tile, DataType::ALL[(at + shape) % 3]))
+    });
+    short.chain(long)
 }
 
 #[test]
