@@ -35,15 +35,12 @@ def weights_of(layer, total):
     return [layer.weights.clone() for _ in range(count)]
 
 
-def decode_candidates(m):
-    tokens = next(t for t in (8, 16, 32, 64) if m <= t)
-    return [("decode", tokens, c, dict(PER_SM=b)) for c in (8, 4, 2) for b in (1, 2, 3) if not (tokens == 64 and b == 3)]
-
-
-def prefill_candidates(m):
-    if m >= 2048:
-        return [("prefill", 256, c, {}) for c in (1, 2, 1, 2)]
-    return [("prefill", 128, c, {}) for c in (1, 2)] + [("prefill", 256, c, {}) for c in (1, 2)]
+def candidates(m):
+    """The variants to choose from for m tokens: kernel, tokens of a tile, cluster."""
+    if m <= 64:
+        tile = next(tile for tile in (8, 16, 32, 64) if m <= tile)
+        return [("decode", tile, cluster) for cluster in (8, 4, 2)]
+    return [("prefill", tile, cluster) for tile in (128, 256) for cluster in (1, 2) if m < 2048 or tile == 256]
 
 
 def main():
@@ -59,11 +56,11 @@ def main():
     for shape in arguments.shapes:
         n, k = map(int, shape.split("x"))
         layer = Layer(n, k, 1, arguments.rank, seed=1)
-        candidates = {m: decode_candidates(m) if m <= 64 else prefill_candidates(m) for m in arguments.tokens}
-        specs = {(kind, tokens, cluster, tuple(more.items())) for of in candidates.values() for kind, tokens, cluster, more in of}
+        variants = {m: candidates(m) for m in arguments.tokens}
+        specs = {variant for of in variants.values() for variant in of}
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
             list(pool.map(lambda s: cubin(f"linear_{s[0]}.cu", tuple(sorted(
-                {**layer.defines, "OUTPUT": 0, "TOKENS": s[1], "CLUSTER": s[2], **dict(s[3])}.items()))), specs))
+                {**layer.defines, "OUTPUT": 0, "TOKENS": s[1], "CLUSTER": s[2]}.items()))), specs))
         for m in arguments.tokens:
             rotated = weights_of(layer, 256 << 20 if m <= 64 else 128 << 20)
             repeats = len(rotated) if m <= 64 else max(3, len(rotated) // 4)
@@ -72,9 +69,9 @@ def main():
             reference = layer.reference(tokens.codes, tokens.scales, tokens.inner) if m <= 512 else None
             y = torch.full((m, n), float("nan"), dtype=torch.bfloat16, device="cuda")
             best = None
-            for kind, tile, cluster, more in candidates[m]:
+            for kind, tile, cluster in variants[m]:
                 try:
-                    kernel = layer.kernel(kind, tile, cluster, **more)
+                    kernel = layer.kernel(kind, tile, cluster)
                     y.fill_(float("nan"))
                     apply(kernel, layer, tokens, y, rotated[0])
                     torch.cuda.synchronize()
@@ -85,9 +82,9 @@ def main():
                     print("failed", kind, tile, cluster, failure, flush=True)
                     continue
                 row = dict(n=n, k=k, m=m, kind=kind, tile=tile, cluster=cluster, alone=alone, chained=chained, error=relative,
-                           clusters=kernel.clusters, **more)
+                           clusters=kernel.clusters)
                 results.append(row)
-                print(f"{n}x{k} M={m} {kind} {tile}x{cluster} {more or ''}: alone {alone:.2f} us, chained {chained:.2f} us, "
+                print(f"{n}x{k} M={m} {kind} {tile}x{cluster}: alone {alone:.2f} us, chained {chained:.2f} us, "
                       f"{2 * m * n * k / alone * 1e-6:.0f} TFLOP/s, error {relative:.1e}, clusters {kernel.clusters}", flush=True)
             if arguments.peers:
                 wq = layer.w.float().to(torch.float8_e4m3fn)

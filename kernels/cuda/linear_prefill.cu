@@ -89,7 +89,7 @@ struct Slot {
     }
 };
 
-// Copies what the consumers need, in their order; one thread.
+// Copies what the consumers need, in their order.
 struct Producer {
     Shared shared;
     int rank;
@@ -97,7 +97,6 @@ struct Producer {
     const u8* codes;
     const u8* inner;
     int m_pad;
-    Slot slot{};
     // Of the tile in hand: the panel, the first token of this rank's part, and the tokens of part and tile.
     const u8* panel{};
     int part{}, part_tokens{}, tokens{};
@@ -110,49 +109,50 @@ struct Producer {
         part_tokens = min(tokens - before, PART);
     }
 
-    DEVICE_MEMBER void copy_weights(int block) const {
+    DEVICE_MEMBER void copy_weights(int block, int stage) const {
         const int token_bytes = block < K_BLOCKS ? K_BLOCK : INNER_BYTES * min(2, SLICES - 2 * (block - K_BLOCKS));
-        barrier_expect(shared.full(slot.stage), PANEL_BYTES + tokens * token_bytes);
-        copy_to_shared(shared.weights(slot.stage), panel + static_cast<u64>(block) * PANELS * PANEL_BYTES, PANEL_BYTES,
-                       shared.full(slot.stage));
+        barrier_expect(shared.full(stage), PANEL_BYTES + tokens * token_bytes);
+        copy_to_shared(shared.weights(stage), panel + static_cast<u64>(block) * PANELS * PANEL_BYTES, PANEL_BYTES, shared.full(stage));
     }
 
     // Rows `part` to `part + part_tokens` of `from`, to every block of the cluster.
-    DEVICE_MEMBER void copy_part(const u8* from, u32 to, int row_bytes) const {
+    DEVICE_MEMBER void copy_part(const u8* from, u32 to, int row_bytes, int stage) const {
         from += static_cast<u64>(part) * row_bytes;
         if (CLUSTER == 1)
-            copy_to_shared(to, from, part_tokens * row_bytes, shared.full(slot.stage));
+            copy_to_shared(to, from, part_tokens * row_bytes, shared.full(stage));
         else
-            copy_to_cluster(to + rank * PART * row_bytes, from, part_tokens * row_bytes, shared.full(slot.stage), (1 << CLUSTER) - 1);
+            copy_to_cluster(to + rank * PART * row_bytes, from, part_tokens * row_bytes, shared.full(stage), (1 << CLUSTER) - 1);
     }
 
-    DEVICE_MEMBER void copy_tokens(int block) const {
+    DEVICE_MEMBER void copy_tokens(int block, int stage) const {
         if (part_tokens <= 0) return;
         if (block < K_BLOCKS) {
-            copy_part(codes + static_cast<u64>(block) * m_pad * K_BLOCK, shared.stage(slot.stage), K_BLOCK);
+            copy_part(codes + static_cast<u64>(block) * m_pad * K_BLOCK, shared.stage(stage), K_BLOCK, stage);
             return;
         }
         for (int slice = 2 * (block - K_BLOCKS), i = 0; slice + i < SLICES && i < 2; ++i)
-            copy_part(inner + static_cast<u64>(slice + i) * m_pad * INNER_BYTES, shared.stage(slot.stage) + i * TOKENS * INNER_BYTES,
-                      INNER_BYTES);
+            copy_part(inner + static_cast<u64>(slice + i) * m_pad * INNER_BYTES, shared.stage(stage) + i * TOKENS * INNER_BYTES,
+                      INNER_BYTES, stage);
     }
 
-    DEVICE_MEMBER void run(const Work& work) {
-        // The weights do not depend on the kernel before this one: as many as the ring holds before waiting for it.
-        const int ahead = work.first < work.count ? min(STAGES, BLOCKS) : 0;
+    // One warp: the first round of the ring a stage a lane, the others by the first lane. The weights do not depend on the kernel
+    // before this one and go ahead.
+    DEVICE_MEMBER void run(const Work& work, int lane) {
+        const int ahead = min(STAGES, BLOCKS);
         begin(work.tile(work.first));
-        for (int block = 0; block < ahead; ++block, slot.advance()) copy_weights(block);
+        if (lane < ahead) copy_weights(lane, lane);
         launch_dependents();
         if (CLUSTER > 1) cluster_wait();
         wait_for_dependencies();
-        slot = Slot{};
-        for (int block = 0; block < ahead; ++block, slot.advance()) copy_tokens(block);
+        if (lane < ahead) copy_tokens(lane, lane);
+        if (lane > 0) return;
+        Slot slot{ahead % STAGES, static_cast<u32>(ahead / STAGES)};
         for (int tile = work.first, block = ahead; tile < work.count; tile += work.apart, block = 0) {
             begin(work.tile(tile));
             for (; block < BLOCKS; ++block, slot.advance()) {
                 barrier_wait(shared.empty(slot.stage), slot.parity ^ 1);
-                copy_weights(block);
-                copy_tokens(block);
+                copy_weights(block, slot.stage);
+                copy_tokens(block, slot.stage);
             }
         }
     }
@@ -165,6 +165,7 @@ struct Mainloop {
     u32 thread_at;  // of this thread's codes, from the start of a stage
     u32 steps_at;   // of its steps
     Slot slot{};
+    int cold = 1;
 
     DEVICE_MEMBER Mainloop(Shared shared, int warp, int lane) : shared(shared), lane(lane) {
         const u32 tile = TOKEN_BYTES + warp / 4 * TILE_BYTES;
@@ -184,22 +185,19 @@ struct Mainloop {
 
     DEVICE_MEMBER int stage_before() const { return slot.stage == 0 ? STAGES - 1 : slot.stage - 1; }
 
-    DEVICE_MEMBER void load(Codes<STEPS>& codes) const {
-        barrier_wait(shared.full(slot.stage), slot.parity);
-        const u32 stage = shared.stage(slot.stage);
-        codes.load(stage + thread_at, stage + steps_at, shared.table());
-    }
-
-    // Blocks `first` to `last` of K. A quarter of a block is decoded while the wgmmas of the three before it may still run; the
-    // next block's codes are fetched behind the last quarter.
+    // Blocks `first` to `last` of K. A quarter of a block is decoded while the wgmmas of the three before it may still run. Before the
+    // very first block a dry round on whatever shared memory holds brings the instructions near while the data is on its way.
     template <int WIDTH>
     DEVICE_MEMBER void multiply(int first, int last, float (&sums)[WIDTH / 2]) {
         u32 a[16];
-        Codes<STEPS> codes;
-        load(codes);
 #pragma unroll 1
-        for (int block = first; block < last; ++block) {
-            const u64 b = descriptor<Swizzle::Bytes128>(shared.stage(slot.stage));
+        for (int block = first - cold; block < last; ++block) {
+            const bool dry = block < first;
+            if (!dry) barrier_wait(shared.full(slot.stage), slot.parity);
+            const u32 stage = shared.stage(slot.stage);
+            Codes<STEPS> codes;
+            codes.load(stage + thread_at, stage + steps_at, shared.table());
+            const u64 b = descriptor<Swizzle::Bytes128>(stage);
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
                 wgmma_wait<3>();
@@ -209,9 +207,9 @@ struct Mainloop {
                 wgmma_commit();
             }
             if (block > first) release(stage_before());
-            slot.advance();
-            if (block + 1 < last) load(codes);
+            if (!dry) slot.advance();
         }
+        cold = 0;
         wgmma_wait<0>();
         release(stage_before());
     }
@@ -382,27 +380,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     const int rank = CLUSTER == 1 ? 0 : cluster_rank(), warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const Work work(blockIdx.x / CLUSTER, gridDim.x / CLUSTER, m);
 
-    if (threadIdx.x == CONSUMERS) {
-        for (int i = 0; i < STAGES; ++i) {
-            barrier_init(shared.full(i), 1);
-            barrier_init(shared.empty(i), 4 * WARPGROUPS * CLUSTER);
-        }
+    if (warp == 4 * WARPGROUPS && lane < STAGES) {
+        barrier_init(shared.full(lane), 1);
+        barrier_init(shared.empty(lane), 4 * WARPGROUPS * CLUSTER);
         barrier_init_fence();
     }
-    if (threadIdx.x < 16) {
-        const u32 entry = shared.table() + threadIdx.x * 8;
-        asm volatile("st.shared.b64 [%0], %1;" ::"r"(entry), "l"(TABLE[threadIdx.x]) : "memory");
-    }
+    if (threadIdx.x < 16)
+        asm volatile("st.shared.b64 [%0], %1;" ::"r"(shared.table() + threadIdx.x * 8), "l"(TABLE[threadIdx.x]) : "memory");
     __syncthreads();
     if (CLUSTER > 1) cluster_arrive_relaxed();
 
     if (warp >= 4 * WARPGROUPS) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
-        if (threadIdx.x == CONSUMERS) {
-            Producer{shared, rank, weights, codes, static_cast<const u8*>(inner), m_pad}.run(work);
-        } else if (CLUSTER > 1) {
+        if (warp == 4 * WARPGROUPS)
+            Producer{shared, rank, weights, codes, static_cast<const u8*>(inner), m_pad}.run(work, lane);
+        else if (CLUSTER > 1)
             cluster_wait();
-        }
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
         if (CLUSTER > 1) cluster_wait();
