@@ -4,8 +4,7 @@
 // Block      2 warpgroups that multiply, one tile of 64 rows each, a warp that copies, 2 or 3 that finish; 2 blocks a multiprocessor,
 //            3 for up to 16 tokens.
 // Pipeline   a ring of stages, each one block of K for 128 rows (8.1 KiB of FP4), filled by bulk copies. The weights do not depend on
-//            the kernel before this one, so the ring is filled first and waited for afterwards; then the tokens follow. While the first
-//            bytes are on their way, the loop makes a round on whatever shared memory holds, which brings its instructions near.
+//            the kernel before this one, so the ring is filled first and waited for afterwards; then the tokens follow.
 // Operands   W goes from the ring through registers (FP4 to E4M3 by table) into wgmma as A. The tokens are B, in shared memory,
 //            where the block's share of K stays for all rows (RESIDENT) or, where it is too large, comes with each stage.
 // Reduction  every block sends its sums to the block that owns the rows, 128 / ZQC_CLUSTER of them, where the finishing warps add them
@@ -155,13 +154,13 @@ struct Multiplier {
     }
 
     // One block of K. The multiplications of a quarter run while the next quarter is decoded into other registers. The first block
-    // replaces what `sums` holds; a dry one multiplies whatever the stage holds and leaves it.
-    DEVICE_MEMBER void multiply(int block, bool dry, u32 (&a)[16], float (&sums)[TOKENS / 2]) {
-        if (!dry) barrier_wait(shared.full(slot.stage), slot.parity);
+    // replaces what `sums` holds.
+    DEVICE_MEMBER void multiply(int block, u32 (&a)[16], float (&sums)[TOKENS / 2]) {
+        barrier_wait(shared.full(slot.stage), slot.parity);
         const u32 stage = shared.stage(slot.stage);
         Codes<STEPS> codes;
         codes.load(stage + thread_at, stage + steps_at, shared.table());
-        const u64 b = descriptor<Swizzle::Bytes128>(tokens(max(block, work.first)));
+        const u64 b = descriptor<Swizzle::Bytes128>(tokens(block));
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
             wgmma_wait<3>();
@@ -170,7 +169,6 @@ struct Multiplier {
             Wgmma<TOKENS>::e4m3(sums, a + 4 * j, b + 2 * j, j > 0 || block > work.first);
             wgmma_commit();
         }
-        if (dry) return;
         // By now the codes have been used. A release right behind their load lets the copy engine overtake it.
         if (RESIDENT)
             release(slot.stage);
@@ -179,12 +177,12 @@ struct Multiplier {
         slot.advance();
     }
 
-    // The sums of the next panel; `cold` before the first one.
-    DEVICE_MEMBER void run(bool cold, float (&sums)[TOKENS / 2]) {
+    // The sums of the next panel.
+    DEVICE_MEMBER void run(float (&sums)[TOKENS / 2]) {
         u32 a[16];
         if (SHARE <= SEGMENT) {
 #pragma unroll 1
-            for (int block = work.first - cold; block < work.last; ++block) multiply(block, block < work.first, a, sums);
+            for (int block = work.first; block < work.last; ++block) multiply(block, a, sums);
             wgmma_wait<0>();
         } else {
 #pragma unroll
@@ -194,7 +192,7 @@ struct Multiplier {
 #pragma unroll
                 for (int i = 0; i < TOKENS / 2; ++i) part[i] = 0.f;
 #pragma unroll 1
-                for (int block = first; block < min(work.last, first + SEGMENT); ++block) multiply(block, false, a, part);
+                for (int block = first; block < min(work.last, first + SEGMENT); ++block) multiply(block, a, part);
                 wgmma_wait<0>();
 #pragma unroll
                 for (int i = 0; i < TOKENS / 2; ++i) sums[i] += part[i];
@@ -343,7 +341,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_SM) __cluster_dims__(S
         Multiplier multiplier(shared, work, warp, lane);
         for (int item = 0; item < work.panels; ++item) {
             float sums[TOKENS / 2];
-            multiplier.run(item == 0, sums);
+            multiplier.run(sums);
             if (item == 0)
                 cluster_wait();
             else

@@ -165,7 +165,6 @@ struct Mainloop {
     u32 thread_at;  // of this thread's codes, from the start of a stage
     u32 steps_at;   // of its steps
     Slot slot{};
-    int cold = 1;
 
     DEVICE_MEMBER Mainloop(Shared shared, int warp, int lane) : shared(shared), lane(lane) {
         const u32 tile = TOKEN_BYTES + warp / 4 * TILE_BYTES;
@@ -185,15 +184,13 @@ struct Mainloop {
 
     DEVICE_MEMBER int stage_before() const { return slot.stage == 0 ? STAGES - 1 : slot.stage - 1; }
 
-    // Blocks `first` to `last` of K. A quarter of a block is decoded while the wgmmas of the three before it may still run. Before the
-    // very first block a dry round on whatever shared memory holds brings the instructions near while the data is on its way.
+    // Blocks `first` to `last` of K. A quarter of a block is decoded while the wgmmas of the three before it may still run.
     template <int WIDTH>
     DEVICE_MEMBER void multiply(int first, int last, float (&sums)[WIDTH / 2]) {
         u32 a[16];
 #pragma unroll 1
-        for (int block = first - cold; block < last; ++block) {
-            const bool dry = block < first;
-            if (!dry) barrier_wait(shared.full(slot.stage), slot.parity);
+        for (int block = first; block < last; ++block) {
+            barrier_wait(shared.full(slot.stage), slot.parity);
             const u32 stage = shared.stage(slot.stage);
             Codes<STEPS> codes;
             codes.load(stage + thread_at, stage + steps_at, shared.table());
@@ -207,9 +204,8 @@ struct Mainloop {
                 wgmma_commit();
             }
             if (block > first) release(stage_before());
-            if (!dry) slot.advance();
+            slot.advance();
         }
-        cold = 0;
         wgmma_wait<0>();
         release(stage_before());
     }

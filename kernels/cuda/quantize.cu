@@ -98,15 +98,22 @@ DEVICE bool is_aligned(const void* x, long long stride) {
     return ((reinterpret_cast<u64>(x) | static_cast<u64>(stride) * bytes) & 15) == 0;
 }
 
-// Four values times `factor` as E4M3 codes, saturating, ties to even.
-DEVICE u32 convert(const float* values, float factor) {
+// x / scale, given 1 / scale: the product and one step of Newton's, which rounds as the division does.
+DEVICE float divide(float x, float scale, float reciprocal) {
+    const float quotient = x * reciprocal;
+    return fmaf(fmaf(-quotient, scale, x), reciprocal, quotient);
+}
+
+// Four values divided by `scale` as E4M3 codes, saturating, ties to even.
+DEVICE u32 convert(const float* values, float scale, float reciprocal) {
     u32 codes;
     asm("{ .reg .b16 l, h;\n"
         "cvt.rn.satfinite.e4m3x2.f32 l, %2, %1;\n"
         "cvt.rn.satfinite.e4m3x2.f32 h, %4, %3;\n"
         "mov.b32 %0, {l, h}; }"
         : "=r"(codes)
-        : "f"(values[0] * factor), "f"(values[1] * factor), "f"(values[2] * factor), "f"(values[3] * factor));
+        : "f"(divide(values[0], scale, reciprocal)), "f"(divide(values[1], scale, reciprocal)),
+          "f"(divide(values[2], scale, reciprocal)), "f"(divide(values[3], scale, reciprocal)));
     return codes;
 }
 
@@ -219,15 +226,15 @@ extern "C" __global__ void __launch_bounds__(THREADS) __cluster_dims__(CLUSTER, 
     for (int i = 0; i < WARP_TOKENS; ++i) {
         const int row = warp * WARP_TOKENS + i, token = first_token + row;
         const float norm = ZQC_MODE == 1 ? rsqrtf(squares[i] / K + eps) : 1.f;
-        const float scale = fmaxf(magnitudes[i] * norm / LARGEST, LEAST_SCALE), factor = norm / scale;
+        const float scale = fmaxf(magnitudes[i] * norm / LARGEST, LEAST_SCALE), divisor = scale / norm, reciprocal = 1.f / divisor;
         if (rank == 0 && lane == 0 && token < m) token_scales[token] = scale;
 #pragma unroll
         for (int v = 0; v < LANE_VECTORS; ++v) {
             const int at = v * 32 + lane, block = at / 16, part = at % 16 / 2;
             const u32 to = base + block * TOKEN_BYTES + row * K_BLOCK + (part ^ (row & 7)) * 16 + at % 2 * 8;
             if (block < blocks)
-                asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(to), "r"(convert(values[i][v], factor)),
-                             "r"(convert(values[i][v] + 4, factor))
+                asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(to), "r"(convert(values[i][v], divisor, reciprocal)),
+                             "r"(convert(values[i][v] + 4, divisor, reciprocal))
                              : "memory");
         }
     }

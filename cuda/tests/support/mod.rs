@@ -126,8 +126,9 @@ pub fn quantized(x: &[f64], k: usize) -> Vec<f64> {
     let rows = x.chunks_exact(k);
     rows.flat_map(|x| {
         let largest = x.iter().fold(0.0_f64, |largest, x| largest.max(x.abs()));
-        let scale = (largest / 448.0).max(1e-12);
-        x.iter().map(move |x| f64::from(Format::E4M3.round((x / scale) as f32)) * scale)
+        // In f32, as the portable model divides: a code between two values must fall on the same side.
+        let scale = (largest as f32 / 448.0).max(1e-12);
+        x.iter().map(move |x| f64::from(Format::E4M3.round(*x as f32 / scale)) * f64::from(scale))
     })
     .collect()
 }
