@@ -6,6 +6,8 @@ use zqc_ir::onnx::{ReadError, WriteError};
 use zqc_passes::PassError;
 use zqc_runtime::{BackendError, DataError, InputError, RunError, TokenizerError};
 
+use crate::verify::VerifyError;
+
 /// Why a command failed. Nothing was written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -39,6 +41,15 @@ pub enum Error {
     /// The output cannot be written.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// What was written is not what it was to be.
+    #[error(
+        "the output does not hold what it was to hold: {source}; nothing was replaced; this is a fault of zqc or of the \
+         storage: please report it, and see --no-verify"
+    )]
+    Verify {
+        /// What is wrong.
+        source: VerifyError,
+    },
     /// A report or text cannot be written.
     #[error("cannot write {path:?}: {source}")]
     Output {
@@ -55,7 +66,7 @@ impl Error {
         match self {
             Error::Usage(_) | Error::Backend(BackendError::UnknownBackend { .. }) => 2,
             Error::Write(WriteError::Io { .. } | WriteError::TooLarge { .. }) | Error::Output { .. } => 4,
-            Error::Pass(PassError::Patch { .. } | PassError::Broken { .. }) => 5,
+            Error::Verify { .. } | Error::Pass(PassError::Patch { .. } | PassError::Broken { .. }) => 5,
             Error::Write(WriteError::NotLowered { .. } | WriteError::Cycle(_)) => 5,
             _ => 3,
         }

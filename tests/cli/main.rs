@@ -3,9 +3,12 @@
 mod bad_data;
 mod bad_models;
 mod bench;
+#[cfg(unix)]
+mod faults;
 mod formats;
 mod models;
 mod results;
+mod resume;
 #[path = "../support/mod.rs"]
 mod support;
 mod usage;
