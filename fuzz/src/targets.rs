@@ -9,6 +9,14 @@ use std::path::Path;
 
 use fastrand::Rng;
 
+/// What came of an input, in words.
+pub enum Outcome {
+    /// It was read.
+    Read(String),
+    /// It was refused, with this message.
+    Refused(String),
+}
+
 /// One thing that reads files.
 pub struct Target {
     /// By this it is chosen.
@@ -19,9 +27,8 @@ pub struct Target {
     pub file: &'static str,
     /// Bytes that it may take whatever the input's size; 64 times the input come on top.
     pub memory: usize,
-    /// Reads the input, which lies in the folder under the name above and is the bytes; gives the outcome in words, or what is
-    /// wrong with it.
-    pub read: fn(&Path, &[u8]) -> Result<String, String>,
+    /// Reads the input, which lies in the folder under the name above; gives the outcome, or what is wrong with it.
+    pub read: fn(&Path) -> Result<Outcome, String>,
     /// Changes an input, perhaps by pieces of another.
     pub mutate: fn(&mut Rng, &mut Vec<u8>, &[u8]),
 }

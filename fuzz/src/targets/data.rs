@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use zqc::ir::tensor::DataType;
 use zqc::runtime::{Dimension, InputSpec, Tokenizer, load_calibration};
 
-use super::Target;
+use super::{Outcome, Target};
 use crate::mutate::{change_archive, change_bytes, change_json};
 
 pub const NPZ: Target = Target {
@@ -14,7 +14,7 @@ pub const NPZ: Target = Target {
     corpus: "npz",
     file: "data.npz",
     memory: 80 << 20, // an array may unpack to 64 MiB from nothing
-    read: |folder, _| read_data(&folder.join(NPZ.file)),
+    read: |folder| read_data(&folder.join(NPZ.file)),
     mutate: |random, bytes, other| change_archive(random, bytes, other, WORDS),
 };
 
@@ -23,7 +23,7 @@ pub const SAFETENSORS: Target = Target {
     corpus: "safetensors",
     file: "data.safetensors",
     memory: 8 << 20,
-    read: |folder, _| read_data(&folder.join(SAFETENSORS.file)),
+    read: |folder| read_data(&folder.join(SAFETENSORS.file)),
     mutate: |random, bytes, other| {
         change_bytes(random, bytes, other, WORDS);
         let header = bytes.iter().rposition(|&byte| byte == b'}').and_then(|end| (end + 1).checked_sub(8));
@@ -40,7 +40,7 @@ pub const JSONL: Target = Target {
     corpus: "jsonl",
     file: "data.jsonl",
     memory: 8 << 20,
-    read: |folder, _| read_data(&folder.join(JSONL.file)),
+    read: |folder| read_data(&folder.join(JSONL.file)),
     mutate: |random, bytes, other| change_json(random, bytes, other, WORDS),
 };
 
@@ -87,17 +87,16 @@ fn tokenizer() -> Result<&'static Tokenizer, String> {
     TOKENIZER.get_or_init(load).as_ref().map_err(Clone::clone)
 }
 
-fn read_data(path: &Path) -> Result<String, String> {
+fn read_data(path: &Path) -> Result<Outcome, String> {
     let both = specs();
     // Text gives the token ids only.
     let specs = if path.extension().is_some_and(|ending| ending == "jsonl") { &both[..1] } else { &both[..] };
     match load_calibration(&[path.to_path_buf()], Some(tokenizer()?), specs, 4, 16, Some(1)) {
         Ok(samples) if samples.len() > 4 => Err(format!("{} samples where 4 were asked for", samples.len())),
-        Ok(samples) => Ok(format!("samples of {:?}", samples.iter().map(|s| s.len()).max())),
+        Ok(samples) => Ok(Outcome::Read("+".repeat(samples.len()))),
         Err(error) => {
-            let message = error.to_string();
-            let plain = message.replace(&path.display().to_string(), "");
-            Ok(plain)
+            let path = path.display().to_string();
+            Ok(Outcome::Refused(error.to_string().replace(&path, "")))
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use prost::Message;
 use zqc::ir::onnx::{read, to_proto};
 
-use super::Target;
+use super::{Outcome, Target};
 use crate::mutate::change_wire;
 
 pub const TARGET: Target = Target {
@@ -68,16 +68,16 @@ fn surroundings(folder: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-fn read_model(folder: &Path, _: &[u8]) -> Result<String, String> {
+fn read_model(folder: &Path) -> Result<Outcome, String> {
     surroundings(folder).map_err(|error| error.to_string())?;
     let model = match read(&folder.join(TARGET.file)) {
         Ok(model) => model,
-        Err(error) => return Ok(error.source.to_string()),
+        Err(error) => return Ok(Outcome::Refused(error.source.to_string())),
     };
     let proto = to_proto(&model).map_err(|error| error.to_string())?.encode_to_vec();
     if proto.windows(SECRET.len()).any(|window| window == SECRET) {
         return Err("a file outside of the model's folder was read".to_string());
     }
-    let lengths = model.graph.initializers().map(|(_, tensor)| tensor.dims().len().to_string());
-    Ok(format!("a model, its constants of ranks {}", lengths.collect::<Vec<_>>().join(" ")))
+    let ranks = model.graph.initializers().map(|(_, tensor)| "+".repeat(tensor.dims().len()));
+    Ok(Outcome::Read(ranks.collect::<Vec<_>>().join(" ")))
 }

@@ -6,7 +6,7 @@ use zqc::ir::Model;
 use zqc::ir::onnx::{Content, Storage, WriteError, read, write};
 use zqc::passes::{Canonicalize, Pass, PassError, RaisePortable, Select, Silent, run};
 
-use super::Target;
+use super::{Outcome, Target};
 use crate::mutate::change_wire;
 
 pub const TARGET: Target = Target {
@@ -43,10 +43,10 @@ const WORDS: &[&[u8]] = &[
     b"\xff",
 ];
 
-fn read_model(folder: &Path, _: &[u8]) -> Result<String, String> {
+fn read_model(folder: &Path) -> Result<Outcome, String> {
     let model = match read(&folder.join(TARGET.file)) {
         Ok(model) => model,
-        Err(error) => return Ok(error.source.to_string()),
+        Err(error) => return Ok(Outcome::Refused(error.source.to_string())),
     };
     let copy = folder.join("copy.onnx");
     write(&model, &copy, Storage::Inline).map_err(|error| format!("read and not written: {error}"))?;
@@ -64,7 +64,7 @@ fn read_model(folder: &Path, _: &[u8]) -> Result<String, String> {
             Err(fault @ (PassError::Patch { .. } | PassError::Broken { .. })) => {
                 return Err(fault.to_string());
             }
-            Err(error) => return Ok(error.to_string()),
+            Err(error) => return Ok(Outcome::Refused(error.to_string())),
         }
     }
     let mut kinds: Vec<&str> = changed.graph.nodes().map(|(_, node)| node.op.kind()).collect();
@@ -73,5 +73,5 @@ fn read_model(folder: &Path, _: &[u8]) -> Result<String, String> {
     if changed.to_string().is_empty() {
         return Err("a model that prints as nothing".to_string());
     }
-    Ok(format!("a model of {}", kinds.join(" ")))
+    Ok(Outcome::Read(kinds.join(" ")))
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use zqc::runtime::{Tokenizer, TokenizerError};
 
-use super::Target;
+use super::{Outcome, Target};
 use crate::mutate::change_json;
 
 pub const TARGET: Target = Target {
@@ -42,19 +42,19 @@ const WORDS: &[&[u8]] = &[
     b"\xc4\xa0",
 ];
 
-fn read_tokenizer(folder: &Path, _: &[u8]) -> Result<String, String> {
-    let outcome = |error: TokenizerError| match error {
-        TokenizerError::Load { reason, .. } => format!("load: {reason}"),
-        TokenizerError::Encode { reason, .. } => format!("encode: {reason}"),
-        other => other.to_string(),
+fn read_tokenizer(folder: &Path) -> Result<Outcome, String> {
+    let refused = |error: TokenizerError| match error {
+        TokenizerError::Load { reason, .. } => Outcome::Refused(format!("load: {reason}")),
+        TokenizerError::Encode { reason, .. } => Outcome::Refused(format!("encode: {reason}")),
+        other => Outcome::Refused(other.to_string()),
     };
     let tokenizer = match Tokenizer::load(&folder.join(TARGET.file)) {
         Ok(tokenizer) => tokenizer,
-        Err(error) => return Ok(outcome(error)),
+        Err(error) => return Ok(refused(error)),
     };
-    let checked = tokenizer.check_vocabulary(100).is_ok();
+    let fits = if tokenizer.check_vocabulary(100).is_ok() { "fits" } else { "does not fit" };
     Ok(match tokenizer.encode(TEXT) {
-        Ok(ids) => format!("{} tokens, vocabulary fits: {checked}", ids.len().min(3)),
-        Err(error) => outcome(error),
+        Ok(ids) => Outcome::Read(format!("{} {fits}", "+".repeat(ids.len().min(8)))),
+        Err(error) => refused(error),
     })
 }
