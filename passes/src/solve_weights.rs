@@ -4,6 +4,7 @@
 mod gather;
 mod recipe;
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
@@ -101,6 +102,9 @@ impl WeightKey {
     }
 }
 
+/// Float weights as rows `[N, K]`.
+type Weights = HashMap<WeightKey, Vec<f32>>;
+
 /// A layer to solve.
 struct Layer<'g> {
     id: NodeId,
@@ -123,7 +127,8 @@ impl Pass for SolveWeights<'_> {
                 let layers = solver.layers(&order);
                 observer.stage_started(0, 1, layers.len());
                 for layer in &layers {
-                    let weight = weight(model, layer)?;
+                    let solved = solver.solved.contains_key(&layer.key);
+                    let weight = if solved { Vec::new() } else { weight(model, layer)? };
                     solver.solve(layer, 0, &weight, Origin::Evidence(Evidence::default()), observer)?;
                 }
             }
@@ -190,8 +195,12 @@ impl<'a> Solver<'a> {
         for (index, stage) in interpreter.stages().iter().enumerate() {
             let layers = self.layers(&stage.layers);
             observer.stage_started(index, count, layers.len());
-            let weights: Vec<Vec<f32>> =
-                layers.iter().map(|layer| weight(self.model, layer)).collect::<Result<_, _>>()?;
+            let mut weights = Weights::new();
+            for layer in &layers {
+                if let Entry::Vacant(place) = weights.entry(layer.key) {
+                    place.insert(weight(self.model, layer)?);
+                }
+            }
             let unsolved = self.unsolved(&layers);
             let known = calibration.checkpoints.and_then(|checkpoints| checkpoints.load(index));
             let known = known.filter(|known| fit(known, &unsolved));
@@ -240,13 +249,13 @@ impl<'a> Solver<'a> {
         &mut self,
         layers: &[Layer],
         stage: usize,
-        weights: &[Vec<f32>],
+        weights: &Weights,
         gathered: &Gathered,
         calibration: &Calibration,
         observer: &mut dyn Observer,
     ) -> Result<(), PassError> {
         let mut ready: HashMap<Vec<ValueId>, Ready> = HashMap::new();
-        for (layer, weight) in layers.iter().zip(weights) {
+        for layer in layers {
             let inputs = inputs_of(layers, layer.key);
             let hessian = &gathered.hessians[&inputs];
             if !ready.contains_key(&inputs) {
@@ -261,7 +270,7 @@ impl<'a> Solver<'a> {
                 lack: gathered.lacks.get(&layer.key),
                 share: calibration.propagation,
             };
-            self.solve(layer, stage, weight, Origin::Evidence(evidence), observer)?;
+            self.solve(layer, stage, &weights[&layer.key], Origin::Evidence(evidence), observer)?;
         }
         Ok(())
     }
@@ -271,13 +280,13 @@ impl<'a> Solver<'a> {
         &mut self,
         layers: &[Layer],
         stage: usize,
-        weights: &[Vec<f32>],
+        weights: &Weights,
         known: Vec<Solution>,
         observer: &mut dyn Observer,
     ) -> Result<(), PassError> {
         let mut known = known.into_iter();
-        for (layer, weight) in layers.iter().zip(weights) {
-            self.solve(layer, stage, weight, Origin::Known(&mut known), observer)?;
+        for layer in layers {
+            self.solve(layer, stage, &weights[&layer.key], Origin::Known(&mut known), observer)?;
         }
         Ok(())
     }

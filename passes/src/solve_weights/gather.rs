@@ -7,7 +7,7 @@ use zqc_ir::{Graph, Op, ValueId};
 use zqc_numerics::{CrossMoment, Hessian};
 use zqc_runtime::{Array, Interpreter, Live, RunError, Stage};
 
-use super::{Calibration, HessianSource, Layer, WeightKey};
+use super::{Calibration, HessianSource, Layer, WeightKey, Weights};
 use crate::record::ActivationRecord;
 use crate::statistics::{ActivationStatistics, TokenSample};
 
@@ -50,7 +50,7 @@ impl Gathering<'_> {
     pub(super) fn run(
         &self,
         index: usize,
-        weights: &[Vec<f32>],
+        weights: &Weights,
         samples: &mut [Sample],
         to_solve: bool,
     ) -> Result<Gathered, RunError> {
@@ -88,7 +88,8 @@ impl Gathering<'_> {
                     input.add(source.get(x));
                 }
             }
-            for (layer, weight) in self.layers.iter().zip(weights) {
+            for layer in self.layers {
+                let weight = &weights[&layer.key];
                 let Some(float) = &mut sample.float else { continue };
                 interpreter.run_linear(layer.id, weight, None, float)?;
                 if corrects {
