@@ -152,7 +152,7 @@ impl Compiler {
             events.step("verifying");
             let runs = !report.layers.is_empty() && self.options.target == Target::Portable;
             let backend = runs.then(|| backend(&self.options.backend, self.options.threads)).transpose()?;
-            report.verification = verify(&staged.path(), model, &quantized, backend.as_deref())?;
+            report.verification = verify(&staged.path(), model, quantized, backend.as_deref())?;
         }
         Ok(staged.persist()?)
     }
@@ -208,7 +208,13 @@ impl Compiler {
         Ok(())
     }
 
-    fn lower(&self, model: &mut Model, report: &mut Report, events: &mut dyn Events) -> Result<(), Error> {
+    /// Makes an ONNX model of the quantized graph again, if anything was quantized.
+    pub(crate) fn lower(
+        &self,
+        model: &mut Model,
+        report: &mut Report,
+        events: &mut dyn Events,
+    ) -> Result<(), Error> {
         if report.layers.is_empty() {
             return Ok(());
         }

@@ -52,7 +52,7 @@ pub enum VerifyError {
 pub(crate) fn verify(
     path: &Path,
     lowered: &Model,
-    quantized: &Model,
+    mut quantized: Model,
     backend: Option<&dyn Backend>,
 ) -> Result<String, Error> {
     let fault = |source: VerifyError| Error::Verify { source };
@@ -65,11 +65,13 @@ pub(crate) fn verify(
     let Some(backend) = backend else { return Ok(read_back.to_string()) };
     run(&RaisePortable, &mut written, &mut Silent).map_err(|source| fault(source.into()))?;
     let not_run = |reason: String| Ok(format!("{read_back}; no run, as {reason}"));
-    let inputs = match short_inputs(quantized) {
-        Ok(inputs) => inputs,
-        Err(error) => return not_run(error.to_string()),
+    let mut expect = || {
+        run(&RaisePortable, &mut quantized, &mut Silent)?; // layers that an earlier zqc quantized
+        let inputs = short_inputs(&quantized)?;
+        let expected = outputs(&quantized, backend, &inputs)?;
+        Ok::<_, Error>((inputs, expected))
     };
-    let expected = match outputs(quantized, backend, &inputs) {
+    let (inputs, expected) = match expect() {
         Ok(expected) => expected,
         Err(error) => return not_run(error.to_string()),
     };
@@ -154,9 +156,52 @@ fn relative_difference(expected: &Array, found: &Array) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use zqc_runtime::Array;
+    use std::path::Path;
 
-    use super::relative_difference;
+    use zqc_ir::{Model, onnx};
+    use zqc_passes::Silent;
+    use zqc_runtime::{Array, backend};
+
+    use super::{VerifyError, relative_difference, verify};
+    use crate::{Compiler, Error, Method, Options, Report};
+
+    /// The bundled model, quantized in groups of this size, and as it is written.
+    fn compiled(group_size: usize) -> (Model, Model) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/tiny/model.onnx");
+        let options = Options { method: Method::Rtn, group_size, lorc_rank: Some(0), ..Options::default() };
+        let (compiler, mut report) = (Compiler::new(options), Report::default());
+        let mut quantized = onnx::read(&path).unwrap();
+        compiler.quantize(&mut quantized, &mut report, &mut Silent).unwrap();
+        let mut lowered = quantized.clone();
+        compiler.lower(&mut lowered, &mut report, &mut Silent).unwrap();
+        (quantized, lowered)
+    }
+
+    #[test]
+    fn what_is_not_what_it_was_to_be_is_told() {
+        let (quantized, lowered) = compiled(64);
+        let (other, _) = compiled(32);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.onnx");
+        onnx::write(&lowered, &path, onnx::Storage::Inline).unwrap();
+        let backend = backend("rten", None).unwrap();
+        let verify = |quantized: &Model| verify(&path, &lowered, quantized.clone(), Some(backend.as_ref()));
+        let words = verify(&quantized).unwrap();
+        assert!(words.contains("its outputs are those of the quantized model"), "{words}");
+        let fault = |result| match result {
+            Err(Error::Verify { source }) => source,
+            other => panic!("{other:?}"),
+        };
+        assert!(matches!(fault(verify(&other)), VerifyError::Output { .. }));
+
+        let mut bytes = std::fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        assert!(matches!(fault(verify(&quantized)), VerifyError::Differs));
+        std::fs::write(&path, &bytes[..middle]).unwrap();
+        assert!(matches!(fault(verify(&quantized)), VerifyError::Read(_)));
+    }
 
     #[test]
     fn differences_are_relative_to_the_expected_norm() {

@@ -1,7 +1,8 @@
-//! The ONNX front end, and the passes that look at a graph before anything runs.
+//! The ONNX front end, `zqc inspect`, and the passes that look at a graph before anything runs.
 
 use std::path::Path;
 
+use zqc::inspect;
 use zqc::ir::Model;
 use zqc::ir::onnx::{Content, Storage, WriteError, read, write};
 use zqc::passes::{Canonicalize, Pass, PassError, RaisePortable, Select, Silent, run};
@@ -54,6 +55,10 @@ fn read_model(folder: &Path) -> Result<Outcome, String> {
     let differs = || Ok::<_, WriteError>(Content::of(&model)? != Content::of(&again)?);
     if differs().map_err(|error| error.to_string())? {
         return Err("what was written is not what was read".to_string());
+    }
+    match inspect(&copy) {
+        Err(fault) if fault.exit_code() == 5 => return Err(format!("inspect: {fault}")),
+        _ => {}
     }
     let select = Select { keep: Vec::new(), only: Vec::new() };
     let passes: [&dyn Pass; 3] = [&RaisePortable, &Canonicalize, &select];
