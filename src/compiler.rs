@@ -110,9 +110,13 @@ impl Compiler {
             report.warnings.extend(notes);
         }
         let result = result.and_then(|()| self.emit(&mut model, output, &mut report, events));
-        // What cannot be written now perhaps can be later; whatever else is wrong is so the next time too.
-        if !matches!(result, Err(Error::Write(WriteError::Io { .. }))) {
-            State::remove(output);
+        match &result {
+            Ok(_) => State::remove(output),
+            // What cannot be written now perhaps can be later.
+            Err(Error::Write(WriteError::Io { .. })) => {}
+            // Whatever else is wrong is so the next time too; what an earlier run solved may be of another command.
+            Err(_) if state.is_some_and(|state| state.has_stored()) => State::remove(output),
+            Err(_) => {}
         }
         report.totals.file_bytes_after = result?;
         report.totals.seconds = started.elapsed().as_secs_f64();
@@ -123,7 +127,6 @@ impl Compiler {
     /// The state of an earlier run and of this one, where there are stages to keep.
     fn state(&self, model: &Model, output: &Path) -> Result<Option<State>, Error> {
         if !self.options.resume || self.options.method != Method::Gptq {
-            State::remove(output);
             return Ok(None);
         }
         let extra = self.extra.iter().flat_map(|(after, pass)| [after.as_str(), pass.name()]);

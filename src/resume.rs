@@ -30,6 +30,7 @@ pub(crate) struct State {
     stages: Cell<Option<Key>>,
     restored: Cell<usize>,
     notes: RefCell<Vec<String>>,
+    stored: Cell<bool>,
     /// Whether a file could not be stored: the rest is not tried.
     full: Cell<bool>,
 }
@@ -59,6 +60,7 @@ impl State {
             stages: Cell::default(),
             restored: Cell::default(),
             notes: RefCell::default(),
+            stored: Cell::default(),
             full: Cell::default(),
         })
     }
@@ -89,6 +91,11 @@ impl State {
         (self.restored.get(), self.notes.take())
     }
 
+    /// Whether this run has stored anything.
+    pub(crate) fn has_stored(&self) -> bool {
+        self.stored.get()
+    }
+
     /// Removes the state.
     pub(crate) fn remove(output: &Path) {
         let _ = std::fs::remove_dir_all(Self::folder(output)); // there may be none; a next run takes care of what stays
@@ -116,6 +123,7 @@ impl State {
             std::fs::create_dir_all(&self.folder)?;
             std::fs::write(self.folder.join(name), seal(&content, key))
         };
+        self.stored.set(true);
         if let Err(error) = write() {
             let note = format!("cannot keep state in {:?}: {error}; a stopped run starts anew", self.folder);
             self.notes.borrow_mut().push(note);

@@ -145,6 +145,21 @@ fn state_of_other_options_is_not_used() {
 }
 
 #[test]
+fn a_slip_of_the_keyboard_costs_no_state() {
+    let options = options();
+    let bench = killed(&options);
+    let before = stages(&bench);
+    let slip = [options.clone(), vec!["--bos".to_string(), "1000000".to_string()]].concat();
+    for wrong in [&["--calibration".to_string(), "missing.txt".to_string()][..], &slip] {
+        let output = start(&bench, wrong).wait_with_output().unwrap();
+        assert!(!output.status.success());
+        assert_eq!(stages(&bench), before);
+    }
+    let message = finish(&bench, &options);
+    assert!(message.contains("had solved"), "{message}");
+}
+
+#[test]
 fn no_resume_keeps_and_takes_nothing() {
     let bench = killed(&options());
     let alone = [options(), vec!["--no-resume".to_string()]].concat();

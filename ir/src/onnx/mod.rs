@@ -1,6 +1,7 @@
 //! The ONNX front end and writer.
 
 mod content;
+mod data_file;
 mod external;
 pub mod proto;
 mod read;
