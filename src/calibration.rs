@@ -12,6 +12,7 @@ use zqc_runtime::{
 
 use crate::error::Error;
 use crate::options::Options;
+use crate::resume::State;
 
 /// Tokens of a passage that the model writes in one go.
 const PASSAGE: usize = 32;
@@ -41,16 +42,17 @@ pub(crate) fn tokenizer(model: &Model, specs: &[InputSpec], path: &Path) -> Resu
 }
 
 /// The calibration samples that `options` ask for; `progress` hears how many runs of how many a model that writes its
-/// own text has done.
+/// own text has done. What it writes is kept in `state`.
 pub(crate) fn samples(
     model: &Model,
     options: &Options,
     backend: &dyn Backend,
+    state: Option<&State>,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Samples, Error> {
     let specs = input_specs(model)?;
     if options.calibration.is_empty() {
-        return written(model, &specs, options, backend, progress);
+        return written(model, &specs, options, backend, state, progress);
     }
     let tokenizer = options.tokenizer.as_deref().map(|path| tokenizer(model, &specs, path)).transpose()?;
     let (count, length) = (options.samples.unwrap_or(128), options.seq_len.unwrap_or(2048));
@@ -68,6 +70,7 @@ fn written(
     specs: &[InputSpec],
     options: &Options,
     backend: &dyn Backend,
+    state: Option<&State>,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Samples, Error> {
     let cannot = |why: &str| {
@@ -95,8 +98,15 @@ fn written(
         let mut results = prepared.run(live)?;
         results.pop().ok_or_else(|| cannot("it has no logits"))
     };
-    let sequences = synthesize(vocabulary, count, length, options.bos, SEED, PASSAGE, &mut run)
-        .map_err(|error| Error::Model(error.to_string()))?;
+    let sequences = match state.and_then(State::text) {
+        Some(sequences) => sequences,
+        None => {
+            let sequences = synthesize(vocabulary, count, length, options.bos, SEED, PASSAGE, &mut run)
+                .map_err(|error| Error::Model(error.to_string()))?;
+            state.into_iter().for_each(|state| state.store_text(&sequences));
+            sequences
+        }
+    };
     let inputs = sequences.iter().map(|s| inputs(s)).collect::<Result<Vec<_>, _>>()?;
     let origin = format!("{count} samples of {length} tokens that the model wrote itself");
     Ok(Samples { inputs, origin })

@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::time::Instant;
 
+use zqc_ir::onnx::WriteError;
 use zqc_ir::{Model, Op, onnx};
 use zqc_passes::{
-    ActivationRecord, Calibration, Canonicalize, LayerRecord, LowerNative, LowerPortable, Method as Solver,
-    Observer, Pass, QuantizeActivations, Select, SolveWeights, UpgradeOpset, run,
+    ActivationRecord, Calibration, Canonicalize, Checkpoints, LayerRecord, LowerNative, LowerPortable,
+    Method as Solver, Observer, Pass, QuantizeActivations, Select, SolveWeights, UpgradeOpset, run,
 };
 use zqc_runtime::{Backend, backend};
 
@@ -15,6 +16,8 @@ use crate::error::Error;
 use crate::memory;
 use crate::options::{Emit, Method, Options, Target};
 use crate::report::{ActivationReport, KeptLayer, LayerReport, Report, StageReport, Totals};
+use crate::resume::State;
+use crate::verify::verify;
 
 /// The least opset whose `Cast` knows FP8.
 const PORTABLE_OPSET: i64 = 19;
@@ -102,26 +105,74 @@ impl Compiler {
             ..Default::default()
         };
         report.totals.file_bytes_before = model.source_bytes;
-        self.quantize(&mut model, &mut report, events)?;
-        report.totals.file_bytes_after = match self.options.emit {
-            Emit::Onnx => {
-                self.lower(&mut model, &mut report, events)?;
-                events.step("writing");
-                onnx::write(&model, output, onnx::Storage::Auto)?
-            }
-            Emit::Cuda => {
-                events.step("packing");
-                zqc_kernels::write(&model.graph, output)?
-            }
-            Emit::Ir => {
-                let text = model.to_string();
-                onnx::write_file(output, text.as_bytes())?;
-                text.len() as u64
-            }
-        };
+        let state = self.state(&model, output)?;
+        let result = self.quantize_from(&mut model, state.as_ref(), &mut report, events);
+        if let Some(state) = &state {
+            let (stages, notes) = state.outcome();
+            report.resumed_stages = stages;
+            report.warnings.extend(notes);
+        }
+        let result = result.and_then(|()| self.emit(&mut model, output, &mut report, events));
+        match &result {
+            Ok(_) => State::remove(output),
+            // What cannot be written now perhaps can be later.
+            Err(Error::Write(WriteError::Io { .. })) => {}
+            // Whatever else is wrong is so the next time too; what an earlier run solved may be of another command.
+            Err(_) if state.is_some_and(|state| state.has_stored()) => State::remove(output),
+            Err(_) => {}
+        }
+        report.totals.file_bytes_after = result?;
         report.totals.seconds = started.elapsed().as_secs_f64();
         report.totals.peak_memory_bytes = memory::peak();
         Ok(report)
+    }
+
+    /// The state of an earlier run and of this one, where there are stages to keep.
+    fn state(&self, model: &Model, output: &Path) -> Result<Option<State>, Error> {
+        if !self.options.resume || self.options.method != Method::Gptq {
+            return Ok(None);
+        }
+        let extra = self.extra.iter().flat_map(|(after, pass)| [after.as_str(), pass.name()]);
+        let passes: Vec<&str> = self.skipped.iter().map(String::as_str).chain(extra).collect();
+        Ok(Some(State::new(output, model, &self.options, &passes)?))
+    }
+
+    /// Writes what the quantized model becomes; the size of the files.
+    fn emit(
+        &self,
+        model: &mut Model,
+        output: &Path,
+        report: &mut Report,
+        events: &mut dyn Events,
+    ) -> Result<u64, Error> {
+        match self.options.emit {
+            Emit::Onnx => {}
+            Emit::Ir => {
+                let text = model.to_string();
+                onnx::write_file(output, text.as_bytes())?;
+                return Ok(text.len() as u64);
+            }
+            Emit::Cuda => {
+                events.step("packing");
+                let bytes = zqc_kernels::write(&model.graph, output)?;
+                if self.options.verify {
+                    events.step("verifying");
+                    zqc_kernels::Package::open(output)?;
+                }
+                return Ok(bytes);
+            }
+        }
+        let quantized = self.options.verify.then(|| model.clone());
+        self.lower(model, report, events)?;
+        events.step("writing");
+        let staged = onnx::stage(model, output, onnx::Storage::Auto)?;
+        if let Some(quantized) = quantized {
+            events.step("verifying");
+            let runs = !report.layers.is_empty() && self.options.target == Target::Portable;
+            let backend = runs.then(|| backend(&self.options.backend, self.options.threads)).transpose()?;
+            report.verification = verify(&staged.path(), model, quantized, backend.as_deref())?;
+        }
+        Ok(staged.persist()?)
     }
 
     /// Runs the passes up to the lowering: the quantized graph in its canonical form.
@@ -131,6 +182,16 @@ impl Compiler {
     pub fn quantize(
         &self,
         model: &mut Model,
+        report: &mut Report,
+        events: &mut dyn Events,
+    ) -> Result<(), Error> {
+        self.quantize_from(model, None, report, events)
+    }
+
+    fn quantize_from(
+        &self,
+        model: &mut Model,
+        state: Option<&State>,
         report: &mut Report,
         events: &mut dyn Events,
     ) -> Result<(), Error> {
@@ -145,7 +206,8 @@ impl Compiler {
             return Ok(());
         }
         let backend = backend(&options.backend, options.threads)?;
-        let samples = steps.samples(&source, backend.as_ref())?;
+        let samples = steps.samples(&source, backend.as_ref(), state)?;
+        state.into_iter().for_each(|state| state.set_samples(&samples.inputs));
         if let Some(format) = options.activations {
             steps.run(&QuantizeActivations { format })?;
         }
@@ -156,6 +218,7 @@ impl Compiler {
                 samples: &samples.inputs,
                 hessian: options.hessian,
                 propagation: options.propagation,
+                checkpoints: state.map(|state| state as &dyn Checkpoints),
             }),
         };
         steps.run(&SolveWeights { recipe: options.recipe(), method: solver })?;
@@ -163,7 +226,13 @@ impl Compiler {
         Ok(())
     }
 
-    fn lower(&self, model: &mut Model, report: &mut Report, events: &mut dyn Events) -> Result<(), Error> {
+    /// Makes an ONNX model of the quantized graph again, if anything was quantized.
+    pub(crate) fn lower(
+        &self,
+        model: &mut Model,
+        report: &mut Report,
+        events: &mut dyn Events,
+    ) -> Result<(), Error> {
         if report.layers.is_empty() {
             return Ok(());
         }
@@ -204,7 +273,12 @@ impl Steps<'_> {
     }
 
     /// The samples to calibrate on, which may be made by running the `source` model; none when no data is needed.
-    fn samples(&mut self, source: &Model, backend: &dyn Backend) -> Result<Samples, Error> {
+    fn samples(
+        &mut self,
+        source: &Model,
+        backend: &dyn Backend,
+        state: Option<&State>,
+    ) -> Result<Samples, Error> {
         let options = &self.compiler.options;
         let samples = match options.method {
             Method::Rtn => {
@@ -217,7 +291,8 @@ impl Steps<'_> {
                     "reading calibration data"
                 };
                 self.events.step(step);
-                samples(source, options, backend, &mut |done, count| self.events.step_advanced(done, count))?
+                let mut progress = |done, count| self.events.step_advanced(done, count);
+                samples(source, options, backend, state, &mut progress)?
             }
         };
         self.report.calibration = samples.origin.clone();

@@ -7,6 +7,8 @@ use zqc_kernels::{EmitError, OpenError, StagingError};
 use zqc_passes::PassError;
 use zqc_runtime::{BackendError, DataError, InputError, RunError, TokenizerError};
 
+use crate::verify::VerifyError;
+
 /// Why a command failed. Nothing was written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -49,6 +51,15 @@ pub enum Error {
     /// The output cannot be written.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// What was written is not what it was to be.
+    #[error(
+        "the output does not hold what it was to hold: {source}; nothing was replaced; this is a fault of zqc or of the \
+         storage: please report it, and see --no-verify"
+    )]
+    Verify {
+        /// What is wrong.
+        source: VerifyError,
+    },
     /// A report or text cannot be written.
     #[error("cannot write {path:?}: {source}")]
     Output {
@@ -66,7 +77,7 @@ impl Error {
             Error::Usage(_) | Error::Backend(BackendError::UnknownBackend { .. }) => 2,
             Error::Write(WriteError::Io { .. } | WriteError::TooLarge { .. }) | Error::Output { .. } => 4,
             Error::Staging(_) | Error::Emit(EmitError::Write(zqc_kernels::WriteError::Staging(_))) => 4,
-            Error::Pass(PassError::Patch { .. } | PassError::Broken { .. }) => 5,
+            Error::Verify { .. } | Error::Pass(PassError::Patch { .. } | PassError::Broken { .. }) => 5,
             Error::Write(WriteError::NotLowered { .. } | WriteError::Cycle(_))
             | Error::Emit(EmitError::Cycle(_)) => 5,
             _ => 3,

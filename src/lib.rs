@@ -23,6 +23,8 @@ mod inspect;
 mod memory;
 mod options;
 mod report;
+mod resume;
+mod verify;
 
 pub use zqc_ir as ir;
 pub use zqc_kernels as kernels;
@@ -39,4 +41,5 @@ pub use report::{
     ActivationReport, KeptLayer, LayerReport, Octave, OptionReport, Quantile, Report, RoundingError, Shift,
     StageReport, Totals, WeightHistogram,
 };
+pub use verify::VerifyError;
 pub use zqc_numerics::{Order, ScaleSearch};

@@ -102,6 +102,10 @@ pub struct Options {
     pub backend: String,
     /// Threads; by default one a core.
     pub threads: Option<usize>,
+    /// Whether what is written is read back and run before it replaces what was there.
+    pub verify: bool,
+    /// Whether solved stages are kept beside the output, for the same compilation to go on after it was stopped.
+    pub resume: bool,
 }
 
 impl Default for Options {
@@ -131,6 +135,8 @@ impl Default for Options {
             only: Vec::new(),
             backend: "rten".to_string(),
             threads: None,
+            verify: true,
+            resume: true,
         }
     }
 }

@@ -37,6 +37,10 @@ pub struct Report {
     pub kept: Vec<KeptLayer>,
     /// What a user should know.
     pub warnings: Vec<String>,
+    /// How many stages an earlier run, which was stopped, had solved.
+    pub resumed_stages: usize,
+    /// How what was written was checked, in words; empty when it was not.
+    pub verification: String,
     /// Sums over the layers and the files.
     pub totals: Totals,
 }

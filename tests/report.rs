@@ -24,6 +24,8 @@ fn report() -> Report {
         stages: (0..4).map(|stage| StageReport { layers: 1, seconds: 1.5 + f64::from(stage) }).collect(),
         kept: vec![KeptLayer { layer: "lm_head".to_string(), reason: "tied to \"wte\"".to_string() }],
         warnings: vec!["--keep \"<head>\" matches no linear layer".to_string()],
+        resumed_stages: 0,
+        verification: String::new(),
         totals: Totals {
             weights: 4 * 256 * 128,
             weight_bytes_before: 524_288,

@@ -9,6 +9,7 @@ use petgraph::stable_graph::{NodeIndex, StableDiGraph};
 use crate::onnx::proto::{GraphProto, ValueInfoProto, type_proto};
 use crate::op::Op;
 use crate::tensor::{DataType, Tensor};
+use crate::uses::Uses;
 
 /// Names a node of a [`Graph`]; stays valid while other nodes come and go.
 pub type NodeId = NodeIndex<u32>;
@@ -45,7 +46,7 @@ pub enum Port {
 }
 
 /// A place where a value is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Use {
     /// The reading node.
     pub node: NodeId,
@@ -61,7 +62,7 @@ pub struct Value {
     /// Element type and symbolic shape, where the file declares them.
     pub info: Option<ValueInfoProto>,
     source: Source,
-    uses: Vec<Use>,
+    uses: Uses,
 }
 
 impl Value {
@@ -243,9 +244,9 @@ impl Graph {
         value
     }
 
-    /// The places that read the value, in the order in which they were connected.
+    /// The places that read the value, in the order in which they were connected if they are few.
     pub fn uses(&self, value: ValueId) -> &[Use] {
-        &self.value(value).uses
+        self.value(value).uses.as_slice()
     }
 
     /// Whether the value is a result of the graph.
@@ -351,7 +352,7 @@ impl Graph {
             name: name.to_string(),
             info: None,
             source: Source::Undefined,
-            uses: Vec::new(),
+            uses: Uses::default(),
         });
         self.by_name.insert(name.to_string(), id);
         id
@@ -434,7 +435,7 @@ impl Graph {
             if !self.define(value, Source::Node { node: id, port }) {
                 return Err(value);
             }
-            for Use { node, port: to } in self.value(value).uses.clone() {
+            for Use { node, port: to } in self.uses(value).to_vec() {
                 self.dag.add_edge(id, node, Edge { value, from: port, to });
             }
         }
@@ -452,8 +453,13 @@ impl Graph {
     /// Takes a node out; its results become undefined until another node defines them.
     pub(crate) fn remove(&mut self, id: NodeId) -> Option<Node> {
         let node = self.dag.remove_node(id)?;
-        for value in node.reads() {
-            self.value_mut(value).uses.retain(|place| place.node != id);
+        for (port, value) in node.inputs.iter().enumerate() {
+            if let Some(value) = *value {
+                self.value_mut(value).uses.remove(Use { node: id, port: Port::Input(port) });
+            }
+        }
+        for &value in &node.captures {
+            self.value_mut(value).uses.remove(Use { node: id, port: Port::Capture });
         }
         for value in node.outputs.iter().flatten() {
             self.value_mut(*value).source = Source::Undefined;
@@ -465,7 +471,7 @@ impl Graph {
     pub(crate) fn rewire(&mut self, id: NodeId, port: usize, value: ValueId) {
         let place = Use { node: id, port: Port::Input(port) };
         if let Some(old) = self.dag[id].inputs[port].replace(value) {
-            self.value_mut(old).uses.retain(|other| *other != place);
+            self.value_mut(old).uses.remove(place);
             let edge = self.dag.edges_directed(id, Direction::Incoming);
             let edge =
                 edge.filter(|e| e.weight().to == place.port).map(|e| petgraph::visit::EdgeRef::id(&e)).next();
@@ -475,7 +481,7 @@ impl Graph {
     }
 
     fn connect(&mut self, value: ValueId, place: Use) {
-        self.value_mut(value).uses.push(place);
+        self.value_mut(value).uses.add(place);
         if let Source::Node { node, port } = self.source(value) {
             self.dag.add_edge(node, place.node, Edge { value, from: port, to: place.port });
         }

@@ -9,6 +9,7 @@ pub mod operands;
 pub mod patch;
 pub mod tensor;
 mod text;
+mod uses;
 pub mod verify;
 
 pub use graph::{Graph, Node, NodeId, Source, ValueId};

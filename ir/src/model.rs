@@ -1,5 +1,7 @@
 //! A model: one graph, and what the file says around it.
 
+use bytes::Bytes;
+
 use crate::graph::Graph;
 use crate::onnx::proto::{FunctionProto, ModelProto, OperatorSetIdProto};
 use crate::op::is_standard;
@@ -13,6 +15,8 @@ pub struct Model {
     pub header: ModelProto,
     /// Size of the file that it was read from and of the external data; 0 when it comes from memory.
     pub source_bytes: u64,
+    /// The file that it was read from, if a newer schema was used there: the writer takes from it what ours lacks.
+    pub(crate) newer: Option<Bytes>,
 }
 
 impl Model {

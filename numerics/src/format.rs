@@ -7,7 +7,7 @@ use crate::{grid::Grid, integer::Integer, minifloat::Minifloat};
 /// A number format of 4 or 8 bits.
 ///
 /// Conversion from `f32` rounds to the nearest value, ties to even, and saturates; infinities saturate too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Format {
     /// FP4 of OCP MX and NVIDIA Blackwell: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives.
     E2M1,

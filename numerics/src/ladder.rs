@@ -9,7 +9,7 @@ use crate::Format;
 ///
 /// Every value of the format times every factor, times one power of two for the whole ladder, is exact in E4M3: a
 /// kernel reads the weight of a group as E4M3 from a table and is left with one factor for the row.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Ladder {
     /// 1, 1/2, 1/4, ...: the shifts of ZeroQuant-FP's M2.
     #[default]

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// A matrix `U diag(s) V` of rank `R` that repairs a quantized weight `[N, K]`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct LowRank {
     /// `R`.
     pub rank: usize,
@@ -25,7 +25,7 @@ pub struct LowRank {
 }
 
 /// The codes of the factors of a [`LowRank`].
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum Factors {
     /// FP8 E4M3.
     E4M3 {

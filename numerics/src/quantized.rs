@@ -6,7 +6,7 @@ use crate::{Format, Scales, SolveError};
 
 /// A weight `[N, K]` as codes in groups along `K`, with a scale and perhaps a zero point for each:
 /// `ŵ[n][k] = (decode(codes[n][k]) - zero_points[n][g]) * scale[n][g]`, where `g = k / group_size`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct QuantizedMatrix {
     /// Format of the codes.
     pub format: Format,

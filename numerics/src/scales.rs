@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use crate::Ladder;
 
 /// The scales of the groups of a quantized matrix of `N` rows.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum Scales {
     /// A scale for every group, `[N, groups]`.
     Grouped(Vec<f32>),

@@ -30,7 +30,10 @@ pub use quantize_activations::QuantizeActivations;
 pub use raise::RaisePortable;
 pub use record::{ActivationRecord, BranchRecord, Coding, LayerRecord};
 pub use select::Select;
-pub use solve_weights::{Branch, BranchMetric, Calibration, HessianSource, Method, Recipe, SolveWeights};
+pub use solve_weights::{
+    Branch, BranchMetric, Calibration, Checkpoints, Errors, HessianSource, Method, Recipe, Solution,
+    SolveWeights,
+};
 pub use statistics::{ActivationStatistics, MagnitudeHistogram, Octave, TokenSample, WeightHistogram};
 pub use upgrade_opset::UpgradeOpset;
 pub use vocabulary::vocabulary;

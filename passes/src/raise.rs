@@ -141,11 +141,11 @@ impl<'g> Raising<'g> {
         for &(port, input, value, tensor) in &operands {
             let (dtype, dims) = signature.file_type(port, &linear);
             check(tensor, dtype, &dims).map_err(|reason| format!("its input {input} is {reason}"))?;
-            let same = |reader: Signature, input| reader.operand(input) == Some(port);
-            if !self.is_read_only(value, same) {
-                return Err(format!("its input {input} is read by something else than layers too"));
-            }
             if self.transposed.insert(value) {
+                let same = |reader: Signature, input| reader.operand(input) == Some(port);
+                if !self.is_read_only(value, same) {
+                    return Err(format!("its input {input} is read by something else than layers too"));
+                }
                 let turned = layout::to_graph(&linear, port, tensor).map_err(|error| error.to_string())?;
                 change.replace.push((value, turned));
             }

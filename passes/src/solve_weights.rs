@@ -4,6 +4,7 @@
 mod gather;
 mod recipe;
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
@@ -11,15 +12,15 @@ use zqc_ir::op::{Linear, QuantizedLinear, port};
 use zqc_ir::operands;
 use zqc_ir::tensor::TensorError;
 use zqc_ir::{Change, Graph, Model, NewNode, Node, NodeId, Op, Patch, Tensor, ValueId};
-use zqc_numerics::{LowRank, QuantizedMatrix, SolveError};
+use zqc_numerics::SolveError;
 use zqc_runtime::{Array, Backend, Interpreter, RunError};
 
 use crate::pass::{Observer, Pass, PassError};
 use crate::record::LayerRecord;
-use gather::{Gathering, Sample, inputs_of};
+use gather::{Gathered, Gathering, Sample, inputs_of};
 use recipe::{Evidence, Ready};
 
-pub use recipe::{Branch, BranchMetric, Recipe};
+pub use recipe::{Branch, BranchMetric, Errors, Recipe, Solution};
 
 /// Solves the weights of every `zqc.linear`, which becomes `zqc.quantized_linear`. A weight that several layers share
 /// is solved once, in the first stage that reads it, on the inputs of all its readers there.
@@ -50,6 +51,18 @@ pub struct Calibration<'a> {
     /// its own weight, 1 for the float model's output (as GPTAQ, arXiv 2504.02692, which leaves the residual stream out). Any but 0 runs the float model beside the
     /// quantized one, which doubles the activations held; without effect on Hessians of the float model.
     pub propagation: f64,
+    /// Where solved stages are kept, for a run that is stopped to go on.
+    pub checkpoints: Option<&'a dyn Checkpoints>,
+}
+
+/// Keeps the solutions of stages. The stages of a model and what they are solved on follow from the model, the options and
+/// the samples: whoever keeps them sees to it that these are the same.
+pub trait Checkpoints {
+    /// The solutions of a stage as they were stored.
+    fn load(&self, stage: usize) -> Option<Vec<Solution>>;
+
+    /// Stores the solutions of a stage.
+    fn store(&self, stage: usize, solutions: &[&Solution]);
 }
 
 /// The activations that Hessians are gathered from.
@@ -89,6 +102,9 @@ impl WeightKey {
     }
 }
 
+/// Float weights as rows `[N, K]`.
+type Weights = HashMap<WeightKey, Vec<f32>>;
+
 /// A layer to solve.
 struct Layer<'g> {
     id: NodeId,
@@ -111,13 +127,29 @@ impl Pass for SolveWeights<'_> {
                 let layers = solver.layers(&order);
                 observer.stage_started(0, 1, layers.len());
                 for layer in &layers {
-                    solver.solve(layer, 0, &weight(model, layer)?, Evidence::default(), observer)?;
+                    let solved = solver.solved.contains_key(&layer.key);
+                    let weight = if solved { Vec::new() } else { weight(model, layer)? };
+                    solver.solve(layer, 0, &weight, Origin::Evidence(Evidence::default()), observer)?;
                 }
             }
             Method::Gptq(calibration) => solver.walk(calibration, observer)?,
         }
         Ok(solver.patch)
     }
+}
+
+/// Where the solution of a weight comes from.
+enum Origin<'o> {
+    /// It is solved on this.
+    Evidence(Evidence<'o>),
+    /// An earlier run has found it; the next of these is it.
+    Known(&'o mut std::vec::IntoIter<Solution>),
+}
+
+/// Whether these are solutions of the weights of `layers`.
+fn fit(solutions: &[Solution], layers: &[&Layer]) -> bool {
+    let fits = |(solution, layer): (&Solution, &&Layer)| solution.fits(layer.linear.n, layer.linear.k);
+    solutions.len() == layers.len() && solutions.iter().zip(layers).all(fits)
 }
 
 struct Solver<'a> {
@@ -129,8 +161,7 @@ struct Solver<'a> {
 }
 
 struct Solved {
-    matrix: QuantizedMatrix,
-    branch: Option<LowRank>,
+    solution: Solution,
     /// The names of the operands, with their ports.
     operands: Vec<(usize, String)>,
 }
@@ -164,32 +195,31 @@ impl<'a> Solver<'a> {
         for (index, stage) in interpreter.stages().iter().enumerate() {
             let layers = self.layers(&stage.layers);
             observer.stage_started(index, count, layers.len());
-            let weights: Vec<Vec<f32>> =
-                layers.iter().map(|layer| weight(self.model, layer)).collect::<Result<_, _>>()?;
-            let gathering = Gathering { interpreter: &interpreter, calibration, stage, layers: &layers };
-            let gathered = gathering.run(index, &weights, &mut samples)?;
-            gathered.activations.into_iter().for_each(|record| observer.activations_seen(record));
-            let mut ready: HashMap<Vec<ValueId>, Ready> = HashMap::new();
-            for (layer, weight) in layers.iter().zip(&weights) {
-                let inputs = inputs_of(&layers, layer.key);
-                let hessian = &gathered.hessians[&inputs];
-                if !ready.contains_key(&inputs) {
-                    let failed = |source| PassError::Solve { layer: layer.linear.layer.clone(), source };
-                    ready.insert(
-                        inputs.clone(),
-                        Ready::new(hessian, self.recipe, calibration.corrects()).map_err(failed)?,
-                    );
+            let mut weights = Weights::new();
+            for layer in &layers {
+                if let Entry::Vacant(place) = weights.entry(layer.key) {
+                    place.insert(weight(self.model, layer)?);
                 }
-                let evidence = Evidence {
-                    ready: Some(&ready[&inputs]),
-                    lack: gathered.lacks.get(&layer.key),
-                    share: calibration.propagation,
-                };
-                self.solve(layer, index, weight, evidence, observer)?;
+            }
+            let unsolved = self.unsolved(&layers);
+            let known = calibration.checkpoints.and_then(|checkpoints| checkpoints.load(index));
+            let known = known.filter(|known| fit(known, &unsolved));
+            let gathering = Gathering { interpreter: &interpreter, calibration, stage, layers: &layers };
+            let gathered = gathering.run(index, &weights, &mut samples, known.is_none())?;
+            gathered.activations.iter().cloned().for_each(|record| observer.activations_seen(record));
+            let stored = known.is_some();
+            match known {
+                Some(known) => self.restore(&layers, index, &weights, known, observer)?,
+                None => self.solve_stage(&layers, index, &weights, &gathered, calibration, observer)?,
+            }
+            if let Some(checkpoints) = calibration.checkpoints.filter(|_| !stored) {
+                let solutions: Vec<&Solution> =
+                    unsolved.iter().map(|layer| &self.solved[&layer.key].solution).collect();
+                checkpoints.store(index, &solutions);
             }
             if index + 1 < count {
                 for layer in &layers {
-                    let Solved { matrix, branch, .. } = &self.solved[&layer.key];
+                    let Solution { matrix, branch, .. } = &self.solved[&layer.key].solution;
                     let weight = matrix.dequantize();
                     for sample in &mut samples {
                         interpreter.run_linear(layer.id, &weight, branch.as_ref(), &mut sample.quantized)?;
@@ -205,6 +235,62 @@ impl<'a> Solver<'a> {
         Ok(())
     }
 
+    /// The layers whose weights are not solved yet, one for each weight.
+    fn unsolved<'l>(&self, layers: &'l [Layer<'a>]) -> Vec<&'l Layer<'a>> {
+        let mut seen = HashSet::new();
+        layers
+            .iter()
+            .filter(|layer| !self.solved.contains_key(&layer.key) && seen.insert(layer.key))
+            .collect()
+    }
+
+    /// Solves the weights of a stage on what was gathered.
+    fn solve_stage(
+        &mut self,
+        layers: &[Layer],
+        stage: usize,
+        weights: &Weights,
+        gathered: &Gathered,
+        calibration: &Calibration,
+        observer: &mut dyn Observer,
+    ) -> Result<(), PassError> {
+        let mut ready: HashMap<Vec<ValueId>, Ready> = HashMap::new();
+        for layer in layers {
+            let inputs = inputs_of(layers, layer.key);
+            let hessian = &gathered.hessians[&inputs];
+            if !ready.contains_key(&inputs) {
+                let failed = |source| PassError::Solve { layer: layer.linear.layer.clone(), source };
+                ready.insert(
+                    inputs.clone(),
+                    Ready::new(hessian, self.recipe, calibration.corrects()).map_err(failed)?,
+                );
+            }
+            let evidence = Evidence {
+                ready: Some(&ready[&inputs]),
+                lack: gathered.lacks.get(&layer.key),
+                share: calibration.propagation,
+            };
+            self.solve(layer, stage, &weights[&layer.key], Origin::Evidence(evidence), observer)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the weights of a stage from those that an earlier run has solved.
+    fn restore(
+        &mut self,
+        layers: &[Layer],
+        stage: usize,
+        weights: &Weights,
+        known: Vec<Solution>,
+        observer: &mut dyn Observer,
+    ) -> Result<(), PassError> {
+        let mut known = known.into_iter();
+        for layer in layers {
+            self.solve(layer, stage, &weights[&layer.key], Origin::Known(&mut known), observer)?;
+        }
+        Ok(())
+    }
+
     /// Solves the weight of a layer, `[N, K]`, unless another layer that shares it came first, and puts the change in the
     /// patch.
     fn solve(
@@ -212,7 +298,7 @@ impl<'a> Solver<'a> {
         layer: &Layer,
         stage: usize,
         weight: &[f32],
-        evidence: Evidence,
+        origin: Origin,
         observer: &mut dyn Observer,
     ) -> Result<(), PassError> {
         let graph = &self.model.graph;
@@ -221,7 +307,13 @@ impl<'a> Solver<'a> {
         if !self.solved.contains_key(&key) {
             let started = Instant::now();
             let failed = |source: SolveError| PassError::Solve { layer: linear.layer.clone(), source };
-            let solution = self.recipe.solve(weight, linear.n, linear.k, evidence).map_err(failed)?;
+            let evidence = match origin {
+                Origin::Known(known) => known.next().ok_or(Evidence::default()),
+                Origin::Evidence(evidence) => Err(evidence),
+            };
+            let solution = evidence
+                .or_else(|evidence| self.recipe.solve(weight, linear.n, linear.k, evidence))
+                .map_err(failed)?;
             let hint = graph.value(key.value).name.clone();
             let unfit = |source| PassError::Operands { layer: linear.layer.clone(), source };
             let mut names = Vec::new();
@@ -243,10 +335,10 @@ impl<'a> Solver<'a> {
                 output_error: solution.after.output,
                 seconds: started.elapsed().as_secs_f64(),
             });
-            let (matrix, branch) = (solution.matrix, solution.branch);
-            self.solved.insert(key, Solved { matrix, branch, operands: names });
+            self.solved.insert(key, Solved { solution, operands: names });
         }
         let solved = &self.solved[&key];
+        let Solution { matrix, branch, .. } = &solved.solution;
         let mut node = NewNode::restore(graph, graph.node(id));
         let bias = node.inputs.get_mut(port::LINEAR_BIAS).and_then(Option::take);
         let x = graph.value(layer.x).name.clone();
@@ -255,10 +347,10 @@ impl<'a> Solver<'a> {
             layer: linear.layer.clone(),
             k: linear.k,
             n: linear.n,
-            format: solved.matrix.format,
-            group_size: solved.matrix.group_size,
-            ladder: solved.matrix.scales.ladder(),
-            rank: solved.branch.as_ref().map_or(0, |branch| branch.rank),
+            format: matrix.format,
+            group_size: matrix.group_size,
+            ladder: matrix.scales.ladder(),
+            rank: branch.as_ref().map_or(0, |branch| branch.rank),
             beta: linear.beta,
             dtype: linear.dtype,
         });

@@ -141,8 +141,8 @@ pub fn load_calibration(
         let mut read = match path.extension().and_then(|extension| extension.to_str()) {
             Some("txt") => text::read(path, &tokens)?,
             Some("jsonl") => jsonl::read(path, &tokens)?,
-            Some("npz") => split(path, specs, npz::read(path, specs)?)?,
-            Some("safetensors") => split(path, specs, safetensors::read(path, specs)?)?,
+            Some("npz") => split(path, specs, npz::read(path, specs)?, wanted)?,
+            Some("safetensors") => split(path, specs, safetensors::read(path, specs)?, wanted)?,
             _ => return Err(DataError::Extension { path: path.clone() }),
         };
         if read.is_empty() {
@@ -183,8 +183,8 @@ impl Tokens<'_> {
     }
 }
 
-/// Splits arrays along their first dimension, which must be the same for all, into samples of batch 1.
-fn split(path: &Path, specs: &[InputSpec], arrays: Sample) -> Result<Vec<Sample>, DataError> {
+/// Splits arrays along their first dimension, which must be the same for all, into samples of batch 1; the first `wanted`.
+fn split(path: &Path, specs: &[InputSpec], arrays: Sample, wanted: usize) -> Result<Vec<Sample>, DataError> {
     let malformed = |reason| DataError::Malformed { path: path.into(), reason };
     let Some((first, array)) = arrays.iter().next() else {
         let inputs = specs.iter().map(|spec| spec.name.as_str()).collect::<Vec<_>>().join(", ");
@@ -197,7 +197,7 @@ fn split(path: &Path, specs: &[InputSpec], arrays: Sample) -> Result<Vec<Sample>
             "the first dimension must count the samples, but {first:?} has shape {a:?} and {name:?} {b:?}"
         )));
     }
-    let mut samples = vec![Sample::new(); count(array).unwrap_or(0)];
+    let mut samples = vec![Sample::new(); count(array).unwrap_or(0).min(wanted)];
     for (name, array) in &arrays {
         for (sample, row) in samples.iter_mut().zip(array.rows()) {
             sample.insert(name.clone(), row);

@@ -12,6 +12,9 @@ use zqc_ir::onnx::proto::{GraphProto, TensorShapeProto, ValueInfoProto, type_pro
 
 use crate::array::{Array, ArrayData, ArrayError};
 
+/// Rotary embeddings of several axes have a row of positions for each.
+const MOST_POSITION_ROWS: usize = 16;
+
 /// One input of a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InputSpec {
@@ -138,6 +141,12 @@ impl InputSpec {
         self.shape.as_ref().map(Vec::len)
     }
 
+    /// Whether its elements are of a floating-point type that has a host form.
+    pub fn is_float(&self) -> bool {
+        use DataType::{Bfloat16, Double, Float, Float16};
+        matches!(self.data_type, Float | Float16 | Bfloat16 | Double)
+    }
+
     fn is_integer(&self) -> bool {
         matches!(self.data_type, DataType::Int64 | DataType::Int32)
     }
@@ -166,7 +175,8 @@ impl InputSpec {
             ("token_type_ids", Some(2)) => array(vec![batch, seq], vec![0i64; batch * seq].into()),
             ("position_ids", Some(2)) => {
                 let rows = match self.shape.as_deref() {
-                    Some([Dimension::Fixed(rows), _]) => *rows,
+                    Some([Dimension::Fixed(rows), _]) if *rows <= batch.max(MOST_POSITION_ROWS) => *rows,
+                    Some([Dimension::Fixed(_), _]) => return None,
                     _ => batch,
                 };
                 array(vec![rows, seq], (0..rows).flat_map(|_| 0..seq as i64).collect::<Vec<_>>().into())

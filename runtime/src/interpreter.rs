@@ -211,6 +211,45 @@ impl<'a> Interpreter<'a> {
         Ok(Prepared { interpreter: self, sessions })
     }
 
+    /// Computes the wanted values, in their order, from the fed ones; only one stage is loaded at a time.
+    ///
+    /// # Errors
+    /// When the back end refuses a stage, a value is missing or an operator fails.
+    pub fn run(&self, mut live: Live) -> Result<Vec<Array>, RunError> {
+        for stage in &self.stages {
+            let mut session = self.load(stage)?;
+            self.run_stage(stage, &mut session, &mut live)?;
+        }
+        self.take_wanted(live)
+    }
+
+    /// Runs a whole stage on one sample.
+    fn run_stage(
+        &self,
+        stage: &Stage,
+        session: &mut Option<Box<dyn Session>>,
+        live: &mut Live,
+    ) -> Result<(), RunError> {
+        if let Some(session) = session {
+            self.run_nodes(stage, session.as_mut(), live)?;
+        }
+        for &id in &stage.layers {
+            self.run_quantize(id, live)?;
+            if !matches!(self.model.graph.node(id).op, Op::QuantizeActivation(_)) {
+                let (weight, low_rank) = self.weight(id)?;
+                self.run_linear(id, &weight, low_rank.as_ref(), live)?;
+            }
+        }
+        stage.last_read.iter().for_each(|value| drop(live.remove(value)));
+        Ok(())
+    }
+
+    fn take_wanted(&self, mut live: Live) -> Result<Vec<Array>, RunError> {
+        let name = |id: &ValueId| self.model.graph.value(*id).name.clone();
+        let take = |id: &ValueId| live.remove(id).ok_or_else(|| RunError::NotFed { value: name(id) });
+        self.wanted.iter().map(take).collect()
+    }
+
     /// The feeds of one sample by value; names that are no inputs of the graph are left out.
     pub fn feed<'n>(&self, inputs: impl IntoIterator<Item = (&'n str, Array)>) -> Live {
         let graph = &self.model.graph;
@@ -260,22 +299,9 @@ impl Prepared<'_> {
     /// # Errors
     /// When a value is missing or an operator fails.
     pub fn run(&mut self, mut live: Live) -> Result<Vec<Array>, RunError> {
-        let interpreter = self.interpreter;
-        for (stage, session) in interpreter.stages.iter().zip(&mut self.sessions) {
-            if let Some(session) = session {
-                interpreter.run_nodes(stage, session.as_mut(), &mut live)?;
-            }
-            for &id in &stage.layers {
-                interpreter.run_quantize(id, &mut live)?;
-                if !matches!(interpreter.model.graph.node(id).op, Op::QuantizeActivation(_)) {
-                    let (weight, low_rank) = interpreter.weight(id)?;
-                    interpreter.run_linear(id, &weight, low_rank.as_ref(), &mut live)?;
-                }
-            }
-            stage.last_read.iter().for_each(|value| drop(live.remove(value)));
+        for (stage, session) in self.interpreter.stages.iter().zip(&mut self.sessions) {
+            self.interpreter.run_stage(stage, session, &mut live)?;
         }
-        let name = |id: &ValueId| interpreter.model.graph.value(*id).name.clone();
-        let take = |id: &ValueId| live.remove(id).ok_or_else(|| RunError::NotFed { value: name(id) });
-        interpreter.wanted.iter().map(take).collect()
+        self.interpreter.take_wanted(live)
     }
 }

@@ -10,6 +10,7 @@
 mod array;
 mod backend;
 mod dataset;
+mod guard;
 mod inputs;
 mod interpreter;
 mod partition;

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::guard::guarded;
+
 /// A tokenizer of the Hugging Face `tokenizer.json` format.
 pub struct Tokenizer {
     path: PathBuf,
@@ -51,8 +53,12 @@ impl Tokenizer {
     pub fn load(path: &Path) -> Result<Self, TokenizerError> {
         let load_error =
             |error: tokenizers::Error| TokenizerError::Load { path: path.into(), reason: error.to_string() };
-        let mut inner = tokenizers::Tokenizer::from_file(path).map_err(load_error)?;
-        inner.with_padding(None).with_truncation(None).map_err(load_error)?;
+        let load = || {
+            let mut inner = tokenizers::Tokenizer::from_file(path)?;
+            inner.with_padding(None).with_truncation(None)?;
+            Ok(inner)
+        };
+        let inner = guarded(load).map_err(|reason| load_error(reason.into()))?.map_err(load_error)?;
         Ok(Self { path: path.into(), inner })
     }
 
@@ -61,10 +67,9 @@ impl Tokenizer {
     /// # Errors
     /// [`TokenizerError::Encode`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        match self.inner.encode_fast(text, false) {
-            Ok(encoding) => Ok(encoding.get_ids().to_vec()),
-            Err(error) => Err(TokenizerError::Encode { path: self.path.clone(), reason: error.to_string() }),
-        }
+        let failed = |reason| TokenizerError::Encode { path: self.path.clone(), reason };
+        let encoding = guarded(|| self.inner.encode_fast(text, false)).map_err(failed)?;
+        Ok(encoding.map_err(|error| failed(error.to_string()))?.get_ids().to_vec())
     }
 
     /// Number of tokens, added ones included.

@@ -204,8 +204,19 @@ fn functions_without_end_are_refused() {
     };
     let itself = vec![function("f0", &["f0"])];
     let doubling: Vec<_> =
-        (0..64).map(|i| function(&format!("f{i}"), &[format!("f{}", i + 1).as_str(); 2])).collect();
-    for (functions, expected) in [(itself, "\"f0\" calls itself"), (doubling, "more than")] {
+        (0..40).map(|i| function(&format!("f{i}"), &[format!("f{}", i + 1).as_str(); 2])).collect();
+    let mut empty = doubling.clone();
+    empty.push(function("f40", &[]));
+    let deep = (0..10_000).map(|i| function(&format!("f{i}"), &[&format!("f{}", i + 1)])).collect();
+    let mut wide = vec![function("f0", &["f1"; 1000]), function("f1", &["Abs"; 8])];
+    wide[1].node.iter_mut().for_each(|node| node.doc_string = Some("long ".repeat(10_000)));
+    for (functions, expected) in [
+        (itself, "\"f0\" calls itself"),
+        (doubling, "nodes or"),
+        (empty, "nodes or"),
+        (wide, "nodes or"),
+        (deep, "more than 64 deep"),
+    ] {
         let call = NodeProto { domain: Some("test".into()), ..node("f0", &["x"], &["y"]) };
         let mut piece = piece(GraphProto { node: vec![call], ..Default::default() });
         piece.model.functions = functions;

@@ -173,6 +173,23 @@ fn hostile_arrays_are_refused_with_the_file_and_the_array() {
 }
 
 #[test]
+fn arrays_of_nothing_make_as_many_samples_as_are_wanted() {
+    let folder = Folder::new();
+    let path = folder.npz("a.npz", &[("input_ids", npy("<i8", "(1152921504606846976, 0)", &[]))]);
+    assert_eq!(tokens(&load(&path, None, None).unwrap()), [[0i64; 0]; 2]);
+}
+
+#[test]
+fn an_archive_that_unpacks_to_far_more_is_refused() {
+    let folder = Folder::new();
+    let array = npy("<i8", "(1, 10485760)", &vec![0; 80 << 20]);
+    let path = folder.npz("a.npz", &[("input_ids", array)]);
+    let error = load(&path, None, None).unwrap_err().to_string();
+    let unpacked = error.contains("unpack to more than") && error.contains("numpy.savez");
+    assert!(unpacked || fs::metadata(&path).unwrap().len() > 80 << 10, "{error}");
+}
+
+#[test]
 fn hostile_files_are_refused_with_their_name() {
     let folder = Folder::new();
     let tokenizer = folder.tokenizer();

@@ -99,6 +99,12 @@ pub(super) struct Arguments {
     /// Writes the report: a page with plots to a .html file, the data to a .json file
     #[arg(long, value_name = "FILE", value_parser = PathBufValueParser::new().try_map(ReportFile::new))]
     report: Option<ReportFile>,
+    /// Replaces the output without reading back and running what was written
+    #[arg(long)]
+    no_verify: bool,
+    /// Keeps no state beside the output, and takes none of a run that was stopped
+    #[arg(long)]
+    no_resume: bool,
     /// Prints the graph after a pass
     #[arg(long, value_name = "PASS", value_parser = clap::builder::PossibleValuesParser::new(Compiler::PASSES))]
     print_ir_after: Vec<String>,
@@ -176,6 +182,8 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Error> {
         only: arguments.only,
         backend: arguments.backend,
         threads: arguments.threads,
+        verify: !arguments.no_verify,
+        resume: !arguments.no_resume,
     };
     let compiler = Compiler::new(options);
     let mut progress = Progress::new(arguments.print_ir_after);

@@ -61,9 +61,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
     if arguments.json {
         return print(&json(&result)?);
     }
-    eprintln!(
+    say!(
         "perplexity {:.4} over {} tokens ({:.4} nats a token)",
-        result.perplexity, result.tokens, result.nll
+        result.perplexity,
+        result.tokens,
+        result.nll
     );
     Ok(())
 }

@@ -1,10 +1,16 @@
 //! Arguments, commands and exit codes.
 
+#[macro_use]
+mod say;
+
+mod allocator;
 mod compile;
 mod evaluate;
 mod inspect;
+mod panics;
 mod progress;
 mod report_file;
+mod signals;
 mod table;
 
 use std::io::Write;
@@ -12,6 +18,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use zqc::Error;
+
+/// Exit code of faults that are not the user's.
+const INTERNAL: u8 = 5;
 
 /// Compiles ONNX language models to W4A8 floating point: FP4 weights, token-wise FP8 activations.
 #[derive(Parser)]
@@ -34,18 +43,27 @@ enum Command {
 /// Runs the command that the arguments name.
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
-    let result = match (cli.command, cli.compile) {
+    let last_panic = panics::collect();
+    match std::panic::catch_unwind(|| run(cli)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
+            say!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+        Err(_) => {
+            say!("error: internal fault, please report it: {}", last_panic());
+            ExitCode::from(INTERNAL)
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Error> {
+    signals::handle().map_err(|error| Error::Model(format!("cannot handle signals: {error}")))?;
+    match (cli.command, cli.compile) {
         (Some(Command::Eval(arguments)), _) => evaluate::run(&arguments),
         (Some(Command::Inspect(arguments)), _) => inspect::run(&arguments),
         (None, Some(arguments)) => compile::run(arguments),
         (None, None) => Err(Error::Usage("name a model; see zqc --help".to_string())),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {error}");
-            ExitCode::from(error.exit_code())
-        }
     }
 }
 

@@ -7,15 +7,20 @@ use zqc::{InspectedFile, Inspection, Report};
 pub(super) fn print_report(report: &Report) {
     let width = report.layers.iter().map(|layer| layer.layer.len()).max().unwrap_or(0).max(5);
     if !report.layers.is_empty() {
-        eprintln!(
+        say!(
             "{:width$} {:>13} {:>6} {:>9} {:>9} {:>7}",
-            "layer", "K x N", "bits", "weight", "output", "time"
+            "layer",
+            "K x N",
+            "bits",
+            "weight",
+            "output",
+            "time"
         );
     }
     for layer in &report.layers {
         let shape = format!("{} x {}", layer.k, layer.n);
         let output = layer.output_error.map_or("-".to_string(), |error| format!("{:.2} %", 100.0 * error));
-        eprintln!(
+        say!(
             "{:width$} {shape:>13} {:>6.2} {:>7.2} % {output:>9} {:>5.2} s",
             layer.layer,
             layer.bits_per_weight,
@@ -25,13 +30,13 @@ pub(super) fn print_report(report: &Report) {
     }
     for (reason, layers) in report.kept_by_reason() {
         let more = if layers.len() > 1 { format!(" and {} more", layers.len() - 1) } else { String::new() };
-        eprintln!("stays in float: {}{more} ({reason})", layers[0]);
+        say!("stays in float: {}{more} ({reason})", layers[0]);
     }
-    report.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    report.warnings.iter().for_each(|warning| say!("warning: {warning}"));
     let totals = &report.totals;
     if !report.layers.is_empty() {
-        eprintln!("calibration: {}", report.calibration);
-        eprintln!(
+        say!("calibration: {}", report.calibration);
+        say!(
             "{} layers, {:.2} M weights: {} -> {} ({:.2}x), {:.3} bits per weight",
             report.layers.len(),
             totals.weights as f64 / 1e6,
@@ -41,10 +46,16 @@ pub(super) fn print_report(report: &Report) {
             totals.bits_per_weight
         );
     }
+    if report.resumed_stages > 0 {
+        say!("an earlier run, which was stopped, had solved {} stages", report.resumed_stages);
+    }
+    if !report.verification.is_empty() {
+        say!("verified: {}", report.verification);
+    }
     let peak = totals
         .peak_memory_bytes
         .map_or(String::new(), |peak| format!(", peak memory {}", DecimalBytes(peak)));
-    eprintln!(
+    say!(
         "{} ({}) -> {} ({}) in {:.1} s{peak}",
         report.model,
         DecimalBytes(totals.file_bytes_before),
@@ -57,16 +68,23 @@ pub(super) fn print_report(report: &Report) {
 /// A line a linear layer, and the totals.
 pub(super) fn print_inspection(inspection: &Inspection) {
     let width = inspection.linears.iter().map(|linear| linear.layer.len()).max().unwrap_or(0).max(5);
-    eprintln!(
+    say!(
         "{:width$} {:>13} {:>7} {:>6} {:>10} {:>5} {:>7} {:>6}  bias",
-        "layer", "K x N", "format", "group", "scales", "rank", "reads", "bits"
+        "layer",
+        "K x N",
+        "format",
+        "group",
+        "scales",
+        "rank",
+        "reads",
+        "bits"
     );
     for linear in &inspection.linears {
         let shape = format!("{} x {}", linear.k, linear.n);
         let group = linear.group_size.map_or("-".to_string(), |group| group.to_string());
         let scales = if linear.zero_points { Some("asymmetric") } else { linear.scales.as_deref() };
         let rank = if linear.rank > 0 { linear.rank.to_string() } else { "-".to_string() };
-        eprintln!(
+        say!(
             "{:width$} {shape:>13} {:>7} {group:>6} {:>10} {rank:>5} {:>7} {:>6.2}  {}",
             linear.layer,
             linear.format,
@@ -82,7 +100,7 @@ pub(super) fn print_inspection(inspection: &Inspection) {
             format!("package version {package_version} by zqc {zqc_version}, {activations} activations")
         }
     };
-    eprintln!(
+    say!(
         "{file}, {} linear layers with {:.2} M weights at {:.3} bits; constants take {}",
         inspection.linears.len(),
         inspection.weights as f64 / 1e6,

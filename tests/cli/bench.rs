@@ -69,6 +69,15 @@ impl Bench {
         (stdout, stderr)
     }
 
+    /// The names in a folder inside, sorted.
+    pub fn names(&self, folder: &str) -> Vec<String> {
+        let entries = std::fs::read_dir(self.path(folder)).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
     /// Everything in the folder with its content.
     fn files(&self) -> Vec<(PathBuf, Vec<u8>)> {
         let (mut folders, mut files) = (vec![self.folder.path().to_path_buf()], Vec::new());

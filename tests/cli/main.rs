@@ -3,10 +3,13 @@
 mod bad_data;
 mod bad_models;
 mod bench;
+#[cfg(unix)]
+mod faults;
 mod formats;
 mod models;
 mod packages;
 mod results;
+mod resume;
 #[path = "../support/mod.rs"]
 mod support;
 mod usage;

@@ -269,3 +269,19 @@ fn the_output_may_take_the_place_of_the_input() {
     bench.compile(&path, &path, &["--method", "rtn"]);
     assert_eq!(formats(&inspect(&path)), [("e2m1", 35), ("f32", 1)]);
 }
+
+#[test]
+fn what_was_verified_is_said() {
+    let bench = Bench::new();
+    let (model, half) = (tiny("model.onnx"), bench.path("half.onnx"));
+    let run =
+        "verified: the file reads back as it was to be, and its outputs are those of the quantized model";
+    let (_, stderr) = bench.compile(&model, &half, &["--method", "rtn", "--only", "q_proj"]);
+    assert!(stderr.contains(run), "{stderr}");
+    let (_, stderr) = bench.compile(&half, &bench.output(), &["--method", "rtn"]);
+    assert!(stderr.contains(run), "layers of two runs: {stderr}");
+    let (_, stderr) = bench.compile(&model, &bench.output(), &["--method", "rtn", "--target", "native"]);
+    assert!(stderr.contains("verified: the file reads back as it was to be\n"), "{stderr}");
+    let (_, stderr) = bench.compile(&model, &bench.output(), &["--method", "rtn", "--no-verify"]);
+    assert!(!stderr.contains("verified"), "{stderr}");
+}

@@ -32,7 +32,16 @@ pub enum ExternalError {
         "external data file {path:?} has {size} bytes, the tensor lies at {offset}..+{length}; it is truncated"
     )]
     Range { path: PathBuf, size: u64, offset: u64, length: u64 },
+    /// So many tensors lie on top of each other that the model would be far larger than its files.
+    #[error(
+        "{claimed} bytes of external data are claimed up to here, of files with {size}; the tensors overlap, export \
+         the model again"
+    )]
+    Overlap { claimed: u64, size: u64 },
 }
+
+/// A byte of an external file may belong to this many tensors on average, as tied weights may lie in one place.
+const SHARING: u64 = 16;
 
 /// The external data files of one model.
 pub(super) struct ExternalFiles<'a> {
@@ -97,6 +106,11 @@ impl<'a> ExternalFiles<'a> {
         let payload = self.load(proto, size);
         let payload = payload.map_err(|source| ModelError::External { tensor: name(), source })?;
         self.loaded += payload.len() as u64;
+        let size = self.mapped.values().map(|file| file.len() as u64).sum();
+        if self.loaded > SHARING * size {
+            let source = ExternalError::Overlap { claimed: self.loaded, size };
+            return Err(ModelError::External { tensor: name(), source });
+        }
         proto.raw_data = Some(payload);
         proto.external_data.clear();
         proto.data_location = None;

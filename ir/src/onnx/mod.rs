@@ -1,10 +1,18 @@
 //! The ONNX front end and writer.
 
+mod content;
+mod data_file;
 mod external;
 pub mod proto;
 mod read;
+mod temporary;
+mod unknown;
 mod write;
 
+pub use content::Content;
 pub use external::{ExternalError, map_file};
 pub use read::{ModelError, ReadError, from_proto, read};
-pub use write::{Storage, WriteError, check_writable, extract, node_to_proto, to_proto, write, write_file};
+pub use temporary::remove_temporaries;
+pub use write::{
+    Staged, Storage, WriteError, check_writable, extract, node_to_proto, stage, to_proto, write, write_file,
+};

@@ -6,6 +6,7 @@ use prost::Message;
 
 use super::external::{ExternalError, ExternalFiles, map_file};
 use super::proto::{GraphProto, ModelProto};
+use super::unknown::has_unknown_fields;
 use crate::graph::{Graph, Source, ValueId};
 use crate::model::Model;
 use crate::op::Op;
@@ -60,9 +61,10 @@ pub fn read(path: &Path) -> Result<Model, ReadError> {
     };
     let model = || {
         let bytes = map_file(path)?;
-        let size = bytes.len() as u64;
-        let mut model = model_from_proto(ModelProto::decode(bytes)?, ExternalFiles::new(Some(folder)))?;
-        model.source_bytes += size;
+        let proto = ModelProto::decode(bytes.clone())?;
+        let mut model = model_from_proto(proto, ExternalFiles::new(Some(folder)))?;
+        model.source_bytes += bytes.len() as u64;
+        model.newer = has_unknown_fields(&bytes).then_some(bytes);
         Ok(model)
     };
     model().map_err(|source| ReadError { path: path.to_path_buf(), source })
@@ -87,7 +89,7 @@ fn model_from_proto(mut header: ModelProto, files: ExternalFiles) -> Result<Mode
     }
     let mut graph = graph_from_proto(proto)?;
     graph.inputs_list_constants = header.ir_version() < 4;
-    let model = Model { graph, header, source_bytes };
+    let model = Model { graph, header, source_bytes, newer: None };
     verify(&model)?;
     Ok(model)
 }

@@ -1,14 +1,15 @@
 //! [`Model`] to ONNX file, at once and whole: a temporary file beside the output, then a rename.
 
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use prost::Message;
-use tempfile::NamedTempFile;
 
-use super::proto::{
-    GraphProto, ModelProto, NodeProto, StringStringEntryProto, ValueInfoProto, tensor_proto::DataLocation,
-};
+use super::data_file::{move_data_out, remove_old_data};
+use super::proto::{GraphProto, ModelProto, NodeProto, ValueInfoProto};
+use super::temporary::TemporaryFolder;
+use super::unknown::carry_unknown_fields;
 use crate::graph::{Cycle, Graph, NodeId, ValueId};
 use crate::model::Model;
 use crate::op::Op;
@@ -21,7 +22,8 @@ pub enum Storage {
     Auto,
     /// In the model file.
     Inline,
-    /// In `MODEL.onnx.data` beside the model, each tensor aligned to 4096 bytes; small ones stay inline.
+    /// In `MODEL.onnx.HASH.data` beside the model, each tensor aligned to 4096 bytes; small ones stay inline. The name
+    /// follows from the content, so that a model and the one that replaces it never share a file.
     External,
 }
 
@@ -47,33 +49,67 @@ pub enum WriteError {
 
 /// Protobuf implementations count message sizes in signed 32 bits.
 const PROTOBUF_LIMIT: usize = i32::MAX as usize;
-/// Smaller tensors stay inline, so that shape constants can be read without the data file.
-const EXTERNAL_FLOOR: usize = 1024;
-/// Offsets are multiples of this, so that a reader can map tensors one by one.
-const ALIGNMENT: u64 = 4096;
 
 /// Writes the model to `path`, replacing a file that is there; returns the bytes written, data file included.
 ///
 /// # Errors
 /// When the graph is not lowered or the files cannot be written; the previous file is then still whole.
 pub fn write(model: &Model, path: &Path, storage: Storage) -> Result<u64, WriteError> {
-    check_target(path)?;
+    stage(model, path, storage)?.persist()
+}
+
+/// A model in a temporary folder, on its way to its place. It can be read there before anything is replaced.
+pub struct Staged {
+    folder: TemporaryFolder,
+    target: PathBuf,
+    /// Name of the data file, if there is one.
+    data: Option<String>,
+    size: u64,
+}
+
+/// Writes the model to a temporary folder beside `path`.
+///
+/// # Errors
+/// When the graph is not lowered or the files cannot be written.
+pub fn stage(model: &Model, path: &Path, storage: Storage) -> Result<Staged, WriteError> {
+    let name = file_name(path)?;
     let mut proto = to_proto(model)?;
+    let folder = temporary(path)?;
     let inline =
         storage == Storage::Inline || storage == Storage::Auto && proto.encoded_len() <= PROTOBUF_LIMIT;
-    let data = if inline { None } else { Some(move_data_out(&mut proto, path)?) };
-    let size = proto.encoded_len();
-    if size > PROTOBUF_LIMIT {
-        return Err(WriteError::TooLarge { size });
+    let data = if inline { None } else { Some(move_data_out(&mut proto, path, &folder)?) };
+    let mut bytes = proto.encode_to_vec();
+    drop(proto);
+    if let Some(source) = &model.newer {
+        bytes = carry_unknown_fields(source, &bytes);
     }
-    let file = filled(path, &proto.encode_to_vec())?;
-    let mut written = size as u64;
-    if let Some((data, size)) = data {
-        persist(data, &data_path(path))?;
-        written += size;
+    if bytes.len() > PROTOBUF_LIMIT {
+        return Err(WriteError::TooLarge { size: bytes.len() });
     }
-    persist(file, path)?;
-    Ok(written)
+    fill(&folder.join(name), &bytes, path)?;
+    let size = bytes.len() as u64 + data.as_ref().map_or(0, |(_, size)| *size);
+    Ok(Staged { folder, target: path.to_path_buf(), data: data.map(|(name, _)| name), size })
+}
+
+impl Staged {
+    /// Where the model file lies for now, its data file beside it.
+    pub fn path(&self) -> PathBuf {
+        self.folder.join(self.target.file_name().unwrap_or_default())
+    }
+
+    /// Moves the files to their place; returns their size. The model file comes last, and only then does the data file of
+    /// the model that it replaced go: whenever the process is killed, one of the two is whole.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn persist(self) -> Result<u64, WriteError> {
+        if let Some(name) = &self.data {
+            rename(&self.folder.join(name), &self.target.with_file_name(name))?;
+        }
+        rename(&self.path(), &self.target)?;
+        remove_old_data(&self.target, self.data.as_deref());
+        Ok(self.size)
+    }
 }
 
 /// Finds out, before any work is spent, whether a file can be written at `path`.
@@ -81,7 +117,7 @@ pub fn write(model: &Model, path: &Path, storage: Storage) -> Result<u64, WriteE
 /// # Errors
 /// When no file can be made in its folder, or a folder is in its place.
 pub fn check_writable(path: &Path) -> Result<(), WriteError> {
-    check_target(path)?;
+    file_name(path)?;
     temporary(path).map(drop)
 }
 
@@ -90,7 +126,10 @@ pub fn check_writable(path: &Path) -> Result<(), WriteError> {
 /// # Errors
 /// When the operating system refuses.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
-    persist(filled(path, bytes)?, path)
+    let name = file_name(path)?;
+    let folder = temporary(path)?;
+    fill(&folder.join(name), bytes, path)?;
+    rename(&folder.join(name), path)
 }
 
 /// The model as one protobuf message with every payload inline (shared with the model, not copied).
@@ -172,75 +211,27 @@ pub fn node_to_proto(graph: &Graph, id: NodeId) -> Result<NodeProto, WriteError>
     Ok(proto)
 }
 
-fn data_path(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".data");
-    name.into()
+/// The name of the file that is to be `path`; refuses the places that no file can take.
+fn file_name(path: &Path) -> Result<&std::ffi::OsStr, WriteError> {
+    let name = path.file_name().filter(|_| !path.is_dir());
+    let source = || std::io::ErrorKind::IsADirectory.into();
+    name.ok_or_else(|| WriteError::Io { path: path.to_path_buf(), source: source() })
 }
 
-/// Moves payloads into a temporary data file; returns it with its size.
-fn move_data_out(proto: &mut ModelProto, path: &Path) -> Result<(NamedTempFile, u64), WriteError> {
-    let target = data_path(path);
-    let io = |source| WriteError::Io { path: target.clone(), source };
-    let location = target.file_name().and_then(|name| name.to_str());
-    let location =
-        location.ok_or_else(|| io(std::io::Error::other("the model names it, so it must be UTF-8")))?;
-    check_target(&target)?;
-    let mut file = std::io::BufWriter::new(temporary(&target)?);
-    let mut offset = 0u64;
-    for tensor in proto.graph.iter_mut().flat_map(|graph| &mut graph.initializer) {
-        let Some(raw) = tensor.raw_data.take_if(|raw| raw.len() >= EXTERNAL_FLOOR) else { continue };
-        let padding = offset.next_multiple_of(ALIGNMENT) - offset;
-        std::io::copy(&mut std::io::Read::take(std::io::repeat(0), padding), &mut file).map_err(io)?;
-        file.write_all(&raw).map_err(io)?;
-        let start = offset + padding;
-        offset = start + raw.len() as u64;
-        let entry = |key: &str, value: String| StringStringEntryProto {
-            key: Some(key.to_string()),
-            value: Some(value),
-        };
-        tensor.external_data = vec![
-            entry("location", location.to_string()),
-            entry("offset", start.to_string()),
-            entry("length", raw.len().to_string()),
-        ];
-        tensor.data_location = Some(DataLocation::External as i32);
-    }
-    let file = file.into_inner().map_err(|error| io(error.into_error()))?;
-    Ok((file, offset))
+fn temporary(path: &Path) -> Result<TemporaryFolder, WriteError> {
+    TemporaryFolder::beside(path).map_err(|source| WriteError::Io { path: path.to_path_buf(), source })
 }
 
-/// Refuses the places that no file can take.
-fn check_target(path: &Path) -> Result<(), WriteError> {
-    if path.is_dir() || path.file_name().is_none() {
-        let source = std::io::ErrorKind::IsADirectory.into();
-        return Err(WriteError::Io { path: path.to_path_buf(), source });
-    }
-    Ok(())
-}
-
-/// An empty file beside `path` that goes when it is dropped.
-fn temporary(path: &Path) -> Result<NamedTempFile, WriteError> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
+/// Makes the file `temporary`, on its way to `target`.
+fn fill(temporary: &Path, bytes: &[u8], target: &Path) -> Result<(), WriteError> {
+    let fill = || {
+        let mut file = File::create_new(temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()
     };
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".zqc-").suffix(".tmp");
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the umask, as any new file
-    builder.tempfile_in(folder).map_err(|source| WriteError::Io { path: path.to_path_buf(), source })
+    fill().map_err(|source| WriteError::Io { path: target.to_path_buf(), source })
 }
 
-fn filled(path: &Path, bytes: &[u8]) -> Result<NamedTempFile, WriteError> {
-    let mut file = temporary(path)?;
-    file.write_all(bytes).map_err(|source| WriteError::Io { path: path.to_path_buf(), source })?;
-    Ok(file)
-}
-
-fn persist(file: NamedTempFile, path: &Path) -> Result<(), WriteError> {
-    let io = |source| WriteError::Io { path: path.to_path_buf(), source };
-    file.as_file().sync_all().map_err(io)?;
-    file.persist(path).map_err(|error| io(error.error))?;
-    Ok(())
+pub(super) fn rename(from: &Path, to: &Path) -> Result<(), WriteError> {
+    std::fs::rename(from, to).map_err(|source| WriteError::Io { path: to.to_path_buf(), source })
 }

@@ -1,11 +1,11 @@
 //! Weights in files beside the model: written, read back, and refused when they are not where they may be.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use prost::Message;
 use zqc_ir::onnx::proto::tensor_proto::DataLocation;
 use zqc_ir::onnx::proto::{AttributeProto, ModelProto, TensorProto};
-use zqc_ir::onnx::{ExternalError, ModelError, Storage, read, to_proto, write};
+use zqc_ir::onnx::{ExternalError, ModelError, Storage, from_proto, read, stage, to_proto, write};
 use zqc_ir::op::attribute;
 use zqc_ir::tensor::TensorError;
 
@@ -46,13 +46,62 @@ fn what_is_written_outside_reads_back_equal() {
     let path = folder.path().join("model.onnx");
     let model = read(&tiny()).unwrap();
     let written = write(&model, &path, Storage::External).unwrap();
-    let size = |name: &str| std::fs::metadata(folder.path().join(name)).unwrap().len();
-    assert_eq!(written, size("model.onnx") + size("model.onnx.data"));
-    assert!(size("model.onnx") < size("model.onnx.data") / 4, "the weights are not in the model file");
+    let size = |path: &Path| std::fs::metadata(path).unwrap().len();
+    let [data] = &data_files(folder.path())[..] else { panic!("not one data file") };
+    assert_eq!(written, size(&path) + size(data));
+    assert!(size(&path) < size(data) / 4, "the weights are not in the model file");
 
     let copy = read(&path).unwrap();
     assert!(to_proto(&copy).unwrap() == to_proto(&model).unwrap(), "the models differ");
     assert!(copy.source_bytes > model.source_bytes && copy.source_bytes <= written);
+}
+
+/// The files in `folder` that a written model may name.
+fn data_files(folder: &Path) -> Vec<PathBuf> {
+    let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.extension().is_some_and(|ending| ending == "data")).collect()
+}
+
+#[test]
+fn a_model_that_replaces_another_has_a_data_file_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    let foreign = folder.path().join("model.onnx.data");
+    std::fs::write(&foreign, "not ours").unwrap();
+    let model = read(&tiny()).unwrap();
+    write(&model, &path, Storage::External).unwrap();
+    let before = data_files(folder.path());
+    write(&model, &path, Storage::External).unwrap();
+    assert_eq!(data_files(folder.path()), before, "the same weights, the same name");
+
+    let staged = stage(&from_proto(small()).unwrap(), &path, Storage::External).unwrap();
+    assert_eq!(to_proto(&read(&staged.path()).unwrap()).unwrap(), small());
+    assert!(to_proto(&read(&path).unwrap()).unwrap() == to_proto(&model).unwrap(), "the old model is whole");
+    staged.persist().unwrap();
+    let after = data_files(folder.path());
+    assert!(after.len() == 2 && after.contains(&foreign) && after != before, "{after:?}");
+    assert_eq!(to_proto(&read(&path).unwrap()).unwrap(), small());
+
+    write(&model, &path, Storage::Inline).unwrap();
+    assert_eq!(data_files(folder.path()), [foreign]);
+}
+
+#[test]
+fn a_file_that_is_named_again_and_again_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("weights.bin"), [0; 4096]).unwrap();
+    let path = folder.path().join("model.onnx");
+    let with_tensors = |count: usize| {
+        let mut proto = with_external(&[("location", "weights.bin"), ("offset", "8")]);
+        let constants = &mut proto.graph.as_mut().unwrap().initializer;
+        let weight = constants[0].clone();
+        constants.extend((1..count).map(|i| TensorProto { name: Some(format!("w{i}")), ..weight.clone() }));
+        std::fs::write(&path, proto.encode_to_vec()).unwrap();
+        read(&path)
+    };
+    assert!(with_tensors(32).is_ok());
+    let error = with_tensors(33).unwrap_err();
+    assert!(error.to_string().contains("67584 bytes of external data are claimed"), "{error}");
 }
 
 #[test]
@@ -108,7 +157,7 @@ fn constants_in_nodes_and_bodies_are_found_too() {
 fn files_that_are_missing_or_no_files_are_named() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("sub")).unwrap();
-    for location in ["missing.bin", "sub", "weights.bin/below"] {
+    for location in ["missing.bin", "sub", "weights.bin/below", "%2e%2e/secret.bin"] {
         let error = refusal(folder.path(), &[("location", location)]);
         let named =
             matches!(&error, ExternalError::Open { path, .. } if *path == folder.path().join(location));
@@ -123,7 +172,9 @@ fn paths_out_of_the_folder_are_refused() {
     let folder = outer.path().join("models");
     std::fs::create_dir(&folder).unwrap();
     let absolute = outer.path().join("secret.bin");
-    for location in ["../secret.bin", "sub/../../secret.bin", absolute.to_str().unwrap(), "", "a\0b"] {
+    for location in
+        ["../secret.bin", "sub/../../secret.bin", absolute.to_str().unwrap(), "", "a\0b", "./../secret.bin"]
+    {
         let error = refusal(&folder, &[("location", location)]);
         assert!(matches!(error, ExternalError::Outside { .. }), "{location:?}: {error}");
     }

@@ -8,5 +8,6 @@ mod protos;
 mod round_trip;
 mod second_decoder;
 mod text;
+mod unknown_fields;
 mod verifier;
 mod writing;

@@ -53,12 +53,16 @@ fn a_place_where_no_file_can_be_is_refused_and_left_as_it_was() {
 fn an_occupied_data_file_stops_the_write_before_the_model_changes() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.onnx");
-    std::fs::write(&path, "the model before").unwrap();
-    let data = folder.path().join("model.onnx.data");
+    let model = from_proto(small()).unwrap();
+    write(&model, &path, Storage::External).unwrap();
+    let [_, data] = &names(folder.path())[..] else { panic!("not two files") };
+    let data = folder.path().join(data);
+    std::fs::remove_file(&data).unwrap();
     std::fs::create_dir(&data).unwrap();
-    assert_refused(write(&from_proto(small()).unwrap(), &path, Storage::External).map(drop), &data);
+    std::fs::write(&path, "the model before").unwrap();
+    assert_refused(write(&model, &path, Storage::External).map(drop), &data);
     assert_eq!(std::fs::read(&path).unwrap(), b"the model before");
-    assert_eq!(names(folder.path()), ["model.onnx", "model.onnx.data"]);
+    assert_eq!(names(folder.path()).len(), 2);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use zqc_ir::{Graph, Op, ValueId};
 use zqc_numerics::{CrossMoment, Hessian};
 use zqc_runtime::{Array, Interpreter, Live, RunError, Stage};
 
-use super::{Calibration, HessianSource, Layer, WeightKey};
+use super::{Calibration, HessianSource, Layer, WeightKey, Weights};
 use crate::record::ActivationRecord;
 use crate::statistics::{ActivationStatistics, TokenSample};
 
@@ -45,16 +45,18 @@ pub(super) struct Gathered {
 }
 
 impl Gathering<'_> {
-    /// Runs the stage, number `index`, up to its layers, which have the float `weights`, on every sample.
+    /// Runs the stage, number `index`, up to its layers, which have the float `weights`, on every sample. What the layers are
+    /// solved on is gathered if they are `to_solve`.
     pub(super) fn run(
         &self,
         index: usize,
-        weights: &[Vec<f32>],
+        weights: &Weights,
         samples: &mut [Sample],
+        to_solve: bool,
     ) -> Result<Gathered, RunError> {
         let (interpreter, stage) = (self.interpreter, self.stage);
         let graph = interpreter.graph();
-        let corrects = self.calibration.corrects();
+        let corrects = to_solve && self.calibration.corrects();
         let mut session = interpreter.load(stage)?;
         let mut inputs: BTreeMap<ValueId, Input> = BTreeMap::new();
         for layer in self.layers {
@@ -82,9 +84,12 @@ impl Gathering<'_> {
                     (Some(float), HessianSource::Float) => float,
                     _ => &sample.quantized,
                 };
-                input.add(source.get(x));
+                if to_solve {
+                    input.add(source.get(x));
+                }
             }
-            for (layer, weight) in self.layers.iter().zip(weights) {
+            for layer in self.layers {
+                let weight = &weights[&layer.key];
                 let Some(float) = &mut sample.float else { continue };
                 interpreter.run_linear(layer.id, weight, None, float)?;
                 if corrects {
@@ -103,7 +108,7 @@ impl Gathering<'_> {
         inputs.values_mut().for_each(Input::finish);
         let activations = inputs.iter().map(|(&x, input)| self.record(x, input, index)).collect();
         let mut hessians = HashMap::new();
-        for layer in self.layers {
+        for layer in self.layers.iter().filter(|_| to_solve) {
             let shared = inputs_of(self.layers, layer.key);
             hessians.entry(shared).or_insert_with_key(|shared| sum(shared, &inputs));
         }

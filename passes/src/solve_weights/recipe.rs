@@ -1,5 +1,6 @@
 //! How one weight is solved.
 
+use serde::{Deserialize, Serialize};
 use zqc_numerics::{
     Correction, CrossMoment, FactorFormat, Gptq, GptqOptions, Hessian, LowRank, Metric, QuantizedMatrix,
     SolveError, lorc, relative_error, rtn,
@@ -92,8 +93,8 @@ pub(super) struct Evidence<'a> {
 }
 
 /// Errors of a solved layer.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Errors {
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Errors {
     /// `|W - Ŵ| / |W|`.
     pub weight: f64,
     /// `|X(W - Ŵ)ᵀ| / |X Wᵀ|`, when there was data.
@@ -101,16 +102,28 @@ pub(super) struct Errors {
 }
 
 /// A solved weight.
-pub(super) struct Solution {
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Solution {
+    /// Codes and scales.
     pub matrix: QuantizedMatrix,
+    /// The branch beside them.
     pub branch: Option<LowRank>,
     /// The errors of the codes of the first round alone.
-    before: Errors,
+    pub before: Errors,
     /// The errors of codes and branch.
     pub after: Errors,
 }
 
 impl Solution {
+    /// Whether this is whole, and of a weight `[rows, cols]`.
+    pub(super) fn fits(&self, rows: usize, cols: usize) -> bool {
+        let branch = self.branch.as_ref();
+        self.matrix.check().is_ok()
+            && (self.matrix.rows, self.matrix.cols) == (rows, cols)
+            && branch
+                .is_none_or(|branch| branch.check().is_ok() && (branch.rows, branch.cols) == (rows, cols))
+    }
+
     /// How the original `weight` became this.
     pub(super) fn coding(&self, weight: &[f32]) -> Coding {
         let branch = self.branch.as_ref().map(|branch| BranchRecord {

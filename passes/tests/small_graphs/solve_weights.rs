@@ -70,7 +70,8 @@ fn recipe(branch: Option<Branch>) -> Recipe {
 /// Quantizes the stream, calibrated on eight samples.
 fn solve(recipe: Recipe, hessian: HessianSource, propagation: f64) -> (Model, Vec<LayerRecord>) {
     let (backend, samples) = (rten(), samples(8, 100));
-    let calibration = Calibration { backend: backend.as_ref(), samples: &samples, hessian, propagation };
+    let calibration =
+        Calibration { backend: backend.as_ref(), samples: &samples, hessian, propagation, checkpoints: None };
     let solver = SolveWeights { recipe, method: Method::Gptq(calibration) };
     let (mut model, mut records) = (stream().build(), Records::default());
     for pass in [&Canonicalize as &dyn Pass, &E4M3, &solver] {
@@ -173,6 +174,7 @@ fn a_shared_weight_is_solved_once() {
         samples: &samples,
         hessian: HessianSource::Quantized,
         propagation: 0.5,
+        checkpoints: None,
     };
     let solver = SolveWeights { recipe: recipe(Some(Branch::default())), method: Method::Gptq(calibration) };
     for pass in [&Canonicalize as &dyn Pass, &E4M3, &solver] {

@@ -2,17 +2,22 @@
 
 use std::collections::HashMap;
 
+use prost::Message;
 use zqc_ir::onnx::proto::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto};
 
 use super::visit;
 
-/// Inlining stops at this many nodes: nested calls can multiply without bound.
+/// Inlining stops at this many nodes and calls: nested calls can multiply without bound.
 const MAX_NODES: usize = 1 << 18;
+/// It stops at this many bytes of names and attributes, payloads that are shared left out.
+const MAX_BYTES: usize = 1 << 28;
+/// Calls inside of calls; every one takes a piece of the stack.
+const MAX_DEPTH: usize = 64;
 
 /// Inlines every function of `model` and drops the definitions.
 ///
 /// # Errors
-/// The reason, when a function calls itself or the calls multiply beyond [`MAX_NODES`].
+/// The reason, when a function calls itself or the calls go beyond the limits above.
 pub fn inline_functions(model: &mut ModelProto) -> Result<(), String> {
     let functions = std::mem::take(&mut model.functions);
     let Some(graph) = &mut model.graph else { return Ok(()) };
@@ -22,7 +27,7 @@ pub fn inline_functions(model: &mut ModelProto) -> Result<(), String> {
         }
     }
     let by_name = functions.iter().map(|f| ((f.domain(), f.name(), f.overload()), f)).collect();
-    let mut inliner = Inliner { functions: by_name, calls: 0, nodes: 0 };
+    let mut inliner = Inliner { functions: by_name, calls: 0, nodes: 0, bytes: 0 };
     inliner.graph(graph, 0)
 }
 
@@ -31,9 +36,17 @@ struct Inliner<'a> {
     functions: HashMap<(&'a str, &'a str, &'a str), &'a FunctionProto>,
     calls: usize,
     nodes: usize,
+    bytes: usize,
 }
 
 impl<'a> Inliner<'a> {
+    fn check_size(&self) -> Result<(), String> {
+        if self.nodes + self.calls > MAX_NODES || self.bytes > MAX_BYTES {
+            return Err(format!("its functions expand to more than {MAX_NODES} nodes or {MAX_BYTES} bytes"));
+        }
+        Ok(())
+    }
+
     fn graph(&mut self, graph: &mut GraphProto, depth: usize) -> Result<(), String> {
         let nodes = std::mem::take(&mut graph.node);
         nodes.into_iter().try_for_each(|node| self.node(node, depth, &mut graph.node))
@@ -43,9 +56,7 @@ impl<'a> Inliner<'a> {
     fn node(&mut self, mut node: NodeProto, depth: usize, out: &mut Vec<NodeProto>) -> Result<(), String> {
         let Some(&function) = self.functions.get(&(node.domain(), node.op_type(), node.overload())) else {
             self.nodes += 1;
-            if self.nodes > MAX_NODES {
-                return Err(format!("its functions expand to more than {MAX_NODES} nodes"));
-            }
+            self.check_size()?;
             for subgraph in visit::subgraphs(&mut node) {
                 self.graph(subgraph, depth)?;
             }
@@ -55,11 +66,27 @@ impl<'a> Inliner<'a> {
         if depth == self.functions.len() {
             return Err(format!("function {:?} calls itself", function.name()));
         }
+        if depth == MAX_DEPTH {
+            return Err(format!("its functions call each other more than {MAX_DEPTH} deep"));
+        }
         self.calls += 1;
         let mut call = Call::new(function, &node, self.calls);
-        let body: Vec<NodeProto> = function.node.iter().map(|inner| call.instantiate(inner)).collect();
+        let mut body = Vec::with_capacity(function.node.len());
+        for inner in &function.node {
+            let inner = call.instantiate(inner);
+            self.bytes += bytes(&inner);
+            self.check_size()?;
+            body.push(inner);
+        }
         body.into_iter().chain(call.forwards).try_for_each(|inner| self.node(inner, depth + 1, out))
     }
+}
+
+/// What a node takes of memory of its own.
+fn bytes(node: &NodeProto) -> usize {
+    let tensors = node.attribute.iter().filter_map(|attribute| attribute.t.as_ref());
+    let shared = tensors.filter_map(|tensor| tensor.raw_data.as_ref()).map(|raw| raw.len());
+    node.encoded_len() - shared.sum::<usize>()
 }
 
 /// One call: how names and attributes of the function's body read at the place of the call.

@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::error::Error;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use prost::Message;
@@ -25,6 +24,7 @@ use super::interface::Interface;
 use super::widen::widen;
 use super::{Backend, BackendError, Piece, Session, visit};
 use crate::array::{Array, ArrayData, ArrayError};
+use crate::guard::guarded;
 
 const NAME: &str = "rten";
 
@@ -74,15 +74,6 @@ impl Backend for Rten {
             options: RunOptions::default().with_thread_pool(self.threads.clone()),
         }))
     }
-}
-
-/// Calls into rten, which reports most faults of a model but panics on some: such a panic becomes an error.
-fn guarded<T>(call: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(call)).map_err(|panic| {
-        let message = panic.downcast_ref::<String>().map(String::as_str);
-        let message = message.or_else(|| panic.downcast_ref::<&str>().copied());
-        format!("it panicked: {}", message.unwrap_or("no message"))
-    })
 }
 
 /// Gives every node without a name one, so that errors can name it; returns the operator type by node name.

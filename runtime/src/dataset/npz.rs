@@ -15,6 +15,11 @@ use crate::inputs::InputSpec;
 /// A header longer than this is no array's; NumPy's own take less than 200 bytes.
 const MAX_HEADER: usize = 1 << 16;
 
+/// Up to this size an array may unpack from next to nothing, and beyond it at most in this ratio: a mask of ones is a
+/// thousandth of its size, a file of such ratios made to fill the memory.
+const MOST_UNPACKED: u64 = 64 << 20;
+const MOST_RATIO: u64 = 200;
+
 /// Reads the arrays that are named like inputs.
 pub fn read(path: &Path, specs: &[InputSpec]) -> Result<Sample, DataError> {
     let file = File::open(path).map_err(|source| DataError::Read { path: path.into(), source })?;
@@ -28,8 +33,16 @@ pub fn read(path: &Path, specs: &[InputSpec]) -> Result<Sample, DataError> {
             Err(ZipError::FileNotFound) => continue,
             Err(error) => return Err(in_array(error.to_string())),
         };
+        let most = MOST_UNPACKED.saturating_add(reader.compressed_size().saturating_mul(MOST_RATIO));
         let mut bytes = Vec::new();
-        reader.read_to_end(&mut bytes).map_err(|e| in_array(e.to_string()))?;
+        let read = reader.by_ref().take(most.saturating_add(1)).read_to_end(&mut bytes);
+        read.map_err(|e| in_array(e.to_string()))?;
+        if bytes.len() as u64 > most {
+            let packed = reader.compressed_size();
+            return Err(in_array(format!(
+                "{packed} bytes unpack to more than {most}; save it with numpy.savez"
+            )));
+        }
         let (data_type, shape, data) = parse_npy(&bytes).map_err(in_array)?;
         let array = Array::from_le_bytes(data_type, shape, data).map_err(|source| DataError::Array {
             path: path.into(),

@@ -1,0 +1,62 @@
+//! Feeds damaged and hostile files to whatever zqc reads, on stable Rust.
+//!
+//! `zqc-fuzz TARGET --minutes 30` takes inputs from `fuzz/corpus/TARGET`, changes them at random and reads them. A run fails on
+//! a panic, on memory beyond a small multiple of the input, on an input that takes too long, and on whatever else the target
+//! finds wrong; the input is then in `fuzz/findings/`. Inputs that give an outcome not seen before are changed further.
+//! `zqc-fuzz TARGET --replay FILE` reads one input once.
+
+mod campaign;
+mod memory;
+mod mutate;
+mod targets;
+mod watch;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use targets::{TARGETS, Target};
+
+/// Feeds damaged and hostile files to whatever zqc reads.
+#[derive(Parser)]
+struct Arguments {
+    /// What reads the inputs
+    #[arg(value_parser = target)]
+    target: &'static Target,
+    /// How long, in minutes
+    #[arg(long, default_value_t = 1.0)]
+    minutes: f64,
+    /// Decides every change, beside the corpus and what came of the inputs before
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Reads this file once instead
+    #[arg(long, value_name = "FILE")]
+    replay: Option<PathBuf>,
+}
+
+fn target(name: &str) -> Result<&'static Target, String> {
+    TARGETS.iter().find(|target| target.name == name).ok_or_else(|| {
+        let names: Vec<_> = TARGETS.iter().map(|target| target.name).collect();
+        format!("there is no target {name}; there are {}", names.join(", "))
+    })
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match &arguments.replay {
+        Some(file) => campaign::replay(arguments.target, file),
+        None => campaign::run(
+            arguments.target,
+            Duration::from_secs_f64(arguments.minutes.max(0.0) * 60.0),
+            arguments.seed,
+        ),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Memory that cannot be had: the process ends with a message and an exit code, and without temporary files.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use zqc::ir::onnx::remove_temporaries;
+
+use super::INTERNAL;
+
+#[global_allocator]
+static ALLOCATOR: OrExit = OrExit;
+
+/// The system's allocator, which ends the process when there is no memory.
+struct OrExit;
+
+// SAFETY: every call is passed on to the system's allocator as it came, and its result is given back unless it is null,
+// in which case the call does not return.
+unsafe impl GlobalAlloc for OrExit {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller keeps the contract of `alloc`, which is the same there.
+        or_exit(unsafe { System.alloc(layout) }, layout.size())
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller keeps the contract of `alloc_zeroed`, which is the same there.
+        or_exit(unsafe { System.alloc_zeroed(layout) }, layout.size())
+    }
+
+    unsafe fn realloc(&self, old: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: the caller keeps the contract of `realloc`, which is the same there.
+        or_exit(unsafe { System.realloc(old, layout, size) }, size)
+    }
+
+    unsafe fn dealloc(&self, old: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the contract of `dealloc`, which is the same there.
+        unsafe { System.dealloc(old, layout) }
+    }
+}
+
+fn or_exit(memory: *mut u8, size: usize) -> *mut u8 {
+    static ENDING: AtomicBool = AtomicBool::new(false);
+    // What the end itself cannot have must not end it once more.
+    if !memory.is_null() || ENDING.swap(true, Ordering::SeqCst) {
+        return memory;
+    }
+    let _ = writeln!(
+        std::io::stderr(),
+        "error: out of memory: {size} more bytes cannot be had; fewer --samples or a shorter --seq-len take less"
+    );
+    remove_temporaries();
+    signal_hook::low_level::exit(INTERNAL.into())
+}

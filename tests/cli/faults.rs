@@ -1,0 +1,196 @@
+//! What the system may do to a run: no room, no permission, no memory, no reader, a signal. The output before it stays whole,
+//! and nothing else stays behind.
+
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use prost::Message;
+use zqc::ir::onnx::{Storage, read, write};
+
+use crate::bench::Bench;
+use crate::models::{one_layer, one_layer_with};
+use crate::support::tiny;
+
+const BEFORE: &str = "the model before";
+
+/// A folder with a model in `out` that a run is to replace.
+fn bench() -> Bench {
+    let bench = Bench::new();
+    bench.write("out/model.onnx", BEFORE);
+    bench
+}
+
+/// `zqc MODEL -o OUTPUT --method rtn` behind the shell command `limit`.
+fn limited(limit: &str, bench: &Bench, model: &Path) -> Output {
+    let script = format!("{limit}; exec \"$@\"");
+    let command = ["-c", &script, "sh", env!("CARGO_BIN_EXE_zqc")];
+    let mut shell = Command::new("sh");
+    shell.args(command).arg(model).arg("-o").arg(bench.output()).args(["--method", "rtn"]);
+    shell.output().unwrap()
+}
+
+fn message(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The output is what it was, and alone in its folder.
+fn assert_untouched(bench: &Bench) {
+    assert_eq!(bench.names("out"), ["model.onnx"]);
+    assert_eq!(std::fs::read_to_string(bench.output()).unwrap(), BEFORE);
+}
+
+#[test]
+fn a_file_that_may_not_grow_so_large() {
+    let bench = bench();
+    let output = limited("ulimit -f 1000", &bench, &tiny("model.onnx"));
+    assert_eq!(output.status.code(), Some(4), "{}", message(&output));
+    assert!(message(&output).contains("File too large"), "{}", message(&output));
+    assert_untouched(&bench);
+}
+
+#[test]
+fn a_full_disk() {
+    let bench = bench();
+    let folder = bench.path("out");
+    // The file system is seen by this shell and the run only, and goes with them.
+    let script = format!(
+        "mount -t tmpfs -o size=2m none {folder:?} || exit 99
+         printf '{BEFORE}' > {folder:?}/model.onnx
+         {:?} {:?} -o {folder:?}/model.onnx --method rtn
+         echo \"code $?\"; ls -A {folder:?}; cat {folder:?}/model.onnx",
+        env!("CARGO_BIN_EXE_zqc"),
+        tiny("model.onnx"),
+    );
+    let output = Command::new("unshare").args(["--mount", "--map-root-user", "sh", "-c", &script]).output();
+    match output {
+        Ok(output) if output.stdout.starts_with(b"code") => {
+            let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert_eq!(stdout, format!("code 4\nmodel.onnx\n{BEFORE}"), "{}", message(&output));
+            assert!(message(&output).contains("No space left on device"), "{}", message(&output));
+        }
+        _ => eprintln!("skipped: this system lets no file system be mounted"),
+    }
+}
+
+#[test]
+fn a_folder_without_permission() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let bench = bench();
+    let model = bench.model(&one_layer());
+    let allow = |path: &Path, mode| {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    };
+    allow(&bench.path(""), 0o755);
+    allow(&bench.path("out"), 0o555);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_zqc"));
+    command.arg(model).arg("-o").arg(bench.output()).args(["--method", "rtn"]);
+    if std::fs::write(bench.path("out/probe"), "").is_ok() {
+        std::fs::remove_file(bench.path("out/probe")).unwrap();
+        command.uid(65534); // permissions do not bind root
+    }
+    let output = command.output().unwrap();
+    allow(&bench.path("out"), 0o755);
+    assert_eq!(output.status.code(), Some(4), "{}", message(&output));
+    assert!(message(&output).contains("Permission denied"), "{}", message(&output));
+    assert_untouched(&bench);
+}
+
+#[test]
+fn an_output_over_its_input() {
+    let bench = Bench::new();
+    let model = bench.model(&one_layer());
+    bench.compile(&model, &bench.output(), &["--method", "rtn"]);
+    bench.compile(&model, &model, &["--method", "rtn"]);
+    assert!(std::fs::read(&model).unwrap() == std::fs::read(bench.output()).unwrap());
+
+    let large = one_layer_with(|graph| graph.doc_string = Some("external".to_string()));
+    let source = bench.write("in.onnx", large.encode_to_vec());
+    let external = bench.path("external.onnx");
+    write(&read(&source).unwrap(), &external, Storage::External).unwrap();
+    bench.compile(&source, &bench.output(), &["--method", "rtn"]);
+    bench.compile(&external, &external, &["--method", "rtn"]);
+    assert!(std::fs::read(&external).unwrap() == std::fs::read(bench.output()).unwrap());
+}
+
+/// Runs `zqc` with one of its outputs closed at the other end.
+fn with_closed(arguments: &[&Path], stdout: bool) -> Output {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_zqc"));
+    command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+    if stdout {
+        command.stdout(writer)
+    } else {
+        command.stderr(writer)
+    };
+    command.spawn().unwrap().wait_with_output().unwrap()
+}
+
+#[test]
+fn closed_outputs() {
+    let bench = bench();
+    let model = tiny("model.onnx");
+    let inspect = [Path::new("inspect"), &model, Path::new("--json")];
+    assert_eq!(with_closed(&inspect, true).status.code(), Some(0));
+    assert_eq!(with_closed(&inspect[..2], false).status.code(), Some(0));
+    let output = bench.output();
+    let compile = [&model, Path::new("-o"), &output, Path::new("--method"), Path::new("rtn")];
+    assert_eq!(with_closed(&compile, false).status.code(), Some(0));
+    assert_ne!(std::fs::read(&output).unwrap(), BEFORE.as_bytes());
+    let print = [&compile[..], &[Path::new("--print-ir-after"), Path::new("select")]].concat();
+    assert_eq!(with_closed(&print, true).status.code(), Some(0));
+}
+
+#[test]
+fn no_memory() {
+    let mut refused = 0;
+    for mebibytes in [80, 120, 160, 200, 240, 280] {
+        let bench = bench();
+        let output = limited(&format!("ulimit -v {}", mebibytes << 10), &bench, &tiny("model.onnx"));
+        let code = output.status.code();
+        assert!(matches!(code, Some(0 | 3 | 5)), "{mebibytes}: {:?} {}", output.status, message(&output));
+        if code != Some(0) {
+            let words = ["out of memory", "Cannot allocate memory", "Resource temporarily unavailable"];
+            assert!(words.iter().any(|word| message(&output).contains(word)), "{}", message(&output));
+            assert_untouched(&bench);
+            refused += 1;
+        }
+    }
+    assert!(refused > 0, "no limit was low enough");
+}
+
+#[test]
+fn signals_leave_no_temporary_file() {
+    let model = tiny("model.onnx");
+    let start = |bench: &Bench| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_zqc"));
+        command.arg(&model).arg("-o").arg(bench.output()).args(["--method", "rtn"]);
+        command.stderr(Stdio::null()).spawn().unwrap()
+    };
+    let whole = Bench::new();
+    let since = Instant::now();
+    assert!(start(&whole).wait().unwrap().success());
+    let duration = since.elapsed();
+    let whole = std::fs::read(whole.output()).unwrap();
+    const KILLS: u32 = 24;
+    let mut stopped = 0;
+    for kill in 0..KILLS {
+        let bench = bench();
+        let mut run = start(&bench);
+        // Most of them late, when files are written.
+        let share = 1.0 - f64::from(kill).powi(2) / f64::from(KILLS).powi(2);
+        std::thread::sleep(Duration::from_secs_f64(duration.as_secs_f64() * share));
+        let (name, signal) = if kill % 2 == 0 { ("-TERM", 15) } else { ("-INT", 2) };
+        let _ = Command::new("kill").args([name, &run.id().to_string()]).stderr(Stdio::null()).status();
+        let status = run.wait().unwrap();
+        assert!(status.success() || status.signal() == Some(signal), "{status:?}");
+        stopped += u32::from(!status.success());
+        assert_eq!(bench.names("out"), ["model.onnx"]);
+        let now = std::fs::read(bench.output()).unwrap();
+        assert!(now == whole || now == BEFORE.as_bytes() && !status.success());
+    }
+    assert!(stopped > 0);
+}
