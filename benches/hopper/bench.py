@@ -1,112 +1,153 @@
-"""Times of the kernels beside PyTorch's, in one process: python benches/hopper/bench.py [--quick]"""
+"""Times of the kernels beside PyTorch's, in one process: python benches/hopper/bench.py --json docs/kernels/h200.json
+
+Every entry is the median of graph replays; the graphs of a row are replayed in turn. For up to 64 tokens a graph goes through that many
+copies of the weights that none stays in L2, for more through two. Each kernel's output is compared with float64 (up to 512 tokens).
+
+  alone      the linear kernel, each launch behind the end of the one before, as every other kernel here
+  chained    the linear kernel, launches overlapped by programmatic dependent launch, as the launcher does it
+  step       quantization with the low-rank branch's first half, then the linear kernel, chained
+  per tensor, per row   torch._scaled_mm on FP8 without quantization         bf16   torch.matmul
+"""
 import argparse
 import concurrent.futures
 import json
 import statistics
-import sys
 
 import torch
 
 from kernels import Kernel, Layer, Tokens, apply, cubin, error, quantize, up
 
-
-def graph_time(launch, repeats, replays=15):
-    """Median microseconds of `launch(i)`, i < repeats, captured as one graph and replayed."""
-    launch(0)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for i in range(repeats):
-            launch(i)
-    times = []
-    for _ in range(replays + 2):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) * 1e3 / repeats)
-    return statistics.median(times[2:])
+SHAPES = ["4096x4096", "11008x4096", "4096x11008", "8192x8192", "28672x8192"]
+TOKENS = [1, 16, 64, 512, 2048, 4096]
 
 
-def weights_of(layer, total):
-    """Copies of the layer's weights, that many that a pass over all exceeds the L2 cache."""
-    count = max(2, min(64, -(-total // layer.weights.numel())))
-    return [layer.weights.clone() for _ in range(count)]
-
-
-def candidates(m):
-    """The variants to choose from for m tokens: kernel, tokens of a tile, cluster."""
+def variants(m, k):
+    """What to choose from for m tokens: kernel, tokens of a tile, cluster."""
     if m <= 64:
         tile = next(tile for tile in (8, 16, 32, 64) if m <= tile)
         return [("decode", tile, cluster) for cluster in (8, 4, 2)]
-    return [("prefill", tile, cluster) for tile in (128, 256) for cluster in (1, 2) if m < 2048 or tile == 256]
+    return [("prefill", tile, cluster) for tile in (128, 256) for cluster in (1, 2) if (m < 2048 or tile == 256) and (k <= 16384 or tile == 128)]
+
+
+def quantize_variants(m, k):
+    """Tokens of a tile and cluster."""
+    blocks = -(-k // 128)
+    return [(8, 8)] if m <= 64 else [(tile, c) for tile in (8, 16, 32) for c in (4, 8) if tile // 8 * -(-(-(-blocks // c)) // 2) <= 16]
+
+
+def graph(launch, repeats):
+    launch(0)
+    torch.cuda.synchronize()
+    captured = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(captured):
+        for i in range(repeats):
+            launch(i)
+    return captured
+
+
+def interleaved(launches, repeats, rounds=11):
+    """Median microseconds of each of `launches`, `name: launch(i)` with i < repeats."""
+    graphs = {name: graph(launch, repeats) for name, launch in launches.items()}
+    times = {name: [] for name in graphs}
+    for _ in range(rounds + 2):
+        for name, captured in graphs.items():
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start.record()
+            captured.replay()
+            end.record()
+            end.synchronize()
+            times[name].append(start.elapsed_time(end) * 1e3 / repeats)
+    return {name: statistics.median(of[2:]) for name, of in times.items()}
+
+
+def measure(layer, m, results):
+    n, k = layer.n, layer.k
+    repeats = max(2, min(48, (256 << 20) // layer.weights.numel())) if m <= 64 else 4
+    rotated = [layer.weights.clone() for _ in range(repeats if m <= 64 else 2)]
+    x = torch.randn(m, k, device="cuda").bfloat16()
+    tokens = Tokens(layer, x)
+    reference = layer.reference(tokens.codes, tokens.scales, tokens.inner) if m <= 512 else None
+    y = torch.empty(m, n, dtype=torch.bfloat16, device="cuda")
+    weights = lambda i: rotated[i % len(rotated)]
+
+    launches, errors = {}, {}
+    for kind, tile, cluster in variants(m, k):
+        kernel = layer.kernel(kind, tile, cluster)
+        y.fill_(float("nan"))
+        apply(kernel, layer, tokens, y)
+        torch.cuda.synchronize()
+        errors[kind, tile, cluster] = error(y, reference) if reference is not None else None
+        for way in (False, True):
+            launches[kind, tile, cluster, way] = lambda i, kernel=kernel, way=way: apply(kernel, layer, tokens, y, weights(i), way)
+    times = interleaved(launches, repeats)
+    best = min(variants(m, k), key=lambda variant: times[*variant, True])
+    kernel = layer.kernel(*best)
+
+    one, mp = torch.ones((), device="cuda"), max(16, up(m, 16))
+    codes = torch.zeros(mp, k, device="cuda", dtype=torch.float8_e4m3fn)
+    codes[:m] = tokens.codes
+    row_scales, column_scales = torch.ones(mp, 1, device="cuda"), torch.ones(1, n, device="cuda")
+    fp8 = [layer.w.float().to(torch.float8_e4m3fn) for _ in range(max(2, min(24, (256 << 20) // (n * k))) if m <= 64 else 2)]
+    bf16 = [layer.w.bfloat16() for _ in range(max(2, min(12, (256 << 20) // (2 * n * k))) if m <= 64 else 2)]
+    scaled = lambda i, a, b: torch._scaled_mm(codes, fp8[i % len(fp8)].t(), scale_a=a, scale_b=b, out_dtype=torch.bfloat16, use_fast_accum=True)
+    launches = {
+        "alone": lambda i: apply(kernel, layer, tokens, y, weights(i), False),
+        "chained": lambda i: apply(kernel, layer, tokens, y, weights(i), True),
+        "per_tensor": lambda i: scaled(i, one, one),
+        "per_row": lambda i: scaled(i, row_scales, column_scales),
+        "bf16": lambda i: torch.matmul(x, bf16[i % len(bf16)].t()),
+    }
+    down = layer.down()
+    for tile, cluster in quantize_variants(m, k):
+        q = Kernel("quantize.cu", "zqc_quantize", K=k, RANK=up(layer.rank, 16), INPUT=0, MODE=0, TOKENS=tile, CLUSTER=cluster)
+
+        def step(i, q=q):
+            quantize(q, x, None, tokens.code_buffer, tokens.scale_buffer, tokens.inner_buffer, down, tokens.m_pad)
+            apply(kernel, layer, tokens, y, weights(i), True)
+
+        launches["step", tile, cluster] = step
+    times = interleaved(launches, repeats)
+    steps = {key: time for key, time in times.items() if key[0] == "step"}
+    step = min(steps, key=steps.get)
+    row = dict(n=n, k=k, m=m, kernel=best[0], tile=best[1], cluster=best[2], error=errors[best], quantize_tile=step[1],
+               quantize_cluster=step[2], step=steps[step], **{key: time for key, time in times.items() if isinstance(key, str)})
+    results.append(row)
+    print(f"{n}x{k} M={m}: {best[0]} {best[1]}x{best[2]} alone {row['alone']:.1f} chained {row['chained']:.1f} "
+          f"step {row['step']:.1f} ({step[1]}x{step[2]}) | fp8 {row['per_tensor']:.1f} / {row['per_row']:.1f} bf16 {row['bf16']:.1f} | "
+          f"{2 * m * n * k / row['alone'] * 1e-6:.0f} TFLOP/s", flush=True)
+
+
+def compile_all(layer, ms):
+    """Every kernel that the rows need, on all processors."""
+    k = layer.k
+    specs = {("linear_%s.cu" % kind, tuple(sorted({**layer.defines, "OUTPUT": 0, "TOKENS": tile, "CLUSTER": cluster}.items())))
+             for m in ms for kind, tile, cluster in variants(m, k)}
+    specs |= {("quantize.cu", tuple(sorted({"K": k, "RANK": up(layer.rank, 16), "INPUT": 0, "MODE": 0, "TOKENS": tile, "CLUSTER": c}.items())))
+              for m in ms for tile, c in quantize_variants(m, k)}
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda spec: cubin(*spec), specs))
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--shapes", nargs="+", default=["4096x4096", "11008x4096", "8192x8192", "28672x8192"])
-    parser.add_argument("--tokens", nargs="+", type=int, default=[1, 16, 64, 512, 2048, 4096])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", default=SHAPES)
+    parser.add_argument("--tokens", nargs="+", type=int, default=TOKENS)
     parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--peers", action="store_true")
     parser.add_argument("--json")
     arguments = parser.parse_args()
-    print(torch.cuda.get_device_name(), torch.__version__, flush=True)
+    print(torch.cuda.get_device_name(), "torch", torch.__version__, flush=True)
     results = []
     for shape in arguments.shapes:
         n, k = map(int, shape.split("x"))
         layer = Layer(n, k, 1, arguments.rank, seed=1)
-        variants = {m: candidates(m) for m in arguments.tokens}
-        specs = {variant for of in variants.values() for variant in of}
-        with concurrent.futures.ThreadPoolExecutor(16) as pool:
-            list(pool.map(lambda s: cubin(f"linear_{s[0]}.cu", tuple(sorted(
-                {**layer.defines, "OUTPUT": 0, "TOKENS": s[1], "CLUSTER": s[2]}.items()))), specs))
+        compile_all(layer, arguments.tokens)
         for m in arguments.tokens:
-            rotated = weights_of(layer, 256 << 20 if m <= 64 else 128 << 20)
-            repeats = len(rotated) if m <= 64 else max(3, len(rotated) // 4)
-            x = torch.randn(m, k, device="cuda").bfloat16()
-            tokens = Tokens(layer, x)
-            reference = layer.reference(tokens.codes, tokens.scales, tokens.inner) if m <= 512 else None
-            y = torch.full((m, n), float("nan"), dtype=torch.bfloat16, device="cuda")
-            best = None
-            for kind, tile, cluster in variants[m]:
-                try:
-                    kernel = layer.kernel(kind, tile, cluster)
-                    y.fill_(float("nan"))
-                    apply(kernel, layer, tokens, y, rotated[0])
-                    torch.cuda.synchronize()
-                    relative = error(y, reference) if reference is not None else float("nan")
-                    alone = graph_time(lambda i: apply(kernel, layer, tokens, y, rotated[i % len(rotated)], False), repeats)
-                    chained = graph_time(lambda i: apply(kernel, layer, tokens, y, rotated[i % len(rotated)], True), repeats)
-                except RuntimeError as failure:
-                    print("failed", kind, tile, cluster, failure, flush=True)
-                    continue
-                row = dict(n=n, k=k, m=m, kind=kind, tile=tile, cluster=cluster, alone=alone, chained=chained, error=relative,
-                           clusters=kernel.clusters)
-                results.append(row)
-                print(f"{n}x{k} M={m} {kind} {tile}x{cluster}: alone {alone:.2f} us, chained {chained:.2f} us, "
-                      f"{2 * m * n * k / alone * 1e-6:.0f} TFLOP/s, error {relative:.1e}, clusters {kernel.clusters}", flush=True)
-            if arguments.peers:
-                wq = layer.w.float().to(torch.float8_e4m3fn)
-                copies = [wq.clone() for _ in range(max(2, min(32, (256 << 20) // wq.numel())))] if m <= 64 else [wq, wq.clone(), wq.clone()]
-                one = torch.ones((), device="cuda")
-                mp = max(16, up(m, 16))
-                xq = torch.zeros(mp, k, device="cuda", dtype=torch.float8_e4m3fn)
-                xq[:m] = tokens.codes
-                per_tensor = graph_time(lambda i: torch._scaled_mm(xq, copies[i % len(copies)].t(), scale_a=one, scale_b=one,
-                                                                   out_dtype=torch.bfloat16, use_fast_accum=True), max(3, len(copies) if m <= 64 else 3))
-                sa, sb = torch.ones(mp, 1, device="cuda"), torch.ones(1, n, device="cuda")
-                per_row = graph_time(lambda i: torch._scaled_mm(xq, copies[i % len(copies)].t(), scale_a=sa, scale_b=sb,
-                                                                out_dtype=torch.bfloat16, use_fast_accum=True), max(3, len(copies) if m <= 64 else 3))
-                print(f"{n}x{k} M={m} torch._scaled_mm per tensor {per_tensor:.2f} us, per row {per_row:.2f} us", flush=True)
-                results.append(dict(n=n, k=k, m=m, per_tensor=per_tensor, per_row=per_row))
-                del copies, wq
-            del rotated
+            measure(layer, m, results)
+            if arguments.json:
+                with open(arguments.json, "w") as file:
+                    json.dump({"card": torch.cuda.get_device_name(), "torch": torch.__version__, "rank": arguments.rank, "rows": results}, file, indent=1)
         del layer
         torch.cuda.empty_cache()
-    if arguments.json:
-        with open(arguments.json, "w") as file:
-            json.dump(results, file)
 
 
 if __name__ == "__main__":
