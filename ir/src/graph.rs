@@ -1,5 +1,6 @@
 //! The dataflow graph: nodes are operators, edges carry values.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use indexmap::IndexMap;
@@ -211,6 +212,16 @@ impl Graph {
     pub fn constant(&self, value: ValueId) -> Option<&Tensor> {
         let overridable = self.value(value).source == Source::Input && !self.inputs_list_constants;
         self.initializers.get(&value).filter(|_| !overridable)
+    }
+
+    /// The constant tensor behind a value, be it an initializer, as [`Graph::constant`], or what a `Constant` node holds.
+    pub fn literal(&self, value: ValueId) -> Option<Cow<'_, Tensor>> {
+        if let Some(tensor) = self.constant(value) {
+            return Some(Cow::Borrowed(tensor));
+        }
+        let node = self.node(self.producer(value)?).op.as_standard("Constant")?;
+        let tensor = Tensor::from_proto(node.find_attribute("value")?.t.clone()?);
+        tensor.check().is_ok().then_some(Cow::Owned(tensor))
     }
 
     /// The inputs that a caller has to feed: those that no initializer stands behind.

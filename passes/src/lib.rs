@@ -11,6 +11,7 @@
 //!    [`LowerNative`]: they become ONNX in its own low-precision types, for importers that know them.
 
 mod canonicalize;
+mod constant_view;
 mod layer_path;
 mod lower;
 mod pass;
