@@ -10,7 +10,7 @@ use zqc_numerics::{
     ActivationFormat, FactorFormat, Format, GptqOptions, Grouping, Order, ScaleConstraint, ScaleSearch,
     WeightFormat,
 };
-use zqc_passes::{Branch, BranchMetric, HessianSource, Recipe};
+use zqc_passes::{Branch, BranchMetric, HessianSource, Recipe, Select};
 
 use crate::error::Error;
 
@@ -139,6 +139,11 @@ impl Options {
             return Err(Error::Usage(format!("--weights e3m0: {reason}; use --target portable")));
         }
         Ok(())
+    }
+
+    /// Which layers are quantized.
+    pub(crate) fn select(&self) -> Select {
+        Select { keep: self.keep.clone(), only: self.only.clone() }
     }
 
     /// How weights are solved.

@@ -148,8 +148,8 @@ pub struct Graph {
     dag: StableDiGraph<Node, Edge>,
     values: Vec<Value>,
     by_name: HashMap<String, ValueId>,
-    /// Names inside control-flow bodies: no new value may take one.
-    inner_names: HashSet<String>,
+    /// Names inside control-flow bodies, and around a body: no new value may take one.
+    pub(crate) inner_names: HashSet<String>,
     pub(crate) inputs: Vec<ValueId>,
     pub(crate) outputs: Vec<ValueId>,
     pub(crate) initializers: IndexMap<ValueId, Tensor>,
@@ -512,7 +512,7 @@ pub fn fresh_name(hint: &str, taken: impl Fn(&str) -> bool) -> String {
 }
 
 /// Appends the names that `graph` reads and does not define; `defined` collects those that it does.
-fn free_names(graph: &GraphProto, free: &mut Vec<String>, defined: &mut HashSet<String>) {
+pub(crate) fn free_names(graph: &GraphProto, free: &mut Vec<String>, defined: &mut HashSet<String>) {
     let mut local: HashSet<&str> = HashSet::new();
     local.extend(graph.input.iter().map(|value| value.name()));
     local.extend(graph.initializer.iter().map(|tensor| tensor.name()));

@@ -6,7 +6,7 @@ use zqc_ir::tensor::DataType;
 use zqc_ir::{Graph, ValueId};
 
 /// Operators that hand their first input on, in another type, shape or order.
-const VIEWS: [&str; 8] =
+pub(crate) const VIEWS: [&str; 8] =
     ["Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze", "Constant"];
 
 /// Longer chains of views are not followed: no exporter writes them.
