@@ -6,11 +6,12 @@ use std::time::Instant;
 use zqc_ir::onnx::WriteError;
 use zqc_ir::{Model, Op, onnx};
 use zqc_passes::{
-    ActivationRecord, Calibration, Canonicalize, Checkpoints, LayerRecord, LowerNative, LowerPortable,
-    Method as Solver, Observer, Pass, QuantizeActivations, Select, SolveWeights, UpgradeOpset, run,
+    ActivationRecord, Calibration, Canonicalize, Checkpoints, InlineFunctions, LayerRecord, LowerNative,
+    LowerPortable, Method as Solver, Observer, Pass, QuantizeActivations, SolveWeights, UpgradeOpset, run,
 };
-use zqc_runtime::{Backend, backend};
+use zqc_runtime::{Array, Backend, BackendError, RunError, backend};
 
+use crate::bodies;
 use crate::calibration::{Samples, samples};
 use crate::error::Error;
 use crate::memory;
@@ -45,7 +46,8 @@ pub struct Compiler {
 
 impl Compiler {
     /// The names of the built-in passes, in order; the target chooses between the last two.
-    pub const PASSES: [&'static str; 7] = [
+    pub const PASSES: [&'static str; 8] = [
+        "inline_functions",
         "canonicalize",
         "select",
         "quantize_activations",
@@ -58,6 +60,10 @@ impl Compiler {
     /// A compiler with these options and the built-in passes.
     pub fn new(options: Options) -> Self {
         Self { options, skipped: Vec::new(), extra: Vec::new() }
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
     }
 
     /// Leaves out the built-in pass of this name.
@@ -198,9 +204,11 @@ impl Compiler {
         let options = &self.options;
         let source = model.clone();
         let mut steps = Steps { compiler: self, model, report, events };
-        steps.run(&Canonicalize)?;
-        steps.run(&Select { keep: options.keep.clone(), only: options.only.clone() })?;
-        if !steps.model.graph.nodes().any(|(_, node)| matches!(node.op, Op::Linear(_))) {
+        steps.find_layers()?;
+        let in_bodies =
+            options.target == Target::Portable && bodies::hold_layers(steps.model, &options.select());
+        if !steps.has_layers() && !in_bodies {
+            *steps.model = source;
             let warning = "no linear layer is left to quantize: the output is the model as it came";
             steps.report.warnings.push(warning.to_string());
             return Ok(());
@@ -208,20 +216,13 @@ impl Compiler {
         let backend = backend(&options.backend, options.threads)?;
         let samples = steps.samples(&source, backend.as_ref(), state)?;
         state.into_iter().for_each(|state| state.set_samples(&samples.inputs));
-        if let Some(format) = options.activations {
-            steps.run(&QuantizeActivations { format })?;
+        if steps.has_layers() {
+            steps.quantize_layers(&samples.inputs, backend.as_ref(), state)?;
         }
-        let solver = match options.method {
-            Method::Rtn => Solver::Rtn,
-            Method::Gptq => Solver::Gptq(Calibration {
-                backend: backend.as_ref(),
-                samples: &samples.inputs,
-                hessian: options.hessian,
-                propagation: options.propagation,
-                checkpoints: state.map(|state| state as &dyn Checkpoints),
-            }),
-        };
-        steps.run(&SolveWeights { recipe: options.recipe(), method: solver })?;
+        if in_bodies {
+            steps.run(&UpgradeOpset { to: PORTABLE_OPSET })?;
+            steps.bodies(&samples.inputs, backend.as_ref())?;
+        }
         report.add_up();
         Ok(())
     }
@@ -247,15 +248,66 @@ impl Compiler {
 }
 
 /// A compilation under way.
-struct Steps<'a> {
-    compiler: &'a Compiler,
-    model: &'a mut Model,
-    report: &'a mut Report,
-    events: &'a mut dyn Events,
+pub(crate) struct Steps<'a> {
+    pub compiler: &'a Compiler,
+    pub model: &'a mut Model,
+    pub report: &'a mut Report,
+    pub events: &'a mut dyn Events,
 }
 
 impl Steps<'_> {
-    fn run(&mut self, pass: &dyn Pass) -> Result<(), Error> {
+    /// Runs the passes that find the layers to quantize.
+    pub(crate) fn find_layers(&mut self) -> Result<(), Error> {
+        self.run(&InlineFunctions)?;
+        self.run(&Canonicalize)?;
+        self.run(&self.compiler.options.select())
+    }
+
+    /// Whether the main graph has layers to quantize.
+    pub(crate) fn has_layers(&self) -> bool {
+        self.model.graph.nodes().any(|(_, node)| matches!(node.op, Op::Linear(_)))
+    }
+
+    /// Quantizes the layers of the main graph, on calibration samples if there are any.
+    fn quantize_layers(
+        &mut self,
+        samples: &[Vec<(String, Array)>],
+        backend: &dyn Backend,
+        state: Option<&State>,
+    ) -> Result<(), Error> {
+        self.quantize_activations()?;
+        self.solve(samples, backend, state)
+    }
+
+    pub(crate) fn quantize_activations(&mut self) -> Result<(), Error> {
+        match self.compiler.options.activations {
+            Some(format) => self.run(&QuantizeActivations { format }),
+            None => Ok(()),
+        }
+    }
+
+    /// Solves the weights by the method of the options, or rounds them when there are no samples.
+    pub(crate) fn solve(
+        &mut self,
+        samples: &[Vec<(String, Array)>],
+        backend: &dyn Backend,
+        state: Option<&State>,
+    ) -> Result<(), Error> {
+        let options = &self.compiler.options;
+        let method = match options.method {
+            Method::Gptq if !samples.is_empty() => Solver::Gptq(Calibration {
+                backend,
+                samples,
+                hessian: options.hessian,
+                propagation: options.propagation,
+                checkpoints: state.map(|state| state as &dyn Checkpoints),
+            }),
+            _ => Solver::Rtn,
+        };
+        self.run(&SolveWeights { recipe: options.recipe(), method })
+    }
+
+    pub(crate) fn run(&mut self, pass: &dyn Pass) -> Result<(), Error> {
         let compiler = self.compiler;
         if !compiler.skipped.iter().any(|name| name == pass.name()) {
             self.apply(pass)?;
@@ -291,8 +343,20 @@ impl Steps<'_> {
                     "reading calibration data"
                 };
                 self.events.step(step);
-                let mut progress = |done, count| self.events.step_advanced(done, count);
-                samples(source, options, backend, state, &mut progress)?
+                let progress = &mut |done, count| self.events.step_advanced(done, count);
+                match samples(source, options, backend, state, progress) {
+                    Err(Error::Run(RunError::Backend(
+                        error @ (BackendError::UnsupportedNode { .. } | BackendError::Load { .. }),
+                    ))) => {
+                        let warning = format!(
+                            "the model cannot write its own calibration text ({error}): weights are rounded to \
+                             nearest; give --calibration"
+                        );
+                        self.report.warnings.push(warning);
+                        Samples { inputs: Vec::new(), origin: "none: weights are rounded to nearest".into() }
+                    }
+                    samples => samples?,
+                }
             }
         };
         self.report.calibration = samples.origin.clone();
@@ -318,8 +382,15 @@ impl Recorder<'_> {
 
 impl Observer for Recorder<'_> {
     fn layer_kept(&mut self, layer: &str, reason: &str) {
-        self.report.kept.push(KeptLayer { layer: layer.to_string(), reason: reason.to_string() });
-        self.events.layer_kept(layer, reason);
+        let kept = KeptLayer { layer: layer.to_string(), reason: reason.to_string() };
+        if !self.report.kept.contains(&kept) {
+            self.report.kept.push(kept);
+            self.events.layer_kept(layer, reason);
+        }
+    }
+
+    fn layer_uncalibrated(&mut self, layer: &str, reason: &str) {
+        self.report.note_uncalibrated(layer, reason);
     }
 
     fn unmatched(&mut self, option: &str, regex: &str) {
@@ -346,7 +417,20 @@ impl Observer for Recorder<'_> {
 }
 
 impl Report {
+    /// Notes that a layer is rounded to nearest.
+    pub(crate) fn note_uncalibrated(&mut self, layer: &str, reason: &str) {
+        self.uncalibrated.push(KeptLayer { layer: layer.to_string(), reason: reason.to_string() });
+    }
+
     fn add_up(&mut self) {
+        let mut reasons: Vec<&str> = self.uncalibrated.iter().map(|layer| layer.reason.as_str()).collect();
+        reasons.dedup();
+        for reason in reasons {
+            let layers = self.uncalibrated.iter().filter(|layer| layer.reason == reason);
+            let layers: Vec<&str> = layers.map(|layer| layer.layer.as_str()).collect();
+            let names = layers.join(", ");
+            self.warnings.push(format!("without calibration data, rounded to nearest: {names} ({reason})"));
+        }
         let Totals { weights, weight_bytes_before, weight_bytes_after, bits_per_weight, .. } =
             &mut self.totals;
         *weights = self.layers.iter().map(|layer| layer.k * layer.n).sum();

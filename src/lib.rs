@@ -15,6 +15,7 @@
 //! `examples/custom_pass.rs` adds a pass. The crates below hold the parts: [`numerics`] (formats and solvers), [`ir`]
 //! (the graph), [`runtime`] (executors and data), [`passes`], [`kernels`] (the CUDA package).
 
+mod bodies;
 mod calibration;
 mod compiler;
 mod error;

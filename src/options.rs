@@ -12,7 +12,7 @@ use zqc_numerics::{
     ActivationFormat, FactorFormat, Format, GptqOptions, Grouping, Order, ScaleConstraint, ScaleSearch,
     WeightFormat,
 };
-use zqc_passes::{Branch, BranchMetric, HessianSource, Recipe};
+use zqc_passes::{Branch, BranchMetric, HessianSource, Recipe, Select};
 
 use crate::error::Error;
 
@@ -185,6 +185,11 @@ impl Options {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Which layers are quantized.
+    pub(crate) fn select(&self) -> Select {
+        Select { keep: self.keep.clone(), only: self.only.clone() }
     }
 
     /// How weights are solved.

@@ -35,6 +35,8 @@ pub struct Report {
     pub stages: Vec<StageReport>,
     /// The linear layers that stay in float, with the reason.
     pub kept: Vec<KeptLayer>,
+    /// The quantized layers that no calibration data came to, with the reason.
+    pub uncalibrated: Vec<KeptLayer>,
     /// What a user should know.
     pub warnings: Vec<String>,
     /// How many stages an earlier run, which was stopped, had solved.

@@ -1,5 +1,6 @@
 //! The dataflow graph: nodes are operators, edges carry values.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use indexmap::IndexMap;
@@ -148,8 +149,8 @@ pub struct Graph {
     dag: StableDiGraph<Node, Edge>,
     values: Vec<Value>,
     by_name: HashMap<String, ValueId>,
-    /// Names inside control-flow bodies: no new value may take one.
-    inner_names: HashSet<String>,
+    /// Names inside control-flow bodies, and around a body: no new value may take one.
+    pub(crate) inner_names: HashSet<String>,
     pub(crate) inputs: Vec<ValueId>,
     pub(crate) outputs: Vec<ValueId>,
     pub(crate) initializers: IndexMap<ValueId, Tensor>,
@@ -212,6 +213,16 @@ impl Graph {
     pub fn constant(&self, value: ValueId) -> Option<&Tensor> {
         let overridable = self.value(value).source == Source::Input && !self.inputs_list_constants;
         self.initializers.get(&value).filter(|_| !overridable)
+    }
+
+    /// The constant tensor behind a value, be it an initializer, as [`Graph::constant`], or what a `Constant` node holds.
+    pub fn literal(&self, value: ValueId) -> Option<Cow<'_, Tensor>> {
+        if let Some(tensor) = self.constant(value) {
+            return Some(Cow::Borrowed(tensor));
+        }
+        let node = self.node(self.producer(value)?).op.as_standard("Constant")?;
+        let tensor = Tensor::from_proto(node.find_attribute("value")?.t.clone()?);
+        tensor.check().is_ok().then_some(Cow::Owned(tensor))
     }
 
     /// The inputs that a caller has to feed: those that no initializer stands behind.
@@ -507,7 +518,7 @@ pub fn fresh_name(hint: &str, taken: impl Fn(&str) -> bool) -> String {
 }
 
 /// Appends the names that `graph` reads and does not define; `defined` collects those that it does.
-fn free_names(graph: &GraphProto, free: &mut Vec<String>, defined: &mut HashSet<String>) {
+pub(crate) fn free_names(graph: &GraphProto, free: &mut Vec<String>, defined: &mut HashSet<String>) {
     let mut local: HashSet<&str> = HashSet::new();
     local.extend(graph.input.iter().map(|value| value.name()));
     local.extend(graph.initializer.iter().map(|tensor| tensor.name()));

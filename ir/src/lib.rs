@@ -1,6 +1,7 @@
 //! The intermediate representation of zqc: a dataflow graph over petgraph that holds any ONNX model without
 //! loss, a few typed operators of our own, patches, a verifier and a textual form.
 
+pub mod body;
 pub mod graph;
 pub mod model;
 pub mod onnx;

@@ -95,6 +95,16 @@ impl Tensor {
         TensorProto { name: Some(name.to_string()), ..self.proto.clone() }
     }
 
+    /// The same payload, shared and not copied, under other dimensions.
+    ///
+    /// # Errors
+    /// When these dimensions have another number of elements.
+    pub fn reshaped(&self, dims: &[i64]) -> Result<Self, TensorError> {
+        let tensor = Self { proto: TensorProto { dims: dims.to_vec(), ..self.proto.clone() } };
+        tensor.check()?;
+        Ok(tensor)
+    }
+
     /// The element type.
     ///
     /// # Errors
@@ -213,6 +223,24 @@ impl Tensor {
             DataType::Bfloat16 => each(&bytes, |b| half::bf16::from_le_bytes(b).to_f32()),
             other => return Err(TensorError::Kind { found: name(other), wanted: "floating point" }),
         })
+    }
+}
+
+impl Tensor {
+    /// The values of an integer tensor of 32 or 64 bits: shapes, axes, indices.
+    ///
+    /// # Errors
+    /// When the tensor holds another type, or its payload has the wrong size.
+    pub fn to_i64(&self) -> Result<Vec<i64>, TensorError> {
+        self.check()?;
+        let bytes = self.bytes()?;
+        match self.dtype()? {
+            DataType::Int64 => Ok(bytes.as_chunks().0.iter().map(|&b| i64::from_le_bytes(b)).collect()),
+            DataType::Int32 => {
+                Ok(bytes.as_chunks().0.iter().map(|&b| i32::from_le_bytes(b).into()).collect())
+            }
+            other => Err(TensorError::Kind { found: name(other), wanted: "integers" }),
+        }
     }
 }
 

@@ -203,25 +203,29 @@ fn rows(geometry: Geometry, values: &[f32]) -> Vec<u8> {
 fn weights(geometry: Geometry, codes: &[u8], steps: &[u8], up: &[bf16]) -> Vec<u8> {
     let mut bytes = vec![0; geometry.weights_bytes()];
     let tiles = 2 * geometry.panels();
-    bytes.par_chunks_exact_mut(tiles * geometry.block_bytes()).enumerate().for_each(|(block_index, bytes)| {
-        for (tile, block) in bytes.chunks_exact_mut(geometry.block_bytes()).enumerate() {
-            let rows = (tile * TILE..geometry.n()).take(TILE).enumerate();
-            match block_index.checked_sub(geometry.blocks()) {
-                None => rows.for_each(|(row, n)| {
-                    let columns = codes[n * geometry.k()..][..geometry.k()].chunks(BLOCK).nth(block_index);
-                    let steps = &steps[n * geometry.groups()..][..geometry.groups()];
-                    pack_codes(block, row, columns.unwrap_or_default());
-                    pack_steps(block, row, block_index, geometry, steps);
-                }),
-                Some(lorc_block) => rows.for_each(|(row, n)| {
-                    let ranks = up[n * geometry.rank16()..][..geometry.rank16()].chunks(32).nth(lorc_block);
-                    for (rank, value) in ranks.unwrap_or_default().iter().enumerate() {
-                        block[rank_offset(row, rank)..][..2].copy_from_slice(&value.to_le_bytes());
-                    }
-                }),
+    bytes.par_chunks_exact_mut(tiles * geometry.block_bytes()).enumerate().for_each(
+        |(block_index, bytes)| {
+            for (tile, block) in bytes.chunks_exact_mut(geometry.block_bytes()).enumerate() {
+                let rows = (tile * TILE..geometry.n()).take(TILE).enumerate();
+                match block_index.checked_sub(geometry.blocks()) {
+                    None => rows.for_each(|(row, n)| {
+                        let columns =
+                            codes[n * geometry.k()..][..geometry.k()].chunks(BLOCK).nth(block_index);
+                        let steps = &steps[n * geometry.groups()..][..geometry.groups()];
+                        pack_codes(block, row, columns.unwrap_or_default());
+                        pack_steps(block, row, block_index, geometry, steps);
+                    }),
+                    Some(lorc_block) => rows.for_each(|(row, n)| {
+                        let ranks =
+                            up[n * geometry.rank16()..][..geometry.rank16()].chunks(32).nth(lorc_block);
+                        for (rank, value) in ranks.unwrap_or_default().iter().enumerate() {
+                            block[rank_offset(row, rank)..][..2].copy_from_slice(&value.to_le_bytes());
+                        }
+                    }),
+                }
             }
-        }
-    });
+        },
+    );
     bytes
 }
 

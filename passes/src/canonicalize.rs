@@ -1,23 +1,31 @@
 //! Every form in which exporters write a linear layer becomes [`Op::Linear`].
 
+mod foreign;
+mod operand;
+
 use zqc_ir::graph::{Port, Use};
 use zqc_ir::op::attribute::ints;
 use zqc_ir::op::{Layout, Linear};
-use zqc_ir::tensor::DataType;
 use zqc_ir::{Change, Graph, Model, NewNode, NodeId, Op, Patch, ValueId};
 
+use crate::constant_view::root;
 use crate::layer_path::LayerPaths;
 use crate::pass::{Observer, Pass, PassError};
+use operand::{Constant, Initializers, Weight};
 
 /// Turns `MatMul` and `Gemm` with a constant matrix into [`Op::Linear`].
 ///
-/// The matrix may come through any chain of `Transpose` and `Identity`, which stays where it is. A constant bias is
-/// taken in, be it the third operand of `Gemm` or an `Add` that is the only reader of the product. `Reshape` nodes
-/// around a `Gemm` stay: the layer then works on the two-dimensional rows between them. Where a `Gemm` transposes its
-/// activation, a `Transpose` does it before the layer. A `Gemm` that no linear layer can express stays too, and
-/// [`Observer::layer_kept`] hears of it.
+/// The matrix, an initializer or a `Constant` node, may come through any chain of `Cast`, `Flatten`, `Identity`, `Reshape`,
+/// `Squeeze`, `Transpose` and `Unsqueeze`, which stays where it is until the layer is solved; where the initializer has
+/// other dimensions than the matrix, one that shares its payload joins it. A `Cast` between floating-point types is looked
+/// through: the layer computes in the type that it yields, from the weight as the file has it.
 ///
-/// Stacks of matrices and layers inside control-flow bodies and model-local functions are left alone.
+/// A constant bias is taken in, be it the third operand of `Gemm` or an `Add` that is the only reader of the product.
+/// `Reshape` nodes around a `Gemm` stay: the layer then works on the two-dimensional rows between them. Where a `Gemm`
+/// transposes its activation, a `Transpose` does it before the layer.
+///
+/// [`Observer::layer_kept`] hears of what stays as it is: a `Gemm` that no linear layer can express, a matrix that is
+/// already quantized, and a product that ONNX Runtime fused.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Canonicalize;
 
@@ -29,13 +37,18 @@ impl Pass for Canonicalize {
     fn run(&self, model: &Model, observer: &mut dyn Observer) -> Result<Patch, PassError> {
         let graph = &model.graph;
         let mut paths = LayerPaths::default();
+        let mut initializers = Initializers::default();
         let mut patch = Patch::default();
         for id in graph.order()? {
             let node = graph.node(id);
+            if let Some((weight, reason)) = foreign::reason(graph, node) {
+                observer.layer_kept(&paths.issue(graph, node, weight), &reason);
+                continue;
+            }
             let Some(product) = Product::recognize(graph, id) else { continue };
-            let path = paths.issue(graph, node, product.weight.value);
+            let path = paths.issue(graph, node, product.weight.constant.root);
             match product.bias(graph) {
-                Ok(bias) => patch.changes.push(linear(graph, path, product, bias)),
+                Ok(bias) => patch.changes.extend(linear(graph, path, product, bias, &mut initializers)),
                 Err(reason) => observer.layer_kept(&path, reason),
             }
         }
@@ -50,18 +63,9 @@ struct Product {
     weight: Weight,
 }
 
-/// The constant matrix of a layer.
-struct Weight {
-    value: ValueId,
-    layout: Layout,
-    k: usize,
-    n: usize,
-    dtype: DataType,
-}
-
 /// The constant that a layer adds, and the `Add` that does it where `Gemm` does not.
 struct Bias {
-    value: ValueId,
+    constant: Constant,
     beta: f32,
     add: Option<NodeId>,
 }
@@ -76,7 +80,7 @@ impl Product {
         };
         let layout = if transposed { Layout::OutputInput } else { Layout::InputOutput };
         let (x, weight) = (node.input(0)?, Weight::behind(graph, node.input(1)?, layout)?);
-        graph.constant(x).is_none().then_some(Self { node: id, x, weight })
+        graph.literal(root(graph, x)).is_none().then_some(Self { node: id, x, weight })
     }
 
     /// What is added to the product; the error says why no linear layer can express the node.
@@ -84,9 +88,9 @@ impl Product {
         let (node, n) = (graph.node(self.node), self.weight.n as i64);
         let Some(gemm) = node.op.as_standard("Gemm") else { return Ok(self.bias_add(graph, n)) };
         let Some(operand) = node.input(2) else { return Ok(self.bias_add(graph, n)) };
-        let value = constant_of(graph, operand, &[&[n], &[1, n]])
+        let constant = Constant::vector(graph, operand, &[&[n], &[1, n]])
             .ok_or("what its Gemm adds is not one constant per output feature")?;
-        Ok(Some(Bias { value, beta: gemm.float_or("beta", 1.0), add: None }))
+        Ok(Some(Bias { constant, beta: gemm.float_or("beta", 1.0), add: None }))
     }
 
     /// The `Add` of a constant bias that is the only reader of the product.
@@ -95,54 +99,31 @@ impl Product {
         let &[Use { node: id, port: Port::Input(side @ (0 | 1)) }] = graph.uses(product) else { return None };
         let add = graph.node(id);
         let plain = add.op.as_standard("Add")?.attribute.is_empty();
-        let value = constant_of(graph, add.input(1 - side)?, &[&[n]])?;
-        (plain && !graph.is_output(product)).then_some(Bias { value, beta: 1.0, add: Some(id) })
+        let constant = Constant::vector(graph, add.input(1 - side)?, &[&[n]])?;
+        (plain && !graph.is_output(product)).then_some(Bias { constant, beta: 1.0, add: Some(id) })
     }
 }
 
-impl Weight {
-    /// The constant that `operand`, which is to be read as `layout`, comes from.
-    fn behind(graph: &Graph, operand: ValueId, mut layout: Layout) -> Option<Self> {
-        let mut value = graph.resolve_identity(operand);
-        while let Some(producer) = graph.producer(value) {
-            let node = graph.node(producer);
-            match node.op.as_standard("Transpose")?.ints("perm") {
-                None | Some([1, 0]) => layout = layout.transposed(),
-                Some([0, 1]) => {}
-                Some(_) => return None,
-            }
-            value = graph.resolve_identity(node.input(0)?);
-        }
-        let tensor = graph.constant(value)?;
-        let dtype = tensor.dtype().ok()?;
-        let float =
-            matches!(dtype, DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double);
-        let [rows, columns] = tensor.matrix_dims().filter(|_| float)?;
-        let (k, n) = match layout {
-            Layout::InputOutput => (rows, columns),
-            Layout::OutputInput => (columns, rows),
-        };
-        Some(Self { value, layout, k, n, dtype })
-    }
-}
-
-/// The constant behind `operand` if it has one of these shapes.
-fn constant_of(graph: &Graph, operand: ValueId, shapes: &[&[i64]]) -> Option<ValueId> {
-    let value = graph.resolve_identity(operand);
-    graph.constant(value).filter(|tensor| shapes.contains(&tensor.dims())).map(|_| value)
-}
-
-fn linear(graph: &Graph, layer: String, product: Product, bias: Option<Bias>) -> Change {
-    let Weight { value: weight, layout, k, n, dtype } = product.weight;
+fn linear(
+    graph: &Graph,
+    layer: String,
+    product: Product,
+    bias: Option<Bias>,
+    initializers: &mut Initializers,
+) -> Option<Change> {
+    let Weight { constant: weight, layout, k, n, dtype } = product.weight;
     let node = graph.node(product.node);
     let add = bias.as_ref().and_then(|bias| bias.add);
     let origin: Vec<NodeId> = [product.node].into_iter().chain(add).collect();
     let labels: Vec<String> = origin.iter().map(|&id| graph.label(id)).collect();
-    let inputs = [product.x, weight].into_iter().chain(bias.as_ref().map(|bias| bias.value));
+    let mut added = Vec::new();
+    let mut inputs = vec![Some(graph.value(product.x).name.clone())];
+    for constant in [&weight].into_iter().chain(bias.as_ref().map(|bias| &bias.constant)) {
+        inputs.push(Some(initializers.name(graph, constant, &mut added)?));
+    }
     let outputs = graph.node(add.unwrap_or(product.node)).outputs();
     let name = |value: ValueId| Some(graph.value(value).name.clone());
     let why = format!("{layer} is {}", labels.join(" and "));
-    let mut inputs: Vec<Option<String>> = inputs.map(name).collect();
     let transposes_x = node.op.as_standard("Gemm").is_some_and(|gemm| gemm.int_or("transA", 0) != 0);
     let transpose = transposes_x.then(|| {
         let transposed = outputs.iter().flatten().next().map(|&y| format!("{}_input", graph.value(y).name));
@@ -155,8 +136,9 @@ fn linear(graph: &Graph, layer: String, product: Product, bias: Option<Bias>) ->
             rank: None,
         }
     });
-    Change {
+    Some(Change {
         why,
+        initializers: added,
         add: transpose
             .into_iter()
             .chain([NewNode {
@@ -178,5 +160,5 @@ fn linear(graph: &Graph, layer: String, product: Product, bias: Option<Bias>) ->
             .collect(),
         remove: origin,
         ..Change::default()
-    }
+    })
 }

@@ -1,22 +1,26 @@
 //! The passes of zqc. Each reads the graph and returns a patch; the driver applies it and verifies the result.
 //!
 //! In order:
-//! 1. [`Canonicalize`]: every form of a linear layer becomes `zqc.linear`.
-//! 2. [`Select`]: which of them are quantized; the others turn back into what they were, with a reason.
-//! 3. [`QuantizeActivations`]: one token-wise quantization per distinct input.
-//! 4. [`SolveWeights`]: stage by stage in topological order, the quantized prefix feeding the next stage: gather the
+//! 1. [`InlineFunctions`]: model-local functions that hold linear layers become their bodies.
+//! 2. [`Canonicalize`]: every form of a linear layer becomes `zqc.linear`.
+//! 3. [`Select`]: which of them are quantized; the others turn back into what they were, with a reason.
+//! 4. [`QuantizeActivations`]: one token-wise quantization per distinct input.
+//! 5. [`SolveWeights`]: stage by stage in topological order, the quantized prefix feeding the next stage: gather the
 //!    Hessians, solve the weights on the low-precision grid.
-//! 5. [`UpgradeOpset`]: the standard operators move to an opset that knows the types of the result.
-//! 6. [`LowerPortable`]: our operators become ONNX that stock runtimes execute. [`RaisePortable`] is its inverse. Or
+//! 6. [`UpgradeOpset`]: the standard operators move to an opset that knows the types of the result.
+//! 7. [`LowerPortable`]: our operators become ONNX that stock runtimes execute. [`RaisePortable`] is its inverse. Or
 //!    [`LowerNative`]: they become ONNX in its own low-precision types, for importers that know them.
 
 mod canonicalize;
+mod constant_view;
+mod inline_functions;
 mod layer_path;
 mod lower;
 mod pass;
 mod quantize_activations;
 mod raise;
 mod record;
+mod reuse_weights;
 mod select;
 mod solve_weights;
 mod statistics;
@@ -24,11 +28,13 @@ mod upgrade_opset;
 mod vocabulary;
 
 pub use canonicalize::Canonicalize;
+pub use inline_functions::InlineFunctions;
 pub use lower::{LowerNative, LowerPortable};
 pub use pass::{Observer, Pass, PassError, Silent, run};
 pub use quantize_activations::QuantizeActivations;
 pub use raise::RaisePortable;
 pub use record::{ActivationRecord, BranchRecord, Coding, LayerRecord};
+pub use reuse_weights::{ReuseWeights, SolvedWeights};
 pub use select::Select;
 pub use solve_weights::{
     Branch, BranchMetric, Calibration, Checkpoints, Errors, HessianSource, Method, Recipe, Solution,

@@ -68,6 +68,9 @@ pub trait Observer {
     /// A linear layer stays in float.
     fn layer_kept(&mut self, _layer: &str, _reason: &str) {}
 
+    /// A linear layer is rounded to nearest, because no calibration data comes to it.
+    fn layer_uncalibrated(&mut self, _layer: &str, _reason: &str) {}
+
     /// The expression `regex` of the command-line option `option` names no layer.
     fn unmatched(&mut self, _option: &str, _regex: &str) {}
 

@@ -46,7 +46,7 @@ impl Pass for Select {
                 why: format!("{path} stays in float: {reason}"),
                 remove: vec![layer.id],
                 add: origin.iter().map(|node| NewNode::restore(graph, node)).collect(),
-                release: graph.node(layer.id).input(port::X).into_iter().collect(),
+                release: graph.node(layer.id).inputs().iter().flatten().copied().collect(),
                 ..Change::default()
             });
         }

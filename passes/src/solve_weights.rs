@@ -2,6 +2,7 @@
 //! quantized stages before it put out, so that it repairs what they lost.
 
 mod gather;
+mod reach;
 mod recipe;
 
 use std::collections::hash_map::Entry;
@@ -18,12 +19,16 @@ use zqc_runtime::{Array, Backend, Interpreter, RunError};
 use crate::pass::{Observer, Pass, PassError};
 use crate::record::LayerRecord;
 use gather::{Gathered, Gathering, Sample, inputs_of};
+use reach::Blocked;
 use recipe::{Evidence, Ready};
 
 pub use recipe::{Branch, BranchMetric, Errors, Recipe, Solution};
 
 /// Solves the weights of every `zqc.linear`, which becomes `zqc.quantized_linear`. A weight that several layers share
 /// is solved once, in the first stage that reads it, on the inputs of all its readers there.
+///
+/// Before the first layer is solved, every stage is loaded once: layers behind an operator that the back end refuses are
+/// rounded to nearest, and [`Observer::layer_uncalibrated`] hears of them.
 pub struct SolveWeights<'a> {
     /// What the weights become, and how.
     pub recipe: Recipe,
@@ -180,9 +185,10 @@ impl<'a> Solver<'a> {
 
     fn walk(&mut self, calibration: &Calibration, observer: &mut dyn Observer) -> Result<(), PassError> {
         let graph = &self.model.graph;
-        let wanted = last_layers(graph);
+        let blocked = Blocked::find(self.model, calibration.backend)?;
+        let wanted = blocked.last_layers(graph);
         if wanted.is_empty() {
-            return Ok(());
+            return self.round_blocked(&blocked, observer);
         }
         let interpreter = Interpreter::new(self.model, calibration.backend, wanted)?;
         let feed = |sample: &Vec<(String, Array)>| {
@@ -231,6 +237,17 @@ impl<'a> Solver<'a> {
             for live in samples.iter_mut().flat_map(Sample::both) {
                 stage.last_read.iter().for_each(|value| drop(live.remove(value)));
             }
+        }
+        self.round_blocked(&blocked, observer)
+    }
+
+    /// Rounds the layers that no data comes to.
+    fn round_blocked(&mut self, blocked: &Blocked, observer: &mut dyn Observer) -> Result<(), PassError> {
+        for layer in self.layers(&self.model.graph.order()?) {
+            let Some(reason) = blocked.reason(layer.id) else { continue };
+            observer.layer_uncalibrated(&layer.linear.layer, reason);
+            let weight = weight(self.model, &layer)?;
+            self.solve(&layer, 0, &weight, Origin::Evidence(Evidence::default()), observer)?;
         }
         Ok(())
     }
@@ -370,10 +387,11 @@ fn weight(model: &Model, layer: &Layer) -> Result<Vec<f32>, PassError> {
     Ok(layer.linear.weight_rows(values))
 }
 
-/// The results of the linear layers that no other linear layer comes after: computing them computes all others.
-fn last_layers(graph: &Graph) -> Vec<ValueId> {
-    let layers: Vec<NodeId> =
-        graph.nodes().filter(|(_, node)| matches!(node.op, Op::Linear(_))).map(|(id, _)| id).collect();
+/// The results of the linear layers among those that `counts` that no other such layer comes after: computing them
+/// computes all others.
+fn last_layers(graph: &Graph, counts: impl Fn(NodeId) -> bool) -> Vec<ValueId> {
+    let layers = graph.nodes().filter(|(_, node)| matches!(node.op, Op::Linear(_))).map(|(id, _)| id);
+    let layers: Vec<NodeId> = layers.filter(|&id| counts(id)).collect();
     let mut before = HashSet::new();
     let mut open: Vec<NodeId> = layers.iter().flat_map(|&id| graph.predecessors(id)).collect();
     while let Some(id) = open.pop() {

@@ -3,6 +3,8 @@
 use zqc_ir::graph::Source;
 use zqc_ir::{Graph, ValueId};
 
+use crate::constant_view::root;
+
 /// Operators that change the type or the shape of token ids and nothing else.
 const KEEPS_IDS: [&str; 6] = ["Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"];
 
@@ -22,8 +24,8 @@ pub fn vocabulary(graph: &Graph, tokens: &str) -> Option<usize> {
     let tokens = graph.find(tokens)?;
     graph.nodes().find_map(|(_, node)| {
         node.op.as_standard("Gather")?;
-        let (table, ids) = (graph.resolve_identity(node.input(0)?), node.input(1)?);
-        let [rows, _] = graph.constant(table)?.matrix_dims()?;
+        let (table, ids) = (root(graph, node.input(0)?), node.input(1)?);
+        let [rows, _] = graph.literal(table)?.matrix_dims()?;
         (ids_input(graph, ids) == Some(tokens)).then_some(rows)
     })
 }

@@ -63,8 +63,8 @@ pub struct Shift {
     pub groups: u64,
 }
 
-/// A linear layer that stays in float.
-#[derive(Debug, Clone, Serialize)]
+/// A linear layer with which something is not as usual: it stays in float, or is quantized without data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct KeptLayer {
     /// Path in the source model.
     pub layer: String,

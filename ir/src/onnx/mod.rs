@@ -3,6 +3,7 @@
 mod content;
 mod data_file;
 mod external;
+mod instantiate;
 pub mod proto;
 mod read;
 mod temporary;
@@ -11,6 +12,7 @@ mod write;
 
 pub use content::Content;
 pub use external::{ExternalError, map_file};
+pub use instantiate::instantiate;
 pub use read::{ModelError, ReadError, from_proto, read};
 pub use temporary::remove_temporaries;
 pub use write::{

@@ -2,10 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use zqc_ir::op::port;
 use zqc_ir::tensor::DataType;
 use zqc_ir::{Graph, NodeId, Op, ValueId};
 
+use crate::constant_view::root;
 use crate::vocabulary::ids_input;
 
 /// The embedding tables of a graph: constants that a `Gather` reads.
@@ -25,8 +25,8 @@ impl<'g> Embeddings<'g> {
             else {
                 continue;
             };
-            let table = graph.resolve_identity(data);
-            let Some([rows, _]) = graph.constant(table).and_then(|tensor| tensor.matrix_dims()) else {
+            let table = root(graph, data);
+            let Some([rows, _]) = graph.literal(table).and_then(|tensor| tensor.matrix_dims()) else {
                 continue;
             };
             found.tables.insert(table);
@@ -43,7 +43,8 @@ impl<'g> Embeddings<'g> {
     /// A tied head reads the embedding table itself. Exporters that fold constants leave a transposed copy, and an
     /// untied head has its own weight: these have as many outputs as there are tokens, and no layer comes after.
     pub(super) fn lm_head(&self, id: NodeId, n: usize) -> Option<String> {
-        let weight = self.graph.node(id).input(port::WEIGHT)?;
+        let Op::Linear(linear) = &self.graph.node(id).op else { return None };
+        let weight = root(self.graph, linear.origin.first()?.input(1)?);
         let name = |value: ValueId| &self.graph.value(value).name;
         if self.tables.contains(&weight) {
             return Some(format!("tied to the embedding table \"{}\"", name(weight)));

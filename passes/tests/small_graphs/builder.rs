@@ -63,6 +63,13 @@ impl Builder {
         self
     }
 
+    /// A vector of integers: a shape, or axes.
+    pub fn integers(mut self, name: &str, values: &[i64]) -> Self {
+        let tensor = Tensor::from_i64(&[values.len()], values.to_vec()).unwrap();
+        self.graph().initializer.push(tensor.to_proto(name));
+        self
+    }
+
     pub fn opset(mut self, version: i64) -> Self {
         self.proto.opset_import[0].version = Some(version);
         self
@@ -86,6 +93,12 @@ impl Builder {
 
     pub fn with(mut self, attribute: AttributeProto) -> Self {
         self.last().attribute.push(attribute);
+        self
+    }
+
+    /// Puts the node's operator in another domain.
+    pub fn of(mut self, domain: &str) -> Self {
+        self.last().domain = Some(domain.to_string());
         self
     }
 

@@ -1,5 +1,6 @@
 use regex::Regex;
-use zqc_ir::op::attribute::{float, int, ints};
+use zqc_ir::Tensor;
+use zqc_ir::op::attribute::{float, int, ints, tensor};
 use zqc_ir::tensor::DataType;
 use zqc_passes::{Canonicalize, Select};
 
@@ -203,6 +204,114 @@ fn forms() -> Vec<(&'static str, Builder)> {
                 .for_each(|node| node.domain = domain.clone());
             model
         }),
+        (
+            "reshape",
+            rows(Float)
+                .constant("w", Float, &[2, 2, 3])
+                .integers("shape", &[-1, 3])
+                .node("Reshape", &["w", "shape"], "m")
+                .node("MatMul", &["x", "m"], "y")
+                .output("y"),
+        ),
+        (
+            "reshape_of_a_transpose_is_no_layer",
+            rows(Float)
+                .constant("w", Float, &[3, 4])
+                .integers("shape", &[4, 3])
+                .node("Transpose", &["w"], "t")
+                .node("Reshape", &["t", "shape"], "m")
+                .node("MatMul", &["x", "m"], "y")
+                .output("y"),
+        ),
+        (
+            "squeeze_and_transpose",
+            rows(Float)
+                .constant("w", Float, &[3, 4, 1, 1])
+                .integers("axes", &[2, -1])
+                .node("Squeeze", &["w", "axes"], "m")
+                .node("Transpose", &["m"], "t")
+                .node("MatMul", &["x", "t"], "y")
+                .output("y"),
+        ),
+        (
+            "cast",
+            rows(Float)
+                .constant("w", Float16, &[4, 3])
+                .constant("b", Float16, &[1, 3])
+                .integers("shape", &[3])
+                .node("Cast", &["w"], "m")
+                .with(int("to", Float as i64))
+                .node("Cast", &["b"], "wide")
+                .with(int("to", Float as i64))
+                .node("Reshape", &["wide", "shape"], "bias")
+                .node("MatMul", &["x", "m"], "product")
+                .node("Add", &["product", "bias"], "y")
+                .output("y"),
+        ),
+        (
+            "cast_from_integers_is_no_layer",
+            rows(Float)
+                .constant("w", DataType::Int8, &[4, 3])
+                .node("Cast", &["w"], "m")
+                .with(int("to", Float as i64))
+                .node("MatMul", &["x", "m"], "y")
+                .output("y"),
+        ),
+        ("constant_nodes", {
+            let literal = |dims: &[usize]| {
+                let elements = dims.iter().product::<usize>();
+                tensor("value", Tensor::from_f32(dims, vec![0.5; elements]).unwrap().to_proto("literal"))
+            };
+            rows(Float)
+                .node("Constant", &[], "w")
+                .with(literal(&[4, 3]))
+                .node("Constant", &[], "b")
+                .with(literal(&[3]))
+                .node("MatMul", &["x", "w"], "product")
+                .node("Add", &["product", "b"], "y")
+                .node("MatMul", &["x", "w"], "z")
+                .output("y")
+                .output("z")
+        }),
+        (
+            "dequantized_weight_stays",
+            rows(Float)
+                .constant("w", DataType::Int8, &[3, 4])
+                .constant("scale", Float, &[])
+                .node("DequantizeLinear", &["w", "scale"], "d")
+                .node("Transpose", &["d"], "t")
+                .node("MatMul", &["x", "t"], "y")
+                .output("y"),
+        ),
+        (
+            "matmul_integer_stays",
+            rows(DataType::Uint8)
+                .constant("w", DataType::Int8, &[4, 3])
+                .node("MatMulInteger", &["x", "w"], "y")
+                .named("/proj/MatMul_quant")
+                .output("y"),
+        ),
+        (
+            "fused_matmul_stays",
+            matmul().node("FusedMatMul", &["x", "w"], "y").of("com.microsoft").output("y"),
+        ),
+        (
+            "fused_matmul_of_activations",
+            rows(Float)
+                .input("z", Float, "4 cols")
+                .node("FusedMatMul", &["x", "z"], "y")
+                .of("com.microsoft")
+                .output("y"),
+        ),
+        (
+            "matmul_nbits_stays",
+            rows(Float)
+                .constant("w", DataType::Uint8, &[3, 1, 2])
+                .constant("scales", Float, &[3])
+                .node("MatMulNBits", &["x", "w", "scales"], "y")
+                .of("com.microsoft")
+                .output("y"),
+        ),
         ("layer_paths", layer_paths()),
     ]
 }

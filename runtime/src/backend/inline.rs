@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use prost::Message;
-use zqc_ir::onnx::proto::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto};
+use zqc_ir::onnx::instantiate;
+use zqc_ir::onnx::proto::{FunctionProto, GraphProto, ModelProto, NodeProto};
 
 use super::visit;
 
@@ -70,15 +71,10 @@ impl<'a> Inliner<'a> {
             return Err(format!("its functions call each other more than {MAX_DEPTH} deep"));
         }
         self.calls += 1;
-        let mut call = Call::new(function, &node, self.calls);
-        let mut body = Vec::with_capacity(function.node.len());
-        for inner in &function.node {
-            let inner = call.instantiate(inner);
-            self.bytes += bytes(&inner);
-            self.check_size()?;
-            body.push(inner);
-        }
-        body.into_iter().chain(call.forwards).try_for_each(|inner| self.node(inner, depth + 1, out))
+        let body = instantiate(function, &node, &format!("{}/{}/", function.name(), self.calls));
+        self.bytes += body.iter().map(bytes).sum::<usize>();
+        self.check_size()?;
+        body.into_iter().try_for_each(|inner| self.node(inner, depth + 1, out))
     }
 }
 
@@ -87,90 +83,4 @@ fn bytes(node: &NodeProto) -> usize {
     let tensors = node.attribute.iter().filter_map(|attribute| attribute.t.as_ref());
     let shared = tensors.filter_map(|tensor| tensor.raw_data.as_ref()).map(|raw| raw.len());
     node.encoded_len() - shared.sum::<usize>()
-}
-
-/// One call: how names and attributes of the function's body read at the place of the call.
-struct Call<'a> {
-    function: &'a FunctionProto,
-    node: &'a NodeProto,
-    /// The caller's name of each formal input and output.
-    names: HashMap<&'a str, String>,
-    /// Put before every name that is the body's own.
-    prefix: String,
-    /// Identities for formal outputs that another formal name already stands for.
-    forwards: Vec<NodeProto>,
-}
-
-impl<'a> Call<'a> {
-    fn new(function: &'a FunctionProto, node: &'a NodeProto, number: usize) -> Self {
-        let prefix = format!("{}/{number}/", function.name());
-        let actual = |names: &[String], i: usize| names.get(i).cloned().unwrap_or_default();
-        let mut names = HashMap::new();
-        for (i, formal) in function.input.iter().enumerate() {
-            names.insert(formal.as_str(), actual(&node.input, i));
-        }
-        let mut forwards = Vec::new();
-        for (i, formal) in function.output.iter().enumerate() {
-            let output = actual(&node.output, i);
-            match names.get(formal.as_str()) {
-                Some(_) if output.is_empty() => {}
-                Some(source) => forwards.push(NodeProto {
-                    op_type: Some("Identity".into()),
-                    input: vec![source.clone()],
-                    output: vec![output],
-                    ..Default::default()
-                }),
-                None if output.is_empty() => {}
-                None => {
-                    names.insert(formal, output);
-                }
-            }
-        }
-        Self { function, node, names, prefix, forwards }
-    }
-
-    /// A node of the body as it reads in the caller's graph.
-    fn instantiate(&mut self, inner: &NodeProto) -> NodeProto {
-        let mut node = inner.clone();
-        self.bind(&mut node);
-        node.name = Some(format!("{}/{}", self.node.name(), inner.name()));
-        node
-    }
-
-    /// Renames what a node reads and writes and fills in the attributes that refer to the call's.
-    fn bind(&mut self, node: &mut NodeProto) {
-        node.input.iter_mut().chain(&mut node.output).for_each(|name| self.rename(name));
-        let attributes = std::mem::take(&mut node.attribute);
-        node.attribute = attributes.into_iter().filter_map(|attribute| self.attribute(attribute)).collect();
-        for subgraph in visit::subgraphs(node) {
-            let values =
-                subgraph.input.iter_mut().chain(&mut subgraph.output).chain(&mut subgraph.value_info);
-            let initializers = subgraph.initializer.iter_mut().map(|tensor| &mut tensor.name);
-            values
-                .map(|value| &mut value.name)
-                .chain(initializers)
-                .flatten()
-                .for_each(|name| self.rename(name));
-            subgraph.node.iter_mut().for_each(|inner| self.bind(inner));
-        }
-    }
-
-    fn rename(&self, name: &mut String) {
-        match self.names.get(name.as_str()) {
-            Some(actual) => name.clone_from(actual),
-            None if name.is_empty() => {}
-            None => name.insert_str(0, &self.prefix),
-        }
-    }
-
-    /// The attribute itself, or what it refers to: the call's attribute, else the function's default, else none.
-    fn attribute(&self, attribute: AttributeProto) -> Option<AttributeProto> {
-        let wanted = attribute.ref_attr_name();
-        if wanted.is_empty() {
-            return Some(attribute);
-        }
-        let mut candidates = self.node.attribute.iter().chain(&self.function.attribute_proto);
-        let value = candidates.find(|candidate| candidate.name() == wanted)?;
-        Some(AttributeProto { name: attribute.name.clone(), ..value.clone() })
-    }
 }

@@ -1,0 +1,96 @@
+//! Constant operands of linear layers, and the initializers that stand for those that are not initializers as they are.
+
+use std::collections::HashMap;
+
+use zqc_ir::op::Layout;
+use zqc_ir::tensor::DataType;
+use zqc_ir::{Graph, Tensor, ValueId};
+
+use crate::constant_view::{ConstantView, is_float};
+
+/// The constant matrix of a layer.
+pub(super) struct Weight {
+    pub constant: Constant,
+    pub layout: Layout,
+    pub k: usize,
+    pub n: usize,
+    /// The element type in which the layer computes.
+    pub dtype: DataType,
+}
+
+impl Weight {
+    /// The constant matrix that `operand`, which is to be read as `layout`, comes from.
+    pub(super) fn behind(graph: &Graph, operand: ValueId, layout: Layout) -> Option<Self> {
+        let view = ConstantView::of(graph, operand).filter(|view| is_float(view.dtype))?;
+        let layout = if view.transposed { layout.transposed() } else { layout };
+        let [rows, columns] = view.dims[..] else { return None };
+        let (rows, columns) = (usize::try_from(rows).ok()?, usize::try_from(columns).ok()?);
+        let (k, n) = match layout {
+            Layout::InputOutput => (rows, columns),
+            Layout::OutputInput => (columns, rows),
+        };
+        let constant = Constant { root: view.root, dims: view.dims, dtype: None };
+        Some(Self { constant, layout, k, n, dtype: view.dtype })
+    }
+}
+
+/// A constant in the dimensions and the type that a layer wants.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct Constant {
+    /// What holds the elements: an initializer, or the result of a `Constant` node.
+    pub root: ValueId,
+    pub dims: Vec<i64>,
+    /// The type to convert to; `None` leaves the elements as they are.
+    pub dtype: Option<DataType>,
+}
+
+impl Constant {
+    /// The constant vector behind `operand` if it has one of these shapes.
+    pub(super) fn vector(graph: &Graph, operand: ValueId, shapes: &[&[i64]]) -> Option<Self> {
+        let view = ConstantView::of(graph, operand)?;
+        let stored = graph.literal(view.root)?.dtype().ok()?;
+        let fits = !view.transposed && shapes.contains(&view.dims.as_slice());
+        let dtype = Some(view.dtype).filter(|&dtype| dtype != stored);
+        fits.then_some(Self { root: view.root, dims: view.dims, dtype })
+    }
+
+    fn tensor(&self, graph: &Graph) -> Option<Tensor> {
+        let stored = graph.literal(self.root)?;
+        match self.dtype {
+            None => stored.reshaped(&self.dims).ok(),
+            Some(dtype) => {
+                let dims: Vec<usize> = self.dims.iter().map(|&dim| dim as usize).collect();
+                Tensor::from_f32_as(dtype, &dims, stored.to_f32().ok()?).ok()
+            }
+        }
+    }
+}
+
+/// The initializers that a patch adds, each once however many layers read it.
+#[derive(Default)]
+pub(super) struct Initializers {
+    names: HashMap<Constant, String>,
+}
+
+impl Initializers {
+    /// The name of the initializer that holds `constant`; one that is not in the graph yet joins `added`.
+    pub(super) fn name(
+        &mut self,
+        graph: &Graph,
+        constant: &Constant,
+        added: &mut Vec<(String, Tensor)>,
+    ) -> Option<String> {
+        let stored = graph.constant(constant.root);
+        if constant.dtype.is_none() && stored.is_some_and(|tensor| tensor.dims() == constant.dims) {
+            return Some(graph.value(constant.root).name.clone());
+        }
+        if let Some(name) = self.names.get(constant) {
+            return Some(name.clone());
+        }
+        let dims: Vec<String> = constant.dims.iter().map(i64::to_string).collect();
+        let name = graph.fresh_name(&format!("{}_{}", graph.value(constant.root).name, dims.join("x")));
+        added.push((name.clone(), constant.tensor(graph)?));
+        self.names.insert(constant.clone(), name.clone());
+        Some(name)
+    }
+}
