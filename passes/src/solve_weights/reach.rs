@@ -1,5 +1,6 @@
 //! Which layers the back end can bring calibration data to, found out before any is solved.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
 use zqc_ir::{Graph, Model, NodeId, Op, ValueId};
@@ -46,8 +47,8 @@ impl Blocked {
     fn add(&mut self, graph: &Graph, id: NodeId, refusal: &BackendError) {
         let mut open = vec![id];
         while let Some(id) = open.pop() {
-            if !self.reasons.contains_key(&id) {
-                self.reasons.insert(id, refusal.to_string());
+            if let Entry::Vacant(place) = self.reasons.entry(id) {
+                place.insert(refusal.to_string());
                 open.extend(graph.successors(id));
             }
         }
