@@ -93,10 +93,12 @@ fn inspect_model(path: &Path) -> Result<Inspection, Error> {
     let mut model = onnx::read(path)?;
     let nodes = model.graph.nodes().count();
     run(&RaisePortable, &mut model, &mut Silent)?;
+    let native = native::Layers::of(&model.graph);
     run(&Canonicalize, &mut model, &mut Silent)?;
     let graph = &model.graph;
     let order = graph.order().map_err(RunError::from)?;
-    let linears = order.into_iter().map(|id| LinearSummary::of(graph, id)).filter_map(Result::transpose);
+    let linears =
+        order.into_iter().map(|id| LinearSummary::of(graph, id, &native)).filter_map(Result::transpose);
     let linears: Vec<LinearSummary> = linears.collect::<Result<_, _>>()?;
     let constant_bytes = graph.initializers().map(|(_, tensor)| tensor.byte_len().unwrap_or(0) as u64).sum();
     let file = InspectedFile::Onnx { opset: model.opset(), nodes };
@@ -121,8 +123,15 @@ impl Inspection {
 
 impl LinearSummary {
     /// The layer that the node is, if it is one.
-    fn of(graph: &Graph, id: NodeId) -> Result<Option<Self>, RunError> {
+    fn of(graph: &Graph, id: NodeId, native: &native::Layers) -> Result<Option<Self>, RunError> {
         let node = graph.node(id);
+        let product = node.output(0).map_or("", |product| graph.value(product).name.as_str());
+        if let Some(summary) = native.summaries.get(product) {
+            return Ok(Some(summary.clone()));
+        }
+        if native.branches.contains(product) {
+            return Ok(None);
+        }
         let summary = match &node.op {
             Op::Linear(linear) => Self {
                 layer: linear.layer.clone(),
@@ -161,8 +170,7 @@ impl LinearSummary {
                     bias: node.input(port::QUANTIZED_BIAS).is_some(),
                 }
             }
-            Op::Onnx(_) => return Ok(native::layer(graph, id)),
-            Op::QuantizeActivation(_) => return Ok(None),
+            Op::Onnx(_) | Op::QuantizeActivation(_) => return Ok(None),
         };
         Ok(Some(summary))
     }

@@ -48,9 +48,8 @@ impl ConstantView {
         }
         if let Some(cast) = proto("Cast") {
             let to = DataType::try_from(i32::try_from(cast.int_or("to", 0)).ok()?).ok()?;
-            let same = to == self.dtype;
-            self.dtype = to;
-            return (same || is_float(self.dtype) && is_float(to)).then_some(self);
+            let from = std::mem::replace(&mut self.dtype, to);
+            return (from == to || is_float(from) && is_float(to)).then_some(self);
         }
         if let Some(transpose) = proto("Transpose") {
             return self.transpose(transpose);

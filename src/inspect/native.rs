@@ -1,13 +1,39 @@
 //! Layers as [`LowerNative`](zqc_passes::LowerNative) writes them.
 
+use std::collections::{HashMap, HashSet};
+
 use zqc_ir::tensor::DataType;
 use zqc_ir::{Graph, Node, NodeId, ValueId};
 use zqc_numerics::{ActivationFormat, Format, Ladder};
 
 use super::LinearSummary;
 
+/// The native layers of a graph, by the names of their products.
+#[derive(Default)]
+pub(super) struct Layers {
+    /// What they are.
+    pub summaries: HashMap<String, LinearSummary>,
+    /// The products of their low-rank branches, which are no layers of their own.
+    pub branches: HashSet<String>,
+}
+
+impl Layers {
+    /// Those of `graph`, as it was written.
+    pub fn of(graph: &Graph) -> Self {
+        let mut layers = Self::default();
+        for (id, node) in graph.nodes() {
+            let Some((summary, branch)) = layer(graph, id) else { continue };
+            let products = node.output(0).map(|product| graph.value(product).name.clone());
+            layers.summaries.extend(products.map(|product| (product, summary)));
+            let products = branch.into_iter().flat_map(|branch| branch.products);
+            layers.branches.extend(products.map(|product| graph.value(product).name.clone()));
+        }
+        layers
+    }
+}
+
 /// The layer whose product with a weight in blocks the node is, if it is one.
-pub(super) fn layer(graph: &Graph, id: NodeId) -> Option<LinearSummary> {
+fn layer(graph: &Graph, id: NodeId) -> Option<(LinearSummary, Option<Branch>)> {
     let product = graph.node(id);
     product.op.as_standard("MatMul")?;
     let x = product.input(0)?;
@@ -36,7 +62,8 @@ pub(super) fn layer(graph: &Graph, id: NodeId) -> Option<LinearSummary> {
         bits += bits_read(graph, scaled);
         following = only_reader(graph, scaled);
     }
-    if let Some((sum, branch)) = following.and_then(|sum| Some((sum, Branch::of(graph, sum, x)?))) {
+    let branch = following.and_then(|sum| Some((sum, Branch::of(graph, sum, x)?)));
+    if let Some((sum, branch)) = &branch {
         summary.rank = branch.rank;
         bits += branch.bits;
         following = only_reader(graph, sum);
@@ -46,13 +73,15 @@ pub(super) fn layer(graph: &Graph, id: NodeId) -> Option<LinearSummary> {
     }
     summary.bias = following.is_some_and(|node| is(node, "Add") && bits_read(graph, node) > 0.0);
     summary.bits_per_weight = bits / (k as f64 * n as f64);
-    Some(summary)
+    Some((summary, branch.map(|(_, branch)| branch)))
 }
 
 /// A low-rank branch.
 struct Branch {
     rank: usize,
     bits: f64,
+    /// The results of its two matrices.
+    products: [ValueId; 2],
 }
 
 impl Branch {
@@ -65,7 +94,7 @@ impl Branch {
         let factors = [producer(graph, down.input(1)?, "Cast")?, producer(graph, up.input(1)?, "Cast")?];
         let bits =
             bits_read(graph, weighted) + factors.map(|cast| bits_read(graph, cast)).iter().sum::<f64>();
-        Some(Self { rank, bits })
+        Some(Self { rank, bits, products: [down.output(0)?, up.output(0)?] })
     }
 }
 

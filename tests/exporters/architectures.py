@@ -25,13 +25,13 @@ def tokens(generator, batch=2, length=12):
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-def causal(kind, **config):
+def causal(kind, head="ForCausalLM", **config):
     config = getattr(t, f"{kind}Config")(**config)
-    return lambda: (getattr(t, f"{kind}ForCausalLM")(config), "logits", dict(use_cache=False)), tokens
+    return lambda: (getattr(t, f"{kind}{head}")(config), "logits", dict(use_cache=False)), tokens
 
 
 def gpt2():
-    return causal("GPT2", vocab_size=VOCABULARY, n_embd=64, n_layer=2, n_head=4, n_positions=128,
+    return causal("GPT2", "LMHeadModel", vocab_size=VOCABULARY, n_embd=64, n_layer=2, n_head=4, n_positions=128,
                   attn_implementation="eager")
 
 

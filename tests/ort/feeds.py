@@ -17,6 +17,8 @@ def feeds(session, ids):
             value = np.ones((batch, length))
         elif spec.name == "position_ids":
             value = np.broadcast_to(np.arange(length), (batch, length))
+        elif spec.name == "use_cache_branch":
+            value = np.zeros(1)
         elif spec.name == "token_type_ids":
             value = np.zeros((batch, length))
         elif spec.name.startswith("past_key_values"):
