@@ -3,6 +3,7 @@
 mod data;
 mod external_data;
 mod onnx;
+mod package;
 mod tokenizer;
 
 use std::path::Path;
@@ -34,5 +35,12 @@ pub struct Target {
 }
 
 /// All of them.
-pub static TARGETS: &[Target] =
-    &[onnx::TARGET, external_data::TARGET, data::NPZ, data::SAFETENSORS, data::JSONL, tokenizer::TARGET];
+pub static TARGETS: &[Target] = &[
+    onnx::TARGET,
+    external_data::TARGET,
+    data::NPZ,
+    data::SAFETENSORS,
+    data::JSONL,
+    tokenizer::TARGET,
+    package::TARGET,
+];

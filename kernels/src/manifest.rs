@@ -172,7 +172,7 @@ impl Array {
 
 impl KernelSource {
     /// The source file of this name and text.
-    pub(crate) fn new(name: &str, text: &str) -> Self {
+    pub fn new(name: &str, text: &str) -> Self {
         Self { name: name.to_string(), bytes: text.len(), crc32: crc32fast::hash(text.as_bytes()) }
     }
 }
