@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import logging
+import re
 import subprocess
 import sys
 import warnings
@@ -79,7 +80,7 @@ def entry(zqc, folder, name, exporter):
         test = [feeds(inputs, seed) for seed in range(1000, 1004)]
         expected = run(path, test)
     except Exception as error:  # whatever the exporter raises is a row of the table
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+        reason = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines() or [type(error).__name__]
         return row | {"result": f"the exporter fails: {reason[0][:160]}"}
     calibration = []
     for seed in range(SAMPLES):
