@@ -7,7 +7,8 @@ use zqc_ir::onnx::WriteError;
 use zqc_ir::{Model, Op, onnx};
 use zqc_passes::{
     ActivationRecord, Calibration, Canonicalize, Checkpoints, InlineFunctions, LayerRecord, LowerNative,
-    LowerPortable, Method as Solver, Observer, Pass, QuantizeActivations, SolveWeights, UpgradeOpset, run,
+    LowerPortable, Method as Solver, Observer, Pass, QuantizeActivations, ShareConstants, SolveWeights,
+    UpgradeOpset, run,
 };
 use zqc_runtime::{Array, Backend, BackendError, RunError, backend};
 
@@ -46,12 +47,13 @@ pub struct Compiler {
 
 impl Compiler {
     /// The names of the built-in passes, in order; the target chooses between the last two.
-    pub const PASSES: [&'static str; 8] = [
+    pub const PASSES: [&'static str; 9] = [
         "inline_functions",
         "canonicalize",
         "select",
         "quantize_activations",
         "solve_weights",
+        "share_constants",
         "upgrade_opset",
         "lower_portable",
         "lower_native",
@@ -219,6 +221,7 @@ impl Compiler {
         if steps.has_layers() {
             steps.quantize_layers(&samples.inputs, backend.as_ref(), state)?;
         }
+        steps.run(&ShareConstants)?;
         if in_bodies {
             steps.run(&UpgradeOpset { to: PORTABLE_OPSET })?;
             steps.bodies(&samples.inputs, backend.as_ref())?;

@@ -7,8 +7,9 @@
 //! 4. [`QuantizeActivations`]: one token-wise quantization per distinct input.
 //! 5. [`SolveWeights`]: stage by stage in topological order, the quantized prefix feeding the next stage: gather the
 //!    Hessians, solve the weights on the low-precision grid.
-//! 6. [`UpgradeOpset`]: the standard operators move to an opset that knows the types of the result.
-//! 7. [`LowerPortable`]: our operators become ONNX that stock runtimes execute. [`RaisePortable`] is its inverse. Or
+//! 6. [`ShareConstants`]: what the file holds twice is stored once.
+//! 7. [`UpgradeOpset`]: the standard operators move to an opset that knows the types of the result.
+//! 8. [`LowerPortable`]: our operators become ONNX that stock runtimes execute. [`RaisePortable`] is its inverse. Or
 //!    [`LowerNative`]: they become ONNX in its own low-precision types, for importers that know them.
 
 mod canonicalize;
@@ -22,6 +23,7 @@ mod raise;
 mod record;
 mod reuse_weights;
 mod select;
+mod share_constants;
 mod solve_weights;
 mod statistics;
 mod upgrade_opset;
@@ -36,6 +38,7 @@ pub use raise::RaisePortable;
 pub use record::{ActivationRecord, BranchRecord, Coding, LayerRecord};
 pub use reuse_weights::{ReuseWeights, SolvedWeights};
 pub use select::Select;
+pub use share_constants::ShareConstants;
 pub use solve_weights::{
     Branch, BranchMetric, Calibration, Checkpoints, Errors, HessianSource, Method, Recipe, Solution,
     SolveWeights,

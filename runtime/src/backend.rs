@@ -8,6 +8,7 @@ use zqc_ir::onnx::proto::ModelProto;
 use crate::array::{Array, ArrayError};
 
 mod externalize;
+mod fused;
 mod inline;
 mod interface;
 #[cfg(feature = "ort")]

@@ -3,6 +3,7 @@
 mod bad_data;
 mod bad_models;
 mod bench;
+mod coverage;
 #[cfg(unix)]
 mod faults;
 mod formats;

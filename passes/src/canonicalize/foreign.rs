@@ -1,9 +1,11 @@
-//! Products with a constant matrix that are no linear layers of ours: somebody quantized or fused them before.
+//! Products with a constant matrix that are no linear layers of ours: somebody quantized or fused them before, or they are
+//! written in a form that is not compiled yet.
 
+use zqc_ir::onnx::proto::NodeProto;
 use zqc_ir::tensor::name;
 use zqc_ir::{Graph, Node, Op, ValueId};
 
-use crate::constant_view::root;
+use crate::constant_view::{ConstantView, VIEWS, is_float, root};
 
 const MICROSOFT: &str = "com.microsoft";
 
@@ -47,24 +49,62 @@ pub(super) fn reason(graph: &Graph, node: &Node) -> Option<(ValueId, String)> {
         let reason = "was fused by ONNX Runtime's optimizer; compile the model as it was before";
         return Some((matrix, format!("{} {reason}", proto.op_type())));
     }
-    let product = ["MatMul", "Gemm"].iter().any(|op_type| node.op.as_standard(op_type).is_some());
-    let dequantize = graph.node(graph.producer(root_of_views(graph, node.input(1)?))?);
+    let is = |op_type: &str| node.op.as_standard(op_type).is_some();
+    if is("MatMul") || is("Gemm") {
+        return dequantized(graph, node).or_else(|| stack(graph, node)).or_else(|| chosen(graph, node));
+    }
+    is("Conv").then(|| pointwise(graph, node, proto)).flatten()
+}
+
+/// A product with a matrix behind `DequantizeLinear`.
+fn dequantized(graph: &Graph, node: &Node) -> Option<(ValueId, String)> {
+    let dequantize = graph.node(graph.producer(behind(graph, node.input(1)?, &["Identity", "Transpose"]))?);
     let Op::Onnx(proto) = &dequantize.op else { return None };
-    let matrix = constant(dequantize.input(0)?)?;
+    let matrix = root(graph, dequantize.input(0)?);
     let dtype = graph.literal(matrix)?.dtype().ok()?;
-    (product && proto.op_type() == "DequantizeLinear").then(|| {
+    (proto.op_type() == "DequantizeLinear").then(|| {
         (matrix, format!("its weight is already quantized: {} behind DequantizeLinear", name(dtype)))
     })
 }
 
-/// What `value` is a copy or a transpose of.
-fn root_of_views(graph: &Graph, value: ValueId) -> ValueId {
-    let mut value = graph.resolve_identity(value);
+/// A product with a constant of more than two dimensions.
+fn stack(graph: &Graph, node: &Node) -> Option<(ValueId, String)> {
+    let view = ConstantView::of(graph, node.input(1)?).filter(|view| is_float(view.dtype))?;
+    let activation = graph.literal(root(graph, node.input(0)?)).is_none();
+    (activation && view.dims.len() > 2)
+        .then(|| (view.root, format!("its weight is a stack of matrices, {:?}", view.dims)))
+}
+
+/// A product with a matrix that is looked up, as a mixture of experts may do.
+fn chosen(graph: &Graph, node: &Node) -> Option<(ValueId, String)> {
+    let sides = node.inputs().iter().take(2).flatten();
+    sides.into_iter().find_map(|&side| {
+        let gather = graph.node(graph.producer(behind(graph, side, &VIEWS))?);
+        let looks_up = |op_type| gather.op.as_standard(op_type).is_some();
+        let matrices = root(graph, gather.input(0).filter(|_| looks_up("Gather") || looks_up("GatherND"))?);
+        let dims = graph.literal(matrices)?.dims().to_vec();
+        let reason = || format!("its matrix is chosen while the model runs, from the stack {dims:?}");
+        (dims.len() > 2).then(|| (matrices, reason()))
+    })
+}
+
+/// A convolution that is a linear layer over the channels.
+fn pointwise(graph: &Graph, node: &Node, proto: &NodeProto) -> Option<(ValueId, String)> {
+    let weight = root(graph, node.input(1)?);
+    let tensor = graph.literal(weight)?;
+    let [_, _, window @ ..] = tensor.dims() else { return None };
+    let linear =
+        !window.is_empty() && window.iter().all(|&extent| extent == 1) && proto.int_or("group", 1) == 1;
+    linear.then(|| (weight, "it is written as a convolution with a window of 1".to_string()))
+}
+
+/// Where `value` comes from through these standard operators.
+fn behind(graph: &Graph, mut value: ValueId, operators: &[&str]) -> ValueId {
     while let Some(producer) = graph.producer(value)
-        && graph.node(producer).op.as_standard("Transpose").is_some()
+        && operators.iter().any(|op_type| graph.node(producer).op.as_standard(op_type).is_some())
         && let Some(input) = graph.node(producer).input(0)
     {
-        value = graph.resolve_identity(input);
+        value = input;
     }
     value
 }

@@ -312,6 +312,25 @@ fn forms() -> Vec<(&'static str, Builder)> {
                 .of("com.microsoft")
                 .output("y"),
         ),
+        (
+            "matrix_of_an_expert_stays",
+            rows(Float)
+                .input("expert", DataType::Int64, "rows")
+                .constant("experts", Float, &[5, 3, 4])
+                .integers("axes", &[-1])
+                .node("Gather", &["experts", "expert"], "w")
+                .node("Unsqueeze", &["x", "axes"], "column")
+                .node("MatMul", &["w", "column"], "y")
+                .output("y"),
+        ),
+        (
+            "pointwise_convolution_stays",
+            Builder::new()
+                .input("x", Float, "batch 4 length")
+                .constant("w", Float, &[3, 4, 1])
+                .node("Conv", &["x", "w"], "y")
+                .output("y"),
+        ),
         ("layer_paths", layer_paths()),
     ]
 }

@@ -2,12 +2,14 @@
 
 mod builder;
 mod canonicalize;
+mod inline_functions;
 mod kinds;
 mod lower;
 mod native;
 mod quantize_activations;
 mod raise;
 mod select;
+mod share_constants;
 mod solve_weights;
 mod upgrade_opset;
 

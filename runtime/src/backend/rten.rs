@@ -19,6 +19,7 @@ use zqc_ir::onnx::proto::ModelProto;
 use zqc_ir::onnx::proto::tensor_proto::DataType;
 
 use super::externalize::externalize;
+use super::fused::take_apart;
 use super::inline::inline_functions;
 use super::interface::Interface;
 use super::widen::widen;
@@ -48,6 +49,7 @@ impl Backend for Rten {
     fn load(&self, piece: &Piece) -> Result<Box<dyn Session>, BackendError> {
         let mut model = piece.model.clone();
         inline_functions(&mut model).map_err(|reason| BackendError::Load { backend: NAME, reason })?;
+        take_apart(&mut model);
         widen(&mut model);
         let op_types = name_nodes(&mut model);
 

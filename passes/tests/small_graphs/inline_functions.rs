@@ -1,0 +1,123 @@
+use zqc_ir::Tensor;
+use zqc_ir::onnx::proto::{AttributeProto, FunctionProto, NodeProto, OperatorSetIdProto};
+use zqc_ir::op::attribute::tensor;
+use zqc_ir::tensor::DataType::Float;
+use zqc_passes::{Canonicalize, InlineFunctions};
+
+use crate::builder::{Builder, written};
+use crate::{assert_snapshot, run};
+
+const DOMAIN: &str = "user";
+
+fn node(
+    domain: &str,
+    op_type: &str,
+    inputs: &[&str],
+    output: &str,
+    attribute: Vec<AttributeProto>,
+) -> NodeProto {
+    NodeProto {
+        domain: Some(domain.to_string()),
+        op_type: Some(op_type.to_string()),
+        input: inputs.iter().map(|name| name.to_string()).collect(),
+        output: vec![output.to_string()],
+        attribute,
+        ..Default::default()
+    }
+}
+
+fn function(name: &str, inputs: &[&str], opset: i64, nodes: Vec<NodeProto>) -> FunctionProto {
+    let import = |domain: &str, version| OperatorSetIdProto {
+        domain: Some(domain.to_string()),
+        version: Some(version),
+    };
+    FunctionProto {
+        domain: Some(DOMAIN.to_string()),
+        name: Some(name.to_string()),
+        input: inputs.iter().map(|name| name.to_string()).collect(),
+        output: vec!["y".to_string()],
+        opset_import: vec![import("", opset), import(DOMAIN, 1)],
+        node: nodes,
+        ..Default::default()
+    }
+}
+
+/// `y = relu(x w)`, the weight an argument; `opset` is the function's.
+fn linear(opset: i64) -> FunctionProto {
+    let nodes = vec![
+        node("", "MatMul", &["x", "w"], "product", Vec::new()),
+        node("", "Relu", &["product"], "y", Vec::new()),
+    ];
+    function("Linear", &["x", "w"], opset, nodes)
+}
+
+fn calling(functions: Vec<FunctionProto>, model: Builder) -> Builder {
+    let mut model = model;
+    model.proto.functions = functions;
+    let import = OperatorSetIdProto { domain: Some(DOMAIN.to_string()), version: Some(1) };
+    model.proto.opset_import.push(import);
+    model
+}
+
+fn cases() -> Vec<(&'static str, Builder)> {
+    let start = || Builder::new().input("x", Float, "rows 4").constant("w", Float, &[4, 3]);
+    let weight = Tensor::from_f32(&[4, 3], vec![0.5; 12]).unwrap().to_proto("");
+    let own = function(
+        "Own",
+        &["x"],
+        20,
+        vec![
+            node("", "Constant", &[], "w", vec![tensor("value", weight)]),
+            node("", "MatMul", &["x", "w"], "y", Vec::new()),
+        ],
+    );
+    let outer = function(
+        "Outer",
+        &["a", "b"],
+        20,
+        vec![node("", "Neg", &["a"], "n", Vec::new()), node(DOMAIN, "Linear", &["n", "b"], "y", Vec::new())],
+    );
+    let plain = function("Plain", &["a", "b"], 20, vec![node("", "MatMul", &["a", "b"], "y", Vec::new())]);
+    let call = |model: Builder, function: &str, inputs: &[&str]| {
+        model.node(function, inputs, "y").of(DOMAIN).named("/layers.0/up/call").output("y")
+    };
+    vec![
+        ("weight_as_argument", calling(vec![linear(20)], call(start(), "Linear", &["x", "w"]))),
+        ("weight_in_the_body", calling(vec![own], call(start(), "Own", &["x"]))),
+        ("nested", calling(vec![outer, linear(20)], call(start(), "Outer", &["x", "w"]))),
+        ("another_opset_stays", calling(vec![linear(18)], call(start(), "Linear", &["x", "w"]))),
+        (
+            "activations_only_stay",
+            calling(vec![plain], call(start().input("z", Float, "4 cols"), "Plain", &["x", "z"])),
+        ),
+    ]
+}
+
+#[test]
+fn every_place_of_the_weight() {
+    for (name, model) in cases() {
+        assert_snapshot("inline_functions", name, &run(&[&InlineFunctions], &mut model.build()));
+    }
+}
+
+#[test]
+fn inlined_layers_are_found() {
+    for (name, model) in cases() {
+        let text = run(&[&InlineFunctions, &Canonicalize], &mut model.build());
+        let layers = text.matches("zqc.linear").count();
+        assert_eq!(
+            layers,
+            usize::from(!name.ends_with("stay") && !name.ends_with("stays")),
+            "{name}: {text}"
+        );
+    }
+}
+
+#[test]
+fn calls_that_stay_come_back_as_they_were() {
+    for (name, case) in cases().into_iter().filter(|(name, _)| name.contains("stay")) {
+        let mut model = case.build();
+        run(&[&InlineFunctions], &mut model);
+        assert_eq!(written(&model), case.proto, "{name}");
+    }
+}
