@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use zqc_ir::onnx::WriteError;
 use zqc_ir::{Model, Op, onnx};
+use zqc_kernels::EmitError;
 use zqc_passes::{
     ActivationRecord, Calibration, Canonicalize, Checkpoints, InlineFunctions, LayerRecord, LowerNative,
     LowerPortable, Method as Solver, Observer, Pass, QuantizeActivations, ShareConstants, SolveWeights,
@@ -162,12 +163,14 @@ impl Compiler {
             }
             Emit::Cuda => {
                 events.step("packing");
-                let bytes = zqc_kernels::write(&model.graph, output)?;
+                let staged = zqc_kernels::stage(&model.graph, output)?;
                 if self.options.verify {
                     events.step("verifying");
-                    zqc_kernels::Package::open(output)?;
+                    let package = zqc_kernels::Package::open(staged.path());
+                    package.map_err(|source| Error::Verify { source: source.into() })?;
+                    report.verification = "the package reads back whole".to_string();
                 }
-                return Ok(bytes);
+                return Ok(staged.commit().map_err(EmitError::from)?);
             }
         }
         let quantized = self.options.verify.then(|| model.clone());
@@ -207,11 +210,20 @@ impl Compiler {
         let source = model.clone();
         let mut steps = Steps { compiler: self, model, report, events };
         steps.find_layers()?;
-        let in_bodies =
-            options.target == Target::Portable && bodies::hold_layers(steps.model, &options.select());
+        let in_bodies = bodies::hold_layers(steps.model, &options.select());
+        if in_bodies && !options.lowers_bodies() {
+            let warning = "the layers in the bodies of If, Loop and Scan stay in float: only a portable ONNX model holds them";
+            steps.report.warnings.push(warning.to_string());
+        }
+        let in_bodies = in_bodies && options.lowers_bodies();
         if !steps.has_layers() && !in_bodies {
             *steps.model = source;
-            let warning = "no linear layer is left to quantize: the output is the model as it came";
+            let warning = match options.emit {
+                Emit::Cuda => "no linear layer is left to quantize: the package is empty",
+                Emit::Onnx | Emit::Ir => {
+                    "no linear layer is left to quantize: the output is the model as it came"
+                }
+            };
             steps.report.warnings.push(warning.to_string());
             return Ok(());
         }

@@ -187,6 +187,12 @@ impl Options {
         }
     }
 
+    /// Whether what is emitted can hold quantized layers in the bodies of control flow: a package holds those of the main graph,
+    /// and the native types are not lowered inside bodies.
+    pub(crate) fn lowers_bodies(&self) -> bool {
+        self.target == Target::Portable && self.emit != Emit::Cuda
+    }
+
     /// Which layers are quantized.
     pub(crate) fn select(&self) -> Select {
         Select { keep: self.keep.clone(), only: self.only.clone() }

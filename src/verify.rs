@@ -4,6 +4,7 @@ use std::path::Path;
 
 use zqc_ir::onnx::{self, Content, ReadError, WriteError};
 use zqc_ir::{Model, ValueId};
+use zqc_kernels::OpenError;
 use zqc_passes::{PassError, RaisePortable, Silent, run};
 use zqc_runtime::{
     Array, ArrayData, Backend, Dimension, InputError, InputSpec, Interpreter, RunError, Sample, make_inputs,
@@ -35,6 +36,9 @@ pub enum VerifyError {
     /// The quantized layers cannot be found in the file.
     #[error(transparent)]
     Raise(#[from] PassError),
+    /// The package is not whole.
+    #[error(transparent)]
+    Package(#[from] OpenError),
     /// The model in the file does not run.
     #[error(transparent)]
     Run(#[from] RunError),

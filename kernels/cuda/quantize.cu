@@ -7,7 +7,8 @@
 // Steps      1. read, apply the operator before, largest magnitude (and sum of squares) of each token over the cluster;
 //            2. scale, convert, into shared memory as the linear kernels want it, bulk copies to global memory;
 //            3. one warpgroup multiplies the codes by V, straight from there (wgmma, E4M3); the cluster adds up; bf16.
-// Shared     codes ZQC_TOKENS * 128 and V ZQC_RANK * 128 bytes a block of K, sums; about 20 KiB for 32 tokens of 4096 with rank 16.
+// Shared     codes ZQC_TOKENS * 128 and V ZQC_RANK * 128 bytes a block of K, sums; 51 KiB for 32 tokens of 4096 with rank 16
+//            in a cluster of 8, 25 KiB for 8 tokens.
 //
 // ZQC_K       features          ZQC_RANK   stacked rank of the branches, 0 without     ZQC_INPUT    0 bf16, 1 f16, 2 f32
 // ZQC_MODE    0 plain, 1 RMSNorm with weight x2, 2 SiLU(x) * x2                        ZQC_TOKENS   8, 16, 32

@@ -10,7 +10,7 @@ use zqc_ir::{Graph, NodeId, Op, ValueId};
 use zqc_numerics::ActivationFormat;
 
 use crate::bias;
-use crate::writer::{LayerParts, PackageWriter, WriteError};
+use crate::writer::{LayerParts, PackageWriter, StagedPackage, WriteError};
 
 /// Why a graph does not become a package; what was in its place is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -52,11 +52,19 @@ pub enum EmitError {
     },
 }
 
-/// Writes the quantized layers of a graph as a package; returns its size.
+/// Writes the quantized layers of a graph as a package at `folder`; returns its size in bytes.
 ///
 /// # Errors
 /// When a layer cannot be packed, or the package not be written.
 pub fn write(graph: &Graph, folder: &Path) -> Result<u64, EmitError> {
+    Ok(stage(graph, folder)?.commit()?)
+}
+
+/// The same, but leaves the package beside its place, to be checked before it is put there.
+///
+/// # Errors
+/// When a layer cannot be packed, or the package not be written.
+pub fn stage(graph: &Graph, folder: &Path) -> Result<StagedPackage, EmitError> {
     let mut writer = PackageWriter::new(folder).map_err(WriteError::from)?;
     let mut readers: IndexMap<Option<ValueId>, Vec<(NodeId, &QuantizedLinear)>> = IndexMap::new();
     for id in graph.order()? {
@@ -77,7 +85,7 @@ pub fn write(graph: &Graph, folder: &Path) -> Result<u64, EmitError> {
         let layers = layers.into_iter().map(|(id, linear)| parts(graph, id, linear));
         writer.add(&layers.collect::<Result<Vec<_>, _>>()?)?;
     }
-    Ok(writer.finish()?)
+    Ok(writer.stage()?)
 }
 
 /// What a package needs of a layer.

@@ -18,7 +18,7 @@ mod unpack;
 mod validate;
 mod writer;
 
-pub use emit::{EmitError, write};
+pub use emit::{EmitError, stage, write};
 pub use geometry::{BLOCK, Geometry, GeometryError, PANEL, RANK_MULTIPLE, TILE};
 pub use manifest::{Activation, Array, Codes, GroupScales, KernelSource, Layer, Manifest};
 pub use pack::PackError;
@@ -28,7 +28,7 @@ pub use staging::{StagingError, check_writable};
 pub use table::Table;
 pub use unpack::UnpackedLayer;
 pub use validate::Damage;
-pub use writer::{LayerParts, PackageWriter, WriteError};
+pub use writer::{LayerParts, PackageWriter, StagedPackage, WriteError};
 
 /// The version of the format that this crate writes and reads.
 pub const VERSION: u32 = 1;

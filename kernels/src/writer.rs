@@ -52,6 +52,28 @@ pub struct PackageWriter {
     layers: Vec<Layer>,
 }
 
+/// A finished package beside its place, which goes when it is dropped.
+pub struct StagedPackage {
+    staging: Staging,
+    bytes: u64,
+}
+
+impl StagedPackage {
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        self.staging.path()
+    }
+
+    /// Puts it in its place; returns its size in bytes.
+    ///
+    /// # Errors
+    /// When the operating system refuses; what was there is then as it was.
+    pub fn commit(self) -> Result<u64, WriteError> {
+        self.staging.commit()?;
+        Ok(self.bytes)
+    }
+}
+
 impl PackageWriter {
     /// Begins a package that is to be at `folder`.
     ///
@@ -94,11 +116,19 @@ impl PackageWriter {
         Ok(())
     }
 
-    /// Finishes the package and puts it in its place; returns its size.
+    /// Finishes the package and puts it in its place; returns its size in bytes.
     ///
     /// # Errors
     /// When the operating system refuses.
     pub fn finish(self) -> Result<u64, WriteError> {
+        self.stage()?.commit()
+    }
+
+    /// Finishes the package beside its place.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn stage(self) -> Result<StagedPackage, WriteError> {
         let Self { staging, weights, activations, layers, .. } = self;
         let weights_bytes = weights.finish()?;
         let kernels = staging.path().join(KERNELS);
@@ -121,9 +151,8 @@ impl PackageWriter {
         manifest.checksum = manifest.compute_checksum().map_err(json)?;
         let text = serde_json::to_vec_pretty(&manifest).map_err(json)?;
         write_file(&path, &text)?;
-        staging.commit()?;
         let sources: usize = SOURCES.iter().map(|(_, text)| text.len()).sum();
-        Ok((weights_bytes + sources + text.len()) as u64)
+        Ok(StagedPackage { staging, bytes: (weights_bytes + sources + text.len()) as u64 })
     }
 
     fn layer(
