@@ -18,7 +18,7 @@ import torch
 from kernels import Kernel, Layer, Tokens, apply, cubin, error, quantize, up
 
 SHAPES = ["4096x4096", "11008x4096", "4096x11008", "8192x8192", "28672x8192"]
-TOKENS = [1, 16, 64, 512, 2048, 4096]
+TOKENS = [1, 16, 32, 64, 512, 2048, 4096]
 
 
 def variants(m, k):
@@ -32,7 +32,8 @@ def variants(m, k):
 def quantize_variants(m, k):
     """Tokens of a tile and cluster."""
     blocks = -(-k // 128)
-    return [(8, 8)] if m <= 64 else [(tile, c) for tile in (8, 16, 32) for c in (4, 8) if tile // 8 * -(-(-(-blocks // c)) // 2) <= 16]
+    tiles = (8,) if m <= 64 else (8, 16)
+    return [(tile, c) for tile in tiles for c in (1, 2, 4, 8) if tile // 8 * -(-(-(-blocks // c)) // 2) <= 16]
 
 
 def graph(launch, repeats):

@@ -201,7 +201,8 @@ def apply(kernel, layer, tokens, y, weights=None, dependent=True):
 
 
 def quantize(kernel, x, x2, codes, scales, inner, down, m_pad, eps=1e-6, dependent=True):
-    grid = kernel.cluster * -(-x.shape[0] // kernel.tokens)
+    tiles = -(-x.shape[0] // kernel.tokens)
+    grid = kernel.cluster * (min(tiles, kernel.clusters) if kernel.cluster <= 2 else tiles)  # as cuda/src/loaded.rs
     stride2 = x2.stride(0) if x2 is not None and x2.dim() == 2 else 0
     kernel(grid, [pointer(x), pointer(x2), pointer(codes), pointer(scales), pointer(inner), pointer(down), ("i", x.shape[0]),
                   ("i", m_pad), ("q", x.stride(0)), ("q", stride2), ("f", eps)], dependent)

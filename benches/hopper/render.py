@@ -24,12 +24,8 @@ def dispatch(results):
              "# nothing is written, the rule of src/dispatch.rs holds. n is 0 in rows of quantize: all layers of k columns share it.",
              f"# {results['card']}, {datetime.date.today()}: benches/hopper/bench.py --json FILE, benches/hopper/render.py FILE",
              "# n\tk\tm_max\tkernel\ttokens\tcluster"]
-    tiles = {1: 8, 16: 16, 64: 64}
-    limit = lambda m: tiles.get(m, m)
+    limit = lambda m: max(8, m)
     for row in results["rows"]:
-        if row["tile"] == 64 and row["kernel"] == "decode":
-            # Tiles of 32 tokens are not measured by themselves: the cluster that is best for 64 serves them.
-            lines.append("\t".join(map(str, (row["n"], row["k"], 32, "decode", 32, row["cluster"]))))
         lines.append("\t".join(map(str, (row["n"], row["k"], limit(row["m"]), row["kernel"], row["tile"], row["cluster"]))))
     quantized = {}
     for row in results["rows"]:

@@ -155,7 +155,7 @@ fn fit_linear(variant: LinearVariant, k: usize) -> LinearVariant {
     LinearVariant { tokens: if is_long { variant.tokens.min(128) } else { variant.tokens }, ..variant }
 }
 
-/// As many blocks as there are multiprocessors as long as tokens are few, then the largest tiles.
+/// As many blocks as there are multiprocessors as long as tokens are few, then as few blocks for a token as hold it.
 fn quantize_rule(k: usize) -> Vec<(usize, QuantizeVariant)> {
     const FEW: u32 = 8;
     let mut steps = Vec::new();
@@ -166,7 +166,7 @@ fn quantize_rule(k: usize) -> Vec<(usize, QuantizeVariant)> {
             steps.push((FEW as usize * MULTIPROCESSORS / cluster as usize, variant));
         }
     }
-    steps.push((usize::MAX, QuantizeVariant { tokens: 32, cluster: 1 }));
+    steps.push((usize::MAX, QuantizeVariant { tokens: FEW, cluster: 1 }));
     steps
 }
 
@@ -237,9 +237,9 @@ mod tests {
     fn quantization_has_clusters_while_tokens_are_few() {
         let of = |k, tokens| quantize("", k, tokens);
         let many = [1, 132, 133, 1056, 1057].map(|tokens| of(4096, tokens));
-        assert_eq!(many, [(8, 8), (8, 8), (8, 4), (8, 1), (32, 4)]);
-        assert_eq!([of(72, 1), of(72, 2000)], [(8, 1), (32, 1)]);
-        assert_eq!([of(11008, 1), of(11008, 264), of(11008, 265)], [(8, 8), (8, 4), (16, 8)]);
+        assert_eq!(many, [(8, 8), (8, 8), (8, 4), (8, 1), (8, 1)]);
+        assert_eq!([of(72, 1), of(72, 2000)], [(8, 1), (8, 1)]);
+        assert_eq!([of(11008, 1), of(11008, 264), of(11008, 265)], [(8, 8), (8, 4), (8, 4)]);
         assert_eq!([of(28672, 1), of(28672, 5000), of(100_000, 1)], [(8, 8); 3]);
         assert_eq!(
             quantize("0\t4096\t64\tquantize\t32\t2\n", 28672, 10),

@@ -279,7 +279,10 @@ impl Loaded {
             argument(&second_stride),
             argument(&epsilon),
         ];
-        let clusters = tokens.div_ceil(kernel.shape().tokens as usize) as u32;
+        let tiles = tokens.div_ceil(kernel.shape().tokens as usize) as u32;
+        // Small clusters stay and keep the low-rank factor; large ones are spread more evenly when each takes one tile.
+        let clusters =
+            if kernel.shape().cluster <= 2 { tiles.min(kernel.resident_clusters()) } else { tiles };
         let _current = self.device.make_current()?;
         // SAFETY: the arguments are those of zqc_quantize; the scratch is as large as the kernel writes; the caller
         // vouches for the input and the stream.

@@ -85,6 +85,19 @@ DEVICE void barrier_wait(u32 barrier, u32 parity) {
         : "memory");
 }
 
+// A position in a ring of stages, and the parity of the phase that its barriers are in.
+template <int STAGES>
+struct RingSlot {
+    int stage = 0;
+    u32 parity = 0;
+    DEVICE_MEMBER void advance() {
+        if (++stage == STAGES) {
+            stage = 0;
+            parity ^= 1;
+        }
+    }
+};
+
 // Bulk copies: `bytes` and both addresses are multiples of 16.
 
 DEVICE void copy_to_shared(u32 shared, const void* global, u32 bytes, u32 barrier) {
@@ -107,17 +120,51 @@ DEVICE void copy_to_global(void* global, u32 shared, u32 bytes) {
 }
 
 DEVICE void copies_to_global_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+// Their sources have been read; and all is done.
+DEVICE void copies_to_global_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
 DEVICE void copies_to_global_wait() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 
 // Orders ordinary writes to shared memory before reads by the copy engine and the tensor cores.
 DEVICE void fence_for_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// Sends four floats to another block's shared memory; its `barrier` counts the 16 bytes when they are there.
-DEVICE void send(u32 remote, float a, float b, float c, float d, u32 remote_barrier) {
-    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(remote),
-                 "f"(a), "f"(b), "f"(c), "f"(d), "r"(remote_barrier)
-                 : "memory");
-}
+// Floats that the blocks of a cluster send into the shared memory of one of them, behind an mbarrier of that block: asynchronous stores
+// whose bytes it counts or, where there is one block, ordinary stores behind which every sending thread arrives.
+template <int CLUSTER>
+struct Mailbox {
+    DEVICE_MEMBER static void init(u32 barrier, u32 senders) { barrier_init(barrier, CLUSTER == 1 ? senders : 1); }
+
+    // The receiver, once a phase.
+    DEVICE_MEMBER static void expect(u32 barrier, u32 bytes) {
+        if (CLUSTER > 1) barrier_expect(barrier, bytes);
+    }
+
+    // To block `rank`; addresses are those of the receiver's own shared memory.
+    DEVICE_MEMBER static void send(u32 rank, u32 to, float value, u32 barrier) {
+        if (CLUSTER == 1)
+            asm volatile("st.shared.f32 [%0], %1;" ::"r"(to), "f"(value) : "memory");
+        else
+            asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(map_to_rank(to, rank)),
+                         "f"(value), "r"(map_to_rank(barrier, rank))
+                         : "memory");
+    }
+
+    DEVICE_MEMBER static void send(u32 rank, u32 to, float4 values, u32 barrier) {
+        if (CLUSTER == 1)
+            asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to), "f"(values.x), "f"(values.y), "f"(values.z),
+                         "f"(values.w)
+                         : "memory");
+        else
+            asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
+                             map_to_rank(to, rank)),
+                         "f"(values.x), "f"(values.y), "f"(values.z), "f"(values.w), "r"(map_to_rank(barrier, rank))
+                         : "memory");
+    }
+
+    // Every sending thread, once a phase, after what it sent.
+    DEVICE_MEMBER static void sent(u32 barrier) {
+        if (CLUSTER == 1) barrier_arrive(barrier);
+    }
+};
 
 DEVICE uint4 load_shared_16(u32 address) {
     uint4 v;

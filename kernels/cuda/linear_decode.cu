@@ -1,7 +1,7 @@
 // The linear layer for few tokens, m <= ZQC_TOKENS: bound by reading the weights once.
 //
 // Cluster    ZQC_CLUSTER blocks split K between them; each cluster walks over panels of 128 rows (persistent).
-// Block      2 warpgroups that multiply, one tile of 64 rows each, a warp that copies, 2 or 3 that finish; 2 blocks a multiprocessor,
+// Block      2 warpgroups that multiply, one tile of 64 rows each, a warp that copies, 3 or 4 that finish; 2 blocks a multiprocessor,
 //            3 for up to 16 tokens.
 // Pipeline   a ring of stages, each one block of K for 128 rows (8.1 KiB of FP4), filled by bulk copies. The weights do not depend on
 //            the kernel before this one, so the ring is filled first and waited for afterwards; then the tokens follow.
@@ -21,8 +21,8 @@
 constexpr int N = ZQC_N, TOKENS = ZQC_TOKENS, STEPS = ZQC_STEPS, SPLIT = ZQC_CLUSTER;
 constexpr int SLICES = ZQC_RANK / INNER_RANKS, PARTS = TOKENS / 8;  // parts of 8 tokens
 constexpr int PER_SM = TOKENS <= 16 ? 3 : 2;  // blocks of a multiprocessor
-constexpr int MULTIPLIERS = 8, FINISHERS = TOKENS <= 32 ? 3 : 2;  // warps; between them, the warp that copies
-constexpr int THREADS = 32 * (MULTIPLIERS + 1 + FINISHERS);
+constexpr int MULTIPLIERS = 8, FINISHERS = TOKENS <= 32 ? 3 : 4;  // warps; between them, the warp that copies
+constexpr int FINISHER_THREADS = 32 * FINISHERS, THREADS = 32 * (MULTIPLIERS + 1) + FINISHER_THREADS;
 constexpr int PANELS = ceil_div(N, PANEL_ROWS);
 constexpr int BLOCKS = ceil_div(ZQC_K, K_BLOCK);
 constexpr int SHARE = ceil_div(BLOCKS, SPLIT);  // blocks of K that a rank has at most
@@ -50,6 +50,9 @@ static_assert(STAGES >= 2, "the ring does not fit");
 extern "C" __device__ const u32 zqc_launch[5] = {THREADS, SHARED_BYTES, SPLIT, PANEL_ROWS, TOKENS};
 __device__ const u64 TABLE[16] = {ZQC_TABLE};
 
+using Slot = RingSlot<STAGES>;
+using Sums = Mailbox<SPLIT>;
+
 // Where things lie in the shared memory of this block.
 struct Shared {
     u32 base;
@@ -67,18 +70,6 @@ struct Shared {
 // A rank's share: the panels `panel`, `panel + apart`, ..., of which there are `panels`, and the blocks `first` to `last` of K.
 struct Work {
     int rank, panel, apart, panels, first, last;
-};
-
-// A position in the ring.
-struct Slot {
-    int stage = 0;
-    u32 parity = 0;
-    DEVICE_MEMBER void advance() {
-        if (++stage == STAGES) {
-            stage = 0;
-            parity ^= 1;
-        }
-    }
 };
 
 // Copies what the multipliers need, in their order: a panel's blocks, panel after panel. One warp.
@@ -148,10 +139,7 @@ struct Multiplier {
         return RESIDENT ? shared.resident(block - work.first) : shared.stage(slot.stage);
     }
 
-    DEVICE_MEMBER void release(int stage) const {
-        __syncwarp();
-        if (lane == 0) barrier_arrive(shared.empty(stage));
-    }
+    DEVICE_MEMBER void release(int stage) const { barrier_arrive(shared.empty(stage)); }
 
     // One block of K. The multiplications of a quarter run while the next quarter is decoded into other registers. The first block
     // replaces what `sums` holds.
@@ -203,12 +191,13 @@ struct Multiplier {
 
     // Sends the sums of this warp's 16 rows to the rank that owns them.
     DEVICE_MEMBER void send_sums(int warp, const float (&sums)[TOKENS / 2]) const {
-        const u32 owner = warp / OWNED_WARPS, full = map_to_rank(shared.sums_full(), owner);
         const int at = (work.rank * OWNED_WARPS + warp % OWNED_WARPS) * PARTS * 32 + lane;
-        const u32 to = map_to_rank(shared.sums() + at * 16, owner);
         const auto sum = [&](int i) { return work.first < work.last ? sums[i] : 0.f; };
 #pragma unroll
-        for (int j = 0; j < PARTS; ++j) send(to + j * 512, sum(4 * j), sum(4 * j + 1), sum(4 * j + 2), sum(4 * j + 3), full);
+        for (int j = 0; j < PARTS; ++j)
+            Sums::send(warp / OWNED_WARPS, shared.sums() + at * 16 + j * 512,
+                       make_float4(sum(4 * j), sum(4 * j + 1), sum(4 * j + 2), sum(4 * j + 3)), shared.sums_full());
+        Sums::sent(shared.sums_full());
     }
 };
 
@@ -225,18 +214,23 @@ struct Finisher {
     long long y_stride;
     int m, m_pad, thread;
 
-    // Scales and biases of the rank's rows and, with the first panel, scales of the tokens to shared memory.
-    DEVICE_MEMBER void fetch_scales(int item, int first_row) const {
-        const auto put = [&](int at, float value) {
-            asm volatile("st.shared.f32 [%0], %1;" ::"r"(shared.scales() + at * 4), "f"(value) : "memory");
-        };
-        for (int i = thread; i < OWNED_ROWS; i += 32 * FINISHERS) {
-            put(i, row_scales[first_row + i]);
-            put(OWNED_ROWS + i, bias ? bias[first_row + i] : 0.f);
+    DEVICE_MEMBER int panel(int item) const { return work.panel + item * work.apart; }
+    DEVICE_MEMBER int first_row(int item) const { return panel(item) * PANEL_ROWS + work.rank * OWNED_ROWS; }
+
+    DEVICE_MEMBER void put_scale(int at, float value) const {
+        asm volatile("st.shared.f32 [%0], %1;" ::"r"(shared.scales() + at * 4), "f"(value) : "memory");
+    }
+
+    // Scales and biases of the rank's rows to shared memory.
+    DEVICE_MEMBER void fetch_row_scales(int item) const {
+        for (int i = thread; i < OWNED_ROWS; i += FINISHER_THREADS) {
+            put_scale(i, row_scales[first_row(item) + i]);
+            put_scale(OWNED_ROWS + i, bias ? bias[first_row(item) + i] : 0.f);
         }
-        if (item == 0)
-            for (int i = thread; i < TOKENS; i += 32 * FINISHERS) put(2 * OWNED_ROWS + i, i < m ? token_scales[i] : 0.f);
-        synchronize();
+    }
+
+    DEVICE_MEMBER void fetch_token_scales() const {
+        for (int i = thread; i < TOKENS; i += FINISHER_THREADS) put_scale(2 * OWNED_ROWS + i, i < m ? token_scales[i] : 0.f);
     }
 
     DEVICE_MEMBER float scale(int at) const {
@@ -245,42 +239,65 @@ struct Finisher {
         return value;
     }
 
-    DEVICE_MEMBER static void synchronize() { asm volatile("bar.sync 1, %0;" ::"n"(32 * FINISHERS) : "memory"); }
+    DEVICE_MEMBER static void synchronize() { asm volatile("bar.sync 1, %0;" ::"n"(FINISHER_THREADS) : "memory"); }
 
-    // The low-rank branch for float4 `i` of the rank's sums and its neighbours in the warp: U of 16 rows by the inner values of 8 tokens.
-    DEVICE_MEMBER float4 low_rank(int panel, int i) const {
-        float4 d = make_float4(0.f, 0.f, 0.f, 0.f);
-        const int lane = i % 32, fragment = work.rank * OWNED_WARPS + i / (PARTS * 32), token = i / 32 % PARTS * 8 + lane / 4;
-        const u8* up = weights + (static_cast<u64>(BLOCKS) * PANELS + panel) * PANEL_BYTES + fragment / 4 * TILE_BYTES +
-                       (fragment % 4 * 32 + lane) * 16;
-        const u8* row = inner + token * INNER_BYTES + lane % 4 * 4;
-        const int swap = token >> 2 & 1;
+    DEVICE_MEMBER int warp() const { return thread / 32; }
+    DEVICE_MEMBER int lane() const { return thread % 32; }
+
+    // Of `fragment` of the rank's rows, this lane's 16 bytes of U for 16 ranks.
+    DEVICE_MEMBER const u8* up(int panel, int fragment, int slice) const {
+        const int at = work.rank * OWNED_WARPS + fragment;
+        return weights + (static_cast<u64>(BLOCKS + slice / 2) * PANELS + panel) * PANEL_BYTES + at / 4 * TILE_BYTES + slice % 2 * 2048 +
+               (at % 4 * 32 + lane()) * 16;
+    }
+
+    DEVICE_MEMBER void prefetch_up(int panel) const {
+        for (int fragment = warp(); fragment < OWNED_WARPS; fragment += FINISHERS)
+            for (int slice = 0; slice < SLICES; ++slice)
+                asm volatile("prefetch.global.L2 [%0];" ::"l"(up(panel, fragment, slice)));
+    }
+
+    // The low-rank branch to shared memory, behind the sums of the ranks: U of 16 rows by the inner values of 8 tokens at a time.
+    DEVICE_MEMBER void low_rank(int panel) const {
+        for (int i = warp(); i < OWNED_WARPS * PARTS; i += FINISHERS) {
+            const int token = i % PARTS * 8 + lane() / 4, swap = token >> 2 & 1;
+            const u8* row = inner + token * INNER_BYTES + lane() % 4 * 4;
+            float4 d = make_float4(0.f, 0.f, 0.f, 0.f);
 #pragma unroll
-        for (int slice = 0; slice < SLICES; ++slice) {
-            const uint4 a = *reinterpret_cast<const uint4*>(up + static_cast<u64>(slice / 2) * PANELS * PANEL_BYTES + slice % 2 * 2048);
-            const u8* at = row + static_cast<u64>(slice) * m_pad * INNER_BYTES;
-            const u32 b0 = token < m ? *reinterpret_cast<const u32*>(at + swap * 16) : 0;
-            const u32 b1 = token < m ? *reinterpret_cast<const u32*>(at + (1 - swap) * 16) : 0;
-            asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                : "+f"(d.x), "+f"(d.y), "+f"(d.z), "+f"(d.w)
-                : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));
+            for (int slice = 0; slice < SLICES; ++slice) {
+                const uint4 a = *reinterpret_cast<const uint4*>(up(panel, i / PARTS, slice));
+                const u8* at = row + static_cast<u64>(slice) * m_pad * INNER_BYTES;
+                const u32 b0 = token < m ? *reinterpret_cast<const u32*>(at + swap * 16) : 0;
+                const u32 b1 = token < m ? *reinterpret_cast<const u32*>(at + (1 - swap) * 16) : 0;
+                asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                    : "+f"(d.x), "+f"(d.y), "+f"(d.z), "+f"(d.w)
+                    : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));
+            }
+            asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(shared.sums() + SUM_BYTES + (i * 32 + lane()) * 16), "f"(d.x),
+                         "f"(d.y), "f"(d.z), "f"(d.w)
+                         : "memory");
         }
-        return d;
+    }
+
+    // What does not need the kernel before this one.
+    DEVICE_MEMBER void prepare() const {
+        if (work.panels == 0) return;
+        if (thread == 0) Sums::expect(shared.sums_full(), SUM_BYTES);
+        fetch_row_scales(0);
+        prefetch_up(panel(0));
     }
 
     DEVICE_MEMBER void run(int item) const {
-        const int panel = work.panel + item * work.apart, first_row = panel * PANEL_ROWS + work.rank * OWNED_ROWS;
-        if (thread == 0) barrier_expect(shared.sums_full(), SUM_BYTES);
-        fetch_scales(item, first_row);
-        if (SLICES > 0)
-            for (int i = thread; i < OWNED; i += 32 * FINISHERS) {
-                const float4 d = low_rank(panel, i);
-                asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(shared.sums() + SUM_BYTES + i * 16), "f"(d.x), "f"(d.y),
-                             "f"(d.z), "f"(d.w)
-                             : "memory");
-            }
+        if (item == 0) {
+            fetch_token_scales();
+        } else {
+            if (thread == 0) Sums::expect(shared.sums_full(), SUM_BYTES);
+            fetch_row_scales(item);
+        }
+        if (SLICES > 0) low_rank(panel(item));
+        synchronize();
         barrier_wait(shared.sums_full(), item & 1);
-        for (int i = thread; i < OWNED; i += 32 * FINISHERS) {
+        for (int i = thread; i < OWNED; i += FINISHER_THREADS) {
             // Four sums of a lane: rows `row` and `row + 8`, tokens `token` and `token + 1`.
             const int row = i / (PARTS * 32) * 16 + i % 32 / 4, token = i / 32 % PARTS * 8 + i % 4 * 2;
             if (token >= m) continue;
@@ -290,8 +307,8 @@ struct Finisher {
                 const float4 part = load_shared_floats(shared.sums() + (from * OWNED + i) * 16);
                 sum.x += part.x, sum.y += part.y, sum.z += part.z, sum.w += part.w;
             }
-            store_pair(first_row, row, token, sum.x, sum.y);
-            store_pair(first_row, row + 8, token, sum.z, sum.w);
+            store_pair(first_row(item), row, token, sum.x, sum.y);
+            store_pair(first_row(item), row + 8, token, sum.z, sum.w);
         }
         if (item + 1 == work.panels) return;
         synchronize();  // before the scales are replaced
@@ -321,10 +338,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_SM) __cluster_dims__(S
     if (warp == MULTIPLIERS) {
         if (lane < STAGES) {
             barrier_init(shared.full(lane), 1);
-            barrier_init(shared.empty(lane), MULTIPLIERS);
+            barrier_init(shared.empty(lane), 32 * MULTIPLIERS);
         }
         if (lane == 31) {
-            barrier_init(shared.sums_full(), 1);
+            Sums::init(shared.sums_full(), 32 * MULTIPLIERS);
             barrier_init(shared.sums_free(), FINISHERS * SPLIT);
         }
         barrier_init_fence();
@@ -355,10 +372,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_SM) __cluster_dims__(S
         __syncwarp();
         cluster_wait();
     } else {
-        cluster_wait();
-        wait_for_dependencies();  // before what it wrote is read and the outputs are written
         const Finisher finisher{shared, work, weights, row_scales, bias, token_scales, static_cast<const u8*>(inner), y, y_stride,
                                 m, m_pad, static_cast<int>(threadIdx.x) - 32 * (MULTIPLIERS + 1)};
+        finisher.prepare();
+        cluster_wait();
+        wait_for_dependencies();  // before what it wrote is read and the outputs are written
         for (int item = 0; item < work.panels; ++item) finisher.run(item);
     }
 }

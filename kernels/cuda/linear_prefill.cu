@@ -40,6 +40,8 @@ constexpr int BARRIERS_AT = TABLE_AT + TABLE_BYTES, SHARED_BYTES = BARRIERS_AT +
 extern "C" __device__ const u32 zqc_launch[5] = {THREADS, SHARED_BYTES, CLUSTER, PANEL_ROWS * CLUSTER, TOKENS};
 __device__ const u64 TABLE[16] = {ZQC_TABLE};
 
+using Slot = RingSlot<STAGES>;
+
 // Where things lie in the shared memory of this block.
 struct Shared {
     u32 base;
@@ -74,18 +76,6 @@ struct Work {
         const int token = (strip * STRIP + within % tiles) * TOKENS;
         if (index < whole) return Tile{within / tiles, token, TOKENS};
         return Tile{within / tiles, token + half % 2 * (TOKENS / 2), TOKENS / 2};
-    }
-};
-
-// A position in the ring.
-struct Slot {
-    int stage = 0;
-    u32 parity = 0;
-    DEVICE_MEMBER void advance() {
-        if (++stage == STAGES) {
-            stage = 0;
-            parity ^= 1;
-        }
     }
 };
 
@@ -174,11 +164,11 @@ struct Mainloop {
 
     // Gives a stage back to every block that writes into it.
     DEVICE_MEMBER void release(int stage) const {
-        __syncwarp();
         if (CLUSTER == 1) {
-            if (lane == 0) barrier_arrive(shared.empty(stage));
-        } else if (lane < CLUSTER) {
-            barrier_arrive_remote(shared.empty(stage), lane);
+            barrier_arrive(shared.empty(stage));
+        } else {
+#pragma unroll
+            for (int block = 0; block < CLUSTER; ++block) barrier_arrive_remote(shared.empty(stage), block);
         }
     }
 
@@ -378,7 +368,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
 
     if (warp == 4 * WARPGROUPS && lane < STAGES) {
         barrier_init(shared.full(lane), 1);
-        barrier_init(shared.empty(lane), 4 * WARPGROUPS * CLUSTER);
+        barrier_init(shared.empty(lane), CONSUMERS * CLUSTER);
         barrier_init_fence();
     }
     if (threadIdx.x < 16)
