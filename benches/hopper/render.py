@@ -1,4 +1,4 @@
-"""From the times of bench.py: the dispatch table, and table and plot of docs/kernels.md. python benches/hopper/render.py docs/kernels/h200.json"""
+"""From the times of bench.py: the dispatch table, and tables and plot of docs/kernels.md. python benches/hopper/render.py docs/kernels/h200.json"""
 import datetime
 import json
 import math
@@ -45,6 +45,24 @@ def table(results):
     return "\n".join(lines)
 
 
+# Microseconds that would be ahead of every public kernel measured, by N, K and tokens.
+GOALS = {(4096, 4096): {1: 5.0, 16: 5.6, 64: 6.4, 512: 14.5, 2048: 47, 4096: 91},
+         (11008, 4096): {1: 8.6, 16: 9.2, 64: 10.5, 512: 32.5, 2048: 121, 4096: 235},
+         (8192, 8192): {1: 11.8, 16: 12.4, 64: 14, 512: 46, 2048: 178, 4096: 360},
+         (28672, 8192): {1: 31, 16: 33, 64: 36, 512: 158, 2048: 650, 4096: 1310}}
+
+
+def goals(results):
+    """Chained times, and how far they are from the goals."""
+    times = {(row["n"], row["k"], row["m"]): row["chained"] for row in results["rows"]}
+    columns = list(next(iter(GOALS.values())))
+    lines = ["| N x K | " + " | ".join(f"M = {m}" for m in columns) + " |", "|---" * (1 + len(columns)) + "|"]
+    for (n, k), goal in GOALS.items():
+        cells = [f"{times[n, k, m]:.1f} for {goal[m]} ({times[n, k, m] / goal[m] - 1:+.0%})" for m in columns]
+        lines.append(f"| {n} x {k} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def plot(results):
     """Roofline: achieved rate over operations a byte of FP4 weights and FP8 tokens, as SVG."""
     x = lambda intensity: 70 + 150 * math.log10(intensity / 1)
@@ -76,8 +94,11 @@ def main():
     dispatch(results)
     plot(results)
     page = ROOT / "docs/kernels.md"
-    marked = re.compile(r"<!-- table -->.*?<!-- /table -->", re.S)
-    page.write_text(marked.sub(lambda _: f"<!-- table -->\n{table(results)}\n<!-- /table -->", page.read_text()))
+    text = page.read_text()
+    for mark, lines in (("table", table(results)), ("goals", goals(results))):
+        marked = re.compile(f"<!-- {mark} -->.*?<!-- /{mark} -->", re.S)
+        text = marked.sub(lambda _: f"<!-- {mark} -->\n{lines}\n<!-- /{mark} -->", text)
+    page.write_text(text)
 
 
 if __name__ == "__main__":
