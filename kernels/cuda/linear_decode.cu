@@ -1,7 +1,7 @@
 // The linear layer for few tokens, m <= ZQC_TOKENS: bound by reading the weights once.
 //
 // Cluster    ZQC_CLUSTER blocks split K between them; each cluster walks over panels of 128 rows (persistent).
-// Block      2 warpgroups that multiply, one tile of 64 rows each, a warp that copies, 3 or 4 that finish; 2 blocks a multiprocessor,
+// Block      2 warpgroups that multiply, one tile of 64 rows each, a warp that copies, 3 that finish; 2 blocks a multiprocessor,
 //            3 for up to 16 tokens.
 // Pipeline   a ring of stages, each one block of K for 128 rows (8.1 KiB of FP4), filled by bulk copies. The weights do not depend on
 //            the kernel before this one, so the ring is filled first and waited for afterwards; then the tokens follow.
@@ -21,7 +21,7 @@
 constexpr int N = ZQC_N, TOKENS = ZQC_TOKENS, STEPS = ZQC_STEPS, SPLIT = ZQC_CLUSTER;
 constexpr int SLICES = ZQC_RANK / INNER_RANKS, PARTS = TOKENS / 8;  // parts of 8 tokens
 constexpr int PER_SM = TOKENS <= 16 ? 3 : 2;  // blocks of a multiprocessor
-constexpr int MULTIPLIERS = 8, FINISHERS = TOKENS <= 32 ? 3 : 4;  // warps; between them, the warp that copies
+constexpr int MULTIPLIERS = 8, FINISHERS = 3;  // warps; between them, the warp that copies
 constexpr int FINISHER_THREADS = 32 * FINISHERS, THREADS = 32 * (MULTIPLIERS + 1) + FINISHER_THREADS;
 constexpr int PANELS = ceil_div(N, PANEL_ROWS);
 constexpr int BLOCKS = ceil_div(ZQC_K, K_BLOCK);
