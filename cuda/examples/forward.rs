@@ -6,6 +6,7 @@
 
 use std::env;
 use std::error::Error;
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -54,7 +55,8 @@ fn run(folder: &Path, tokens: usize) -> Result<(), Box<dyn Error>> {
         let applied = event()?;
 
         let microseconds = |milliseconds: f32| 1e3 * milliseconds / REPETITIONS as f32;
-        println!(
+        writeln!(
+            io::stdout(),
             "{:60} {:>6} x {:<6} quantize {:8.2} us, apply {:8.2} us, y[0] = {}",
             linear.name(),
             linear.n(),
@@ -62,7 +64,7 @@ fn run(folder: &Path, tokens: usize) -> Result<(), Box<dyn Error>> {
             microseconds(begin.elapsed_ms(&quantized)?),
             microseconds(quantized.elapsed_ms(&applied)?),
             stream.clone_dtoh(&y)?.first().copied().unwrap_or_default(),
-        );
+        )?;
     }
     Ok(())
 }
