@@ -6,7 +6,9 @@ copies of the weights that none stays in L2, for more through two. Each kernel's
   alone      the linear kernel, each launch behind the end of the one before, as every other kernel here
   chained    the linear kernel, launches overlapped by programmatic dependent launch, as the launcher does it
   step       quantization with the low-rank branch's first half, then the linear kernel, chained
+  quantize   the first part of a step by itself
   per tensor, per row   torch._scaled_mm on FP8 without quantization         bf16   torch.matmul
+  torch quantize        the quantization that per row needs, compiled by torch.compile
 """
 import argparse
 import concurrent.futures
@@ -34,6 +36,12 @@ def quantize_variants(m, k):
     blocks = -(-k // 128)
     tiles = (8,) if m <= 64 else (8, 16)
     return [(tile, c) for tile in tiles for c in (1, 2, 4, 8) if tile // 8 * -(-(-(-blocks // c)) // 2) <= 16]
+
+
+@torch.compile(dynamic=False)
+def torch_quantize(x):
+    scales = (x.abs().amax(1, keepdim=True).float() / 448).clamp(min=1e-12)
+    return (x.float() / scales).to(torch.float8_e4m3fn), scales
 
 
 def graph(launch, repeats):
@@ -99,22 +107,26 @@ def measure(layer, m, results):
         "bf16": lambda i: torch.matmul(x, bf16[i % len(bf16)].t()),
     }
     down = layer.down()
+    run_quantize = lambda q: quantize(q, x, None, tokens.code_buffer, tokens.scale_buffer, tokens.inner_buffer, down, tokens.m_pad)
+    quantizers = {}
     for tile, cluster in quantize_variants(m, k):
         q = Kernel("quantize.cu", "zqc_quantize", K=k, RANK=up(layer.rank, 16), INPUT=0, MODE=0, TOKENS=tile, CLUSTER=cluster)
+        quantizers[tile, cluster] = q
 
         def step(i, q=q):
-            quantize(q, x, None, tokens.code_buffer, tokens.scale_buffer, tokens.inner_buffer, down, tokens.m_pad)
+            run_quantize(q)
             apply(kernel, layer, tokens, y, weights(i), True)
 
         launches["step", tile, cluster] = step
     times = interleaved(launches, repeats)
     steps = {key: time for key, time in times.items() if key[0] == "step"}
     step = min(steps, key=steps.get)
+    alone = interleaved({"quantize": lambda i: run_quantize(quantizers[step[1:]]), "torch_quantize": lambda i: torch_quantize(x)}, repeats)
     row = dict(n=n, k=k, m=m, kernel=best[0], tile=best[1], cluster=best[2], error=errors[best], quantize_tile=step[1],
-               quantize_cluster=step[2], step=steps[step], **{key: time for key, time in times.items() if isinstance(key, str)})
+               quantize_cluster=step[2], step=steps[step], **alone, **{key: time for key, time in times.items() if isinstance(key, str)})
     results.append(row)
     print(f"{n}x{k} M={m}: {best[0]} {best[1]}x{best[2]} alone {row['alone']:.1f} chained {row['chained']:.1f} "
-          f"step {row['step']:.1f} ({step[1]}x{step[2]}) | fp8 {row['per_tensor']:.1f} / {row['per_row']:.1f} bf16 {row['bf16']:.1f} | "
+          f"step {row['step']:.1f} ({step[1]}x{step[2]}) quantize {row['quantize']:.1f} torch {row['torch_quantize']:.1f} | fp8 {row['per_tensor']:.1f} / {row['per_row']:.1f} bf16 {row['bf16']:.1f} | "
           f"{2 * m * n * k / row['alone'] * 1e-6:.0f} TFLOP/s", flush=True)
 
 
@@ -137,6 +149,7 @@ def main():
     parser.add_argument("--json")
     arguments = parser.parse_args()
     print(torch.cuda.get_device_name(), "torch", torch.__version__, flush=True)
+    torch._dynamo.config.recompile_limit = 64
     results = []
     for shape in arguments.shapes:
         n, k = map(int, shape.split("x"))
