@@ -9,11 +9,11 @@ use std::ops::Range;
 use crate::{
     Grouping, Hessian, Order, QuantizedMatrix, ScaleConstraint, ScaleSearch, SolveError,
     columns::{Column, ROWS, to_columns},
-    constraint::RowScales,
     grid::max_abs,
     inverse_factor::InverseFactor,
     matrix::{View, subtract_product},
     quantized::{check_weight, resolve_group_size},
+    row_scales::RowScales,
     scale_search::GroupScale,
 };
 
@@ -48,6 +48,29 @@ pub struct Solution {
     /// `tr((W - Ŵ) H (W - Ŵ)ᵀ) / tr(W H Wᵀ)`: squared error of the layer's output on the calibration tokens, relative
     /// to its energy; 0 when both are zero.
     pub output_error: f64,
+}
+
+/// [`ROWS`] rows of weights, rounded.
+struct Rounded {
+    /// In units of the scales, from the zero point: `[K][ROWS]`, in natural order.
+    values: Vec<Column>,
+    scales: RowScales,
+    /// `(w - ŵ) (H/h + λI) (w - ŵ)ᵀ` of every row, as the sum of GPTQ's squared errors.
+    loss: Column,
+}
+
+impl Rounded {
+    /// Takes over the rows that lose less in `other`.
+    fn take_better_rows(&mut self, other: &Self) {
+        for row in 0..ROWS {
+            if other.loss[row] >= self.loss[row] {
+                continue;
+            }
+            self.loss[row] = other.loss[row];
+            self.values.iter_mut().zip(&other.values).for_each(|(ours, theirs)| ours[row] = theirs[row]);
+            self.scales.take_row(&other.scales, row);
+        }
+    }
 }
 
 /// A Hessian made ready to solve weights with: layers that read the same input share it.
@@ -125,31 +148,51 @@ impl<'a> Gptq<'a> {
     }
 
     /// Solves at most [`ROWS`] rows of the weight matrix: the weights in units of their scales, from the zero point,
-    /// rounded, `[K][ROWS]`, and the scales.
+    /// rounded, `[K][ROWS]`, and the scales. Where there is a choice of scales, every row keeps those that lose least: the
+    /// search before the solve does not know how the errors of a row add up.
     fn solve_rows(&self, weight: &[f32]) -> Result<(Vec<Column>, RowScales), SolveError> {
-        let cols = self.permutation.len();
-        let arch = pulp::Arch::new();
-        let mut natural = self.live_columns(weight);
-        let mut scales = if self.static_groups {
-            arch.dispatch(
+        let natural = self.live_columns(weight);
+        let grouping = &self.options.grouping;
+        let scales = if self.static_groups {
+            pulp::Arch::new().dispatch(
                 #[inline(always)]
-                || self.options.grouping.scales(&natural, &self.importance),
+                || grouping.scales(&natural, &self.importance, grouping.constraint.choices()),
             )
         } else {
-            let groups = cols.div_ceil(resolve_group_size(self.options.grouping.group_size, cols));
-            RowScales { groups: vec![GroupScale::NONE; groups], constrained: None }
+            let cols = natural.len();
+            let groups = cols.div_ceil(resolve_group_size(grouping.group_size, cols));
+            vec![RowScales::free(vec![GroupScale::NONE; groups])]
         };
+        let mut best: Option<Rounded> = None;
+        for scales in scales {
+            let rounded = self.round(&natural, scales)?;
+            match &mut best {
+                Some(best) => best.take_better_rows(&rounded),
+                None => best = Some(rounded),
+            }
+        }
+        let Rounded { values, scales, .. } = best.expect("there is at least one choice of scales");
+        Ok((values, scales))
+    }
+
+    /// Rounds the columns, in natural order, with these scales.
+    fn round(&self, natural: &[Column], mut scales: RowScales) -> Result<Rounded, SolveError> {
+        let cols = natural.len();
         let mut columns: Vec<Column> = self.permutation.iter().map(|&col| natural[col]).collect();
         let longest = self.blocks.iter().map(Range::len).max().unwrap_or(0);
         let mut errors = vec![[0.0; ROWS]; longest];
+        let mut loss = [0.0; ROWS];
         for block in &self.blocks {
             let errors = &mut errors[..block.len()];
-            arch.dispatch(
+            pulp::Arch::new().dispatch(
                 #[inline(always)]
                 || self.round_block(block.clone(), &mut columns, &mut scales.groups, errors),
             );
             if !max_abs(errors.as_flattened()).is_finite() {
                 return Err(SolveError::Overflow);
+            }
+            for error in &*errors {
+                loss.iter_mut().zip(error).for_each(|(loss, error)| *loss += error * error);
             }
             if block.end < cols {
                 subtract_product(
@@ -159,10 +202,11 @@ impl<'a> Gptq<'a> {
                 );
             }
         }
+        let mut values = vec![[0.0; ROWS]; cols];
         for (&col, column) in self.permutation.iter().zip(columns) {
-            natural[col] = column;
+            values[col] = column;
         }
-        Ok((natural, scales))
+        Ok(Rounded { values, scales, loss })
     }
 
     /// Rows of the weight matrix as columns, zero where the feature is dead.

@@ -5,8 +5,8 @@ use rayon::prelude::*;
 use crate::{
     Format, QuantizedMatrix, ScaleConstraint, ScaleSearch, Scales, SolveError, WeightFormat,
     columns::{Column, ROWS, to_rows},
-    constraint::RowScales,
     quantized::resolve_group_size,
+    row_scales::RowScales,
 };
 
 /// How weights become codes with scales.
@@ -41,11 +41,12 @@ impl Grouping {
         self.constraint.check(self.format)
     }
 
-    /// The scales of [`ROWS`] rows of `columns`. Squared errors of column `j` count by `importance[j]`.
+    /// The scales of [`ROWS`] rows of `columns`: at least one choice and at most `choices`, the best first. Squared errors
+    /// of column `j` count by `importance[j]`.
     #[inline(always)]
-    pub(crate) fn scales(&self, columns: &[Column], importance: &[f32]) -> RowScales {
+    pub(crate) fn scales(&self, columns: &[Column], importance: &[f32], choices: usize) -> Vec<RowScales> {
         let group_size = resolve_group_size(self.group_size, columns.len());
-        self.constraint.scales(self.scale_search, self.format, columns, importance, group_size)
+        self.constraint.scales(self.scale_search, self.format, columns, importance, group_size, choices)
     }
 
     /// Quantizes a `[rows, cols]` weight by `solve`, which gets [`ROWS`] rows at a time, fewer at the end. It returns the

@@ -27,9 +27,11 @@ mod minifloat;
 mod order;
 mod pack;
 mod quantized;
+mod row_scales;
 mod rtn;
 mod scale_search;
 mod scales;
+mod step_search;
 mod token;
 mod weight_format;
 

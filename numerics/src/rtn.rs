@@ -27,7 +27,7 @@ pub fn rtn(
         let scales = pulp::Arch::new().dispatch(
             #[inline(always)]
             || {
-                let scales = grouping.scales(&columns, &importance);
+                let scales = grouping.scales(&columns, &importance, 1).swap_remove(0);
                 for (group, found) in columns.chunks_mut(group_size).zip(&scales.groups) {
                     for column in group {
                         for ((value, scale), zero) in column.iter_mut().zip(&found.scale).zip(&found.zero) {

@@ -1,6 +1,6 @@
 use zqc_numerics::{
-    Format, Gptq, GptqOptions, Grouping, Hessian, Order, QuantizedMatrix, ScaleSearch, Solution, SolveError,
-    WeightFormat, rtn,
+    Format, Gptq, GptqOptions, Grouping, Hessian, Order, QuantizedMatrix, ScaleConstraint, ScaleSearch, Snap,
+    Solution, SolveError, rtn,
 };
 
 use crate::{Random, free, hessian_of, scale, weight_formats};
@@ -77,16 +77,31 @@ impl Elimination {
             if order == Order::Natural && col % group_size == 0 {
                 scales[group] = group_scale(&weight, group);
             }
-            let (scale, zero) = scales[group];
-            let WeightFormat { format, .. } = format;
-            codes[col] = format.encode((weight[col] / scale + zero) as f32);
-            let row = &self.rows[at];
-            let error = (weight[col] - (f64::from(format.decode(codes[col])) - zero) * scale) / row[at];
-            for (&later, h) in self.permutation[at..].iter().zip(&row[at..]) {
-                weight[later] -= error * h;
-            }
+            codes[col] = self.round(at, &mut weight, format.format, scales[group]);
         }
         (codes, scales)
+    }
+
+    /// Rounds the weight at a position, and has those after it make up for the error.
+    fn round(&self, at: usize, weight: &mut [f64], format: Format, (scale, zero): (f64, f64)) -> u8 {
+        let (col, row) = (self.permutation[at], &self.rows[at]);
+        let code = format.encode((weight[col] / scale + zero) as f32);
+        let error = (weight[col] - (f64::from(format.decode(code)) - zero) * scale) / row[at];
+        for (&later, h) in self.permutation[at..].iter().zip(&row[at..]) {
+            weight[later] -= error * h;
+        }
+        code
+    }
+
+    /// The weights that a row becomes with given scales, one a weight.
+    fn approximate(&self, weight: &[f32], format: Format, scales: &[f64]) -> Vec<f64> {
+        let mut weight: Vec<f64> = weight.iter().map(|&w| f64::from(w)).collect();
+        let mut rounded = vec![0.0; weight.len()];
+        for (at, &col) in self.permutation.iter().enumerate() {
+            let code = self.round(at, &mut weight, format, (scales[col], 0.0));
+            rounded[col] = f64::from(format.decode(code)) * scales[col];
+        }
+        rounded
     }
 }
 
@@ -153,6 +168,38 @@ fn agrees_with_the_reference() {
             }
         }
     }
+}
+
+/// Rows are solved with several choices of scales, the one of least squared error among them.
+#[test]
+fn a_row_keeps_the_scales_that_lose_least() {
+    let (rows, cols, group_size, damping, mut random) = (40, 96, 16, 0.01, Random(15));
+    let (weight, x) = (random.normal(rows * cols), random.activations(300, cols));
+    let elimination = Elimination::new(&x, cols, Order::Activation, damping);
+    let mean = elimination.diagonal.iter().sum::<f64>() / cols as f64;
+    let loss = |weight: &[f32], rounded: &[f64]| -> f64 {
+        let error: Vec<f64> = weight.iter().zip(rounded).map(|(&w, q)| f64::from(w) - q).collect();
+        let output = |token: &[f32]| token.iter().zip(&error).map(|(&x, e)| f64::from(x) * e).sum::<f64>();
+        x.chunks_exact(cols).map(|token| output(token).powi(2)).sum::<f64>()
+            + damping * mean * error.iter().map(|e| e * e).sum::<f64>()
+    };
+    let constraint = ScaleConstraint::M2(Snap::Search);
+    let grouping = Grouping { constraint, ..free(Format::E2M1, group_size, ScaleSearch::Mse) };
+    let options = GptqOptions { grouping, damping, ..GptqOptions::default() };
+    let solved = gptq(&weight, rows, &hessian_of(&x, cols), &options).unwrap().matrix.dequantize();
+    let first = rtn(&weight, rows, cols, &grouping).unwrap();
+    let first = first.scales.of_groups();
+    let (mut better, groups) = (0, cols / group_size);
+    for (row, weight) in weight.chunks(cols).enumerate() {
+        let scales: Vec<f64> =
+            (0..cols).map(|col| f64::from(first[row * groups + col / group_size])).collect();
+        let first = loss(weight, &elimination.approximate(weight, Format::E2M1, &scales));
+        let ours: Vec<f64> = solved[row * cols..][..cols].iter().map(|&w| f64::from(w)).collect();
+        let ours = loss(weight, &ours);
+        assert!(ours < 1.001 * first, "row {row}: {ours}, by the first choice {first}");
+        better += usize::from(ours < 0.999 * first);
+    }
+    assert!(better > rows / 2, "{better} rows of {rows} are better by another choice");
 }
 
 #[test]
