@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use zqc_ir::graph::Port;
-use zqc_ir::tensor::DataType;
 use zqc_ir::{Change, Graph, Model, Op, Patch, Tensor, ValueId};
 
 use crate::lower::functions::DOMAIN;
@@ -21,19 +20,18 @@ impl Pass for ShareOperands {
 
     fn run(&self, model: &Model, _observer: &mut dyn Observer) -> Result<Patch, PassError> {
         let graph = &model.graph;
-        let mut captured: HashMap<(DataType, &[i64]), Vec<(ValueId, &Tensor)>> = HashMap::new();
+        let mut captured: HashMap<&[i64], Vec<(ValueId, &Tensor)>> = HashMap::new();
         for (value, tensor) in graph.initializers() {
             let is_captured = graph.uses(value).iter().any(|place| place.port == Port::Capture);
-            if let (true, Ok(dtype)) = (is_captured, tensor.dtype()) {
-                captured.entry((dtype, tensor.dims())).or_default().push((value, tensor));
+            if is_captured {
+                captured.entry(tensor.dims()).or_default().push((value, tensor));
             }
         }
         let mut patch = Patch::default();
         for (value, tensor) in graph.initializers().filter(|&(value, _)| is_operand(graph, value)) {
-            let alike = tensor.dtype().ok().and_then(|dtype| captured.get(&(dtype, tensor.dims())));
+            let alike = captured.get(tensor.dims());
             let same = |&&(other, candidate): &&(ValueId, &Tensor)| {
-                other != value
-                    && candidate.bytes().is_ok_and(|bytes| tensor.bytes().is_ok_and(|own| own == bytes))
+                other != value && candidate.dtype() == tensor.dtype() && same_bytes(candidate, tensor)
             };
             let Some(&(other, _)) = alike.and_then(|alike| alike.iter().find(same)) else { continue };
             let [name, other] = [value, other].map(|value| graph.value(value).name.clone());
@@ -49,6 +47,10 @@ impl Pass for ShareOperands {
         }
         Ok(patch)
     }
+}
+
+fn same_bytes(one: &Tensor, other: &Tensor) -> bool {
+    one.bytes().is_ok_and(|bytes| other.bytes().is_ok_and(|others| bytes == others))
 }
 
 /// Whether the value is a constant that only calls of our functions in this graph read.
