@@ -6,9 +6,10 @@
 //!
 //! * The branch of an `If` is calibrated on what the compiled graph around it computes from the calibration samples that take
 //!   this branch. A branch that none takes, and the body of a loop, whose values differ from turn to turn, get no data:
-//!   there a weight is taken over from a body that was solved before, if that one reads a weight of the same content, and
-//!   else rounded to nearest, with the layer's name in the report.
-//! * Branches that samples take come first, so that a weight that several branches read is solved once, on data.
+//!   there a weight is taken over from the graph around it or from a body that was solved before, if a layer there reads a
+//!   weight of the same content, and else rounded to nearest, with the layer's name in the report.
+//! * A weight is solved once, wherever it is read. Branches that samples take come before those that none takes, so that it
+//!   is solved on data.
 //! * While the graph around is calibrated, bodies are still in float.
 
 use std::cmp::Reverse;
@@ -16,14 +17,12 @@ use std::cmp::Reverse;
 use zqc_ir::body::{Body, Place, places};
 use zqc_ir::verify::verify;
 use zqc_ir::{Model, Op, ValueId};
-use zqc_passes::{
-    Canonicalize, InlineFunctions, LowerPortable, PassError, ReuseWeights, Select, Silent, SolvedWeights, run,
-};
+use zqc_passes::{LowerPortable, PassError, ReuseWeights, Silent, SolvedWeights, run};
 use zqc_runtime::{Array, ArrayData, Backend, Interpreter, RunError};
 
 use crate::compiler::Steps;
 use crate::error::Error;
-use crate::options::Method;
+use crate::options::{Method, Options};
 
 /// Names this step in errors.
 const PASS: &str = "bodies";
@@ -31,25 +30,21 @@ const PASS: &str = "bodies";
 /// Inputs by name, one entry a sample.
 type Inputs = Vec<Vec<(String, Array)>>;
 
-/// Whether a body in `model`, or one inside it, has layers that `select` would quantize.
-pub(crate) fn hold_layers(model: &Model, select: &Select) -> bool {
+/// Whether a body in `model`, or one inside it, has layers that `options` would quantize.
+pub(crate) fn hold_layers(model: &Model, options: &Options) -> bool {
     places(&model.graph).into_iter().any(|place| {
         let Ok(Some(Body { mut model, .. })) = Body::take(model, place) else { return false };
-        let found = run(&InlineFunctions, &mut model, &mut Silent)
-            .and_then(|()| run(&Canonicalize, &mut model, &mut Silent))
-            .and_then(|()| run(select, &mut model, &mut Silent));
+        let mut finders = options.finders().into_iter();
+        let found = finders.try_for_each(|pass| run(pass.as_ref(), &mut model, &mut Silent));
         let layers = model.graph.nodes().any(|(_, node)| matches!(node.op, Op::Linear(_)));
-        found.is_ok() && layers || hold_layers(&model, select)
+        found.is_ok() && layers || hold_layers(&model, options)
     })
 }
 
 impl Steps<'_> {
-    /// Quantizes and lowers the layers in the bodies of the model, whose opset must know FP8.
-    pub(crate) fn bodies(&mut self, samples: &Inputs, backend: &dyn Backend) -> Result<(), Error> {
-        self.bodies_with(samples, backend, &mut SolvedWeights::default())
-    }
-
-    fn bodies_with(
+    /// Quantizes and lowers the layers in the bodies of the model, whose opset must know FP8. What is `solved` already is
+    /// taken over.
+    pub(crate) fn bodies(
         &mut self,
         samples: &Inputs,
         backend: &dyn Backend,
@@ -91,7 +86,7 @@ impl Steps<'_> {
             events: self.events,
         };
         steps.find_layers()?;
-        if !steps.has_layers() && !hold_layers(steps.model, &steps.compiler.options().select()) {
+        if !steps.has_layers() && !hold_layers(steps.model, steps.compiler.options()) {
             return Ok(());
         }
         steps.quantize_activations()?;
@@ -99,9 +94,9 @@ impl Steps<'_> {
         if steps.has_layers() {
             let float = steps.model.graph.clone();
             steps.solve_body(&label, samples, backend)?;
-            solved.learn(&float, &steps.model.graph);
+            solved.learn(&float, &steps.model.graph, str::to_string);
         }
-        steps.bodies_with(samples, backend, solved)?;
+        steps.bodies(samples, backend, solved)?;
         steps.run(&LowerPortable)?;
         let patch = body.put_back(self.model, format!("a body of {label} is quantized"))?;
         patch.apply(self.model).map_err(|source| PassError::Patch { pass: PASS, source })?;

@@ -1,14 +1,16 @@
 //! The whole chain, from file to file.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::Instant;
 
 use zqc_ir::onnx::WriteError;
+use zqc_ir::tensor::DataType;
 use zqc_ir::{Model, Op, onnx};
 use zqc_kernels::EmitError;
 use zqc_passes::{
-    ActivationRecord, Calibration, Canonicalize, Checkpoints, InlineFunctions, LayerRecord, LowerNative,
-    LowerPortable, Method as Solver, Observer, Pass, QuantizeActivations, ShareConstants, SolveWeights,
+    ActivationRecord, Calibration, Checkpoints, LayerRecord, LowerNative, LowerPortable, Method as Solver,
+    Observer, Pass, QuantizeActivations, ShareConstants, ShareOperands, SolveWeights, SolvedWeights,
     UpgradeOpset, run,
 };
 use zqc_runtime::{Array, Backend, BackendError, RunError, backend};
@@ -47,9 +49,10 @@ pub struct Compiler {
 }
 
 impl Compiler {
-    /// The names of the built-in passes, in order; the target chooses between the last two.
-    pub const PASSES: [&'static str; 9] = [
+    /// The names of the built-in passes, in order; the target chooses how they are lowered.
+    pub const PASSES: [&'static str; 11] = [
         "inline_functions",
+        "split_experts",
         "canonicalize",
         "select",
         "quantize_activations",
@@ -58,6 +61,7 @@ impl Compiler {
         "upgrade_opset",
         "lower_portable",
         "lower_native",
+        "share_operands",
     ];
 
     /// A compiler with these options and the built-in passes.
@@ -210,7 +214,11 @@ impl Compiler {
         let source = model.clone();
         let mut steps = Steps { compiler: self, model, report, events };
         steps.find_layers()?;
-        let in_bodies = bodies::hold_layers(steps.model, &options.select());
+        if steps.computes_in(DataType::Bfloat16) {
+            let warning = "the model computes in bfloat16, and so will what comes of it: ONNX Runtime's CPU provider runs neither";
+            steps.report.warnings.push(warning.to_string());
+        }
+        let in_bodies = bodies::hold_layers(steps.model, options);
         if in_bodies && !options.lowers_bodies() {
             let warning = "the layers in the bodies of If, Loop and Scan stay in float: only a portable ONNX model holds them";
             steps.report.warnings.push(warning.to_string());
@@ -230,13 +238,19 @@ impl Compiler {
         let backend = backend(&options.backend, options.threads)?;
         let samples = steps.samples(&source, backend.as_ref(), state)?;
         state.into_iter().for_each(|state| state.set_samples(&samples.inputs));
+        let mut solved = SolvedWeights::default();
         if steps.has_layers() {
+            let float = in_bodies.then(|| steps.model.graph.clone());
             steps.quantize_layers(&samples.inputs, backend.as_ref(), state)?;
+            if let (Some(float), graph) = (float, &steps.model.graph) {
+                // Bodies are lowered before the graph around them: until then their operands lie in another way.
+                solved.learn(&float, graph, |name| graph.fresh_name(name));
+            }
         }
         steps.run(&ShareConstants)?;
         if in_bodies {
             steps.run(&UpgradeOpset { to: PORTABLE_OPSET })?;
-            steps.bodies(&samples.inputs, backend.as_ref())?;
+            steps.bodies(&samples.inputs, backend.as_ref(), &mut solved)?;
         }
         report.add_up();
         Ok(())
@@ -258,7 +272,8 @@ impl Compiler {
             Target::Native => (LowerNative::least_opset(&steps.model.graph), &LowerNative),
         };
         steps.run(&UpgradeOpset { to: opset })?;
-        steps.run(lower)
+        steps.run(lower)?;
+        steps.run(&ShareOperands)
     }
 }
 
@@ -273,14 +288,20 @@ pub(crate) struct Steps<'a> {
 impl Steps<'_> {
     /// Runs the passes that find the layers to quantize.
     pub(crate) fn find_layers(&mut self) -> Result<(), Error> {
-        self.run(&InlineFunctions)?;
-        self.run(&Canonicalize)?;
-        self.run(&self.compiler.options.select())
+        self.compiler.options.finders().iter().try_for_each(|pass| self.run(pass.as_ref()))
     }
 
     /// Whether the main graph has layers to quantize.
     pub(crate) fn has_layers(&self) -> bool {
         self.model.graph.nodes().any(|(_, node)| matches!(node.op, Op::Linear(_)))
+    }
+
+    /// Whether a layer to quantize in the main graph computes in this type.
+    fn computes_in(&self, dtype: DataType) -> bool {
+        self.model
+            .graph
+            .nodes()
+            .any(|(_, node)| matches!(&node.op, Op::Linear(linear) if linear.dtype == dtype))
     }
 
     /// Quantizes the layers of the main graph, on calibration samples if there are any.
@@ -408,6 +429,12 @@ impl Observer for Recorder<'_> {
         self.report.note_uncalibrated(layer, reason);
     }
 
+    fn layer_requantized(&mut self, layer: &str, from: &str) {
+        let requantized = KeptLayer { layer: layer.to_string(), reason: from.to_string() };
+        self.report.requantized.push(requantized);
+        self.events.layer_requantized(layer, from);
+    }
+
     fn unmatched(&mut self, option: &str, regex: &str) {
         self.report.warnings.push(format!("{option} {regex:?} matches no linear layer"));
         self.events.unmatched(option, regex);
@@ -445,6 +472,16 @@ impl Report {
             let layers: Vec<&str> = layers.map(|layer| layer.layer.as_str()).collect();
             let names = layers.join(", ");
             self.warnings.push(format!("without calibration data, rounded to nearest: {names} ({reason})"));
+        }
+        let quantized: HashSet<&str> = self.layers.iter().map(|layer| layer.layer.as_str()).collect();
+        self.requantized.retain(|layer| quantized.contains(layer.layer.as_str()));
+        if let [first, ..] = &self.requantized[..] {
+            self.warnings.push(format!(
+                "{} layers are quantized for the second time, {} from {}: what the first rounding lost stays lost",
+                self.requantized.len(),
+                first.layer,
+                first.reason
+            ));
         }
         let Totals { weights, weight_bytes_before, weight_bytes_after, bits_per_weight, .. } =
             &mut self.totals;

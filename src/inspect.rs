@@ -6,9 +6,10 @@ mod package;
 use std::path::Path;
 
 use serde::Serialize;
+use zqc_ir::body::{Body, places};
 use zqc_ir::op::port;
-use zqc_ir::{Graph, NodeId, Op, onnx, operands, tensor};
-use zqc_passes::{Canonicalize, RaisePortable, Silent, run};
+use zqc_ir::{Graph, Model, NodeId, Op, onnx, operands, tensor};
+use zqc_passes::{Canonicalize, RaisePortable, Silent, SplitExperts, run};
 use zqc_runtime::RunError;
 
 use crate::error::Error;
@@ -92,17 +93,34 @@ pub fn inspect(path: &Path) -> Result<Inspection, Error> {
 fn inspect_model(path: &Path) -> Result<Inspection, Error> {
     let mut model = onnx::read(path)?;
     let nodes = model.graph.nodes().count();
-    run(&RaisePortable, &mut model, &mut Silent)?;
-    let native = native::Layers::of(&model.graph);
-    run(&Canonicalize, &mut model, &mut Silent)?;
-    let graph = &model.graph;
-    let order = graph.order().map_err(RunError::from)?;
-    let linears =
-        order.into_iter().map(|id| LinearSummary::of(graph, id, &native)).filter_map(Result::transpose);
-    let linears: Vec<LinearSummary> = linears.collect::<Result<_, _>>()?;
-    let constant_bytes = graph.initializers().map(|(_, tensor)| tensor.byte_len().unwrap_or(0) as u64).sum();
+    let constants = model.graph.initializers();
+    let constant_bytes = constants.map(|(_, tensor)| tensor.byte_len().unwrap_or(0) as u64).sum();
+    let linears = linears(&mut model)?;
     let file = InspectedFile::Onnx { opset: model.opset(), nodes };
     Ok(Inspection::new(path, file, linears, constant_bytes))
+}
+
+/// The linear layers of a model and of the bodies of its control-flow operators, which come after those around them.
+fn linears(model: &mut Model) -> Result<Vec<LinearSummary>, Error> {
+    let mut bodies = Vec::new();
+    for place in places(&model.graph) {
+        let label = model.graph.label(place.node);
+        let broken = |error| Error::Model(format!("a body of {label}: {error}"));
+        bodies.extend(Body::take(model, place).map_err(broken)?.map(|body| body.model));
+    }
+    run(&RaisePortable, model, &mut Silent)?;
+    let native = native::Layers::of(&model.graph);
+    run(&SplitExperts::default(), model, &mut Silent)?;
+    run(&Canonicalize::default(), model, &mut Silent)?;
+    let graph = &model.graph;
+    let order = graph.order().map_err(RunError::from)?;
+    let layers =
+        order.into_iter().map(|id| LinearSummary::of(graph, id, &native)).filter_map(Result::transpose);
+    let mut layers: Vec<LinearSummary> = layers.collect::<Result<_, _>>()?;
+    for mut body in bodies {
+        layers.extend(linears(&mut body)?);
+    }
+    Ok(layers)
 }
 
 impl Inspection {

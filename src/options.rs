@@ -12,7 +12,9 @@ use zqc_numerics::{
     ActivationFormat, FactorFormat, Format, GptqOptions, Grouping, Order, ScaleConstraint, ScaleSearch,
     WeightFormat,
 };
-use zqc_passes::{Branch, BranchMetric, HessianSource, Recipe, Select};
+use zqc_passes::{
+    Branch, BranchMetric, Canonicalize, HessianSource, InlineFunctions, Pass, Recipe, Select, SplitExperts,
+};
 
 use crate::error::Error;
 
@@ -98,6 +100,8 @@ pub struct Options {
     pub keep: Vec<Regex>,
     /// The only layers to quantize; empty means all that the policy allows.
     pub only: Vec<Regex>,
+    /// Whether weights behind `DequantizeLinear` are quantized again; else such layers stay as they are.
+    pub requantize: bool,
     /// Name of the back end that runs the standard operators.
     pub backend: String,
     /// Threads; by default one a core.
@@ -133,6 +137,7 @@ impl Default for Options {
             bos: None,
             keep: Vec::new(),
             only: Vec::new(),
+            requantize: false,
             backend: "rten".to_string(),
             threads: None,
             verify: true,
@@ -193,9 +198,15 @@ impl Options {
         self.target == Target::Portable && self.emit != Emit::Cuda
     }
 
-    /// Which layers are quantized.
-    pub(crate) fn select(&self) -> Select {
-        Select { keep: self.keep.clone(), only: self.only.clone() }
+    /// The passes that find the layers to quantize, in order.
+    pub(crate) fn finders(&self) -> [Box<dyn Pass>; 4] {
+        let select = Select { keep: self.keep.clone(), only: self.only.clone() };
+        [
+            Box::new(InlineFunctions),
+            Box::new(SplitExperts { select: select.clone() }),
+            Box::new(Canonicalize { requantize: self.requantize }),
+            Box::new(select),
+        ]
     }
 
     /// How weights are solved.

@@ -37,6 +37,8 @@ pub struct Report {
     pub kept: Vec<KeptLayer>,
     /// The quantized layers that no calibration data came to, with the reason.
     pub uncalibrated: Vec<KeptLayer>,
+    /// The linear layers whose weights were quantized before, with the type that they were stored in.
+    pub requantized: Vec<KeptLayer>,
     /// What a user should know.
     pub warnings: Vec<String>,
     /// How many stages an earlier run, which was stopped, had solved.

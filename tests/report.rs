@@ -23,6 +23,7 @@ fn report() -> Report {
         layers,
         stages: (0..4).map(|stage| StageReport { layers: 1, seconds: 1.5 + f64::from(stage) }).collect(),
         uncalibrated: Vec::new(),
+        requantized: Vec::new(),
         kept: vec![KeptLayer { layer: "lm_head".to_string(), reason: "tied to \"wte\"".to_string() }],
         warnings: vec!["--keep \"<head>\" matches no linear layer".to_string()],
         resumed_stages: 0,

@@ -211,8 +211,12 @@ impl Graph {
 
     /// The constant tensor behind a value: an initializer that no caller can override.
     pub fn constant(&self, value: ValueId) -> Option<&Tensor> {
-        let overridable = self.value(value).source == Source::Input && !self.inputs_list_constants;
-        self.initializers.get(&value).filter(|_| !overridable)
+        let is_constant = match self.value(value).source {
+            Source::Initializer => true,
+            Source::Input => self.inputs_list_constants,
+            Source::Undefined | Source::Node { .. } => false,
+        };
+        self.initializers.get(&value).filter(|_| is_constant)
     }
 
     /// The constant tensor behind a value, be it an initializer, as [`Graph::constant`], or what a `Constant` node holds.
@@ -384,7 +388,7 @@ impl Graph {
     }
 
     /// Removes a value that nothing reads, unless it is a result of the graph or an input that a caller may feed;
-    /// then what only it was computed from.
+    /// then what only it was computed from. The payloads of constants go with [`Graph::forget_gone`], all at once.
     pub(crate) fn release(&mut self, value: ValueId) {
         let mut pending = vec![value];
         while let Some(value) = pending.pop() {
@@ -392,8 +396,6 @@ impl Graph {
                 continue;
             }
             if self.constant(value).is_some() {
-                self.initializers.shift_remove(&value);
-                self.inputs.retain(|&input| input != value);
                 self.value_mut(value).source = Source::Undefined;
             } else if let Some(id) = self.producer(value) {
                 let needed = |&output: &ValueId| !self.uses(output).is_empty() || self.is_output(output);
@@ -404,8 +406,13 @@ impl Graph {
         }
     }
 
-    /// Forgets what the file says of values that are gone.
+    /// Forgets the payloads of values that are gone, and what the file says of them.
     pub(crate) fn forget_gone(&mut self) {
+        let values = &self.values;
+        let is_there =
+            |id: &ValueId| matches!(values[id.0 as usize].source, Source::Initializer | Source::Input);
+        self.initializers.retain(|id, _| is_there(id));
+        self.inputs.retain(is_there);
         for id in (0..self.values.len() as u32).map(ValueId) {
             if self.is_gone(id) {
                 self.value_mut(id).info = None;

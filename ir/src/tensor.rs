@@ -105,6 +105,24 @@ impl Tensor {
         Ok(tensor)
     }
 
+    /// The parts along the first dimension, which they lack; they share the payload where it lies in one piece.
+    ///
+    /// # Errors
+    /// When the payload does not match type and dimensions, there is no dimension, or a part does not end with a byte.
+    pub fn parts(&self) -> Result<Vec<Self>, TensorError> {
+        self.check()?;
+        let dtype = self.dtype()?;
+        let unfit = || TensorError::Dimensions(self.dims().to_vec());
+        let (&count, inner) = self.dims().split_first().ok_or_else(unfit)?;
+        let data = match &self.proto.raw_data {
+            Some(raw) => raw.clone(),
+            None => self.bytes()?.into_owned().into(),
+        };
+        let (count, inner) = (count as usize, inner.iter().map(|&dim| dim as usize).collect::<Vec<_>>());
+        let size = data.len() / count.max(1);
+        (0..count).map(|at| Self::new(dtype, &inner, data.slice(at * size..(at + 1) * size))).collect()
+    }
+
     /// The element type.
     ///
     /// # Errors
@@ -361,6 +379,21 @@ mod tests {
             assert_eq!(tensor.bytes().unwrap().len(), bytes);
         }
         assert_eq!(*Tensor::from_proto(codes(5)).bytes().unwrap(), [a, b, c, 5]);
+    }
+
+    #[test]
+    fn parts_share_the_payload() {
+        let whole = Tensor::from_f32(&[2, 1, 2], vec![1.0, 2.0, 3.0, 4.0]).unwrap();
+        let parts = whole.parts().unwrap();
+        assert_eq!(parts[1], Tensor::from_f32(&[1, 2], vec![3.0, 4.0]).unwrap());
+        let address = |tensor: &Tensor| tensor.bytes().unwrap().as_ptr();
+        assert_eq!(
+            parts.iter().map(address).collect::<Vec<_>>(),
+            [address(&whole), address(&whole).wrapping_add(8)]
+        );
+        assert!(Tensor::from_f32(&[], vec![1.0]).unwrap().parts().is_err());
+        let nibbles = Tensor::new(DataType::Uint4, &[2, 3], vec![0u8; 3]).unwrap();
+        assert!(nibbles.parts().is_err(), "the second part begins within a byte");
     }
 
     #[test]

@@ -1,9 +1,11 @@
-//! What a value is when only constants stand behind it: an initializer or the tensor of a `Constant` node, seen through
-//! operators that rearrange its elements without computing anything.
+//! What a value is when only constants stand behind it: an initializer, the tensor of a `Constant` node or what a
+//! `DequantizeLinear` yields, seen through operators that rearrange its elements without computing anything.
 
 use zqc_ir::onnx::proto::NodeProto;
 use zqc_ir::tensor::DataType;
 use zqc_ir::{Graph, ValueId};
+
+use crate::dequantized::Dequantized;
 
 /// Operators that hand their first input on, in another type, shape or order.
 pub(crate) const VIEWS: [&str; 8] =
@@ -15,11 +17,11 @@ const MAX_CHAIN: usize = 64;
 /// A constant, as an operand sees it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ConstantView {
-    /// The constant, before all views: an initializer, or the result of a `Constant` node.
+    /// The constant, before all views: an initializer, or the result of a `Constant` or `DequantizeLinear` node.
     pub root: ValueId,
     /// The dimensions in which its elements are to be read, before `transposed`.
     pub dims: Vec<i64>,
-    /// Whether the operand is the transpose of the matrix of these dimensions.
+    /// Whether the operand is the transpose of the matrix, or of each matrix in a stack, of these dimensions.
     pub transposed: bool,
     /// The element type that the operand has.
     pub dtype: DataType,
@@ -30,9 +32,12 @@ impl ConstantView {
     /// a matrix makes, or when the element type changes from or to anything but a floating-point one.
     pub(crate) fn of(graph: &Graph, operand: ValueId) -> Option<Self> {
         let (root, chain) = chain(graph, operand)?;
-        let tensor = graph.literal(root)?;
-        let mut view =
-            Self { root, dims: tensor.dims().to_vec(), transposed: false, dtype: tensor.dtype().ok()? };
+        let (dims, dtype) = match (graph.literal(root), Dequantized::of(graph, root)) {
+            (Some(tensor), _) => (tensor.dims().to_vec(), tensor.dtype().ok()?),
+            (None, Some(weight)) => (weight.dims().to_vec(), weight.dtype),
+            (None, None) => return None,
+        };
+        let mut view = Self { root, dims, transposed: false, dtype };
         for value in chain.into_iter().rev() {
             view = view.through(graph, value)?;
         }
@@ -84,16 +89,18 @@ impl ConstantView {
         if !sorted.into_iter().eq(0..rank as i64) {
             return None;
         }
-        if rank == 2 {
-            self.transposed ^= order == [1, 0];
+        let long = |&&axis: &&i64| self.dims[axis as usize] != 1;
+        if rank > 2 && !self.transposed && order.iter().filter(long).is_sorted() {
+            self.dims = order.iter().map(|&axis| self.dims[axis as usize]).collect();
             return Some(self);
         }
-        let long = |&&axis: &&i64| self.dims[axis as usize] != 1;
-        if !order.iter().filter(long).is_sorted() {
-            return None;
+        let mut swapped: Vec<i64> = (0..rank as i64).collect();
+        if rank >= 2 {
+            swapped.swap(rank - 2, rank - 1);
         }
-        self.dims = order.iter().map(|&axis| self.dims[axis as usize]).collect();
-        Some(self)
+        let swaps = order == swapped;
+        self.transposed ^= swaps;
+        (swaps || order.is_sorted()).then_some(self)
     }
 }
 
@@ -112,6 +119,9 @@ fn chain(graph: &Graph, operand: ValueId) -> Option<(ValueId, Vec<ValueId>)> {
     let (mut root, mut chain) = (operand, Vec::new());
     while let Some(producer) = graph.producer(root) {
         let node = graph.node(producer);
+        if Dequantized::of(graph, root).is_some() {
+            break;
+        }
         VIEWS.iter().find(|op_type| node.op.as_standard(op_type).is_some())?;
         if node.op.as_standard("Constant").is_some() {
             break;

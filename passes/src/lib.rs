@@ -2,18 +2,22 @@
 //!
 //! In order:
 //! 1. [`InlineFunctions`]: model-local functions that hold linear layers become their bodies.
-//! 2. [`Canonicalize`]: every form of a linear layer becomes `zqc.linear`.
-//! 3. [`Select`]: which of them are quantized; the others turn back into what they were, with a reason.
-//! 4. [`QuantizeActivations`]: one token-wise quantization per distinct input.
-//! 5. [`SolveWeights`]: stage by stage in topological order, the quantized prefix feeding the next stage: gather the
+//! 2. [`SplitExperts`]: a stack of expert weights becomes one matrix an expert.
+//! 3. [`Canonicalize`]: every form of a linear layer becomes `zqc.linear`.
+//! 4. [`Select`]: which of them are quantized; the others turn back into what they were, with a reason.
+//! 5. [`QuantizeActivations`]: one token-wise quantization per distinct input.
+//! 6. [`SolveWeights`]: stage by stage in topological order, the quantized prefix feeding the next stage: gather the
 //!    Hessians, solve the weights on the low-precision grid.
-//! 6. [`ShareConstants`]: what the file holds twice is stored once.
-//! 7. [`UpgradeOpset`]: the standard operators move to an opset that knows the types of the result.
-//! 8. [`LowerPortable`]: our operators become ONNX that stock runtimes execute. [`RaisePortable`] is its inverse. Or
+//! 7. [`ShareConstants`]: what the file holds twice is stored once.
+//! 8. [`UpgradeOpset`]: the standard operators move to an opset that knows the types of the result.
+//! 9. [`LowerPortable`]: our operators become ONNX that stock runtimes execute. [`RaisePortable`] is its inverse. Or
 //!    [`LowerNative`]: they become ONNX in its own low-precision types, for importers that know them.
+//! 10. [`ShareOperands`]: what lowered layers of the graph and of its bodies have in common is stored once.
 
 mod canonicalize;
 mod constant_view;
+mod dequantized;
+mod expert_stack;
 mod inline_functions;
 mod layer_path;
 mod lower;
@@ -24,7 +28,9 @@ mod record;
 mod reuse_weights;
 mod select;
 mod share_constants;
+mod share_operands;
 mod solve_weights;
+mod split_experts;
 mod statistics;
 mod upgrade_opset;
 mod vocabulary;
@@ -39,10 +45,12 @@ pub use record::{ActivationRecord, BranchRecord, Coding, LayerRecord};
 pub use reuse_weights::{ReuseWeights, SolvedWeights};
 pub use select::Select;
 pub use share_constants::ShareConstants;
+pub use share_operands::ShareOperands;
 pub use solve_weights::{
     Branch, BranchMetric, Calibration, Checkpoints, Errors, HessianSource, Method, Recipe, Solution,
     SolveWeights,
 };
+pub use split_experts::SplitExperts;
 pub use statistics::{ActivationStatistics, MagnitudeHistogram, Octave, TokenSample, WeightHistogram};
 pub use upgrade_opset::UpgradeOpset;
 pub use vocabulary::vocabulary;

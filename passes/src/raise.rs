@@ -1,6 +1,6 @@
 //! What [`LowerPortable`](crate::LowerPortable) wrote becomes our operators again.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use zqc_ir::graph::{Port, Source, Use};
 use zqc_ir::onnx::proto::NodeProto;
@@ -37,7 +37,7 @@ impl Pass for RaisePortable {
                 way_out: format!("this zqc knows version {}: use the one that wrote it", functions::VERSION),
             });
         }
-        let mut raising = Raising { graph: &model.graph, changes: Vec::new(), transposed: HashSet::new() };
+        let mut raising = Raising { graph: &model.graph, changes: Vec::new(), transposed: HashMap::new() };
         for id in model.graph.order()? {
             match &model.graph.node(id).op {
                 Op::Onnx(call) if call.domain() == DOMAIN => raising.call(id, call)?,
@@ -63,8 +63,9 @@ fn calls_us(node: &NodeProto) -> bool {
 struct Raising<'g> {
     graph: &'g Graph,
     changes: Vec<Change>,
-    /// Operands that lie as our operators want them: layers may share theirs.
-    transposed: HashSet<ValueId>,
+    /// The names under which operands lie as our operators want them: layers may share theirs, and one that a body reads
+    /// stays beside it as it is.
+    transposed: HashMap<ValueId, String>,
 }
 
 impl<'g> Raising<'g> {
@@ -86,7 +87,7 @@ impl<'g> Raising<'g> {
         let codes = node.output(0).ok_or("it has no output")?;
         let part = |at| move |reader: Signature, input| reader.activation == Some(format) && input == at;
         for (at, value) in node.outputs().iter().enumerate() {
-            if value.is_some_and(|value| !self.is_read_only(value, part(at))) {
+            if value.is_some_and(|value| self.is_captured(value) || !self.is_read_only(value, part(at))) {
                 return Err(format!(
                     "its output {at} is read by something else than layers of {format} activations"
                 ));
@@ -141,17 +142,25 @@ impl<'g> Raising<'g> {
         for &(port, input, value, tensor) in &operands {
             let (dtype, dims) = signature.file_type(port, &linear);
             check(tensor, dtype, &dims).map_err(|reason| format!("its input {input} is {reason}"))?;
-            if self.transposed.insert(value) {
-                let same = |reader: Signature, input| reader.operand(input) == Some(port);
-                if !self.is_read_only(value, same) {
-                    return Err(format!("its input {input} is read by something else than layers too"));
-                }
-                let turned = layout::to_graph(&linear, port, tensor).map_err(|error| error.to_string())?;
+            if self.transposed.contains_key(&value) {
+                continue;
+            }
+            let same = |reader: Signature, input| reader.operand(input) == Some(port);
+            if !self.is_read_only(value, same) {
+                return Err(format!("its input {input} is read by something else than layers too"));
+            }
+            let turned = layout::to_graph(&linear, port, tensor).map_err(|error| error.to_string())?;
+            let mut name = graph.value(value).name.clone();
+            if self.is_captured(value) {
+                name = graph.fresh_name(&name);
+                change.initializers.push((name.clone(), turned));
+            } else {
                 change.replace.push((value, turned));
             }
+            self.transposed.insert(value, name);
         }
         let name = |value| graph.value(value).name.clone();
-        let named = operands.iter().map(|&(port, _, value, _)| (port, name(value)));
+        let named = operands.iter().map(|&(port, _, value, _)| (port, self.transposed[&value].clone()));
         change.add.push(NewNode {
             name: node.name.clone(),
             inputs: operands::inputs(name(x), named, None),
@@ -181,15 +190,22 @@ impl<'g> Raising<'g> {
         }
     }
 
-    /// Whether every reader of `value` is a linear layer that reads it as `wanted` of its signature and of the input.
+    /// Whether every reader of `value` but bodies is a linear layer that reads it as `wanted` of its signature and of the
+    /// input.
     fn is_read_only(&self, value: ValueId, wanted: impl Fn(Signature, usize) -> bool) -> bool {
         let reads = |place: &Use| match (place.port, self.function(place.node)) {
             (Port::Input(at), Some(function)) => {
                 Signature::parse(function).is_some_and(|signature| wanted(signature, at))
             }
+            (Port::Capture, _) => true,
             _ => false,
         };
         !self.graph.is_output(value) && self.graph.uses(value).iter().all(reads)
+    }
+
+    /// Whether a body reads the value.
+    fn is_captured(&self, value: ValueId) -> bool {
+        self.graph.uses(value).iter().any(|place| place.port == Port::Capture)
     }
 
     /// The name of our function that the node calls, if it is a call of one.

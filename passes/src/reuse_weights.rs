@@ -21,8 +21,9 @@ struct Entry {
 }
 
 impl SolvedWeights {
-    /// Notes how the layers of `before` were solved in `after`.
-    pub fn learn(&mut self, before: &Graph, after: &Graph) {
+    /// Notes how the layers of `before` were solved in `after`. The operands will have the names that `rename` makes of
+    /// theirs.
+    pub fn learn(&mut self, before: &Graph, after: &Graph, rename: impl Fn(&str) -> String) {
         for (_, node) in before.nodes() {
             let Op::Linear(linear) = &node.op else { continue };
             let solved = node.output(0).and_then(|y| after.find(&before.value(y).name));
@@ -32,7 +33,7 @@ impl SolvedWeights {
             let Op::QuantizedLinear(quantized) = &solved.op else { continue };
             let operand = |port: usize| {
                 let value = solved.input(port).filter(|_| port != port::X && port != port::QUANTIZED_BIAS)?;
-                Some((port, after.value(value).name.clone(), after.constant(value)?.clone()))
+                Some((port, rename(&after.value(value).name), after.constant(value)?.clone()))
             };
             self.entries.push(Entry {
                 linear: Linear { origin: Vec::new(), ..linear.clone() },

@@ -4,8 +4,10 @@ mod lm_head;
 
 use regex::Regex;
 use zqc_ir::op::{Linear, port};
-use zqc_ir::{Change, Graph, Model, NewNode, NodeId, Op, Patch};
+use zqc_ir::{Change, Graph, Model, NewNode, Node, NodeId, Op, Patch};
 
+use crate::expert_stack::ExpertStack;
+use crate::layer_path::LayerPaths;
 use crate::pass::{Observer, Pass, PassError};
 use lm_head::Embeddings;
 
@@ -17,8 +19,8 @@ const MIN_K: usize = 16;
 /// Turns the linear layers that are to stay in float back into the nodes that they were.
 ///
 /// A layer stays in float when `only` is given and none of it matches, when one of `keep` matches, when it is the
-/// language-model head (unless `only` names it), or when it is small. [`Observer::layer_kept`] hears the reason. The
-/// expressions are searched for in the layer's path, its node's name and its weight's name.
+/// language-model head (unless `only` names it), or when it is small. [`Observer::layer_kept`] hears the reason, of stacks of
+/// experts too. The expressions are searched for in the layer's path, its node's name and its weight's name.
 #[derive(Debug, Clone, Default)]
 pub struct Select {
     /// The layers that stay in float.
@@ -34,17 +36,32 @@ impl Pass for Select {
 
     fn run(&self, model: &Model, observer: &mut dyn Observer) -> Result<Patch, PassError> {
         let graph = &model.graph;
-        let layers: Vec<Layer> = graph.order()?.into_iter().filter_map(|id| Layer::new(graph, id)).collect();
-        self.report_unmatched(&layers, observer);
+        let order = graph.order()?;
+        let layers: Vec<Layer> = order.iter().filter_map(|&id| Layer::new(graph, id)).collect();
+        let mut paths = LayerPaths::default();
+        let stacks = order.iter().filter_map(|&id| Stack::new(graph, id, &mut paths));
+        let stacks: Vec<Stack> = stacks.collect();
+        self.report_unmatched(&layers, &stacks, observer);
+        for stack in &stacks {
+            if let Some(reason) = self.reason_to_keep(&stack.names(), stack.features) {
+                observer.layer_kept(&stack.path, &reason);
+            }
+        }
         let embeddings = Embeddings::find(graph);
         let mut patch = Patch::default();
         for layer in &layers {
-            let Some(reason) = self.reason_to_keep(layer, &embeddings) else { continue };
-            let Linear { layer: path, origin, .. } = layer.linear;
+            let &Linear { k, n, layer: ref path, ref origin, .. } = layer.linear;
+            let lm_head = || embeddings.lm_head(layer.id, n).filter(|_| self.only.is_empty());
+            let reason = self.reason_by_name(&layer.names);
+            let reason = reason.or_else(|| Some(format!("lm_head: {}", lm_head()?)));
+            let Some(reason) = reason.or_else(|| too_small(k, n)) else { continue };
             observer.layer_kept(path, &reason);
+            let results = origin.iter().flat_map(Node::outputs).flatten();
+            let rearranged =
+                results.filter_map(|&result| graph.producer(result)).filter(|&id| id != layer.id);
             patch.changes.push(Change {
                 why: format!("{path} stays in float: {reason}"),
-                remove: vec![layer.id],
+                remove: [layer.id].into_iter().chain(rearranged).collect(),
                 add: origin.iter().map(|node| NewNode::restore(graph, node)).collect(),
                 release: graph.node(layer.id).inputs().iter().flatten().copied().collect(),
                 ..Change::default()
@@ -55,29 +72,25 @@ impl Pass for Select {
 }
 
 impl Select {
-    fn reason_to_keep(&self, layer: &Layer, embeddings: &Embeddings) -> Option<String> {
-        let &Linear { k, n, .. } = layer.linear;
-        if !self.only.is_empty() && !self.only.iter().any(|regex| layer.is_named_by(regex)) {
-            return Some("not named by --only".to_string());
-        }
-        if let Some(regex) = self.keep.iter().find(|regex| layer.is_named_by(regex)) {
-            return Some(format!("named by --keep {regex}"));
-        }
-        if self.only.is_empty()
-            && let Some(reason) = embeddings.lm_head(layer.id, n)
-        {
-            return Some(format!("lm_head: {reason}"));
-        }
-        if k.saturating_mul(n) < MIN_ELEMENTS {
-            return Some(format!("too small: {k} x {n} weights, fewer than {MIN_ELEMENTS}"));
-        }
-        (k < MIN_K).then(|| format!("too small: {k} input features, fewer than {MIN_K}"))
+    /// Why a layer of these names and features, K and N, stays in float wherever it stands; `None` if it need not.
+    pub(crate) fn reason_to_keep(&self, names: &[&str], [k, n]: [usize; 2]) -> Option<String> {
+        self.reason_by_name(names).or_else(|| too_small(k, n))
     }
 
-    fn report_unmatched(&self, layers: &[Layer], observer: &mut dyn Observer) {
+    fn reason_by_name(&self, names: &[&str]) -> Option<String> {
+        if !self.only.is_empty() && !self.only.iter().any(|regex| is_named_by(names, regex)) {
+            return Some("not named by --only".to_string());
+        }
+        let regex = self.keep.iter().find(|regex| is_named_by(names, regex))?;
+        Some(format!("named by --keep {regex}"))
+    }
+
+    fn report_unmatched(&self, layers: &[Layer], stacks: &[Stack], observer: &mut dyn Observer) {
         for (option, expressions) in [("--keep", &self.keep), ("--only", &self.only)] {
             for regex in expressions {
-                if !layers.iter().any(|layer| layer.is_named_by(regex)) {
+                let named = layers.iter().any(|layer| is_named_by(&layer.names, regex))
+                    || stacks.iter().any(|stack| is_named_by(&stack.names(), regex));
+                if !named {
                     observer.unmatched(option, regex.as_str());
                 }
             }
@@ -99,8 +112,40 @@ impl<'g> Layer<'g> {
         let weight = node.input(port::WEIGHT).map_or("", |weight| &graph.value(weight).name);
         Some(Self { id, linear, names: [&linear.layer, &node.name, weight] })
     }
+}
 
-    fn is_named_by(&self, regex: &Regex) -> bool {
-        self.names.iter().any(|name| !name.is_empty() && regex.is_match(name))
+/// A stack of experts that nobody took apart, with its names as a [`Layer`] has them.
+struct Stack<'g> {
+    path: String,
+    node: &'g str,
+    weight: &'g str,
+    features: [usize; 2],
+}
+
+impl<'g> Stack<'g> {
+    fn new(graph: &'g Graph, id: NodeId, paths: &mut LayerPaths) -> Option<Self> {
+        let stack = ExpertStack::of(graph, id)?;
+        let node = graph.node(id);
+        Some(Self {
+            path: paths.issue(graph, node, stack.root),
+            node: &node.name,
+            weight: &graph.value(stack.root).name,
+            features: stack.features(),
+        })
     }
+
+    fn names(&self) -> [&str; 3] {
+        [&self.path, self.node, self.weight]
+    }
+}
+
+fn too_small(k: usize, n: usize) -> Option<String> {
+    if k.saturating_mul(n) < MIN_ELEMENTS {
+        return Some(format!("too small: {k} x {n} weights, fewer than {MIN_ELEMENTS}"));
+    }
+    (k < MIN_K).then(|| format!("too small: {k} input features, fewer than {MIN_K}"))
+}
+
+fn is_named_by(names: &[&str], regex: &Regex) -> bool {
+    names.iter().any(|name| !name.is_empty() && regex.is_match(name))
 }

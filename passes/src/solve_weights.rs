@@ -24,6 +24,9 @@ use recipe::{Evidence, Ready};
 
 pub use recipe::{Branch, BranchMetric, Errors, Recipe, Solution};
 
+/// Why a layer is rounded to nearest though its stage runs: the tokens of its input go elsewhere, as an expert's may.
+const UNSEEN: &str = "no token of the calibration data comes to it";
+
 /// Solves the weights of every `zqc.linear`, which becomes `zqc.quantized_linear`. A weight that several layers share
 /// is solved once, in the first stage that reads it, on the inputs of all its readers there.
 ///
@@ -217,6 +220,10 @@ impl<'a> Solver<'a> {
             match known {
                 Some(known) => self.restore(&layers, index, &weights, known, observer)?,
                 None => self.solve_stage(&layers, index, &weights, &gathered, calibration, observer)?,
+            }
+            let unseen = |layer: &&&Layer| self.solved[&layer.key].solution.after.output.is_none();
+            for layer in unsolved.iter().filter(unseen) {
+                observer.layer_uncalibrated(&layer.linear.layer, UNSEEN);
             }
             if let Some(checkpoints) = calibration.checkpoints.filter(|_| !stored) {
                 let solutions: Vec<&Solution> =

@@ -61,7 +61,7 @@ fn all_layers_but_the_head_are_quantized() {
     for_each_variant(|variant, mut model| {
         let mut kept = Kept::default();
         run(&InlineFunctions, &mut model, &mut kept).unwrap();
-        run(&Canonicalize, &mut model, &mut kept).unwrap();
+        run(&Canonicalize::default(), &mut model, &mut kept).unwrap();
         run(&Select::default(), &mut model, &mut kept).unwrap();
         run(&QuantizeActivations { format: ActivationFormat::E4M3 }, &mut model, &mut kept).unwrap();
 
@@ -85,7 +85,7 @@ fn a_model_of_which_nothing_is_quantized_comes_back_as_it_was() {
         let before = onnx::to_proto(&model).unwrap();
         run(&InlineFunctions, &mut model, &mut Kept::default()).unwrap();
         let before = if model.header.functions.is_empty() { onnx::to_proto(&model).unwrap() } else { before };
-        run(&Canonicalize, &mut model, &mut Kept::default()).unwrap();
+        run(&Canonicalize::default(), &mut model, &mut Kept::default()).unwrap();
         assert_eq!(layers(&model).len(), 36, "{variant}");
         run(&nothing, &mut model, &mut Kept::default()).unwrap();
         assert!(onnx::to_proto(&model).unwrap() == before, "{variant}");

@@ -90,6 +90,10 @@ pub(super) struct Arguments {
     /// Quantize these layers and no others, the head included when it is named
     #[arg(long, num_args = 1.., value_name = "REGEX")]
     only: Vec<Regex>,
+    /// Quantizes again what is quantized already, where its weight is behind DequantizeLinear; such weights are held in
+    /// memory in float
+    #[arg(long)]
+    requantize: bool,
     /// What runs the standard operators in calibration
     #[arg(long, default_value = "rten", value_name = "NAME")]
     backend: String,
@@ -180,6 +184,7 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Error> {
         bos: arguments.bos,
         keep: arguments.keep,
         only: arguments.only,
+        requantize: arguments.requantize,
         backend: arguments.backend,
         threads: arguments.threads,
         verify: !arguments.no_verify,

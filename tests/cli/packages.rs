@@ -67,7 +67,7 @@ fn the_report_is_that_of_the_package() {
     assert_eq!(report["totals"]["file_bytes_after"], size);
 
     let mut source = zqc::ir::onnx::read(&tiny("model.onnx")).unwrap();
-    zqc::passes::run(&Canonicalize, &mut source, &mut Silent).unwrap();
+    zqc::passes::run(&Canonicalize::default(), &mut source, &mut Silent).unwrap();
     let package = Package::open(&output).unwrap();
     for layer in report["layers"].as_array().unwrap() {
         let name = layer["layer"].as_str().unwrap();

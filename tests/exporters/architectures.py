@@ -45,6 +45,30 @@ def mixtral():
                   experts_implementation="batched_mm")
 
 
+class Layer(nn.Module):
+    """One layer of a model that does not export as a whole."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, hidden_states):
+        return t.modeling_outputs.BaseModelOutput(self.layer(hidden_states)[0])
+
+
+def llama4_experts():
+    config = t.Llama4TextConfig(**DECODER, num_local_experts=4, num_experts_per_tok=2)
+    layer = t.models.llama4.modeling_llama4.Llama4TextMoe
+
+    def make():
+        experts = layer(config)
+        for weight in experts.parameters():
+            nn.init.normal_(weight, std=0.2)
+        return Layer(experts), "last_hidden_state", {}
+
+    return make, lambda generator: {"hidden_states": torch.randn(8, 48, 64, generator=generator)}
+
+
 def bert():
     config = t.BertConfig(**TEXT, intermediate_size=128)
     return lambda: (t.BertModel(config), "last_hidden_state", {}), tokens
@@ -89,6 +113,7 @@ ARCHITECTURES = {
     "Gemma": lambda: causal("Gemma", **DECODER, head_dim=16),
     "Phi": lambda: causal("Phi", **TEXT, intermediate_size=128),
     "Mixtral": mixtral,
+    "Llama 4 experts": llama4_experts,
     "T5": t5,
     "BERT": bert,
     "ViT": vit,

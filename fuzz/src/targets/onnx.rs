@@ -5,7 +5,7 @@ use std::path::Path;
 use zqc::inspect;
 use zqc::ir::Model;
 use zqc::ir::onnx::{Content, Storage, WriteError, read, write};
-use zqc::passes::{Canonicalize, Pass, PassError, RaisePortable, Select, Silent, run};
+use zqc::passes::{Canonicalize, Pass, PassError, RaisePortable, Select, Silent, SplitExperts, run};
 
 use super::{Outcome, Target};
 use crate::mutate::change_wire;
@@ -61,7 +61,8 @@ fn read_model(folder: &Path) -> Result<Outcome, String> {
         _ => {}
     }
     let select = Select { keep: Vec::new(), only: Vec::new() };
-    let passes: [&dyn Pass; 3] = [&RaisePortable, &Canonicalize, &select];
+    let split = SplitExperts { select: select.clone() };
+    let passes: [&dyn Pass; 4] = [&RaisePortable, &split, &Canonicalize { requantize: true }, &select];
     let mut changed: Model = model;
     for pass in passes {
         match run(pass, &mut changed, &mut Silent) {

@@ -201,3 +201,21 @@ fn the_header_follows_the_patch() {
     assert_eq!(model.header.opset_import, imports);
     assert_eq!(model.header.ir_version(), 10, "a patch never lowers the version");
 }
+
+#[test]
+fn the_name_of_a_constant_that_went_is_free_in_the_same_patch() {
+    let mut model = small_model();
+    let (relu, weight) = (producer(&model, "y"), model.graph.find("w").unwrap());
+    let product = model.graph.find("xw").unwrap();
+    let gone =
+        Change { rewire: vec![(relu, 0, "x".to_string())], release: vec![product], ..Change::new("gone") };
+    let again = Change {
+        add: vec![new_node("Neg", "x", "w")],
+        rewire: vec![(relu, 0, "w".to_string())],
+        ..Change::new("again")
+    };
+    Patch { changes: vec![gone, again], ..Patch::default() }.apply(&mut model).unwrap();
+    verify(&model).unwrap();
+    assert_eq!(model.graph.initializers().count(), 0);
+    assert!(model.graph.constant(weight).is_none() && model.graph.producer(weight).is_some());
+}

@@ -1,7 +1,6 @@
 //! Products with a constant matrix that are no linear layers of ours: somebody quantized or fused them before, or they are
 //! written in a form that is not compiled yet.
 
-use zqc_ir::onnx::proto::NodeProto;
 use zqc_ir::tensor::name;
 use zqc_ir::{Graph, Node, Op, ValueId};
 
@@ -49,11 +48,8 @@ pub(super) fn reason(graph: &Graph, node: &Node) -> Option<(ValueId, String)> {
         let reason = "was fused by ONNX Runtime's optimizer; compile the model as it was before";
         return Some((matrix, format!("{} {reason}", proto.op_type())));
     }
-    let is = |op_type: &str| node.op.as_standard(op_type).is_some();
-    if is("MatMul") || is("Gemm") {
-        return dequantized(graph, node).or_else(|| stack(graph, node)).or_else(|| chosen(graph, node));
-    }
-    is("Conv").then(|| pointwise(graph, node, proto)).flatten()
+    node.op.as_standard("MatMul").or(node.op.as_standard("Gemm"))?;
+    dequantized(graph, node).or_else(|| stack(graph, node)).or_else(|| chosen(graph, node))
 }
 
 /// A product with a matrix behind `DequantizeLinear`.
@@ -63,15 +59,16 @@ fn dequantized(graph: &Graph, node: &Node) -> Option<(ValueId, String)> {
     let matrix = root(graph, dequantize.input(0)?);
     let dtype = graph.literal(matrix)?.dtype().ok()?;
     (proto.op_type() == "DequantizeLinear").then(|| {
-        (matrix, format!("its weight is already quantized: {} behind DequantizeLinear", name(dtype)))
+        let way_out = if proto.domain().is_empty() { "; --requantize quantizes it again" } else { "" };
+        (matrix, format!("its weight is already quantized: {} behind DequantizeLinear{way_out}", name(dtype)))
     })
 }
 
-/// A product with a constant of more than two dimensions.
+/// A product with a constant of more dimensions than a stack of experts has.
 fn stack(graph: &Graph, node: &Node) -> Option<(ValueId, String)> {
     let view = ConstantView::of(graph, node.input(1)?).filter(|view| is_float(view.dtype))?;
     let activation = graph.literal(root(graph, node.input(0)?)).is_none();
-    (activation && view.dims.len() > 2)
+    (activation && view.dims.len() > 3)
         .then(|| (view.root, format!("its weight is a stack of matrices, {:?}", view.dims)))
 }
 
@@ -86,16 +83,6 @@ fn chosen(graph: &Graph, node: &Node) -> Option<(ValueId, String)> {
         let reason = || format!("its matrix is chosen while the model runs, from the stack {dims:?}");
         (dims.len() > 2).then(|| (matrices, reason()))
     })
-}
-
-/// A convolution that is a linear layer over the channels.
-fn pointwise(graph: &Graph, node: &Node, proto: &NodeProto) -> Option<(ValueId, String)> {
-    let weight = root(graph, node.input(1)?);
-    let tensor = graph.literal(weight)?;
-    let [_, _, window @ ..] = tensor.dims() else { return None };
-    let linear =
-        !window.is_empty() && window.iter().all(|&extent| extent == 1) && proto.int_or("group", 1) == 1;
-    linear.then(|| (weight, "it is written as a convolution with a window of 1".to_string()))
 }
 
 /// Where `value` comes from through these standard operators.

@@ -7,6 +7,7 @@ use zqc_ir::tensor::DataType;
 use zqc_ir::{Graph, Tensor, ValueId};
 
 use crate::constant_view::{ConstantView, is_float};
+use crate::dequantized::Dequantized;
 
 /// The constant matrix of a layer.
 pub(super) struct Weight {
@@ -19,9 +20,10 @@ pub(super) struct Weight {
 }
 
 impl Weight {
-    /// The constant matrix that `operand`, which is to be read as `layout`, comes from.
-    pub(super) fn behind(graph: &Graph, operand: ValueId, layout: Layout) -> Option<Self> {
-        let view = ConstantView::of(graph, operand).filter(|view| is_float(view.dtype))?;
+    /// The constant matrix that `operand`, which is to be read as `layout`, comes from; one that is quantized only to
+    /// `requantize` it.
+    pub(super) fn behind(graph: &Graph, operand: ValueId, layout: Layout, requantize: bool) -> Option<Self> {
+        let view = view(graph, operand, requantize)?;
         let layout = if view.transposed { layout.transposed() } else { layout };
         let [rows, columns] = view.dims[..] else { return None };
         let (rows, columns) = (usize::try_from(rows).ok()?, usize::try_from(columns).ok()?);
@@ -32,12 +34,30 @@ impl Weight {
         let constant = Constant { root: view.root, dims: view.dims, dtype: None };
         Some(Self { constant, layout, k, n, dtype: view.dtype })
     }
+
+    /// The constant matrix of a convolution with a window of 1, `[N, K, 1, ..]`, and the rank of what it reads.
+    pub(super) fn of_channels(graph: &Graph, operand: ValueId, requantize: bool) -> Option<(Self, usize)> {
+        let view = view(graph, operand, requantize).filter(|view| !view.transposed)?;
+        let [n, k, ref window @ ..] = view.dims[..] else { return None };
+        if window.is_empty() || window.iter().any(|&extent| extent != 1) {
+            return None;
+        }
+        let constant = Constant { root: view.root, dims: vec![n, k], dtype: None };
+        let (n, k) = (usize::try_from(n).ok()?, usize::try_from(k).ok()?);
+        let weight = Self { constant, layout: Layout::OutputInput, k, n, dtype: view.dtype };
+        Some((weight, view.dims.len()))
+    }
+}
+
+fn view(graph: &Graph, operand: ValueId, requantize: bool) -> Option<ConstantView> {
+    let view = ConstantView::of(graph, operand).filter(|view| is_float(view.dtype))?;
+    (requantize || graph.literal(view.root).is_some()).then_some(view)
 }
 
 /// A constant in the dimensions and the type that a layer wants.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct Constant {
-    /// What holds the elements: an initializer, or the result of a `Constant` node.
+    /// What holds the elements: an initializer, or the result of a `Constant` or `DequantizeLinear` node.
     pub root: ValueId,
     pub dims: Vec<i64>,
     /// The type to convert to; `None` leaves the elements as they are.
@@ -55,6 +75,9 @@ impl Constant {
     }
 
     fn tensor(&self, graph: &Graph) -> Option<Tensor> {
+        if let Some(weight) = Dequantized::of(graph, self.root) {
+            return weight.tensor().and_then(|tensor| tensor.reshaped(&self.dims)).ok();
+        }
         let stored = graph.literal(self.root)?;
         match self.dtype {
             None => stored.reshaped(&self.dims).ok(),

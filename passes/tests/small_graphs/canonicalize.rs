@@ -51,6 +51,30 @@ fn reshaped() -> Builder {
         .output("y")
 }
 
+/// `Conv` of `x` with these spatial dimensions and a weight of those.
+fn convolution(spatial: &str, weight: &[i64]) -> Builder {
+    Builder::new()
+        .input("x", DataType::Float, &format!("batch 4 {spatial}"))
+        .constant("w", DataType::Float, weight)
+        .node("Conv", &["x", "w"], "y")
+}
+
+/// The same with a bias `b`.
+fn biased_convolution(spatial: &str, weight: &[i64]) -> Builder {
+    let mut model = convolution(spatial, weight);
+    model.proto.graph.iter_mut().for_each(|graph| graph.node[0].input.push("b".to_string()));
+    model
+}
+
+/// A weight `[4, 3]` of this type behind `DequantizeLinear` with scales of these dimensions.
+fn dequantized(dtype: DataType, scales: &[usize]) -> Builder {
+    rows(DataType::Float).constant("w", dtype, &[4, 3]).weight("scales", DataType::Float, scales).node(
+        "DequantizeLinear",
+        &["w", "scales"],
+        "d",
+    )
+}
+
 fn forms() -> Vec<(&'static str, Builder)> {
     use DataType::{Bfloat16, Double, Float, Float16, Int32};
     vec![
@@ -323,13 +347,44 @@ fn forms() -> Vec<(&'static str, Builder)> {
                 .node("MatMul", &["w", "column"], "y")
                 .output("y"),
         ),
+        ("pointwise_convolution", convolution("length", &[3, 4, 1]).output("y")),
         (
-            "pointwise_convolution_stays",
-            Builder::new()
-                .input("x", Float, "batch 4 length")
-                .constant("w", Float, &[3, 4, 1])
-                .node("Conv", &["x", "w"], "y")
+            "pointwise_convolution_2d_bias",
+            biased_convolution("height width", &[3, 4, 1, 1])
+                .constant("b", Float, &[3])
+                .with(ints("strides", &[1, 1]))
+                .with(ints("pads", &[0, 0, 0, 0]))
+                .with(ints("kernel_shape", &[1, 1]))
                 .output("y"),
+        ),
+        (
+            "pointwise_convolutions_of_one_activation",
+            convolution("length", &[3, 4, 1])
+                .constant("v", Float, &[5, 4, 1])
+                .node("Conv", &["x", "v"], "z")
+                .output("y")
+                .output("z"),
+        ),
+        (
+            "pointwise_convolution_then_add",
+            convolution("length", &[3, 4, 1])
+                .constant("b", Float, &[3])
+                .node("Add", &["y", "b"], "z")
+                .output("z"),
+        ),
+        ("convolution_with_a_window_stays", convolution("length", &[3, 4, 2]).output("y")),
+        (
+            "convolution_with_strides_stays",
+            convolution("length", &[3, 4, 1]).with(ints("strides", &[2])).output("y"),
+        ),
+        (
+            "padded_convolution_stays",
+            convolution("length", &[3, 4, 1]).with(ints("pads", &[0, 1])).output("y"),
+        ),
+        ("grouped_convolution_stays", convolution("length", &[4, 2, 1]).with(int("group", 2)).output("y")),
+        (
+            "convolution_with_a_dynamic_bias_stays",
+            biased_convolution("length", &[3, 4, 1]).input("b", Float, "3").output("y"),
         ),
         ("layer_paths", layer_paths()),
     ]
@@ -363,8 +418,42 @@ fn layer_paths() -> Builder {
 #[test]
 fn every_form() {
     for (name, form) in forms() {
-        let text = run(&[&Canonicalize], &mut form.build());
+        let text = run(&[&Canonicalize::default()], &mut form.build());
         assert_snapshot("canonicalize", name, &text);
+    }
+}
+
+#[test]
+fn weights_that_are_quantized_already() {
+    let product = |model: Builder| model.node("MatMul", &["x", "d"], "y").output("y");
+    let forms = [
+        ("per_tensor", product(dequantized(DataType::Int8, &[]))),
+        ("per_column", product(dequantized(DataType::Int8, &[3]))),
+        ("per_row_transposed", {
+            let model = dequantized(DataType::Uint8, &[4]).with(int("axis", 0));
+            let model = model.constant("b", DataType::Float, &[4]);
+            let model = model.node("Gemm", &["z", "d", "b"], "y").with(int("transB", 1));
+            model.input("z", DataType::Float, "rows 3").output("y")
+        }),
+        (
+            "blocked",
+            product(
+                dequantized(DataType::Int4, &[2, 3])
+                    .with(int("axis", 0))
+                    .with(int("block_size", 2))
+                    .opset(21),
+            ),
+        ),
+        ("scales_that_do_not_fit_stay", product(dequantized(DataType::Int8, &[2]))),
+    ];
+    let nothing = Select { only: vec![Regex::new("^$").unwrap()], ..Default::default() };
+    for (name, form) in forms {
+        let canonicalize = Canonicalize { requantize: true };
+        let text = run(&[&canonicalize], &mut form.build());
+        assert_snapshot("canonicalize", &format!("requantize_{name}"), &text);
+        let mut model = form.build();
+        run(&[&canonicalize, &nothing], &mut model);
+        assert_eq!(written(&model), form.proto, "{name}");
     }
 }
 
@@ -373,7 +462,7 @@ fn an_untouched_model_comes_back_as_it_was() {
     let nothing = Select { only: vec![Regex::new("^$").unwrap()], ..Default::default() };
     for (name, form) in forms() {
         let mut model = form.build();
-        run(&[&Canonicalize, &nothing], &mut model);
+        run(&[&Canonicalize::default(), &nothing], &mut model);
         assert_eq!(written(&model), form.proto, "{name}");
     }
 }
@@ -382,7 +471,7 @@ fn an_untouched_model_comes_back_as_it_was() {
 fn a_second_run_changes_nothing() {
     for (name, form) in forms() {
         let mut model = form.build();
-        let once = run(&[&Canonicalize], &mut model);
-        assert_eq!(run(&[&Canonicalize], &mut model), once, "{name}");
+        let once = run(&[&Canonicalize::default()], &mut model);
+        assert_eq!(run(&[&Canonicalize::default()], &mut model), once, "{name}");
     }
 }

@@ -103,7 +103,7 @@ fn every_place_of_the_weight() {
 #[test]
 fn inlined_layers_are_found() {
     for (name, model) in cases() {
-        let text = run(&[&InlineFunctions, &Canonicalize], &mut model.build());
+        let text = run(&[&InlineFunctions, &Canonicalize::default()], &mut model.build());
         let layers = text.matches("zqc.linear").count();
         assert_eq!(
             layers,

@@ -165,7 +165,7 @@ pub fn layers(kinds: &[Kind], dtype: DataType, [n, k]: [usize; 2], group_size: u
         builder = builder.weight(&weight, dtype, &[k, n]).node("MatMul", &["x", &weight], &y).output(&y);
     }
     let mut model = builder.build();
-    run(&[&Canonicalize, &Quantize { kinds, group_size }], &mut model);
+    run(&[&Canonicalize::default(), &Quantize { kinds, group_size }], &mut model);
     model
 }
 

@@ -16,7 +16,10 @@ pub fn w4a8(builder: Builder, group_size: usize) -> Model {
     let recipe = Recipe { gptq: GptqOptions { grouping, ..Default::default() }, ..Default::default() };
     let mut model = builder.build();
     let solve = SolveWeights { recipe, method: Method::Rtn };
-    run(&[&Canonicalize, &QuantizeActivations { format: ActivationFormat::E4M3 }, &solve], &mut model);
+    run(
+        &[&Canonicalize::default(), &QuantizeActivations { format: ActivationFormat::E4M3 }, &solve],
+        &mut model,
+    );
     model
 }
 

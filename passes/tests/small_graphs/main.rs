@@ -10,7 +10,9 @@ mod quantize_activations;
 mod raise;
 mod select;
 mod share_constants;
+mod share_operands;
 mod solve_weights;
+mod split_experts;
 mod upgrade_opset;
 
 use std::fmt::Write;
@@ -25,6 +27,10 @@ struct Log(String);
 impl Observer for Log {
     fn layer_kept(&mut self, layer: &str, reason: &str) {
         let _ = writeln!(self.0, "kept {layer}: {reason}");
+    }
+
+    fn layer_requantized(&mut self, layer: &str, from: &str) {
+        let _ = writeln!(self.0, "requantized {layer}: {from}");
     }
 
     fn unmatched(&mut self, option: &str, regex: &str) {

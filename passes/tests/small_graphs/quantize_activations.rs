@@ -26,14 +26,14 @@ fn shared_input() -> Builder {
 
 #[test]
 fn one_node_for_each_distinct_input() {
-    let text = run(&[&Canonicalize, &E4M3], &mut shared_input().build());
+    let text = run(&[&Canonicalize::default(), &E4M3], &mut shared_input().build());
     assert_snapshot("quantize_activations", "shared_input", &text);
 }
 
 #[test]
 fn the_name_of_another_value_is_not_taken() {
     let mut model = shared_input().node("Neg", &["x"], "x_quantized").output("x_quantized").build();
-    let text = run(&[&Canonicalize, &E4M3], &mut model);
+    let text = run(&[&Canonicalize::default(), &E4M3], &mut model);
     assert_snapshot("quantize_activations", "taken_name", &text);
 }
 
@@ -47,6 +47,6 @@ fn nothing_is_quantized_without_layers() {
 #[test]
 fn a_second_run_changes_nothing() {
     let mut model = shared_input().build();
-    let once = run(&[&Canonicalize, &E4M3], &mut model);
+    let once = run(&[&Canonicalize::default(), &E4M3], &mut model);
     assert_eq!(run(&[&E4M3], &mut model), once);
 }

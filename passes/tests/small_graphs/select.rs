@@ -71,7 +71,7 @@ fn every_rule() {
         ("small_named_by_only", select(&[], &["."]), small()),
     ];
     for (name, select, model) in cases {
-        let text = run(&[&Canonicalize, &select], &mut model.build());
+        let text = run(&[&Canonicalize::default(), &select], &mut model.build());
         assert_snapshot("select", name, &text);
     }
 }

@@ -74,7 +74,7 @@ fn solve(recipe: Recipe, hessian: HessianSource, propagation: f64) -> (Model, Ve
         Calibration { backend: backend.as_ref(), samples: &samples, hessian, propagation, checkpoints: None };
     let solver = SolveWeights { recipe, method: Method::Gptq(calibration) };
     let (mut model, mut records) = (stream().build(), Records::default());
-    for pass in [&Canonicalize as &dyn Pass, &E4M3, &solver] {
+    for pass in [&Canonicalize::default() as &dyn Pass, &E4M3, &solver] {
         zqc_passes::run(pass, &mut model, &mut records).unwrap();
     }
     (model, records.0)
@@ -94,7 +94,7 @@ fn output_error(model: &Model) -> f64 {
         samples(8, 900).into_iter().flat_map(run).collect()
     };
     let mut float = stream().build();
-    run(&[&Canonicalize], &mut float);
+    run(&[&Canonicalize::default()], &mut float);
     zqc_numerics::relative_error(&values(model), &values(&float))
 }
 
@@ -111,7 +111,8 @@ fn codes_scales_and_branch_take_the_place_of_the_weight() {
     let grouping = Grouping { group_size: 4, ..Grouping::default() };
     let branch = Branch { rank: 2, ..Branch::default() };
     let recipe = Recipe { gptq: GptqOptions { grouping, ..GptqOptions::default() }, branch: Some(branch) };
-    let text = run(&[&Canonicalize, &E4M3, &SolveWeights { recipe, method: Method::Rtn }], &mut model);
+    let text =
+        run(&[&Canonicalize::default(), &E4M3, &SolveWeights { recipe, method: Method::Rtn }], &mut model);
     assert_snapshot("solve_weights", "rtn_with_branch", &text);
 }
 
@@ -177,7 +178,7 @@ fn a_shared_weight_is_solved_once() {
         checkpoints: None,
     };
     let solver = SolveWeights { recipe: recipe(Some(Branch::default())), method: Method::Gptq(calibration) };
-    for pass in [&Canonicalize as &dyn Pass, &E4M3, &solver] {
+    for pass in [&Canonicalize::default() as &dyn Pass, &E4M3, &solver] {
         zqc_passes::run(pass, &mut model, &mut records).unwrap();
     }
     assert_eq!(records.0.len(), 1);
