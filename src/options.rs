@@ -53,7 +53,7 @@ pub enum Target {
 }
 
 /// The choices of a compilation. The default is the recipe of ZeroQuant-FP with what was found to improve it: FP4 weights
-/// by GPTQ in groups of 128, scales under M3, LoRC of rank 8, token-wise FP8 activations.
+/// by GPTQ in groups of 64, scales under M3, LoRC of rank 8, token-wise FP8 activations.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// What is written.
@@ -119,7 +119,7 @@ impl Default for Options {
             target: Target::default(),
             weights: Format::E2M1.into(),
             activations: Some(ActivationFormat::E4M3),
-            group_size: 128,
+            group_size: 64,
             method: Method::default(),
             order: Order::default(),
             scale_search: ScaleSearch::default(),

@@ -146,6 +146,7 @@ def main():
     parser.add_argument("--shapes", nargs="+", default=SHAPES)
     parser.add_argument("--tokens", nargs="+", type=int, default=TOKENS)
     parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--group-size", type=int, default=128, choices=[32, 64, 128])
     parser.add_argument("--json")
     arguments = parser.parse_args()
     print(torch.cuda.get_device_name(), "torch", torch.__version__, flush=True)
@@ -153,7 +154,7 @@ def main():
     results = []
     for shape in arguments.shapes:
         n, k = map(int, shape.split("x"))
-        layer = Layer(n, k, 1, arguments.rank, seed=1)
+        layer = Layer(n, k, 128 // arguments.group_size, arguments.rank, seed=1)
         compile_all(layer, arguments.tokens)
         for m in arguments.tokens:
             measure(layer, m, results)

@@ -33,7 +33,7 @@ pub(super) struct Arguments {
     #[arg(long, value_parser = choice::<WeightFormat>(), default_value = "fp4")]
     weights: WeightFormat,
     /// Weights along the input that share a scale; 0 for the whole row
-    #[arg(long, default_value_t = 128)]
+    #[arg(long, default_value_t = 64)]
     group_size: usize,
     /// How weights are solved
     #[arg(long, value_parser = choice::<Method>(), default_value = "gptq")]

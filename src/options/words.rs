@@ -67,7 +67,7 @@ mod tests {
             options.in_words().iter().map(|option| format!("{} {}", option.name, option.value)).collect();
         assert_eq!(
             words.join(" "),
-            "--emit onnx --target portable --weights fp4 --activations fp8 --group-size 128 --method gptq --order activation \
+            "--emit onnx --target portable --weights fp4 --activations fp8 --group-size 64 --method gptq --order activation \
              --scale m3 --scale-search hessian --hessian quantized --propagation 0.5 --lorc-rank 8 --lorc activation \
              --lorc-factors fp8 --lorc-rounds 2 --calibration a.txt b.txt --samples 4 --backend rten"
         );

@@ -101,7 +101,7 @@ fn a_package_takes_the_place_of_another_and_of_nothing_else() {
     let bench = Bench::new();
     let output = compile(&bench);
     let before = fs::read(output.join("weights.bin")).unwrap();
-    let options = [&QUICK[..], &["--group-size", "64"]].concat();
+    let options = [&QUICK[..], &["--group-size", "128"]].concat();
     bench.compile(&tiny("model.onnx"), &output, &options);
     assert!(fs::read(output.join("weights.bin")).unwrap() != before);
     assert_eq!(fs::read_dir(bench.path("out")).unwrap().count(), 1, "no temporary folder is left");

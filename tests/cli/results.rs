@@ -66,7 +66,7 @@ fn inspection_of_source_and_output() {
         );
         let float = after["layer"] == "lm_head";
         assert_eq!(after["format"] == "f32", float);
-        assert_eq!(after["group_size"], if float { Value::Null } else { 128.into() });
+        assert_eq!(after["group_size"], if float { Value::Null } else { 64.into() });
     }
     assert_eq!(source["weights"], output["weights"]);
     assert!(output["constant_bytes"].as_u64().unwrap() < source["constant_bytes"].as_u64().unwrap() / 3);

@@ -137,7 +137,7 @@ fn state_that_is_damaged_is_not_used() {
 #[test]
 fn state_of_other_options_is_not_used() {
     let bench = killed(&options());
-    let other = [options(), vec!["--group-size".to_string(), "64".to_string()]].concat();
+    let other = [options(), vec!["--group-size".to_string(), "128".to_string()]].concat();
     let message = finish(&bench, &other);
     assert!(message.contains("of another model, option or program, so it is not used"), "{message}");
     assert!(!message.contains("had solved"), "{message}");
