@@ -71,7 +71,7 @@ fn stories260k_in_every_variant() {
     let mut perplexities = Vec::new();
     for variant in VARIANTS {
         let (model, output) = (models.join(variant).join("model.onnx"), outputs.path().join(variant));
-        let options = ["--samples", "32", "--seq-len", "256", "--bos", "1"];
+        let options = ["--group-size", "128", "--samples", "32", "--seq-len", "256", "--bos", "1"];
         compile(&model, &output, &calibration, &tokenizer, &options);
         let shapes: &[&str] = if variant == OPSET_23 { &["1,1", "1,37"] } else { &[] };
         let arguments = [output.as_os_str(), "512".as_ref()].into_iter().chain(shapes.iter().map(OsStr::new));
