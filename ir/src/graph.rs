@@ -122,6 +122,11 @@ impl Node {
         self.outputs.get(port).copied().flatten()
     }
 
+    /// The value that the node defines; `None` where it has several outputs, as no valid node of most operators has.
+    pub fn sole_output(&self) -> Option<ValueId> {
+        if let &[output] = self.outputs() { output } else { None }
+    }
+
     /// The outer values that control-flow bodies inside this node read.
     pub fn captures(&self) -> &[ValueId] {
         &self.captures

@@ -91,6 +91,7 @@ struct Bias {
 impl Product {
     fn recognize(graph: &Graph, id: NodeId, requantize: bool) -> Option<Self> {
         let node = graph.node(id);
+        node.sole_output()?;
         let (x, operand) = (node.input(0)?, node.input(1)?);
         let is_set = |name| node.op.as_standard("Gemm").is_some_and(|gemm| gemm.int_or(name, 0) != 0);
         let (weight, arrangement) = if node.op.as_standard("MatMul").or(node.op.as_standard("Gemm")).is_some()
@@ -126,7 +127,7 @@ impl Product {
         let product = graph.node(self.node).output(0)?;
         let &[Use { node: id, port: Port::Input(side @ (0 | 1)) }] = graph.uses(product) else { return None };
         let add = graph.node(id);
-        let plain = add.op.as_standard("Add")?.attribute.is_empty();
+        let plain = add.op.as_standard("Add")?.attribute.is_empty() && add.sole_output().is_some();
         let constant = Constant::vector(graph, add.input(1 - side)?, &[&[n]])?;
         (plain && !graph.is_output(product)).then_some(Bias { constant, beta: 1.0, add: Some(id) })
     }

@@ -47,6 +47,7 @@ impl ConstantView {
     /// The view that the node behind `value` makes of this one.
     fn through(mut self, graph: &Graph, value: ValueId) -> Option<Self> {
         let node = graph.node(graph.producer(value)?);
+        node.sole_output()?;
         let proto = |op_type| node.op.as_standard(op_type);
         if proto("Identity").is_some() {
             return Some(self);

@@ -68,6 +68,7 @@ impl<'g> Dequantized<'g> {
     pub(crate) fn of(graph: &'g Graph, value: ValueId) -> Option<Self> {
         let node = graph.node(graph.producer(value)?);
         let proto = node.op.as_standard("DequantizeLinear")?;
+        node.sole_output()?;
         let (codes, scales) = (graph.literal(node.input(0)?)?, graph.literal(node.input(1)?)?);
         let zero_points = match node.input(2) {
             Some(given) => Some(graph.literal(given).filter(|zeros| zeros.dims() == scales.dims())?),

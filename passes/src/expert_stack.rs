@@ -24,6 +24,7 @@ impl ExpertStack {
     pub(crate) fn of(graph: &Graph, id: NodeId) -> Option<Self> {
         let node = graph.node(id);
         node.op.as_standard("MatMul")?;
+        node.sole_output()?;
         let (x, weight) = (node.input(0)?, node.input(1)?);
         let ConstantView { root: matrices, dims, transposed, dtype } = ConstantView::of(graph, weight)?;
         let &[experts, rows, columns] = &dims[..] else { return None };

@@ -140,6 +140,22 @@ fn forms() -> Vec<(&'static str, Builder)> {
         ("gemm_bias", gemm_adding(&[3])),
         ("gemm_bias_row", gemm_adding(&[1, 3])),
         ("gemm_bias_alpha_beta", gemm_adding(&[3]).with(float("alpha", 0.5)).with(float("beta", 0.25))),
+        (
+            "product_with_a_second_output_stays",
+            matmul().node("MatMul", &["x", "w"], "other").and_output("y").output("y"),
+        ),
+        (
+            "add_with_a_second_output_stays",
+            product().node("Add", &["product", "b"], "other").and_output("y").output("y"),
+        ),
+        (
+            "view_with_a_second_output_stays",
+            output_input()
+                .node("Transpose", &["w"], "other")
+                .and_output("t")
+                .node("MatMul", &["x", "t"], "y")
+                .output("y"),
+        ),
         ("gemm_scalar_stays", gemm_adding(&[])),
         ("gemm_matrix_stays", gemm_adding(&[2, 3])),
         (
