@@ -222,7 +222,7 @@ def main():
     command.add_argument("--text", nargs="+", required=True, metavar="LABEL=FILE")
     command.add_argument("--window", type=int, default=2048)
     command.add_argument("--max-tokens", type=int)
-    command.add_argument("--group-size", type=int, default=128)
+    command.add_argument("--group-size", type=int, default=64)
     command.add_argument("--rows", default="", metavar="REGEX")
     command.add_argument("--zqc", default=str(ROOT / "target/release/zqc"))
     command.add_argument("--zqc-options", default="", help="further options of every compilation")

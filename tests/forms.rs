@@ -11,7 +11,9 @@ fn rows() -> Vec<Value> {
     let Some(python) = python() else { return Vec::new() };
     let folder = tempfile::tempdir().unwrap();
     let rows = script(&python, "forms.py", [env!("CARGO_BIN_EXE_zqc").as_ref(), folder.path().as_os_str()]);
-    rows.lines().map(|row| serde_json::from_str(row).unwrap()).collect()
+    let rows: Vec<Value> = rows.lines().map(|row| serde_json::from_str(row).unwrap()).collect();
+    assert!(!rows.is_empty());
+    rows
 }
 
 #[test]

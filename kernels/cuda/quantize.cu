@@ -4,8 +4,8 @@
 // Cluster    ZQC_CLUSTER blocks split K of ZQC_TOKENS tokens between them: registers hold the values from the one read to the
 //            conversion, and a few tokens still fill many multiprocessors. What they tell each other goes by asynchronous stores that
 //            the receiver's mbarrier counts.
-// Block      persistent: 8 warps, each with ZQC_TOKENS / 8 tokens of a tile; a lane holds 8 neighbouring values at a time, 16-bit inputs as
-//            they came. The next tile is read while the low-rank branch of this one is multiplied.
+// Block      8 warps, each with ZQC_TOKENS / 8 tokens of a tile; a lane holds 8 neighbouring values at a time, 16-bit inputs as they came.
+//            Where a launch has fewer clusters than tiles, a cluster goes on to the next, read while the branch of this one is multiplied.
 // Steps      1. read, apply the operator before, largest magnitude (and sum of squares) of each token over the cluster;
 //            2. scale, convert, into shared memory as the linear kernels want it, bulk copies to global memory;
 //            3. two warpgroups multiply the codes by V, straight from there (wgmma, E4M3), every other block of K each; the cluster
@@ -187,7 +187,7 @@ struct Share {
 };
 
 // The tokens of a warp, from the read to the conversion.
-struct Row {
+struct Tokens {
     Shared shared;
     Share share;
     const void* x;
@@ -198,8 +198,8 @@ struct Row {
     Vector vectors[WARP_TOKENS][LANE_VECTORS]{};
     float magnitudes[WARP_TOKENS]{}, squares[WARP_TOKENS]{};
 
-    DEVICE_MEMBER Row(Shared shared, Share share, const void* x, const void* x2, long long x_stride, long long x2_stride, int m, int warp,
-                      int lane)
+    DEVICE_MEMBER Tokens(Shared shared, Share share, const void* x, const void* x2, long long x_stride, long long x2_stride, int m,
+                         int warp, int lane)
         : shared(shared), share(share), x(x), x2(x2), x_stride(x_stride), x2_stride(x2_stride), m(m), warp(warp), lane(lane),
           aligned(is_aligned(x, x_stride)), aligned2(is_aligned(x2, ZQC_MODE == 1 ? 0 : x2_stride)) {}
 
@@ -451,19 +451,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_SM) __cluster_dims__(C
     launch_dependents();
     wait_for_dependencies();
 
-    Row row(shared, share, x, x2, x_stride, x2_stride, m, warp, lane);
+    Tokens tokens(shared, share, x, x2, x_stride, x2_stride, m, warp, lane);
     const int apart = static_cast<int>(gridDim.x) / CLUSTER * TOKENS;
     int token = static_cast<int>(blockIdx.x) / CLUSTER * TOKENS;
-    row.read(token);
+    tokens.read(token);
     cluster_wait();  // every block of the cluster has begun
     for (int tile = 0; token < m; ++tile, token += apart) {
-        row.measure(token);
-        row.exchange(tile);
-        row.convert(token, token_scales, eps);
+        tokens.measure(token);
+        tokens.exchange(tile);
+        tokens.convert(token, token_scales, eps);
         fence_for_async();
         __syncthreads();
         if (threadIdx.x == THREADS - 1) copy_codes(shared, share, codes, token, m_pad);
-        row.read(token + apart);
+        tokens.read(token + apart);
         if (RANK > 0) {
             low_rank.multiply();
             low_rank.finish(token, tile);
