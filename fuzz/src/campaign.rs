@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
+use crate::coverage::Coverage;
 use crate::memory::peak_of;
 use crate::targets::{Outcome, Target};
 use crate::watch;
 
 /// Inputs that are kept to be changed further, of those that were read and of those that were not.
-const POOL: usize = 1000;
+const POOL: usize = 4000;
 /// Larger ones are not changed further.
 const MOST_BYTES: usize = 1 << 16;
 
@@ -39,24 +40,27 @@ fn corpus(target: &Target) -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
     Ok(paths.iter().map(std::fs::read).collect::<Result<_, _>>()?)
 }
 
-/// Reads changed inputs for as long as asked.
+/// Reads changed inputs until the processor has worked for the time asked (the clock's time where the system does not tell).
 pub fn run(target: &Target, time: Duration, seed: u64) -> Result<(), Box<dyn Error>> {
     let folder = folder()?;
     let input = folder.path().join(target.file);
     eprintln!("{}: the input under way is {}", target.name, input.display());
     let seeds = corpus(target)?;
     let began = Instant::now();
-    let cpu = cpu_time();
+    let worked = || cpu_time().unwrap_or_else(|| began.elapsed());
+    let before = cpu_time().unwrap_or_default();
+    let mut coverage = Coverage::new();
     watch::start(began);
     silence_panics();
     let mut outcomes = HashSet::new();
     for bytes in &seeds {
         outcomes.insert(shape(&one(target, folder.path(), bytes, began)?));
     }
+    coverage.grows();
     let mut random = Rng::with_seed(seed);
     let (mut valid, mut refused) = (seeds.clone(), Vec::new());
     let (mut count, mut read) = (0u64, 0u64);
-    while began.elapsed() < time {
+    while worked() - before < time {
         // What is refused early shows little, however it is changed.
         let pool = match random.usize(..8) {
             0 if !refused.is_empty() => &refused,
@@ -69,10 +73,11 @@ pub fn run(target: &Target, time: Duration, seed: u64) -> Result<(), Box<dyn Err
             (target.mutate)(&mut random, &mut bytes, other);
         }
         bytes.truncate(MOST_BYTES);
+        coverage.clear();
         let outcome = one(target, folder.path(), &bytes, began)?;
         count += 1;
         read += u64::from(matches!(outcome, Outcome::Read(_)));
-        if outcomes.insert(shape(&outcome)) {
+        if coverage.grows() | outcomes.insert(shape(&outcome)) {
             let pool = if matches!(outcome, Outcome::Read(_)) { &mut valid } else { &mut refused };
             match pool.len() {
                 POOL.. => pool[random.usize(..POOL)] = bytes,
@@ -81,12 +86,15 @@ pub fn run(target: &Target, time: Duration, seed: u64) -> Result<(), Box<dyn Err
         }
     }
     println!(
-        "{}: {count} inputs, {:.0} % of them read, {} outcomes, {:.1} minutes, {} of the processor: nothing found",
+        "{}: {count} inputs, {:.0} % of them read, {} outcomes, {}, {:.1} minutes of the processor: nothing found",
         target.name,
         100.0 * read as f64 / count.max(1) as f64,
         outcomes.len(),
-        began.elapsed().as_secs_f64() / 60.0,
-        cpu_time().zip(cpu).map_or("?".to_string(), |(now, then)| format!("{:.1}", (now - then) / 60.0)),
+        match coverage.branches() {
+            0 => "branches not counted (see fuzz/coverage.toml)".to_string(),
+            branches => format!("{branches} branches"),
+        },
+        (worked() - before).as_secs_f64() / 60.0,
     );
     Ok(())
 }
@@ -153,11 +161,10 @@ fn silence_panics() {
     std::panic::set_hook(Box::new(|_| {}));
 }
 
-/// Seconds that the processor has worked for us, where the system says.
-fn cpu_time() -> Option<f64> {
+/// How long the processor has worked for the main thread, where the system says.
+fn cpu_time() -> Option<Duration> {
     let text = std::fs::read_to_string("/proc/self/schedstat").ok()?;
-    let nanoseconds: f64 = text.split(' ').next()?.parse().ok()?;
-    Some(nanoseconds / 1e9)
+    text.split(' ').next()?.parse().ok().map(Duration::from_nanos)
 }
 
 #[cfg(test)]

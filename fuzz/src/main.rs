@@ -2,10 +2,12 @@
 //!
 //! `zqc-fuzz TARGET --minutes 30` takes inputs from `fuzz/corpus/TARGET`, changes them at random and reads them. A run fails on
 //! a panic, on memory beyond a small multiple of the input, on an input that takes too long, and on whatever else the target
-//! finds wrong; the input is then in `fuzz/findings/`. Inputs that give an outcome not seen before are changed further.
+//! finds wrong; the input is then in `fuzz/findings/`. Inputs that give an outcome not seen before are changed further, and with
+//! `cargo run --config fuzz/coverage.toml` those that take a new branch of the code.
 //! `zqc-fuzz TARGET --replay FILE` reads one input once.
 
 mod campaign;
+mod coverage;
 mod memory;
 mod mutate;
 mod targets;
@@ -24,7 +26,7 @@ struct Arguments {
     /// What reads the inputs
     #[arg(value_parser = target)]
     target: &'static Target,
-    /// How long, in minutes
+    /// How long, in minutes of the processor's work
     #[arg(long, default_value_t = 1.0)]
     minutes: f64,
     /// Decides every change, beside the corpus and what came of the inputs before
