@@ -52,7 +52,7 @@ impl Pass for Canonicalize {
         for id in graph.order()? {
             let node = graph.node(id);
             let Some(product) = Product::recognize(graph, id, self.requantize) else {
-                if let Some((weight, reason)) = foreign::reason(graph, node) {
+                if let Some((weight, reason)) = foreign::reason(model, id) {
                     observer.layer_kept(&paths.issue(graph, node, weight), &reason);
                 }
                 continue;

@@ -24,6 +24,7 @@ mod lower;
 mod pass;
 mod quantize_activations;
 mod raise;
+mod rank;
 mod record;
 mod reuse_weights;
 mod select;

@@ -39,7 +39,7 @@ impl Pass for Select {
         let order = graph.order()?;
         let layers: Vec<Layer> = order.iter().filter_map(|&id| Layer::new(graph, id)).collect();
         let mut paths = LayerPaths::default();
-        let stacks = order.iter().filter_map(|&id| Stack::new(graph, id, &mut paths));
+        let stacks = order.iter().filter_map(|&id| Stack::new(model, id, &mut paths));
         let stacks: Vec<Stack> = stacks.collect();
         self.report_unmatched(&layers, &stacks, observer);
         for stack in &stacks {
@@ -123,8 +123,9 @@ struct Stack<'g> {
 }
 
 impl<'g> Stack<'g> {
-    fn new(graph: &'g Graph, id: NodeId, paths: &mut LayerPaths) -> Option<Self> {
-        let stack = ExpertStack::of(graph, id)?;
+    fn new(model: &'g Model, id: NodeId, paths: &mut LayerPaths) -> Option<Self> {
+        let graph = &model.graph;
+        let stack = ExpertStack::of(model, id)?;
         let node = graph.node(id);
         Some(Self {
             path: paths.issue(graph, node, stack.root),

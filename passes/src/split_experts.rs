@@ -1,25 +1,34 @@
 //! Stacks of expert weights become one matrix an expert, so that every expert is a linear layer of its own.
 
+mod draft;
+mod routes;
+
 use std::collections::HashMap;
 
-use zqc_ir::onnx::proto::AttributeProto;
 use zqc_ir::op::attribute::{int, ints};
 use zqc_ir::tensor::TensorError;
-use zqc_ir::{Change, Graph, Model, NewNode, NodeId, Op, Patch, Tensor, ValueId};
+use zqc_ir::{Change, Graph, Model, NodeId, Patch, ValueId};
 
-use crate::expert_stack::ExpertStack;
+use crate::expert_stack::{ExpertStack, Routing};
 use crate::layer_path::LayerPaths;
 use crate::pass::{Observer, Pass, PassError};
 use crate::select::Select;
+use draft::{Draft, Integers};
+use routes::{Route, Routes};
 
-/// The axis of experts, counted from the last one: `[.., E, T, K]`.
+/// The axis of experts, or of tokens where each has its expert, counted from the last one: `[.., E, T, K]`.
 const AXIS: i64 = -3;
 /// Since this opset `Split` says how many parts it makes.
 const COUNTED_PARTS: i64 = 18;
 
 /// Turns every `MatMul` with a constant stack of float matrices `[E, K, N]` into `E` of them with one matrix each, if
-/// `select` quantizes any: `x` is expanded to `[.., E, T, K]`, which leaves it as it is where it has that shape, and split;
-/// what the experts yield is concatenated. Each keeps its own Hessian, so it is solved on the tokens that come to it.
+/// `select` quantizes any. Each keeps its own Hessian, so it is solved on the tokens that come to it.
+///
+/// * Where every expert reads its own part of `x`, or all of it, `x` is expanded to `[.., E, T, K]`, which leaves it as it is
+///   where it has that shape, and split; what the experts yield is concatenated.
+/// * Where `Gather` or `GatherND` looks up a matrix for every token, no matrix is copied any more: an expert reads the rows of
+///   the tokens that choose it, and what the experts yield is put back in the order of the tokens. An expert that no token
+///   chooses multiplies no row.
 ///
 /// The expert `e` of a stack at the path `p` is called `p.e`, its matrix after the stack's initializer.
 #[derive(Debug, Clone, Default)]
@@ -35,12 +44,17 @@ impl Pass for SplitExperts {
 
     fn run(&self, model: &Model, _observer: &mut dyn Observer) -> Result<Patch, PassError> {
         let graph = &model.graph;
-        let mut splitter =
-            Splitter { graph, opset: model.opset(), shapes: HashMap::new(), parts: HashMap::new() };
+        let mut splitter = Splitter {
+            graph,
+            opset: model.opset(),
+            integers: Integers::default(),
+            routes: Routes::default(),
+            matrices: HashMap::new(),
+        };
         let mut paths = LayerPaths::default();
         let mut patch = Patch::default();
         for id in graph.order()? {
-            let Some(stack) = ExpertStack::of(graph, id) else { continue };
+            let Some(stack) = ExpertStack::of(model, id) else { continue };
             let node = graph.node(id);
             let path = paths.issue(graph, node, stack.root);
             let names: Vec<_> =
@@ -75,10 +89,10 @@ impl Names {
 struct Splitter<'g> {
     graph: &'g Graph,
     opset: i64,
-    /// The initializers `[E, 1, 1]`, by `E`.
-    shapes: HashMap<usize, String>,
+    integers: Integers,
+    routes: Routes,
     /// The initializers of the matrices of a stack in these dimensions.
-    parts: HashMap<(ValueId, [usize; 3]), Vec<String>>,
+    matrices: HashMap<(ValueId, [usize; 3]), Vec<String>>,
 }
 
 impl Splitter<'_> {
@@ -91,90 +105,89 @@ impl Splitter<'_> {
     ) -> Result<Change, TensorError> {
         let graph = self.graph;
         let node = graph.node(id);
-        let mut change = Change::new(format!("{path} is a stack of {} experts", stack.experts()));
-        let shape = self.shape(stack.experts(), &mut change);
-        let matrices = self.matrices(stack, names, &mut change)?;
         let y = node.output(0).map_or("", |y| &graph.value(y).name);
-        let fresh = |part: &str| graph.fresh_name(&format!("{y}_{part}"));
-        let all_read = fresh("input");
-        change.add.push(new_node(
-            "Expand",
-            vec![],
-            &[&graph.value(stack.x).name, &shape],
-            [all_read.clone()],
-        ));
-        let each_reads: Vec<String> =
-            (0..stack.experts()).map(|expert| fresh(&format!("input.{expert}"))).collect();
-        let mut parts = vec![int("axis", AXIS)];
-        if self.opset >= COUNTED_PARTS {
-            parts.push(int("num_outputs", stack.experts() as i64));
-        }
-        change.add.push(new_node("Split", parts, &[&all_read], each_reads.clone()));
+        let why = format!("{path} is a stack of {} experts", stack.experts());
+        let mut draft = Draft::new(graph, y, why, &mut self.integers);
+        let matrices = matrices(graph, &mut self.matrices, stack, names, &mut draft.change)?;
+        let x = graph.value(stack.x).name.as_str();
+        let route = match stack.routing {
+            Routing::All => None,
+            Routing::Chosen { expert } | Routing::ChosenOnTheLeft { expert } => {
+                Some(self.routes.get(&mut draft, expert, stack.experts()))
+            }
+        };
+        let each_reads = match &route {
+            None => {
+                let shape = draft.integers(&[3], &[stack.experts() as i64, 1, 1]);
+                let all_read = draft.node("Expand", vec![], &[x, &shape], "input");
+                let mut parts = vec![int("axis", AXIS)];
+                if self.opset >= COUNTED_PARTS {
+                    parts.push(int("num_outputs", stack.experts() as i64));
+                }
+                let results = (0..stack.experts()).map(|expert| format!("input.{expert}"));
+                draft.node_of_several("Split", parts, &[&all_read], results)
+            }
+            Some(route) => {
+                let mut rows = draft.node("Expand", vec![], &[x, &route.extent], "input");
+                if let Routing::ChosenOnTheLeft { .. } = stack.routing {
+                    rows = draft.node("Transpose", vec![ints("perm", &[0, 2, 1])], &[&rows], "rows");
+                }
+                let rows_of = |(expert, tokens): (usize, &String)| {
+                    let part = format!("input.{expert}");
+                    draft.node("Gather", vec![int("axis", AXIS)], &[&rows, tokens], &part)
+                };
+                route.tokens.iter().enumerate().map(rows_of).collect()
+            }
+        };
+        let casts = graph.literal(stack.root).and_then(|stored| stored.dtype().ok()) != Some(stack.dtype);
         let mut each_yields = Vec::new();
         for (expert, mut matrix) in matrices.into_iter().enumerate() {
-            let mut view = |op_type: &str, attribute| {
-                let result = fresh(&format!("{}.{expert}", op_type.to_lowercase()));
-                change.add.push(new_node(op_type, vec![attribute], &[&matrix], [result.clone()]));
-                matrix = result;
-            };
-            if graph.literal(stack.root).and_then(|stored| stored.dtype().ok()) != Some(stack.dtype) {
-                view("Cast", int("to", stack.dtype as i64));
+            if casts {
+                let to = vec![int("to", stack.dtype as i64)];
+                matrix = draft.node("Cast", to, &[&matrix], &format!("cast.{expert}"));
             }
             if stack.transposed {
-                view("Transpose", ints("perm", &[1, 0]));
+                let order = vec![ints("perm", &[1, 0])];
+                matrix = draft.node("Transpose", order, &[&matrix], &format!("transpose.{expert}"));
             }
-            let result = fresh(&format!("expert.{expert}"));
-            let product = new_node("MatMul", vec![], &[&each_reads[expert], &matrix], [result.clone()]);
-            change.add.push(NewNode { name: format!("{}/MatMul", names[expert].path), ..product });
-            each_yields.push(result);
+            let part = format!("expert.{expert}");
+            each_yields.push(draft.node("MatMul", vec![], &[&each_reads[expert], &matrix], &part));
+            draft.rename(format!("{}/MatMul", names[expert].path));
         }
         let each_yields: Vec<&str> = each_yields.iter().map(String::as_str).collect();
-        let whole = new_node("Concat", vec![int("axis", AXIS)], &each_yields, [y.to_string()]);
-        change.add.push(NewNode { name: node.name.clone(), rank: node.rank(), ..whole });
-        change.remove.push(id);
-        change.release = node.reads().collect();
-        Ok(change)
-    }
-
-    fn shape(&mut self, experts: usize, change: &mut Change) -> String {
-        let name = self.shapes.entry(experts).or_insert_with(|| {
-            let name = self.graph.fresh_name(&format!("experts_{experts}"));
-            let shape = Tensor::from_i64(&[3], vec![experts as i64, 1, 1]);
-            change.initializers.extend(shape.ok().map(|shape| (name.clone(), shape)));
-            name
-        });
-        name.clone()
-    }
-
-    fn matrices(
-        &mut self,
-        stack: &ExpertStack,
-        names: &[Names],
-        change: &mut Change,
-    ) -> Result<Vec<String>, TensorError> {
-        if let Some(known) = self.parts.get(&(stack.root, stack.dims)) {
-            return Ok(known.clone());
+        let whole = vec![int("axis", AXIS)];
+        match (route, stack.routing) {
+            (None, _) => draft.result("Concat", whole, &each_yields),
+            (Some(Route { back, .. }), routing) => {
+                let sorted = draft.node("Concat", whole, &each_yields, "sorted");
+                let order = vec![int("axis", AXIS)];
+                if let Routing::ChosenOnTheLeft { .. } = routing {
+                    let rows = draft.node("Gather", order, &[&sorted, &back], "output");
+                    draft.result("Transpose", vec![ints("perm", &[0, 2, 1])], &[&rows]);
+                } else {
+                    draft.result("Gather", order, &[&sorted, &back]);
+                }
+            }
         }
-        let whole = self.graph.literal(stack.root).ok_or(TensorError::NotLoaded)?;
-        let parts = whole.reshaped(&stack.dims.map(|dim| dim as i64))?.parts()?;
-        let names: Vec<String> = names.iter().map(|names| self.graph.fresh_name(&names.matrix)).collect();
-        change.initializers.extend(names.iter().cloned().zip(parts));
-        self.parts.insert((stack.root, stack.dims), names.clone());
-        Ok(names)
+        Ok(draft.replace(id))
     }
 }
 
-fn new_node(
-    op_type: &str,
-    attributes: Vec<AttributeProto>,
-    inputs: &[&str],
-    outputs: impl IntoIterator<Item = String>,
-) -> NewNode {
-    NewNode {
-        name: String::new(),
-        op: Op::standard(op_type, attributes),
-        inputs: inputs.iter().map(|name| Some(name.to_string())).collect(),
-        outputs: outputs.into_iter().map(Some).collect(),
-        rank: None,
+/// The initializers of the matrices of `stack`; those of `known` stacks are there.
+fn matrices(
+    graph: &Graph,
+    known: &mut HashMap<(ValueId, [usize; 3]), Vec<String>>,
+    stack: &ExpertStack,
+    names: &[Names],
+    change: &mut Change,
+) -> Result<Vec<String>, TensorError> {
+    if let Some(known) = known.get(&(stack.root, stack.dims)) {
+        return Ok(known.clone());
     }
+    let whole = graph.literal(stack.root).ok_or(TensorError::NotLoaded)?;
+    let parts = whole.reshaped(&stack.dims.map(|dim| dim as i64))?.parts()?;
+    let names: Vec<String> = names.iter().map(|names| graph.fresh_name(&names.matrix)).collect();
+    change.initializers.extend(names.iter().cloned().zip(parts));
+    known.insert((stack.root, stack.dims), names.clone());
+    Ok(names)
 }

@@ -45,6 +45,23 @@ def experts(dims, shape, opset=20):
     return model(nodes, [value("x", dims)], [value("y", [None] * rank)], constants, opset), {"x": floats(*shape)}
 
 
+def looked_up(chosen, left):
+    """A token has its expert, of three with 80 input features; -1 is the last one."""
+    constants = {"up": floats(3, 80, 48) / 9, "down": floats(3, 48, 40) / 7, "last": np.array([-1])}
+    if left:
+        constants |= {key: np.swapaxes(constants[key], 1, 2).copy() for key in ("up", "down")}
+        nodes = [node("Gather", "up e", "w"), node("Unsqueeze", "x last", "column"), node("MatMul", "w column", "h"),
+                 node("Tanh", "h", "t"), node("Unsqueeze", "e last", "i"), node("GatherND", "down i", "v"),
+                 node("MatMul", "v t", "product"), node("Squeeze", "product last", "y")]
+    else:
+        constants |= {"middle": np.array([1])}
+        nodes = [node("Gather", "up e", "w"), node("Unsqueeze", "x middle", "row"), node("MatMul", "row w", "h"),
+                 node("Tanh", "h", "t"), node("Gather", "down e", "v"), node("MatMul", "t v", "product"),
+                 node("Squeeze", "product middle", "y")]
+    inputs = [value("x", ["t", 80]), value("e", ["t"], TensorProto.INT64)]
+    return model(nodes, inputs, [value("y", ["t", 40])], constants), {"x": floats(len(chosen), 80), "e": np.array(chosen)}
+
+
 def convolution(spatial):
     dims = [1] * len(spatial)
     nodes = [node("Conv", "x up b", "h"), node("Relu", "h", "r"), node("Conv", "r down", "y", strides=dims)]
@@ -102,6 +119,9 @@ FORMS = {
     "experts of one stack": lambda: experts([1, "t", 80], [1, 24, 80]),
     "experts, batch": lambda: experts(["b", 3, "t", 80], [2, 3, 12, 80]),
     "experts, batch of one stack": lambda: experts(["b", 1, "t", 80], [2, 1, 12, 80]),
+    "experts, looked up": lambda: looked_up([0, 2, 1, -1, 1, 0, 0, 2, -3, 1] * 4, False),
+    "experts, looked up on the left": lambda: looked_up([0, 2, 1, -1, 1, 0, 0, 2, -3, 1] * 4, True),
+    "experts, looked up but for one": lambda: looked_up([0, 2, 2, 0, -1] * 8, False),
     "convolution, 1-D": lambda: convolution([24]),
     "convolution, 2-D": lambda: convolution([4, 6]),
     "dequantized, tensor": lambda: dequantized(np.array(0.1)),

@@ -2,9 +2,10 @@
 //! written in a form that is not compiled yet.
 
 use zqc_ir::tensor::name;
-use zqc_ir::{Graph, Node, Op, ValueId};
+use zqc_ir::{Graph, Model, Node, NodeId, Op, ValueId};
 
 use crate::constant_view::{ConstantView, VIEWS, is_float, root};
+use crate::expert_stack::ExpertStack;
 
 const MICROSOFT: &str = "com.microsoft";
 
@@ -30,8 +31,11 @@ const FUSED: [(&str, &str, usize); 5] = [
     (MICROSOFT, "Attention", 1),
 ];
 
-/// The constant matrix of such a product, and why the product stays as it is; `None` for all other nodes.
-pub(super) fn reason(graph: &Graph, node: &Node) -> Option<(ValueId, String)> {
+/// The constant matrix of such a product, and why the product stays as it is; `None` for all other nodes, stacks of experts
+/// among them.
+pub(super) fn reason(model: &Model, id: NodeId) -> Option<(ValueId, String)> {
+    let graph = &model.graph;
+    let node = graph.node(id);
     let Op::Onnx(proto) = &node.op else { return None };
     let constant = |value: ValueId| Some(root(graph, value)).filter(|&value| graph.literal(value).is_some());
     let input = |table: &[(&str, &str, usize)]| {
@@ -49,7 +53,9 @@ pub(super) fn reason(graph: &Graph, node: &Node) -> Option<(ValueId, String)> {
         return Some((matrix, format!("{} {reason}", proto.op_type())));
     }
     node.op.as_standard("MatMul").or(node.op.as_standard("Gemm"))?;
-    dequantized(graph, node).or_else(|| stack(graph, node)).or_else(|| chosen(graph, node))
+    let is_expert_stack = ExpertStack::of(model, id).is_some();
+    let chosen = || chosen(graph, node).filter(|_| !is_expert_stack);
+    dequantized(graph, node).or_else(|| stack(graph, node)).or_else(chosen)
 }
 
 /// A product with a matrix behind `DequantizeLinear`.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use zqc_ir::graph::Port;
+use zqc_ir::op::Linear;
 use zqc_ir::{Graph, Op, ValueId};
 use zqc_numerics::{CrossMoment, Hessian};
 use zqc_runtime::{Array, Interpreter, Live, RunError, Stage};
@@ -127,18 +128,16 @@ impl Gathering<'_> {
     }
 
     /// Adds what the layer's output on a sample, computed with the float weight, lacks of the float model's; and what the
-    /// stream that it is added to lacks.
+    /// stream that it is added to lacks. A token that the float model has not at the same place lacks nothing.
     fn add_lack(&self, layer: &Layer, sample: &Sample, moment: &mut CrossMoment) {
         let graph = self.interpreter.graph();
         let values =
             |live: &'_ Live, value: ValueId| live.get(&value).and_then(Array::as_f32).map(<[f32]>::to_vec);
         let Some(float) = &sample.float else { return };
         let Some(y) = graph.node(layer.id).output(0) else { return };
-        let x = sample.quantized.get(&layer.x).and_then(Array::as_f32);
-        let (Some(x), Some(mut lack), Some(ours)) = (x, values(float, y), values(&sample.quantized, y))
-        else {
-            return;
-        };
+        let [x, float_x] = [&sample.quantized, float].map(|live| live.get(&layer.x).and_then(Array::as_f32));
+        let (Some(x), Some(float_x)) = (x, float_x) else { return };
+        let (Some(mut lack), Some(ours)) = (values(float, y), values(&sample.quantized, y)) else { return };
         if lack.len() != ours.len() {
             return;
         }
@@ -153,6 +152,14 @@ impl Gathering<'_> {
             let differences = float.iter().zip(ours).map(|(float, ours)| float - ours);
             lack.iter_mut().zip(differences).for_each(|(lack, difference)| *lack += difference);
         }
+        let &Linear { k, n, .. } = layer.linear;
+        for ((x, float_x), lack) in
+            x.chunks_exact(k).zip(float_x.chunks_exact(k)).zip(lack.chunks_exact_mut(n))
+        {
+            if !is_same_token(x, float_x) {
+                lack.fill(0.0);
+            }
+        }
         moment.accumulate(x, &lack);
     }
 
@@ -160,6 +167,15 @@ impl Gathering<'_> {
     fn is_made_here(&self, value: ValueId) -> bool {
         self.interpreter.graph().producer(value).is_some_and(|id| self.stage.layers.contains(&id))
     }
+}
+
+/// Whether two activations are one token's, of the quantized and of the float model: the models may send different tokens to
+/// an expert. Quantization moves an activation by some per cent, another token's is farther away than 0.7 of the length.
+fn is_same_token(ours: &[f32], float: &[f32]) -> bool {
+    let squares = |value: f32| f64::from(value) * f64::from(value);
+    let distance: f64 = ours.iter().zip(float).map(|(ours, float)| squares(ours - float)).sum();
+    let length: f64 = float.iter().copied().map(squares).sum();
+    distance <= length / 2.0
 }
 
 /// What the output `y` of a layer is added to, when that is all that becomes of it.
@@ -245,5 +261,20 @@ impl Input {
 
     fn finish(&mut self) {
         self.hessian.accumulate(&std::mem::take(&mut self.waiting));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_same_token;
+
+    #[test]
+    fn a_rounded_token_is_the_same_and_another_is_not() {
+        let float = [1.0, -2.0, 0.5, 3.0];
+        assert!(is_same_token(&float, &float));
+        assert!(is_same_token(&[1.25, -2.0, 0.375, 2.5], &float));
+        assert!(!is_same_token(&[-2.0, 1.0, 3.0, 0.5], &float));
+        assert!(!is_same_token(&[0.0; 4], &float));
+        assert!(is_same_token(&[0.0; 4], &[0.0; 4]));
     }
 }

@@ -355,7 +355,7 @@ fn forms() -> Vec<(&'static str, Builder)> {
         (
             "matrix_of_an_expert_stays",
             rows(Float)
-                .input("expert", DataType::Int64, "rows")
+                .input("expert", DataType::Int64, "batch rows")
                 .constant("experts", Float, &[5, 3, 4])
                 .integers("axes", &[-1])
                 .node("Gather", &["experts", "expert"], "w")

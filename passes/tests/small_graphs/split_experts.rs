@@ -19,6 +19,19 @@ fn plain() -> Builder {
     multiplied(experts(DataType::Float, &[2, 32, 48]), "m.experts.up")
 }
 
+/// A matrix for each token, looked up by `e`.
+fn looked_up() -> Builder {
+    looked_up_in(&[2, 32, 48]).node("Gather", &["m.experts.up", "e"], "w")
+}
+
+fn looked_up_in(dims: &[usize]) -> Builder {
+    Builder::new().input("x", DataType::Float, "tokens 1 32").input("e", DataType::Int64, "tokens").weight(
+        "m.experts.up",
+        DataType::Float,
+        dims,
+    )
+}
+
 fn forms() -> Vec<(&'static str, Builder)> {
     use DataType::{Float, Float16};
     vec![
@@ -47,6 +60,45 @@ fn forms() -> Vec<(&'static str, Builder)> {
                 .named("/m/experts/MatMul_1")
                 .output("y_1"),
         ),
+        ("looked_up", multiplied(looked_up(), "w")),
+        (
+            "looked_up_and_transposed",
+            multiplied(
+                looked_up_in(&[2, 48, 32])
+                    .node("Gather", &["m.experts.up", "e"], "g")
+                    .node("Transpose", &["g"], "w")
+                    .with(ints("perm", &[0, 2, 1])),
+                "w",
+            ),
+        ),
+        (
+            "looked_up_on_the_left",
+            looked_up_in(&[2, 48, 32])
+                .integers("last", &[-1])
+                .node("Unsqueeze", &["e", "last"], "i")
+                .node("GatherND", &["m.experts.up", "i"], "w")
+                .node("MatMul", &["w", "x"], "y")
+                .named("/m/experts/MatMul")
+                .output("y"),
+        ),
+        (
+            "looked_up_twice",
+            multiplied(looked_up(), "w")
+                .weight("m.experts.down", Float, &[2, 48, 32])
+                .node("Gather", &["m.experts.down", "e"], "v")
+                .node("MatMul", &["y", "v"], "y_1")
+                .named("/m/experts/MatMul_1")
+                .output("y_1"),
+        ),
+        ("looked_up_before_opset_11_stays", multiplied(looked_up(), "w").opset(10)),
+        ("looked_up_by_a_matrix_stays", {
+            let stack = experts(Float, &[2, 32, 48]).input("e", DataType::Int64, "tokens choices");
+            multiplied(stack.node("Gather", &["m.experts.up", "e"], "w"), "w")
+        }),
+        ("looked_up_along_another_axis_stays", {
+            let stack = looked_up_in(&[32, 2, 48]).node("Gather", &["m.experts.up", "e"], "w");
+            multiplied(stack.with(int("axis", 1)), "w")
+        }),
         ("four_dimensions_stay", multiplied(experts(Float, &[1, 2, 32, 48]), "m.experts.up")),
         ("small_ones_stay", multiplied(experts(Float, &[2, 32, 4]), "m.experts.up")),
     ]

@@ -1,0 +1,105 @@
+//! The nodes that take the place of a product with a stack.
+
+use std::collections::HashMap;
+
+use zqc_ir::onnx::proto::AttributeProto;
+use zqc_ir::{Change, Graph, NewNode, NodeId, Op, Tensor, ValueId};
+
+/// Constant integers by their dimensions and values: stacks share them.
+#[derive(Default)]
+pub(super) struct Integers {
+    names: HashMap<(Vec<usize>, Vec<i64>), String>,
+}
+
+/// A change in the making. The values that it adds are called after the result `y` of the product.
+pub(super) struct Draft<'g, 'i> {
+    graph: &'g Graph,
+    y: &'g str,
+    pub change: Change,
+    integers: &'i mut Integers,
+}
+
+impl<'g, 'i> Draft<'g, 'i> {
+    pub fn new(graph: &'g Graph, y: &'g str, why: String, integers: &'i mut Integers) -> Self {
+        Self { graph, y, change: Change::new(why), integers }
+    }
+
+    /// The name of a value of the graph.
+    pub fn name(&self, value: ValueId) -> &'g str {
+        &self.graph.value(value).name
+    }
+
+    /// The initializer of these dimensions and values.
+    pub fn integers(&mut self, dims: &[usize], values: &[i64]) -> String {
+        let name = self.integers.names.entry((dims.to_vec(), values.to_vec())).or_insert_with(|| {
+            let words: Vec<String> = values.iter().map(i64::to_string).collect();
+            let kind = if dims.is_empty() { "expert" } else { "experts" };
+            let name = self.graph.fresh_name(&format!("{kind}_{}", words.join("_")));
+            let tensor = Tensor::from_i64(dims, values.to_vec());
+            self.change.initializers.extend(tensor.ok().map(|tensor| (name.clone(), tensor)));
+            name
+        });
+        name.clone()
+    }
+
+    /// Adds a node; the name of its result, the `part` of `y`.
+    pub fn node(
+        &mut self,
+        op_type: &str,
+        attributes: Vec<AttributeProto>,
+        inputs: &[&str],
+        part: &str,
+    ) -> String {
+        let output = self.fresh(part);
+        self.add(op_type, attributes, inputs, vec![output.clone()]);
+        output
+    }
+
+    /// As [`Draft::node`], of a node with several results.
+    pub fn node_of_several(
+        &mut self,
+        op_type: &str,
+        attributes: Vec<AttributeProto>,
+        inputs: &[&str],
+        parts: impl Iterator<Item = String>,
+    ) -> Vec<String> {
+        let outputs: Vec<String> = parts.map(|part| self.fresh(&part)).collect();
+        self.add(op_type, attributes, inputs, outputs.clone());
+        outputs
+    }
+
+    /// Adds the node that yields `y`.
+    pub fn result(&mut self, op_type: &str, attributes: Vec<AttributeProto>, inputs: &[&str]) {
+        self.add(op_type, attributes, inputs, vec![self.y.to_string()]);
+    }
+
+    /// Names the node that was added last.
+    pub fn rename(&mut self, name: String) {
+        self.change.add.last_mut().into_iter().for_each(|node| node.name = name.clone());
+    }
+
+    /// The change, with the product `id` replaced by the node that was added last.
+    pub fn replace(self, id: NodeId) -> Change {
+        let (mut change, node) = (self.change, self.graph.node(id));
+        if let Some(last) = change.add.last_mut() {
+            (last.name, last.rank) = (node.name.clone(), node.rank());
+        }
+        change.remove.push(id);
+        change.release = node.reads().collect();
+        change
+    }
+
+    fn fresh(&self, part: &str) -> String {
+        self.graph.fresh_name(&format!("{}_{part}", self.y))
+    }
+
+    fn add(&mut self, op_type: &str, attributes: Vec<AttributeProto>, inputs: &[&str], outputs: Vec<String>) {
+        self.change.add.push(NewNode {
+            name: String::new(),
+            op: Op::standard(op_type, attributes),
+            inputs: inputs.iter().map(|name| Some(name.to_string())).collect(),
+            outputs: outputs.into_iter().map(Some).collect(),
+            rank: None,
+        });
+    }
+}
