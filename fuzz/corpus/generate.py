@@ -86,3 +86,19 @@ for name, (dtype, array) in arrays.items():
     data += array.tobytes()
 header = json.dumps(header).encode()
 (here / "safetensors/two.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + data)
+
+save("experts", [node("MatMul", ["x", "w"], ["y"])], [("x", F, [2, "n", 32])], [("y", F, [2, "n", 32])], [weight("w", 2, 32, 32)])
+chosen = [("x", F, ["n", 1, 32]), ("e", I, ["n"])]
+save("looked-up", [node("Gather", ["w", "e"], ["g"]), node("MatMul", ["x", "g"], ["y"])], chosen, [("y", F, ["n", 1, 32])], [weight("w", 2, 32, 32)])
+last = numpy_helper.from_array(np.array([-1]), "last")
+save("looked-up-left", [node("Unsqueeze", ["e", "last"], ["i"]), node("GatherND", ["w", "i"], ["g"]), node("Transpose", ["x"], ["c"], perm=[0, 2, 1]), node("MatMul", ["g", "c"], ["y"])], chosen, [("y", F, ["n", 32, 1])], [weight("w", 2, 32, 32), last])
+save("convolution", [node("Conv", ["x", "w", "b"], ["y"])], [("x", F, ["n", 32, "t"])], [("y", F, ["n", 32, "t"])], [weight("w", 32, 32, 1), weight("b", 32)])
+codes = numpy_helper.from_array(random.integers(-7, 8, (32, 32)).astype(np.int8), "w")
+save("dequantized", [node("DequantizeLinear", ["w", "s"], ["d"], axis=0, block_size=16), node("MatMul", ["x", "d"], ["y"])], [("x", F, ["n", 32])], y, [codes, weight("s", 2, 32)])
+body = helper.make_graph(
+    [node("MatMul", ["s", "w"], ["t"]), node("Add", ["t", "i"], ["u"]), node("Identity", ["u"], ["o"])],
+    "body",
+    [helper.make_tensor_value_info(n, F, ["n", 32]) for n in ("s", "i")],
+    [helper.make_tensor_value_info(n, F, ["n", 32]) for n in ("u", "o")],
+)
+save("scan", [node("Scan", ["x", "z"], ["y", "all"], body=body, num_scan_inputs=1)], [("x", F, ["n", 32]), ("z", F, ["t", "n", 32])], y, [weight("w", 32, 32)])

@@ -298,11 +298,15 @@ impl Graph {
         }
     }
 
-    /// A name that no value has, made from `hint`.
+    /// A name that no value has, made from `hint`; the same every time, until a value gets it. See
+    /// [`FreshNames`](crate::FreshNames) for several.
     pub fn fresh_name(&self, hint: &str) -> String {
-        fresh_name(hint, |name| {
-            self.find(name).is_some_and(|value| !self.is_gone(value)) || self.inner_names.contains(name)
-        })
+        fresh_name(hint, |name| self.is_taken(name))
+    }
+
+    /// Whether a value of the graph or of a body in it has this name.
+    pub(crate) fn is_taken(&self, name: &str) -> bool {
+        self.find(name).is_some_and(|value| !self.is_gone(value)) || self.inner_names.contains(name)
     }
 
     /// Whether nothing defines the value and nothing reads it: it was in the graph once, and its name is free again.

@@ -2,6 +2,7 @@
 //! loss, a few typed operators of our own, patches, a verifier and a textual form.
 
 pub mod body;
+mod fresh_names;
 pub mod graph;
 pub mod model;
 pub mod onnx;
@@ -13,6 +14,7 @@ mod text;
 mod uses;
 pub mod verify;
 
+pub use fresh_names::FreshNames;
 pub use graph::{Graph, Node, NodeId, Source, ValueId};
 pub use model::Model;
 pub use op::Op;

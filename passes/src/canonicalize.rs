@@ -7,7 +7,7 @@ mod rearranged;
 
 use zqc_ir::graph::{Port, Use};
 use zqc_ir::op::{Layout, Linear};
-use zqc_ir::{Change, Graph, Model, NewNode, NodeId, Op, Patch, ValueId};
+use zqc_ir::{Change, FreshNames, Graph, Model, NewNode, NodeId, Op, Patch, ValueId};
 
 use crate::constant_view::root;
 use crate::dequantized::Dequantized;
@@ -46,8 +46,12 @@ impl Pass for Canonicalize {
     fn run(&self, model: &Model, observer: &mut dyn Observer) -> Result<Patch, PassError> {
         let graph = &model.graph;
         let mut paths = LayerPaths::default();
-        let mut writer =
-            Writer { graph, initializers: Initializers::default(), rearranged: Rearranged::default() };
+        let mut writer = Writer {
+            graph,
+            names: FreshNames::new(graph),
+            initializers: Initializers::default(),
+            rearranged: Rearranged::default(),
+        };
         let mut patch = Patch::default();
         for id in graph.order()? {
             let node = graph.node(id);
@@ -136,6 +140,7 @@ impl Product {
 /// Makes the layers, which share what can be shared.
 struct Writer<'g> {
     graph: &'g Graph,
+    names: FreshNames<'g>,
     initializers: Initializers,
     rearranged: Rearranged,
 }
@@ -152,13 +157,25 @@ impl Writer<'_> {
         let y = &graph.value(graph.node(add.unwrap_or(product.node)).output(0)?).name;
         let mut x = graph.value(product.x).name.clone();
         if let Some(order) = product.arrangement.before {
-            x = self.rearranged.name(graph, product.x, order, &format!("{y}_input"), &mut change.add);
+            x = self.rearranged.name(
+                graph,
+                &self.names,
+                product.x,
+                order,
+                &format!("{y}_input"),
+                &mut change.add,
+            );
         }
         let mut inputs = vec![Some(x)];
         for constant in [&weight].into_iter().chain(bias.as_ref().map(|bias| &bias.constant)) {
-            inputs.push(Some(self.initializers.name(graph, constant, &mut change.initializers)?));
+            inputs.push(Some(self.initializers.name(
+                graph,
+                &self.names,
+                constant,
+                &mut change.initializers,
+            )?));
         }
-        let after = product.arrangement.after.map(|order| (order, graph.fresh_name(&format!("{y}_output"))));
+        let after = product.arrangement.after.map(|order| (order, self.names.fresh(&format!("{y}_output"))));
         change.add.push(NewNode {
             name: node.name.clone(),
             op: Op::Linear(Linear {

@@ -2,7 +2,7 @@
 
 use zqc_ir::graph::Port;
 use zqc_ir::op::{QuantizeActivation, port};
-use zqc_ir::{Change, Graph, Model, NewNode, NodeId, Op, Patch, ValueId};
+use zqc_ir::{Change, FreshNames, Graph, Model, NewNode, NodeId, Op, Patch, ValueId};
 use zqc_numerics::ActivationFormat;
 
 use crate::pass::{Observer, Pass, PassError};
@@ -22,13 +22,14 @@ impl Pass for QuantizeActivations {
 
     fn run(&self, model: &Model, _observer: &mut dyn Observer) -> Result<Patch, PassError> {
         let graph = &model.graph;
+        let names = FreshNames::new(graph);
         let mut patch = Patch::default();
         for (x, value) in graph.values() {
             let layers = layers_reading(graph, x);
             if layers.is_empty() || is_quantized(graph, x) {
                 continue;
             }
-            let quantized = graph.fresh_name(&format!("{}_quantized", value.name));
+            let quantized = names.fresh(&format!("{}_quantized", value.name));
             patch.changes.push(Change {
                 why: format!("{} linear layers read \"{}\" as {}", layers.len(), value.name, self.format),
                 add: vec![NewNode {

@@ -7,7 +7,7 @@ use zqc_ir::onnx::proto::NodeProto;
 use zqc_ir::op::{QuantizeActivation, QuantizedLinear, port};
 use zqc_ir::operands;
 use zqc_ir::tensor::{DataType, name};
-use zqc_ir::{Change, Graph, Model, NewNode, Node, NodeId, Op, Patch, Tensor, ValueId};
+use zqc_ir::{Change, FreshNames, Graph, Model, NewNode, Node, NodeId, Op, Patch, Tensor, ValueId};
 use zqc_numerics::ActivationFormat;
 
 use crate::lower::functions::{self, DOMAIN, GROUP_SIZE, OUTPUT_TYPE};
@@ -37,7 +37,12 @@ impl Pass for RaisePortable {
                 way_out: format!("this zqc knows version {}: use the one that wrote it", functions::VERSION),
             });
         }
-        let mut raising = Raising { graph: &model.graph, changes: Vec::new(), transposed: HashMap::new() };
+        let mut raising = Raising {
+            graph: &model.graph,
+            names: FreshNames::new(&model.graph),
+            changes: Vec::new(),
+            transposed: HashMap::new(),
+        };
         for id in model.graph.order()? {
             match &model.graph.node(id).op {
                 Op::Onnx(call) if call.domain() == DOMAIN => raising.call(id, call)?,
@@ -62,6 +67,7 @@ fn calls_us(node: &NodeProto) -> bool {
 
 struct Raising<'g> {
     graph: &'g Graph,
+    names: FreshNames<'g>,
     changes: Vec<Change>,
     /// The names under which operands lie as our operators want them: layers may share theirs, and one that a body reads
     /// stays beside it as it is.
@@ -152,7 +158,7 @@ impl<'g> Raising<'g> {
             let turned = layout::to_graph(&linear, port, tensor).map_err(|error| error.to_string())?;
             let mut name = graph.value(value).name.clone();
             if self.is_captured(value) {
-                name = graph.fresh_name(&name);
+                name = self.names.fresh(&name);
                 change.initializers.push((name.clone(), turned));
             } else {
                 change.replace.push((value, turned));

@@ -47,7 +47,7 @@ impl Ranks<'_> {
     fn of(&mut self, value: ValueId) -> Option<usize> {
         self.left = self.left.checked_sub(1)?;
         let graph = self.graph;
-        declared(graph, value)
+        declared_rank(graph, value)
             .or_else(|| graph.literal(value).map(|tensor| tensor.dims().len()))
             .or_else(|| self.computed(value))
     }
@@ -90,7 +90,8 @@ impl Ranks<'_> {
     }
 }
 
-fn declared(graph: &Graph, value: ValueId) -> Option<usize> {
+/// The number of dimensions of `value`, where the file declares its shape.
+pub(crate) fn declared_rank(graph: &Graph, value: ValueId) -> Option<usize> {
     match graph.value(value).info.as_ref()?.r#type.as_ref()?.value.as_ref()? {
         type_proto::Value::TensorType(tensor) => Some(tensor.shape.as_ref()?.dim.len()),
         _ => None,

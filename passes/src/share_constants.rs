@@ -2,7 +2,7 @@
 
 use zqc_ir::graph::Port;
 use zqc_ir::op::attribute::ints;
-use zqc_ir::{Change, Graph, Model, NewNode, NodeId, Op, Patch, Tensor, ValueId};
+use zqc_ir::{Change, FreshNames, Graph, Model, NewNode, NodeId, Op, Patch, Tensor, ValueId};
 
 use crate::constant_view::is_float;
 use crate::pass::{Observer, Pass, PassError};
@@ -22,6 +22,7 @@ impl Pass for ShareConstants {
 
     fn run(&self, model: &Model, _observer: &mut dyn Observer) -> Result<Patch, PassError> {
         let graph = &model.graph;
+        let names = FreshNames::new(graph);
         let mut patch = Patch::default();
         let mut copies: Vec<ValueId> = Vec::new();
         for (value, tensor) in graph.initializers() {
@@ -35,7 +36,7 @@ impl Pass for ShareConstants {
                 continue;
             };
             copies.push(value);
-            patch.changes.push(share(graph, value, readers, original, transposed));
+            patch.changes.push(share(graph, &names, value, readers, original, transposed));
         }
         Ok(patch)
     }
@@ -80,12 +81,19 @@ fn is_copy(copy: &Tensor, original: &Tensor) -> Option<bool> {
     transposed.then_some(true)
 }
 
-fn share(graph: &Graph, copy: ValueId, readers: Vec<NodeId>, original: ValueId, transposed: bool) -> Change {
+fn share(
+    graph: &Graph,
+    names: &FreshNames,
+    copy: ValueId,
+    readers: Vec<NodeId>,
+    original: ValueId,
+    transposed: bool,
+) -> Change {
     let [copy_name, original_name] = [copy, original].map(|value| graph.value(value).name.clone());
     let mut change = Change::new(format!("\"{copy_name}\" has the content of \"{original_name}\""));
     let mut source = original_name.clone();
     if transposed {
-        source = graph.fresh_name(&format!("{copy_name}_shared"));
+        source = names.fresh(&format!("{copy_name}_shared"));
         change.add.push(NewNode {
             name: String::new(),
             op: Op::standard("Transpose", vec![ints("perm", &[1, 0])]),

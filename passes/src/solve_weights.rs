@@ -12,7 +12,7 @@ use std::time::Instant;
 use zqc_ir::op::{Linear, QuantizedLinear, port};
 use zqc_ir::operands;
 use zqc_ir::tensor::TensorError;
-use zqc_ir::{Change, Graph, Model, NewNode, Node, NodeId, Op, Patch, Tensor, ValueId};
+use zqc_ir::{Change, FreshNames, Graph, Model, NewNode, Node, NodeId, Op, Patch, Tensor, ValueId};
 use zqc_numerics::SolveError;
 use zqc_runtime::{Array, Backend, Interpreter, RunError};
 
@@ -127,8 +127,13 @@ impl Pass for SolveWeights<'_> {
     }
 
     fn run(&self, model: &Model, observer: &mut dyn Observer) -> Result<Patch, PassError> {
-        let mut solver =
-            Solver { model, recipe: &self.recipe, solved: HashMap::new(), patch: Patch::default() };
+        let mut solver = Solver {
+            model,
+            recipe: &self.recipe,
+            names: FreshNames::new(&model.graph),
+            solved: HashMap::new(),
+            patch: Patch::default(),
+        };
         match &self.method {
             Method::Rtn => {
                 let order = model.graph.order().map_err(RunError::from)?;
@@ -163,6 +168,7 @@ fn fit(solutions: &[Solution], layers: &[&Layer]) -> bool {
 struct Solver<'a> {
     model: &'a Model,
     recipe: &'a Recipe,
+    names: FreshNames<'a>,
     /// Solved weights that this stage or, when layers share them, a later one reads.
     solved: HashMap<WeightKey, Solved>,
     patch: Patch,
@@ -342,7 +348,7 @@ impl<'a> Solver<'a> {
             let unfit = |source| PassError::Operands { layer: linear.layer.clone(), source };
             let mut names = Vec::new();
             for operand in operands::operands(&solution.matrix, solution.branch.as_ref()).map_err(unfit)? {
-                let name = graph.fresh_name(&format!("{hint}_{}", operand.suffix));
+                let name = self.names.fresh(&format!("{hint}_{}", operand.suffix));
                 names.push((operand.port, name.clone()));
                 change.initializers.push((name, operand.tensor));
             }

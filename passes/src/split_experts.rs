@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use zqc_ir::op::attribute::{int, ints};
 use zqc_ir::tensor::TensorError;
-use zqc_ir::{Change, Graph, Model, NodeId, Patch, ValueId};
+use zqc_ir::{Change, FreshNames, Graph, Model, NodeId, Patch, ValueId};
 
 use crate::expert_stack::{ExpertStack, Routing};
 use crate::layer_path::LayerPaths;
@@ -46,6 +46,7 @@ impl Pass for SplitExperts {
         let graph = &model.graph;
         let mut splitter = Splitter {
             graph,
+            names: FreshNames::new(graph),
             opset: model.opset(),
             integers: Integers::default(),
             routes: Routes::default(),
@@ -88,6 +89,7 @@ impl Names {
 
 struct Splitter<'g> {
     graph: &'g Graph,
+    names: FreshNames<'g>,
     opset: i64,
     integers: Integers,
     routes: Routes,
@@ -107,8 +109,8 @@ impl Splitter<'_> {
         let node = graph.node(id);
         let y = node.output(0).map_or("", |y| &graph.value(y).name);
         let why = format!("{path} is a stack of {} experts", stack.experts());
-        let mut draft = Draft::new(graph, y, why, &mut self.integers);
-        let matrices = matrices(graph, &mut self.matrices, stack, names, &mut draft.change)?;
+        let mut draft = Draft::new(graph, &self.names, y, why, &mut self.integers);
+        let matrices = matrices(graph, &self.names, &mut self.matrices, stack, names, &mut draft.change)?;
         let x = graph.value(stack.x).name.as_str();
         let route = match stack.routing {
             Routing::All => None,
@@ -176,6 +178,7 @@ impl Splitter<'_> {
 /// The initializers of the matrices of `stack`; those of `known` stacks are there.
 fn matrices(
     graph: &Graph,
+    fresh: &FreshNames,
     known: &mut HashMap<(ValueId, [usize; 3]), Vec<String>>,
     stack: &ExpertStack,
     names: &[Names],
@@ -186,7 +189,7 @@ fn matrices(
     }
     let whole = graph.literal(stack.root).ok_or(TensorError::NotLoaded)?;
     let parts = whole.reshaped(&stack.dims.map(|dim| dim as i64))?.parts()?;
-    let names: Vec<String> = names.iter().map(|names| graph.fresh_name(&names.matrix)).collect();
+    let names: Vec<String> = names.iter().map(|names| fresh.fresh(&names.matrix)).collect();
     change.initializers.extend(names.iter().cloned().zip(parts));
     known.insert((stack.root, stack.dims), names.clone());
     Ok(names)

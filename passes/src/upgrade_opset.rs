@@ -2,15 +2,17 @@
 
 mod rules;
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 
 use zqc_ir::graph::fresh_name;
 use zqc_ir::onnx::node_to_proto;
-use zqc_ir::onnx::proto::{FunctionProto, NodeProto, type_proto};
+use zqc_ir::onnx::proto::{FunctionProto, NodeProto};
 use zqc_ir::op::is_standard;
-use zqc_ir::{Change, Graph, Model, NewNode, Op, Patch};
+use zqc_ir::{Change, FreshNames, Model, NewNode, Op, Patch};
 
 use crate::pass::{Observer, Pass, PassError};
+use crate::rank::declared_rank;
 use rules::{Adapted, CHANGES, NEWEST, OLDEST};
 
 /// Raises the standard operators of a model to opset `to`: in the graph, in control-flow bodies and in the functions
@@ -53,8 +55,9 @@ impl Pass for UpgradeOpset {
         if from >= to {
             return Ok(Patch::default());
         }
-        let fresh = |hint: &str| graph.fresh_name(hint);
-        let rank = |name: &str| rank(graph, name);
+        let names = FreshNames::new(graph);
+        let fresh = |hint: &str| names.fresh(hint);
+        let rank = |name: &str| declared_rank(graph, graph.find(name)?);
         let upgrade = Upgrade::new(from, to, &fresh, &rank)?;
         let mut changes = Vec::new();
         for (id, node) in graph.nodes() {
@@ -77,15 +80,6 @@ impl Pass for UpgradeOpset {
     }
 }
 
-/// The rank of a value, where the file declares its shape.
-fn rank(graph: &Graph, name: &str) -> Option<usize> {
-    let info = graph.value(graph.find(name)?).info.as_ref()?;
-    match info.r#type.as_ref()?.value.as_ref()? {
-        type_proto::Value::TensorType(tensor) => Some(tensor.shape.as_ref()?.dim.len()),
-        _ => None,
-    }
-}
-
 /// The function in opset `to`; `None` when it is in that or a later one, or uses no standard operators.
 fn function(function: &FunctionProto, to: i64) -> Result<Option<FunctionProto>, PassError> {
     let mut function = function.clone();
@@ -95,7 +89,12 @@ fn function(function: &FunctionProto, to: i64) -> Result<Option<FunctionProto>, 
     let from = import.version.replace(to).unwrap_or_default();
     let mut taken: HashSet<String> = function.input.iter().cloned().collect();
     collect_names(&function.node, &mut taken);
-    let fresh = |hint: &str| fresh_name(hint, |name| taken.contains(name));
+    let taken = RefCell::new(taken);
+    let fresh = |hint: &str| {
+        let name = fresh_name(hint, |name| taken.borrow().contains(name));
+        taken.borrow_mut().insert(name.clone());
+        name
+    };
     let upgrade = Upgrade::new(from, to, &fresh, &|_| None)?;
     function.node = upgrade.nodes(std::mem::take(&mut function.node))?;
     Ok(Some(function))

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use zqc_ir::op::Layout;
 use zqc_ir::tensor::DataType;
-use zqc_ir::{Graph, Tensor, ValueId};
+use zqc_ir::{FreshNames, Graph, Tensor, ValueId};
 
 use crate::constant_view::{ConstantView, is_float};
 use crate::dequantized::Dequantized;
@@ -100,6 +100,7 @@ impl Initializers {
     pub(super) fn name(
         &mut self,
         graph: &Graph,
+        names: &FreshNames,
         constant: &Constant,
         added: &mut Vec<(String, Tensor)>,
     ) -> Option<String> {
@@ -111,7 +112,7 @@ impl Initializers {
             return Some(name.clone());
         }
         let dims: Vec<String> = constant.dims.iter().map(i64::to_string).collect();
-        let name = graph.fresh_name(&format!("{}_{}", graph.value(constant.root).name, dims.join("x")));
+        let name = names.fresh(&format!("{}_{}", graph.value(constant.root).name, dims.join("x")));
         added.push((name.clone(), constant.tensor(graph)?));
         self.names.insert(constant.clone(), name.clone());
         Some(name)

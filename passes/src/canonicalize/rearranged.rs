@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use zqc_ir::op::attribute::ints;
-use zqc_ir::{Graph, NewNode, Op, ValueId};
+use zqc_ir::{FreshNames, Graph, NewNode, Op, ValueId};
 
 /// The orders of axes in which `Transpose` hands an activation to a layer, and the layer's result on; none as they are.
 #[derive(Default)]
@@ -38,6 +38,7 @@ impl Rearranged {
     pub(super) fn name(
         &mut self,
         graph: &Graph,
+        names: &FreshNames,
         x: ValueId,
         order: Vec<i64>,
         hint: &str,
@@ -47,7 +48,7 @@ impl Rearranged {
         if let Some(name) = self.names.get(&key) {
             return name.clone();
         }
-        let name = graph.fresh_name(hint);
+        let name = names.fresh(hint);
         added.push(transpose(&key.1, &graph.value(x).name, &name));
         self.names.insert(key, name.clone());
         name

@@ -10,7 +10,7 @@ use zqc_ir::graph::{Port, Use};
 use zqc_ir::op::attribute::int;
 use zqc_ir::op::{QuantizeActivation, QuantizedLinear, port};
 use zqc_ir::tensor::{DataType, TensorError};
-use zqc_ir::{Change, Graph, Model, Node, NodeId, Op, Patch, Tensor, ValueId};
+use zqc_ir::{Change, FreshNames, Graph, Model, Node, NodeId, Op, Patch, Tensor, ValueId};
 use zqc_numerics::{Format, Ladder};
 
 use super::bias;
@@ -81,7 +81,7 @@ impl Pass for LowerNative {
         }
         let mut lowering = Lowering {
             graph,
-            writer: Writer::new(graph),
+            writer: Writer::new(FreshNames::new(graph)),
             changes: Vec::new(),
             converted: HashSet::new(),
             floats: HashMap::new(),
@@ -162,7 +162,7 @@ impl<'g> Lowering<'g> {
         }
         change.add = self.writer.finish(name, node.rank());
         if let Some(bias) = node.input(port::QUANTIZED_BIAS) {
-            bias::add(graph, &mut change, linear, bias, y)?;
+            bias::add(graph, self.writer.names(), &mut change, linear, bias, y)?;
         }
         Ok(change)
     }

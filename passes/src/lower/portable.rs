@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use zqc_ir::onnx::proto::FunctionProto;
 use zqc_ir::op::{QuantizeActivation, QuantizedLinear, attribute, port};
 use zqc_ir::tensor::TensorError;
-use zqc_ir::{Change, Graph, Model, NewNode, NodeId, Op, Patch, Tensor, ValueId};
+use zqc_ir::{Change, FreshNames, Graph, Model, NewNode, NodeId, Op, Patch, Tensor, ValueId};
 
 use super::functions::{self, DOMAIN, GROUP_SIZE, OUTPUT_TYPE};
 use super::signature::Signature;
@@ -41,6 +41,7 @@ impl Pass for LowerPortable {
         }
         let mut lowering = Lowering {
             graph,
+            names: FreshNames::new(graph),
             changes: Vec::new(),
             functions: Vec::new(),
             opset,
@@ -66,6 +67,7 @@ impl Pass for LowerPortable {
 
 struct Lowering<'g> {
     graph: &'g Graph,
+    names: FreshNames<'g>,
     changes: Vec<Change>,
     /// The functions called.
     functions: Vec<FunctionProto>,
@@ -83,7 +85,7 @@ impl Lowering<'_> {
         let mut node = NewNode::restore(graph, graph.node(id));
         if let Some(quantized) = graph.node(id).output(0) {
             let codes = &graph.value(quantized).name;
-            let parts = ["_scales", "_zero_points"].map(|part| graph.fresh_name(&format!("{codes}{part}")));
+            let parts = ["_scales", "_zero_points"].map(|part| self.names.fresh(&format!("{codes}{part}")));
             let mut names: Vec<String> = [codes.clone()].into_iter().chain(parts).collect();
             names.truncate(activation::outputs(format).len());
             node.outputs = names.iter().cloned().map(Some).collect();
@@ -122,7 +124,7 @@ impl Lowering<'_> {
         change.replace = self.transpose(id, linear, signature).map_err(unreadable)?;
         change.add.push(call);
         if let (Some(bias), Some(y)) = (node.input(port::QUANTIZED_BIAS), node.output(0)) {
-            bias::add(graph, &mut change, linear, bias, y).map_err(unreadable)?;
+            bias::add(graph, &self.names, &mut change, linear, bias, y).map_err(unreadable)?;
         }
         self.changes.push(change);
         self.define(signature.dequantize_definition(self.opset));

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use zqc_ir::onnx::proto::AttributeProto;
-use zqc_ir::{Change, Graph, NewNode, NodeId, Op, Tensor, ValueId};
+use zqc_ir::{Change, FreshNames, Graph, NewNode, NodeId, Op, Tensor, ValueId};
 
 /// Constant integers by their dimensions and values: stacks share them.
 #[derive(Default)]
@@ -14,14 +14,21 @@ pub(super) struct Integers {
 /// A change in the making. The values that it adds are called after the result `y` of the product.
 pub(super) struct Draft<'g, 'i> {
     graph: &'g Graph,
+    names: &'i FreshNames<'g>,
     y: &'g str,
     pub change: Change,
     integers: &'i mut Integers,
 }
 
 impl<'g, 'i> Draft<'g, 'i> {
-    pub fn new(graph: &'g Graph, y: &'g str, why: String, integers: &'i mut Integers) -> Self {
-        Self { graph, y, change: Change::new(why), integers }
+    pub fn new(
+        graph: &'g Graph,
+        names: &'i FreshNames<'g>,
+        y: &'g str,
+        why: String,
+        integers: &'i mut Integers,
+    ) -> Self {
+        Self { graph, names, y, change: Change::new(why), integers }
     }
 
     /// The name of a value of the graph.
@@ -34,7 +41,7 @@ impl<'g, 'i> Draft<'g, 'i> {
         let name = self.integers.names.entry((dims.to_vec(), values.to_vec())).or_insert_with(|| {
             let words: Vec<String> = values.iter().map(i64::to_string).collect();
             let kind = if dims.is_empty() { "expert" } else { "experts" };
-            let name = self.graph.fresh_name(&format!("{kind}_{}", words.join("_")));
+            let name = self.names.fresh(&format!("{kind}_{}", words.join("_")));
             let tensor = Tensor::from_i64(dims, values.to_vec());
             self.change.initializers.extend(tensor.ok().map(|tensor| (name.clone(), tensor)));
             name
@@ -90,7 +97,7 @@ impl<'g, 'i> Draft<'g, 'i> {
     }
 
     fn fresh(&self, part: &str) -> String {
-        self.graph.fresh_name(&format!("{}_{part}", self.y))
+        self.names.fresh(&format!("{}_{part}", self.y))
     }
 
     fn add(&mut self, op_type: &str, attributes: Vec<AttributeProto>, inputs: &[&str], outputs: Vec<String>) {

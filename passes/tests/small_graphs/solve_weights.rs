@@ -1,3 +1,4 @@
+use zqc_ir::op::attribute;
 use zqc_ir::tensor::DataType::Float;
 use zqc_ir::{Model, Op, Tensor};
 use zqc_numerics::{ActivationFormat, Format, GptqOptions, Grouping, Hessian, ScaleConstraint};
@@ -185,6 +186,33 @@ fn a_shared_weight_is_solved_once() {
     let layers = model.graph.nodes().filter(|(_, node)| matches!(node.op, Op::QuantizedLinear(_)));
     assert_eq!(layers.count(), 2);
     assert_eq!(model.graph.initializers().count(), 6, "codes, row scales, shifts, and three of the branch");
+}
+
+/// A weight multiplied with two factors, and as its own transpose, is three weights.
+#[test]
+fn one_initializer_may_become_several_weights() {
+    let mut model = Builder::new()
+        .input("x", Float, "rows 48")
+        .weight("w", Float, &[WIDTH, WIDTH])
+        .node("Gemm", &["x", "w"], "a")
+        .output("a")
+        .node("Gemm", &["x", "w"], "b")
+        .with(attribute::float("alpha", 0.5))
+        .output("b")
+        .node("Gemm", &["x", "w"], "c")
+        .with(attribute::int("transB", 1))
+        .output("c")
+        .build();
+    run(&[&Canonicalize::default(), &SolveWeights { recipe: recipe(None), method: Method::Rtn }], &mut model);
+    let weight = |y: &str| {
+        let graph = &model.graph;
+        let id = graph.producer(graph.find(y).unwrap()).unwrap();
+        Interpreter::new(&model, rten().as_ref(), Vec::new()).unwrap().weight(id).unwrap().0
+    };
+    let [a, b, c] = ["a", "b", "c"].map(weight);
+    assert!(a.iter().zip(&b).all(|(a, b)| *b == 0.5 * a));
+    let close = |at: usize| (a[at] - c[at % WIDTH * WIDTH + at / WIDTH]).abs() < 0.3;
+    assert!((0..a.len()).all(close));
 }
 
 #[test]

@@ -3,24 +3,27 @@
 use std::collections::HashMap;
 
 use zqc_ir::onnx::proto::AttributeProto;
-use zqc_ir::{Graph, NewNode, Op};
+use zqc_ir::{FreshNames, NewNode, Op};
 
 /// Writes standard operators with one result each.
 pub(super) struct Writer<'g> {
-    graph: &'g Graph,
+    names: FreshNames<'g>,
     nodes: Vec<NewNode>,
     /// The constants written so far, under the names that they were asked for by.
     constants: HashMap<&'static str, String>,
 }
 
 impl<'g> Writer<'g> {
-    pub(super) fn new(graph: &'g Graph) -> Self {
-        Self { graph, nodes: Vec::new(), constants: HashMap::new() }
+    pub(super) fn new(names: FreshNames<'g>) -> Self {
+        Self { names, nodes: Vec::new(), constants: HashMap::new() }
+    }
+
+    /// Names for what the graph gets besides.
+    pub(super) fn names(&self) -> &FreshNames<'g> {
+        &self.names
     }
 
     /// Adds a node and gives the name of its result, which is made from `hint`.
-    ///
-    /// The hints are names of values of the graph with a suffix that ends no other: so none makes a name twice.
     pub(super) fn add(
         &mut self,
         op_type: &str,
@@ -28,7 +31,7 @@ impl<'g> Writer<'g> {
         attributes: Vec<AttributeProto>,
         hint: String,
     ) -> String {
-        let result = self.graph.fresh_name(&hint);
+        let result = self.names.fresh(&hint);
         self.nodes.push(NewNode {
             name: result.clone(),
             op: Op::standard(op_type, attributes),
