@@ -443,8 +443,24 @@ impl Graph {
         }
     }
 
-    /// Adds a node and connects it, to readers that came before it too. The first output that another source
-    /// already defines is returned as the error.
+    /// Takes all edges out while nodes come and go: petgraph walks all edges of a node to take one of them out.
+    pub(crate) fn unlink(&mut self) {
+        self.dag.clear_edges();
+    }
+
+    /// Draws the edges of a graph that has none.
+    pub(crate) fn link(&mut self) {
+        for (index, value) in self.values.iter().enumerate() {
+            let Source::Node { node, port } = value.source else { continue };
+            for place in value.uses.as_slice() {
+                let edge = Edge { value: ValueId(index as u32), from: port, to: place.port };
+                self.dag.add_edge(node, place.node, edge);
+            }
+        }
+    }
+
+    /// Adds a node; [`Graph::link`] connects it. The first output that another source already defines is returned as the
+    /// error.
     pub(crate) fn insert(
         &mut self,
         name: &str,
@@ -462,17 +478,14 @@ impl Graph {
             if !self.define(value, Source::Node { node: id, port }) {
                 return Err(value);
             }
-            for Use { node, port: to } in self.uses(value).to_vec() {
-                self.dag.add_edge(id, node, Edge { value, from: port, to });
-            }
         }
         for (port, value) in inputs.iter().enumerate() {
             if let Some(value) = *value {
-                self.connect(value, Use { node: id, port: Port::Input(port) });
+                self.value_mut(value).uses.add(Use { node: id, port: Port::Input(port) });
             }
         }
         for value in captures {
-            self.connect(value, Use { node: id, port: Port::Capture });
+            self.value_mut(value).uses.add(Use { node: id, port: Port::Capture });
         }
         Ok(id)
     }
@@ -499,19 +512,8 @@ impl Graph {
         let place = Use { node: id, port: Port::Input(port) };
         if let Some(old) = self.dag[id].inputs[port].replace(value) {
             self.value_mut(old).uses.remove(place);
-            let edge = self.dag.edges_directed(id, Direction::Incoming);
-            let edge =
-                edge.filter(|e| e.weight().to == place.port).map(|e| petgraph::visit::EdgeRef::id(&e)).next();
-            edge.map(|edge| self.dag.remove_edge(edge));
         }
-        self.connect(value, place);
-    }
-
-    fn connect(&mut self, value: ValueId, place: Use) {
         self.value_mut(value).uses.add(place);
-        if let Source::Node { node, port } = self.source(value) {
-            self.dag.add_edge(node, place.node, Edge { value, from: port, to: place.port });
-        }
     }
 
     /// The outer values that the bodies of a control-flow operator read.

@@ -87,9 +87,11 @@ impl Patch {
     /// When a change names what is not there or defines a value twice; `model` is then half changed and must be
     /// dropped.
     pub fn apply(self, model: &mut Model) -> Result<(), PatchError> {
+        model.graph.unlink();
         for change in self.changes {
             change.apply(model)?;
         }
+        model.graph.link();
         model.graph.forget_gone();
         let header = &mut model.header;
         header.functions.retain(|function| !self.forget.iter().any(|domain| domain == function.domain()));
