@@ -20,7 +20,9 @@ use crate::calibration::{Samples, samples};
 use crate::error::Error;
 use crate::memory;
 use crate::options::{Emit, Method, Options, Target};
-use crate::report::{ActivationReport, KeptLayer, LayerReport, Report, StageReport, Totals};
+use crate::report::{
+    ActivationReport, KeptLayer, LayerReport, Report, RequantizedLayer, StageReport, Totals,
+};
 use crate::resume::State;
 use crate::verify::verify;
 
@@ -429,10 +431,10 @@ impl Observer for Recorder<'_> {
         self.report.note_uncalibrated(layer, reason);
     }
 
-    fn layer_requantized(&mut self, layer: &str, from: &str) {
-        let requantized = KeptLayer { layer: layer.to_string(), reason: from.to_string() };
+    fn layer_requantized(&mut self, layer: &str, from: &str, bytes: u64) {
+        let requantized = RequantizedLayer { layer: layer.to_string(), from: from.to_string(), bytes };
         self.report.requantized.push(requantized);
-        self.events.layer_requantized(layer, from);
+        self.events.layer_requantized(layer, from, bytes);
     }
 
     fn unmatched(&mut self, option: &str, regex: &str) {
@@ -475,12 +477,16 @@ impl Report {
         }
         let quantized: HashSet<&str> = self.layers.iter().map(|layer| layer.layer.as_str()).collect();
         self.requantized.retain(|layer| quantized.contains(layer.layer.as_str()));
+        for requantized in &self.requantized {
+            let layers = self.layers.iter_mut().filter(|layer| layer.layer == requantized.layer);
+            layers.for_each(|layer| layer.source_bytes = requantized.bytes);
+        }
         if let [first, ..] = &self.requantized[..] {
             self.warnings.push(format!(
                 "{} layers are quantized for the second time, {} from {}: what the first rounding lost stays lost",
                 self.requantized.len(),
                 first.layer,
-                first.reason
+                first.from
             ));
         }
         let Totals { weights, weight_bytes_before, weight_bytes_after, bits_per_weight, .. } =

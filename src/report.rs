@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 pub use activation::{ActivationReport, Octave, Quantile, RoundingError};
-pub use layer::{KeptLayer, LayerReport, Shift, WeightHistogram};
+pub use layer::{KeptLayer, LayerReport, RequantizedLayer, Shift, WeightHistogram};
 
 /// The account of one compilation.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -37,8 +37,8 @@ pub struct Report {
     pub kept: Vec<KeptLayer>,
     /// The quantized layers that no calibration data came to, with the reason.
     pub uncalibrated: Vec<KeptLayer>,
-    /// The linear layers whose weights were quantized before, with the type that they were stored in.
-    pub requantized: Vec<KeptLayer>,
+    /// The linear layers whose weights were quantized before.
+    pub requantized: Vec<RequantizedLayer>,
     /// What a user should know.
     pub warnings: Vec<String>,
     /// How many stages an earlier run, which was stopped, had solved.

@@ -120,7 +120,11 @@ impl State {
         }
         let write = || {
             let content = postcard::to_stdvec(content).map_err(std::io::Error::other)?;
-            std::fs::create_dir_all(&self.folder)?;
+            // The output's own folder is not made: where it vanished, what comes there is not on its device.
+            match std::fs::create_dir(&self.folder) {
+                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
             std::fs::write(self.folder.join(name), seal(&content, key))
         };
         self.stored.set(true);

@@ -66,7 +66,7 @@ impl Pass for Canonicalize {
             match product.bias(graph) {
                 Ok(bias) => {
                     if let Some(weight) = Dequantized::of(graph, weight) {
-                        observer.layer_requantized(&path, weight.stored());
+                        observer.layer_requantized(&path, weight.stored(), weight.stored_bytes());
                     }
                     patch.changes.extend(writer.linear(path, product, bias));
                 }

@@ -92,6 +92,12 @@ impl<'g> Dequantized<'g> {
         self.codes.dtype().map_or("?", name)
     }
 
+    /// The size of codes, scales and zero points, in bytes.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        let operands = [Some(&self.codes), Some(&self.scales), self.zero_points.as_ref()];
+        operands.into_iter().flatten().map(|operand| operand.byte_len().unwrap_or(0) as u64).sum()
+    }
+
     /// The result.
     ///
     /// # Errors

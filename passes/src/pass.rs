@@ -71,8 +71,9 @@ pub trait Observer {
     /// A linear layer is rounded to nearest, because no calibration data comes to it.
     fn layer_uncalibrated(&mut self, _layer: &str, _reason: &str) {}
 
-    /// The weight of a linear layer, stored as `from` (`i8`, `u4` ...) behind `DequantizeLinear`, is taken to be quantized again.
-    fn layer_requantized(&mut self, _layer: &str, _from: &str) {}
+    /// The weight of a linear layer, stored as `from` (`i8`, `u4` ...) behind `DequantizeLinear` in this many bytes, scales
+    /// included, is taken to be quantized again.
+    fn layer_requantized(&mut self, _layer: &str, _from: &str, _bytes: u64) {}
 
     /// The expression `regex` of the command-line option `option` names no layer.
     fn unmatched(&mut self, _option: &str, _regex: &str) {}

@@ -19,6 +19,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use zqc::Error;
 
+/// Exit code of input that cannot be used.
+const BAD_INPUT: u8 = 3;
 /// Exit code of faults that are not the user's.
 const INTERNAL: u8 = 5;
 

@@ -23,7 +23,7 @@ pub struct LayerReport {
     pub rank: usize,
     /// Bits per weight as stored, everything counted.
     pub bits_per_weight: f64,
-    /// Size of the float weight in the source, in bytes.
+    /// Size of the weight in the source, in bytes.
     pub source_bytes: u64,
     /// `|W - Ŵ| / |W|` in the Frobenius norm.
     pub weight_error: f64,
@@ -61,6 +61,17 @@ pub struct Shift {
     pub factor: f32,
     /// How many groups have this shift.
     pub groups: u64,
+}
+
+/// A linear layer whose weight was quantized before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RequantizedLayer {
+    /// Path in the source model.
+    pub layer: String,
+    /// The type of its codes: `i8`, `u4`.
+    pub from: String,
+    /// Size of codes, scales and zero points in the source, in bytes.
+    pub bytes: u64,
 }
 
 /// A linear layer with which something is not as usual: it stays in float, or is quantized without data.

@@ -162,6 +162,47 @@ fn no_memory() {
     assert!(refused > 0, "no limit was low enough");
 }
 
+/// Starts a calibrated run and lets `fault` happen amid it.
+fn interrupted(bench: &Bench, model: &Path, fault: impl FnOnce()) -> Output {
+    let mut run = Command::new(env!("CARGO_BIN_EXE_zqc"));
+    run.arg(model).arg("-o").arg(bench.output()).args(["--samples", "2", "--seq-len", "64"]);
+    let run = run.stderr(Stdio::piped()).spawn().unwrap();
+    let state = bench.path("out/.model.onnx.zqc-resume");
+    let since = Instant::now();
+    while std::fs::read_dir(&state).map_or(0, Iterator::count) < 3 {
+        assert!(since.elapsed() < Duration::from_secs(60), "no stage was stored in {state:?}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    fault();
+    run.wait_with_output().unwrap()
+}
+
+#[test]
+fn the_device_of_the_model_vanishes() {
+    let bench = bench();
+    let model = bench.write("source.onnx", std::fs::read(tiny("model.onnx")).unwrap());
+    let output = interrupted(&bench, &model, || {
+        // The pages of a mapped file on a device that is gone are gone too.
+        std::fs::OpenOptions::new().write(true).open(&model).unwrap().set_len(0).unwrap();
+    });
+    assert_eq!(output.status.code(), Some(3), "{}", message(&output));
+    assert!(message(&output).contains("its device is gone"), "{}", message(&output));
+    assert_eq!(bench.names("out"), [".model.onnx.zqc-resume", "model.onnx"]);
+    assert_eq!(std::fs::read_to_string(bench.output()).unwrap(), BEFORE);
+}
+
+#[test]
+fn the_device_of_the_output_vanishes() {
+    let bench = bench();
+    let output = interrupted(&bench, &tiny("model.onnx"), || {
+        std::fs::rename(bench.path("out"), bench.path("gone")).unwrap();
+    });
+    assert_eq!(output.status.code(), Some(4), "{}", message(&output));
+    assert!(message(&output).contains("out"), "{}", message(&output));
+    assert!(!bench.path("out").exists());
+    assert_eq!(std::fs::read_to_string(bench.path("gone/model.onnx")).unwrap(), BEFORE);
+}
+
 #[test]
 fn signals_leave_no_temporary_file() {
     let model = tiny("model.onnx");

@@ -5,6 +5,7 @@ use zqc_ir::tensor::name;
 use zqc_ir::{Graph, Model, Node, NodeId, Op, ValueId};
 
 use crate::constant_view::{ConstantView, VIEWS, is_float, root};
+use crate::dequantized::Dequantized;
 use crate::expert_stack::ExpertStack;
 
 const MICROSOFT: &str = "com.microsoft";
@@ -60,12 +61,14 @@ pub(super) fn reason(model: &Model, id: NodeId) -> Option<(ValueId, String)> {
 
 /// A product with a matrix behind `DequantizeLinear`.
 fn dequantized(graph: &Graph, node: &Node) -> Option<(ValueId, String)> {
-    let dequantize = graph.node(graph.producer(behind(graph, node.input(1)?, &["Identity", "Transpose"]))?);
+    let weight = behind(graph, node.input(1)?, &["Identity", "Transpose"]);
+    let dequantize = graph.node(graph.producer(weight)?);
     let Op::Onnx(proto) = &dequantize.op else { return None };
     let matrix = root(graph, dequantize.input(0)?);
     let dtype = graph.literal(matrix)?.dtype().ok()?;
     (proto.op_type() == "DequantizeLinear").then(|| {
-        let way_out = if proto.domain().is_empty() { "; --requantize quantizes it again" } else { "" };
+        let is_known = Dequantized::of(graph, weight).is_some();
+        let way_out = if is_known { "; --requantize quantizes it again" } else { "" };
         (matrix, format!("its weight is already quantized: {} behind DequantizeLinear{way_out}", name(dtype)))
     })
 }

@@ -29,8 +29,8 @@ impl Observer for Log {
         let _ = writeln!(self.0, "kept {layer}: {reason}");
     }
 
-    fn layer_requantized(&mut self, layer: &str, from: &str) {
-        let _ = writeln!(self.0, "requantized {layer}: {from}");
+    fn layer_requantized(&mut self, layer: &str, from: &str, bytes: u64) {
+        let _ = writeln!(self.0, "requantized {layer}: {from}, {bytes} bytes");
     }
 
     fn unmatched(&mut self, option: &str, regex: &str) {
