@@ -76,7 +76,7 @@ def bert():
 
 def t5():
     config = t.T5Config(vocab_size=VOCABULARY, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4,
-                        decoder_start_token_id=0)
+                        decoder_start_token_id=0, attn_implementation="eager")
 
     def inputs(generator):
         return {**tokens(generator), "decoder_input_ids": tokens(generator, length=7)["input_ids"]}
@@ -99,8 +99,9 @@ def whisper():
                              attn_implementation="eager")
 
     def inputs(generator):
-        return {"input_features": torch.randn(2, 16, 80, generator=generator),
-                "decoder_input_ids": tokens(generator, length=7)["input_ids"]}
+        # Without a mask the model looks for packed sequences, by an operator that the legacy exporter lacks.
+        decoder = {f"decoder_{key}": value for key, value in tokens(generator, length=7).items()}
+        return {"input_features": torch.randn(2, 16, 80, generator=generator), **decoder}
 
     return lambda: (t.WhisperForConditionalGeneration(config), "logits", dict(use_cache=False)), inputs
 
