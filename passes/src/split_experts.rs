@@ -14,7 +14,7 @@ use crate::layer_path::LayerPaths;
 use crate::pass::{Observer, Pass, PassError};
 use crate::select::Select;
 use draft::{Draft, Integers};
-use routes::{Route, Routes};
+use routes::Routes;
 
 /// The axis of experts, or of tokens where each has its expert, counted from the last one: `[.., E, T, K]`.
 const AXIS: i64 = -3;
@@ -118,28 +118,10 @@ impl Splitter<'_> {
                 Some(self.routes.get(&mut draft, expert, stack.experts()))
             }
         };
+        let on_the_left = matches!(stack.routing, Routing::ChosenOnTheLeft { .. });
         let each_reads = match &route {
-            None => {
-                let shape = draft.integers(&[3], &[stack.experts() as i64, 1, 1]);
-                let all_read = draft.node("Expand", vec![], &[x, &shape], "input");
-                let mut parts = vec![int("axis", AXIS)];
-                if self.opset >= COUNTED_PARTS {
-                    parts.push(int("num_outputs", stack.experts() as i64));
-                }
-                let results = (0..stack.experts()).map(|expert| format!("input.{expert}"));
-                draft.node_of_several("Split", parts, &[&all_read], results)
-            }
-            Some(route) => {
-                let mut rows = draft.node("Expand", vec![], &[x, &route.extent], "input");
-                if let Routing::ChosenOnTheLeft { .. } = stack.routing {
-                    rows = draft.node("Transpose", vec![ints("perm", &[0, 2, 1])], &[&rows], "rows");
-                }
-                let rows_of = |(expert, tokens): (usize, &String)| {
-                    let part = format!("input.{expert}");
-                    draft.node("Gather", vec![int("axis", AXIS)], &[&rows, tokens], &part)
-                };
-                route.tokens.iter().enumerate().map(rows_of).collect()
-            }
+            None => spread(&mut draft, x, stack.experts(), self.opset),
+            Some(route) => route.rows(&mut draft, x, on_the_left),
         };
         let casts = graph.literal(stack.root).and_then(|stored| stored.dtype().ok()) != Some(stack.dtype);
         let mut each_yields = Vec::new();
@@ -157,22 +139,24 @@ impl Splitter<'_> {
             draft.rename(format!("{}/MatMul", names[expert].path));
         }
         let each_yields: Vec<&str> = each_yields.iter().map(String::as_str).collect();
-        let whole = vec![int("axis", AXIS)];
-        match (route, stack.routing) {
-            (None, _) => draft.result("Concat", whole, &each_yields),
-            (Some(Route { back, .. }), routing) => {
-                let sorted = draft.node("Concat", whole, &each_yields, "sorted");
-                let order = vec![int("axis", AXIS)];
-                if let Routing::ChosenOnTheLeft { .. } = routing {
-                    let rows = draft.node("Gather", order, &[&sorted, &back], "output");
-                    draft.result("Transpose", vec![ints("perm", &[0, 2, 1])], &[&rows]);
-                } else {
-                    draft.result("Gather", order, &[&sorted, &back]);
-                }
-            }
+        match route {
+            None => draft.result("Concat", vec![int("axis", AXIS)], &each_yields),
+            Some(route) => route.put_back(&mut draft, &each_yields, on_the_left),
         }
         Ok(draft.replace(id))
     }
+}
+
+/// The parts of `x` that the experts read, or all of it for each.
+fn spread(draft: &mut Draft, x: &str, experts: usize, opset: i64) -> Vec<String> {
+    let shape = draft.integers(&[3], &[experts as i64, 1, 1]);
+    let all_read = draft.node("Expand", vec![], &[x, &shape], "input");
+    let mut parts = vec![int("axis", AXIS)];
+    if opset >= COUNTED_PARTS {
+        parts.push(int("num_outputs", experts as i64));
+    }
+    let results = (0..experts).map(|expert| format!("input.{expert}"));
+    draft.node_of_several("Split", parts, &[&all_read], results)
 }
 
 /// The initializers of the matrices of `stack`; those of `known` stacks are there.

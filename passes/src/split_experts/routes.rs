@@ -3,20 +3,22 @@
 use std::collections::HashMap;
 
 use zqc_ir::ValueId;
-use zqc_ir::op::attribute::int;
+use zqc_ir::onnx::proto::AttributeProto;
+use zqc_ir::op::attribute::{int, ints};
 use zqc_ir::tensor::DataType;
 
+use super::AXIS;
 use super::draft::Draft;
 
 /// The values that say where the tokens of a product go.
 #[derive(Clone)]
 pub(super) struct Route {
     /// By expert, the numbers of the tokens that choose it.
-    pub tokens: Vec<String>,
+    tokens: Vec<String>,
     /// For every token, which of the concatenated `tokens` it is.
-    pub back: String,
+    back: String,
     /// The shape `[T, 1, 1]`.
-    pub extent: String,
+    extent: String,
 }
 
 /// The routes of a graph, by what names the expert of every token and by the number of experts: the products of an expert
@@ -59,4 +61,33 @@ impl Route {
         let extent = draft.node("Concat", vec![int("axis", 0)], &[&count, &ones], "extent");
         Self { tokens, back: sorted.into_iter().nth(1).unwrap_or_default(), extent }
     }
+    /// By expert, the rows `[.., n, C, K]` of `x` that its tokens have; a column of a matrix `[K, C]` is such a row if the
+    /// product has the stack `on_the_left`.
+    pub fn rows(&self, draft: &mut Draft, x: &str, on_the_left: bool) -> Vec<String> {
+        let mut rows = draft.node("Expand", vec![], &[x, &self.extent], "input");
+        if on_the_left {
+            rows = draft.node("Transpose", swapped(), &[&rows], "rows");
+        }
+        let rows_of = |(expert, tokens): (usize, &String)| {
+            draft.node("Gather", vec![int("axis", AXIS)], &[&rows, tokens], &format!("input.{expert}"))
+        };
+        self.tokens.iter().enumerate().map(rows_of).collect()
+    }
+
+    /// Yields the product of what the experts yield.
+    pub fn put_back(&self, draft: &mut Draft, each_yields: &[&str], on_the_left: bool) {
+        let sorted = draft.node("Concat", vec![int("axis", AXIS)], each_yields, "sorted");
+        let order = vec![int("axis", AXIS)];
+        if on_the_left {
+            let rows = draft.node("Gather", order, &[&sorted, &self.back], "output");
+            draft.result("Transpose", swapped(), &[&rows]);
+        } else {
+            draft.result("Gather", order, &[&sorted, &self.back]);
+        }
+    }
+}
+
+/// The order in which the last two of three axes are swapped.
+fn swapped() -> Vec<AttributeProto> {
+    vec![ints("perm", &[0, 2, 1])]
 }
