@@ -52,8 +52,9 @@ pub struct Compiler {
 
 impl Compiler {
     /// The names of the built-in passes, in order; the target chooses how they are lowered.
-    pub const PASSES: [&'static str; 11] = [
+    pub const PASSES: [&'static str; 12] = [
         "inline_functions",
+        "expand_einsum",
         "split_experts",
         "canonicalize",
         "select",

@@ -9,7 +9,7 @@ use serde::Serialize;
 use zqc_ir::body::{Body, places};
 use zqc_ir::op::port;
 use zqc_ir::{Graph, Model, NodeId, Op, onnx, operands, tensor};
-use zqc_passes::{Canonicalize, RaisePortable, Silent, SplitExperts, run};
+use zqc_passes::{Canonicalize, ExpandEinsum, RaisePortable, Silent, SplitExperts, run};
 use zqc_runtime::RunError;
 
 use crate::error::Error;
@@ -110,6 +110,7 @@ fn linears(model: &mut Model) -> Result<Vec<LinearSummary>, Error> {
     }
     run(&RaisePortable, model, &mut Silent)?;
     let native = native::Layers::of(&model.graph);
+    run(&ExpandEinsum::default(), model, &mut Silent)?;
     run(&SplitExperts::default(), model, &mut Silent)?;
     run(&Canonicalize::default(), model, &mut Silent)?;
     let graph = &model.graph;

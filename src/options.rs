@@ -13,7 +13,8 @@ use zqc_numerics::{
     WeightFormat,
 };
 use zqc_passes::{
-    Branch, BranchMetric, Canonicalize, HessianSource, InlineFunctions, Pass, Recipe, Select, SplitExperts,
+    Branch, BranchMetric, Canonicalize, ExpandEinsum, HessianSource, InlineFunctions, Pass, Recipe, Select,
+    SplitExperts,
 };
 
 use crate::error::Error;
@@ -199,10 +200,11 @@ impl Options {
     }
 
     /// The passes that find the layers to quantize, in order.
-    pub(crate) fn finders(&self) -> [Box<dyn Pass>; 4] {
+    pub(crate) fn finders(&self) -> [Box<dyn Pass>; 5] {
         let select = Select { keep: self.keep.clone(), only: self.only.clone() };
         [
             Box::new(InlineFunctions),
+            Box::new(ExpandEinsum { select: select.clone() }),
             Box::new(SplitExperts { select: select.clone() }),
             Box::new(Canonicalize { requantize: self.requantize }),
             Box::new(select),

@@ -102,3 +102,4 @@ body = helper.make_graph(
     [helper.make_tensor_value_info(n, F, ["n", 32]) for n in ("u", "o")],
 )
 save("scan", [node("Scan", ["x", "z"], ["y", "all"], body=body, num_scan_inputs=1)], [("x", F, ["n", 32]), ("z", F, ["t", "n", 32])], y, [weight("w", 32, 32)])
+save("einsum", [node("Einsum", ["x", "w"], ["y"], equation="bsd,hkd->bhsk")], [("x", F, ["b", "n", 32])], [("y", F, None)], [weight("w", 4, 8, 32)])

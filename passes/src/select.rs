@@ -6,6 +6,7 @@ use regex::Regex;
 use zqc_ir::op::{Linear, port};
 use zqc_ir::{Change, Graph, Model, NewNode, Node, NodeId, Op, Patch};
 
+use crate::einsum::EinsumProduct;
 use crate::expert_stack::ExpertStack;
 use crate::layer_path::LayerPaths;
 use crate::pass::{Observer, Pass, PassError};
@@ -19,7 +20,7 @@ const MIN_K: usize = 16;
 /// Turns the linear layers that are to stay in float back into the nodes that they were.
 ///
 /// A layer stays in float when `only` is given and none of it matches, when one of `keep` matches, when it is the
-/// language-model head (unless `only` names it), or when it is small. [`Observer::layer_kept`] hears the reason, of stacks of
+/// language-model head (unless `only` names it), or when it is small. [`Observer::layer_kept`] hears the reason, of `Einsum` and stacks of
 /// experts too. The expressions are searched for in the layer's path, its node's name and its weight's name.
 #[derive(Debug, Clone, Default)]
 pub struct Select {
@@ -39,12 +40,12 @@ impl Pass for Select {
         let order = graph.order()?;
         let layers: Vec<Layer> = order.iter().filter_map(|&id| Layer::new(graph, id)).collect();
         let mut paths = LayerPaths::default();
-        let stacks = order.iter().filter_map(|&id| Stack::new(model, id, &mut paths));
-        let stacks: Vec<Stack> = stacks.collect();
-        self.report_unmatched(&layers, &stacks, observer);
-        for stack in &stacks {
-            if let Some(reason) = self.reason_to_keep(&stack.names(), stack.features) {
-                observer.layer_kept(&stack.path, &reason);
+        let others = order.iter().filter_map(|&id| Unexpanded::new(model, id, &mut paths));
+        let others: Vec<Unexpanded> = others.collect();
+        self.report_unmatched(&layers, &others, observer);
+        for other in &others {
+            if let Some(reason) = self.reason_to_keep(&other.names(), other.features) {
+                observer.layer_kept(&other.path, &reason);
             }
         }
         let embeddings = Embeddings::find(graph);
@@ -85,11 +86,11 @@ impl Select {
         Some(format!("named by --keep {regex}"))
     }
 
-    fn report_unmatched(&self, layers: &[Layer], stacks: &[Stack], observer: &mut dyn Observer) {
+    fn report_unmatched(&self, layers: &[Layer], others: &[Unexpanded], observer: &mut dyn Observer) {
         for (option, expressions) in [("--keep", &self.keep), ("--only", &self.only)] {
             for regex in expressions {
                 let named = layers.iter().any(|layer| is_named_by(&layer.names, regex))
-                    || stacks.iter().any(|stack| is_named_by(&stack.names(), regex));
+                    || others.iter().any(|other| is_named_by(&other.names(), regex));
                 if !named {
                     observer.unmatched(option, regex.as_str());
                 }
@@ -114,24 +115,28 @@ impl<'g> Layer<'g> {
     }
 }
 
-/// A stack of experts that nobody took apart, with its names as a [`Layer`] has them.
-struct Stack<'g> {
+/// A stack of experts that nobody took apart, or an `Einsum` that nobody wrote as a product, with its names as a [`Layer`] has
+/// them.
+struct Unexpanded<'g> {
     path: String,
     node: &'g str,
     weight: &'g str,
     features: [usize; 2],
 }
 
-impl<'g> Stack<'g> {
+impl<'g> Unexpanded<'g> {
     fn new(model: &'g Model, id: NodeId, paths: &mut LayerPaths) -> Option<Self> {
         let graph = &model.graph;
-        let stack = ExpertStack::of(model, id)?;
+        let stack = ExpertStack::of(model, id).map(|stack| (stack.root, stack.features()));
+        let einsum =
+            || EinsumProduct::of(graph, id).and_then(|einsum| Some((einsum.root, einsum.features()?)));
+        let (root, features) = stack.or_else(einsum)?;
         let node = graph.node(id);
         Some(Self {
-            path: paths.issue(graph, node, stack.root),
+            path: paths.issue(graph, node, root),
             node: &node.name,
-            weight: &graph.value(stack.root).name,
-            features: stack.features(),
+            weight: &graph.value(root).name,
+            features,
         })
     }
 

@@ -1,6 +1,5 @@
 //! Stacks of expert weights become one matrix an expert, so that every expert is a linear layer of its own.
 
-mod draft;
 mod routes;
 
 use std::collections::HashMap;
@@ -9,11 +8,11 @@ use zqc_ir::op::attribute::{int, ints};
 use zqc_ir::tensor::TensorError;
 use zqc_ir::{Change, FreshNames, Graph, Model, NodeId, Patch, ValueId};
 
+use crate::draft::{Draft, Integers};
 use crate::expert_stack::{ExpertStack, Routing};
 use crate::layer_path::LayerPaths;
 use crate::pass::{Observer, Pass, PassError};
 use crate::select::Select;
-use draft::{Draft, Integers};
 use routes::Routes;
 
 /// The axis of experts, or of tokens where each has its expert, counted from the last one: `[.., E, T, K]`.
@@ -140,7 +139,7 @@ impl Splitter<'_> {
         }
         let each_yields: Vec<&str> = each_yields.iter().map(String::as_str).collect();
         match route {
-            None => draft.result("Concat", vec![int("axis", AXIS)], &each_yields),
+            None => drop(draft.node("Concat", vec![int("axis", AXIS)], &each_yields, "all")),
             Some(route) => route.put_back(&mut draft, &each_yields, on_the_left),
         }
         Ok(draft.replace(id))

@@ -71,6 +71,14 @@ def convolution(spatial):
         {"x": floats(2, 80, *spatial)}
 
 
+def einsum(dims, shape, equations, weights):
+    """Two layers in the notation of Einstein: to heads and back."""
+    nodes = [node("Einsum", "x to", "h", equation=equations[0]), node("Tanh", "h", "t"),
+             node("Einsum", "t from", "y", equation=equations[1])]
+    constants = {name: floats(*weight) / 9 for name, weight in zip(["to", "from"], weights)}
+    return model(nodes, [value("x", dims)], [value("y", [None] * 3)], constants), {"x": floats(*shape)}
+
+
 def dequantized(scale, opset=21, **attributes):
     codes = random.integers(-7, 8, (80, 48)).astype(np.int8)
     dtype = TensorProto.INT4 if attributes.get("block_size") else TensorProto.INT8
@@ -122,6 +130,9 @@ FORMS = {
     "experts, looked up": lambda: looked_up([0, 2, 1, -1, 1, 0, 0, 2, -3, 1] * 4, False),
     "experts, looked up on the left": lambda: looked_up([0, 2, 1, -1, 1, 0, 0, 2, -3, 1] * 4, True),
     "experts, looked up but for one": lambda: looked_up([0, 2, 2, 0, -1] * 8, False),
+    "einsum": lambda: einsum(["b", "t", 80], [2, 12, 80], ["abc,cde->abde", "abcd,cde->abe"], [(80, 4, 12), (4, 12, 40)]),
+    "einsum of other orders": lambda: einsum(["b", 80, "t"], [2, 80, 12], ["bds,hkd->bhsk", "bhsk,dhk->dbs"],
+                                             [(4, 12, 80), (40, 4, 12)]),
     "convolution, 1-D": lambda: convolution([24]),
     "convolution, 2-D": lambda: convolution([4, 6]),
     "dequantized, tensor": lambda: dequantized(np.array(0.1)),

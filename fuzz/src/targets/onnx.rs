@@ -5,7 +5,9 @@ use std::path::Path;
 use zqc::inspect;
 use zqc::ir::Model;
 use zqc::ir::onnx::{Content, Storage, WriteError, read, write};
-use zqc::passes::{Canonicalize, Pass, PassError, RaisePortable, Select, Silent, SplitExperts, run};
+use zqc::passes::{
+    Canonicalize, ExpandEinsum, Pass, PassError, RaisePortable, Select, Silent, SplitExperts, run,
+};
 
 use super::{Outcome, Target};
 use crate::mutate::change_wire;
@@ -36,6 +38,8 @@ const WORDS: &[&[u8]] = &[
     b"Gather",
     b"GatherND",
     b"Conv",
+    b"Einsum",
+    b"abc,cde->abde",
     b"Scan",
     b"DequantizeLinear",
     b"QuantizeActivationE4M3",
@@ -64,8 +68,10 @@ fn read_model(folder: &Path) -> Result<Outcome, String> {
         _ => {}
     }
     let select = Select { keep: Vec::new(), only: Vec::new() };
+    let expand = ExpandEinsum { select: select.clone() };
     let split = SplitExperts { select: select.clone() };
-    let passes: [&dyn Pass; 4] = [&RaisePortable, &split, &Canonicalize { requantize: true }, &select];
+    let passes: [&dyn Pass; 5] =
+        [&RaisePortable, &expand, &split, &Canonicalize { requantize: true }, &select];
     let mut changed: Model = model;
     for pass in passes {
         match run(pass, &mut changed, &mut Silent) {

@@ -6,12 +6,13 @@ use zqc_ir::{Graph, Model, Node, NodeId, Op, ValueId};
 
 use crate::constant_view::{ConstantView, VIEWS, is_float, root};
 use crate::dequantized::Dequantized;
+use crate::einsum::EinsumProduct;
 use crate::expert_stack::ExpertStack;
 
 const MICROSOFT: &str = "com.microsoft";
 
 /// Operators on quantized matrices: domain (empty for the standard one), type, and the input that is the matrix.
-const QUANTIZED: [(&str, &str, usize); 9] = [
+const QUANTIZED: [(&str, &str, usize); 10] = [
     ("", "MatMulInteger", 1),
     ("", "QLinearMatMul", 3),
     (MICROSOFT, "MatMulNBits", 1),
@@ -21,15 +22,17 @@ const QUANTIZED: [(&str, &str, usize); 9] = [
     (MICROSOFT, "DynamicQuantizeMatMul", 1),
     (MICROSOFT, "QGemm", 3),
     (MICROSOFT, "QAttention", 1),
+    (MICROSOFT, "QMoE", 2),
 ];
 
 /// Operators that ONNX Runtime's optimizer makes of products and what surrounds them.
-const FUSED: [(&str, &str, usize); 5] = [
+const FUSED: [(&str, &str, usize); 6] = [
     (MICROSOFT, "FusedMatMul", 1),
     (MICROSOFT, "TransposeMatMul", 1),
     (MICROSOFT, "FusedGemm", 1),
     (MICROSOFT, "GemmFastGelu", 1),
     (MICROSOFT, "Attention", 1),
+    (MICROSOFT, "MoE", 2),
 ];
 
 /// The constant matrix of such a product, and why the product stays as it is; `None` for all other nodes, stacks of experts
@@ -53,6 +56,9 @@ pub(super) fn reason(model: &Model, id: NodeId) -> Option<(ValueId, String)> {
         let reason = "was fused by ONNX Runtime's optimizer; compile the model as it was before";
         return Some((matrix, format!("{} {reason}", proto.op_type())));
     }
+    if node.op.as_standard("Einsum").is_some() {
+        return einsum(graph, id);
+    }
     node.op.as_standard("MatMul").or(node.op.as_standard("Gemm"))?;
     let is_expert_stack = ExpertStack::of(model, id).is_some();
     let chosen = || chosen(graph, node).filter(|_| !is_expert_stack);
@@ -71,6 +77,17 @@ fn dequantized(graph: &Graph, node: &Node) -> Option<(ValueId, String)> {
         let way_out = if is_known { "; --requantize quantizes it again" } else { "" };
         (matrix, format!("its weight is already quantized: {} behind DequantizeLinear{way_out}", name(dtype)))
     })
+}
+
+/// An `Einsum` with a constant float matrix that is no linear layer.
+fn einsum(graph: &Graph, id: NodeId) -> Option<(ValueId, String)> {
+    let is_layer = EinsumProduct::of(graph, id).is_some();
+    let matrix = |operand: &ValueId| {
+        let view = ConstantView::of(graph, *operand)?;
+        (is_float(view.dtype) && view.dims.len() > 1).then_some(view.root)
+    };
+    let weight = graph.node(id).inputs().iter().flatten().find_map(matrix).filter(|_| !is_layer)?;
+    Some((weight, "its Einsum is no product of rows with a matrix".to_string()))
 }
 
 /// A product with a constant of more dimensions than a stack of experts has.

@@ -8,7 +8,7 @@ use zqc_ir::op::attribute::{int, ints};
 use zqc_ir::tensor::DataType;
 
 use super::AXIS;
-use super::draft::Draft;
+use crate::draft::Draft;
 
 /// The values that say where the tokens of a product go.
 #[derive(Clone)]
@@ -74,15 +74,12 @@ impl Route {
         self.tokens.iter().enumerate().map(rows_of).collect()
     }
 
-    /// Yields the product of what the experts yield.
+    /// Adds the nodes that yield the product, of what the experts yield.
     pub fn put_back(&self, draft: &mut Draft, each_yields: &[&str], on_the_left: bool) {
         let sorted = draft.node("Concat", vec![int("axis", AXIS)], each_yields, "sorted");
-        let order = vec![int("axis", AXIS)];
+        let rows = draft.node("Gather", vec![int("axis", AXIS)], &[&sorted, &self.back], "output");
         if on_the_left {
-            let rows = draft.node("Gather", order, &[&sorted, &self.back], "output");
-            draft.result("Transpose", swapped(), &[&rows]);
-        } else {
-            draft.result("Gather", order, &[&sorted, &self.back]);
+            draft.node("Transpose", swapped(), &[&rows], "turned");
         }
     }
 }

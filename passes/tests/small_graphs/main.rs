@@ -2,6 +2,7 @@
 
 mod builder;
 mod canonicalize;
+mod expand_einsum;
 mod inline_functions;
 mod kinds;
 mod lower;

@@ -1,18 +1,18 @@
-//! The nodes that take the place of a product with a stack.
+//! The nodes that take the place of one.
 
 use std::collections::HashMap;
 
 use zqc_ir::onnx::proto::AttributeProto;
 use zqc_ir::{Change, FreshNames, Graph, NewNode, NodeId, Op, Tensor, ValueId};
 
-/// Constant integers by their dimensions and values: stacks share them.
+/// Constant integers by their dimensions and values: the changes of a pass share them.
 #[derive(Default)]
-pub(super) struct Integers {
+pub(crate) struct Integers {
     names: HashMap<(Vec<usize>, Vec<i64>), String>,
 }
 
-/// A change in the making. The values that it adds are called after the result `y` of the product.
-pub(super) struct Draft<'g, 'i> {
+/// A change in the making. The values that it adds are called after the result `y` of the node that goes.
+pub(crate) struct Draft<'g, 'i> {
     graph: &'g Graph,
     names: &'i FreshNames<'g>,
     y: &'g str,
@@ -40,7 +40,7 @@ impl<'g, 'i> Draft<'g, 'i> {
     pub fn integers(&mut self, dims: &[usize], values: &[i64]) -> String {
         let name = self.integers.names.entry((dims.to_vec(), values.to_vec())).or_insert_with(|| {
             let words: Vec<String> = values.iter().map(i64::to_string).collect();
-            let kind = if dims.is_empty() { "expert" } else { "experts" };
+            let kind = if dims.is_empty() { "int" } else { "ints" };
             let name = self.names.fresh(&format!("{kind}_{}", words.join("_")));
             let tensor = Tensor::from_i64(dims, values.to_vec());
             self.change.initializers.extend(tensor.ok().map(|tensor| (name.clone(), tensor)));
@@ -75,21 +75,17 @@ impl<'g, 'i> Draft<'g, 'i> {
         outputs
     }
 
-    /// Adds the node that yields `y`.
-    pub fn result(&mut self, op_type: &str, attributes: Vec<AttributeProto>, inputs: &[&str]) {
-        self.add(op_type, attributes, inputs, vec![self.y.to_string()]);
-    }
-
     /// Names the node that was added last.
     pub fn rename(&mut self, name: String) {
         self.change.add.last_mut().into_iter().for_each(|node| node.name = name.clone());
     }
 
-    /// The change, with the product `id` replaced by the node that was added last.
+    /// The change, with `id` replaced by the node that was added last: that yields `y`.
     pub fn replace(self, id: NodeId) -> Change {
         let (mut change, node) = (self.change, self.graph.node(id));
         if let Some(last) = change.add.last_mut() {
             (last.name, last.rank) = (node.name.clone(), node.rank());
+            last.outputs = vec![Some(self.y.to_string())];
         }
         change.remove.push(id);
         change.release = node.reads().collect();
