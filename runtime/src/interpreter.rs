@@ -4,6 +4,7 @@
 //! those of the lowered model up to the order of float additions.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use zqc_ir::onnx::{WriteError, extract};
 use zqc_ir::op::port;
@@ -139,7 +140,7 @@ impl<'a> Interpreter<'a> {
         if let ArrayData::F32(values) = &mut array.data
             && rounds
         {
-            quantize_dequantize_tokens(values, width, quantize.format);
+            quantize_dequantize_tokens(Arc::<Vec<f32>>::make_mut(values), width, quantize.format);
         }
         live.extend(output.map(|output| (output, array)));
         Ok(())
