@@ -11,5 +11,5 @@ pub(crate) fn raise(model: &mut Model) -> Result<(), PassError> {
 
 /// How the bodies of a compiled model are run, in loops of at most so many turns.
 pub(crate) fn raised_bodies(most_turns: usize) -> Bodies {
-    Bodies { raise: |body| Ok(raise(body)?), most_turns }
+    Bodies { raise: Some(|body| Ok(raise(body)?)), most_turns }
 }

@@ -10,22 +10,28 @@ use std::ops::ControlFlow;
 
 use zqc_ir::body::{Body, Place};
 use zqc_ir::onnx::proto::NodeProto;
+use zqc_ir::op::is_standard;
 use zqc_ir::tensor::TensorError;
-use zqc_ir::{Graph, Model, NodeId, Source, Tensor, ValueId};
+use zqc_ir::{Graph, Model, NodeId, Op, Source, Tensor, ValueId};
 
 use crate::array::{Array, ArrayError};
 use crate::backend::Backend;
 use crate::interpreter::{Interpreter, Live, RunError, Sessions};
 use crate::slices::{empty_stack, resolve, slice, stack};
 
+/// The operators.
+const KINDS: [&str; 3] = ["If", "Loop", "Scan"];
 /// The first version of `Scan` without a batch dimension.
 const SCAN_OPSET: i64 = 9;
+
+/// See [`Bodies::raise`].
+pub type Raise = fn(&mut Model) -> Result<(), Box<dyn Error + Send + Sync>>;
 
 /// How bodies are run.
 #[derive(Debug, Clone, Copy)]
 pub struct Bodies {
-    /// Makes our operators of what stands for them in the main graph of a model, here of a body.
-    pub raise: fn(&mut Model) -> Result<(), Box<dyn Error + Send + Sync>>,
+    /// Makes our operators of what stands for them in the main graph of a model, here of a body; without it, bodies hold none.
+    pub raise: Option<Raise>,
     /// A `Loop` that goes on after so many turns is an error.
     pub most_turns: usize,
 }
@@ -33,7 +39,7 @@ pub struct Bodies {
 impl Default for Bodies {
     /// Bodies as they are, without a bound on turns.
     fn default() -> Self {
-        Self { raise: |_| Ok(()), most_turns: usize::MAX }
+        Self { raise: None, most_turns: usize::MAX }
     }
 }
 
@@ -99,6 +105,42 @@ enum ResultOf {
     Constant(Array),
 }
 
+/// The control flow of the main graph that we run, not the back end: with operators of ours in its bodies, or of a kind that
+/// the back end does not know.
+///
+/// # Errors
+/// As [`Control::new`], for bodies that may hold operators of ours.
+pub(crate) fn ours<'a>(
+    model: &Model,
+    backend: &'a dyn Backend,
+    bodies: Bodies,
+) -> Result<HashMap<NodeId, Control<'a>>, RunError> {
+    let mut ours = HashMap::new();
+    for (id, node) in model.graph.nodes() {
+        let Op::Onnx(proto) = &node.op else { continue };
+        let unknown = is_unknown(proto, backend);
+        if bodies.raise.is_none() && !unknown {
+            continue;
+        }
+        match Control::new(model, id, backend, bodies) {
+            Ok(control) => {
+                let control = control.filter(|control| unknown || control.holds_ours());
+                ours.extend(control.map(|control| (id, control)));
+            }
+            Err(error) if bodies.raise.is_some() => return Err(error),
+            Err(_) => {} // The back end says that it cannot run it.
+        }
+    }
+    Ok(ours)
+}
+
+/// Whether the operator, or one in a body of it, is control flow that the back end does not know.
+fn is_unknown(proto: &NodeProto, backend: &dyn Backend) -> bool {
+    let is_control = KINDS.contains(&proto.op_type()) && is_standard(proto.domain());
+    is_control && !backend.knows_control(proto.op_type())
+        || proto.bodies().flat_map(|body| &body.node).any(|node| is_unknown(node, backend))
+}
+
 impl<'a> Control<'a> {
     /// The operator at `node`; `None` when it is no control flow, or a body is no valid graph. Nothing is loaded yet.
     ///
@@ -113,7 +155,7 @@ impl<'a> Control<'a> {
     ) -> Result<Option<Self>, RunError> {
         let graph = &model.graph;
         let operator = graph.node(node);
-        let standard = ["If", "Loop", "Scan"].into_iter().find_map(|kind| operator.op.as_standard(kind));
+        let standard = KINDS.into_iter().find_map(|kind| operator.op.as_standard(kind));
         let Some(proto) = standard else { return Ok(None) };
         let label = graph.label(node);
         let fail = |reason: String| RunError::Control { node: label.clone(), reason };
@@ -132,9 +174,17 @@ impl<'a> Control<'a> {
     }
 
     /// Whether a body, or one inside it, holds operators of ours.
-    pub(crate) fn holds_ours(&self) -> bool {
+    fn holds_ours(&self) -> bool {
         let ours = |body: &Taken| body.interpreter.stages().iter().any(|stage| !stage.layers.is_empty());
         self.bodies.iter().any(ours)
+    }
+
+    /// Loads the bodies, and those inside them, and lets them go again.
+    ///
+    /// # Errors
+    /// When the back end refuses one.
+    pub(crate) fn try_load(&self) -> Result<(), RunError> {
+        self.bodies.iter().try_for_each(|body| body.interpreter.try_load())
     }
 
     /// Runs the operator on one sample, from the values that it and its bodies read; `watch` hears of every turn. The results
@@ -245,7 +295,9 @@ impl<'a> Taken<'a> {
         label: &str,
     ) -> Result<Self, RunError> {
         let fail = |reason: String| RunError::Control { node: label.to_string(), reason };
-        (bodies.raise)(&mut model).map_err(|error| fail(error.to_string()))?;
+        if let Some(raise) = bodies.raise {
+            raise(&mut model).map_err(|error| fail(error.to_string()))?;
+        }
         let graph = &model.graph;
         let fed = |input: &ValueId| graph.constant(*input).is_none();
         let inputs: Vec<ValueId> = graph.inputs().iter().copied().take(own).filter(fed).collect();

@@ -1,5 +1,5 @@
 //! Runs a graph stage by stage: a back end computes the standard operators, we compute our own, and control flow that has
-//! them in its bodies.
+//! them in its bodies or that the back end does not know.
 //!
 //! Our own run here in float32 on dequantized values, so that no back end has to know FP8 or FP4; the numbers are
 //! those of the lowered model up to the order of float additions.
@@ -18,7 +18,7 @@ use zqc_numerics::{LowRank, matmul, quantize_dequantize_tokens};
 
 use crate::array::{Array, ArrayData};
 use crate::backend::{Backend, BackendError, Piece, Session};
-use crate::control::{Bodies, Control, LoadedBodies};
+use crate::control::{self, Bodies, Control, LoadedBodies};
 use crate::partition::{Stage, partition};
 
 /// Why a graph could not be run.
@@ -61,13 +61,12 @@ pub struct Interpreter<'a> {
 }
 
 impl<'a> Interpreter<'a> {
-    /// Prepares to compute `wanted`; nothing is loaded yet. Control flow is left to the back end.
+    /// Prepares to compute `wanted`; nothing is loaded yet. Control flow is left to a back end that knows it.
     ///
     /// # Errors
     /// When the graph has a circle.
     pub fn new(model: &'a Model, backend: &'a dyn Backend, wanted: Vec<ValueId>) -> Result<Self, RunError> {
-        let stages = partition(&model.graph, &wanted, |_| false)?;
-        Ok(Self { model: Cow::Borrowed(model), backend, wanted, controls: HashMap::new(), stages })
+        Self::of(Cow::Borrowed(model), backend, wanted, Bodies::default())
     }
 
     /// As [`Interpreter::new`], but control flow with operators of ours in its bodies is run here.
@@ -90,11 +89,7 @@ impl<'a> Interpreter<'a> {
         wanted: Vec<ValueId>,
         bodies: Bodies,
     ) -> Result<Self, RunError> {
-        let mut controls = HashMap::new();
-        for (id, _) in model.graph.nodes() {
-            let control = Control::new(&model, id, backend, bodies)?;
-            controls.extend(control.filter(Control::holds_ours).map(|control| (id, control)));
-        }
+        let controls = control::ours(&model, backend, bodies)?;
         let stages = partition(&model.graph, &wanted, |id| controls.contains_key(&id))?;
         Ok(Self { model, backend, wanted, controls, stages })
     }
@@ -240,6 +235,36 @@ impl<'a> Interpreter<'a> {
         }
     }
 
+    /// Runs control flow on one sample, if it is among the `layers` of a stage; its bodies are loaded when they are entered.
+    ///
+    /// # Errors
+    /// When a value is missing or does not fit, or a body cannot be run.
+    pub fn run_control(
+        &self,
+        id: NodeId,
+        loaded: &mut LoadedBodies,
+        live: &mut Live,
+    ) -> Result<(), RunError> {
+        let Some(control) = self.controls.get(&id) else { return Ok(()) };
+        let results = control.run(live, loaded, &mut |_, _, _| ControlFlow::Continue(()))?;
+        live.extend(results.into_iter().flatten());
+        Ok(())
+    }
+
+    /// Loads the bodies of control flow that is among the `layers` of a stage, and lets them go again.
+    ///
+    /// # Errors
+    /// When the back end refuses one.
+    pub fn try_control(&self, id: NodeId) -> Result<(), RunError> {
+        self.controls.get(&id).map_or(Ok(()), Control::try_load)
+    }
+
+    /// Loads every stage and every body, and lets them go again.
+    pub(crate) fn try_load(&self) -> Result<(), RunError> {
+        self.stages.iter().try_for_each(|stage| self.load(stage).map(drop))?;
+        self.controls.values().try_for_each(Control::try_load)
+    }
+
     /// Loads every stage, to run the graph many times.
     ///
     /// # Errors
@@ -297,12 +322,7 @@ impl<'a> Interpreter<'a> {
                     let (weight, low_rank) = self.weight(id)?;
                     self.run_linear(id, &weight, low_rank.as_ref(), live)?;
                 }
-                Op::Onnx(_) => {
-                    let Some(control) = self.controls.get(&id) else { continue };
-                    let loaded = bodies.entry(id).or_default();
-                    let results = control.run(live, loaded, &mut |_, _, _| ControlFlow::Continue(()))?;
-                    live.extend(results.into_iter().flatten());
-                }
+                Op::Onnx(_) => self.run_control(id, bodies.entry(id).or_default(), live)?,
             }
         }
         stage.last_read.iter().for_each(|value| drop(live.remove(value)));

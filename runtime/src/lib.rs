@@ -22,7 +22,7 @@ mod tokenizer;
 
 pub use array::{Array, ArrayData, ArrayError};
 pub use backend::{Backend, BackendError, Piece, Session, available_backends, backend};
-pub use control::{Bodies, Control, LoadedBodies, Watch};
+pub use control::{Bodies, Control, LoadedBodies, Raise, Watch};
 pub use dataset::{DataError, Sample, load_calibration};
 pub use inputs::{Dimension, InputError, InputSpec, make_inputs, token_input};
 pub use interpreter::{Interpreter, Live, Prepared, RunError};

@@ -15,14 +15,14 @@ pub struct Stage {
     pub inputs: Vec<ValueId>,
     /// What `nodes` yield to later stages, to `layers`, or as results.
     pub outputs: Vec<ValueId>,
-    /// What we run after `nodes`: quantization before the linear layers that read it, and control flow around our operators.
+    /// What we run after `nodes`: quantization before the linear layers that read it, and control flow.
     pub layers: Vec<NodeId>,
     /// The values that nothing after this stage reads.
     pub last_read: Vec<ValueId>,
 }
 
 /// The stages that compute `wanted`, in order. Every stage reads values of earlier stages only. `is_control` says which
-/// standard operators we run, because their bodies hold operators of ours.
+/// standard operators we run.
 ///
 /// # Errors
 /// When the graph has a circle.

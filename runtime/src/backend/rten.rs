@@ -46,6 +46,10 @@ impl Backend for Rten {
         NAME
     }
 
+    fn knows_control(&self, op_type: &str) -> bool {
+        op_type != "Scan"
+    }
+
     fn load(&self, piece: &Piece) -> Result<Box<dyn Session>, BackendError> {
         let mut model = piece.model.clone();
         inline_functions(&mut model).map_err(|reason| BackendError::Load { backend: NAME, reason })?;

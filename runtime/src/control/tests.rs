@@ -350,7 +350,7 @@ fn an_interpreter_runs_bodies_with_layers_in_bodies() {
     let mut raised = nested();
     raise(&mut raised).unwrap();
     // The layer, the loop, and what comes after it.
-    assert_eq!(run(&raised, Bodies { raise, ..Bodies::default() }), (expected, vec![1, 1, 0]));
+    assert_eq!(run(&raised, Bodies { raise: Some(raise), ..Bodies::default() }), (expected, vec![1, 1, 0]));
 }
 
 #[test]
