@@ -31,9 +31,10 @@ use crate::options::{Method, Options};
 /// Names this step in errors.
 const PASS: &str = "bodies";
 
-/// The most turns of a loop that one sample gives: the first, as most loops repeat themselves, and a loop may have no end.
+/// The most turns of a `Loop` that one sample gives: the first, as a loop may have no end, and each may be fed as much as the
+/// first. Those of a `Scan` are slices of what is there anyway.
 const TURNS: usize = 32;
-/// Turns beyond the first are kept as long as a body has no more samples than these: loops in loops multiply them.
+/// Turns beyond the first are kept as long as a body gets no more samples than these: loops in loops multiply them.
 const SAMPLES: usize = 4096;
 
 /// Inputs by name, one entry a sample.
@@ -172,8 +173,12 @@ fn gather_turns(
     let interpreter = Interpreter::new(model, backend, wanted.clone())?;
     let mut prepared = interpreter.prepare()?;
     let mut loaded = LoadedBodies::default();
-    let branches = graph.node(node).op.as_standard("If").is_some();
-    let mut most = if branches { 1 } else { (SAMPLES / samples.len()).clamp(1, TURNS) };
+    let most = match graph.node(node).op.kind() {
+        "If" => 1,
+        "Loop" => TURNS,
+        _ => usize::MAX,
+    };
+    let mut most = (SAMPLES / samples.len()).clamp(1, most);
     let mut outcome = Ok(());
     for sample in samples {
         let mut live = interpreter.feed(sample.iter().map(|(name, array)| (name.as_str(), array.clone())));
