@@ -4,21 +4,25 @@
 //! constant where it is one there. It goes back lowered, and its new constants go into the graph around it, where every
 //! body can read them.
 //!
-//! * The branch of an `If` is calibrated on what the compiled graph around it computes from the calibration samples that take
-//!   this branch. A branch that none takes, and the body of a loop, whose values differ from turn to turn, get no data:
-//!   there a weight is taken over from the graph around it or from a body that was solved before, if a layer there reads a
-//!   weight of the same content, and else rounded to nearest, with the layer's name in the report.
-//! * A weight is solved once, wherever it is read. Branches that samples take come before those that none takes, so that it
+//! * A body is calibrated on its turns: what the compiled graph around it computes from a calibration sample is fed to the
+//!   operator, whose float body is run turn by turn, and what is fed to a turn is a sample of the body. The branch of an `If`
+//!   has one turn in the samples that take it; a body inside a body has its turns in those of the body around it.
+//! * A branch that no sample takes and a loop without a turn get no data, as do bodies behind what the back end cannot run:
+//!   there a weight is taken over from the graph around or from a body that was solved before, if a layer there reads a weight
+//!   of the same content, and else rounded to nearest, with the layer's name in the report.
+//! * A weight is solved once, wherever it is read. Bodies that samples reach come before those that none reaches, so that it
 //!   is solved on data.
 //! * While the graph around is calibrated, bodies are still in float.
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::ops::ControlFlow;
 
 use zqc_ir::body::{Body, Place, places};
 use zqc_ir::verify::verify;
-use zqc_ir::{Model, Op, ValueId};
+use zqc_ir::{Graph, Model, NodeId, Op, ValueId};
 use zqc_passes::{LowerPortable, PassError, ReuseWeights, Silent, SolvedWeights, run};
-use zqc_runtime::{Array, ArrayData, Backend, Interpreter, RunError};
+use zqc_runtime::{Array, Backend, Bodies, Control, Interpreter, Live, LoadedBodies, RunError};
 
 use crate::compiler::Steps;
 use crate::error::Error;
@@ -27,8 +31,22 @@ use crate::options::{Method, Options};
 /// Names this step in errors.
 const PASS: &str = "bodies";
 
+/// The most turns of a `Loop` that one sample gives: the first, as a loop may have no end, and each may be fed as much as the
+/// first. Those of a `Scan` are slices of what is there anyway.
+const TURNS: usize = 32;
+/// Turns beyond the first are kept as long as a body gets no more samples than these: loops in loops multiply them.
+const SAMPLES: usize = 4096;
+
 /// Inputs by name, one entry a sample.
 type Inputs = Vec<Vec<(String, Array)>>;
+
+/// What calibration brings to a body.
+#[derive(Default)]
+struct Data {
+    samples: Inputs,
+    /// Why there are no samples, where that is not their fault.
+    failure: Option<String>,
+}
 
 /// Whether a body in `model`, or one inside it, has layers that `options` would quantize.
 pub(crate) fn hold_layers(model: &Model, options: &Options) -> bool {
@@ -51,17 +69,22 @@ impl Steps<'_> {
         solved: &mut SolvedWeights,
     ) -> Result<(), Error> {
         let graph = &self.model.graph;
+        let mut nodes: Vec<NodeId> = places(graph).into_iter().map(|place| place.node).collect();
+        nodes.dedup();
         let mut bodies = Vec::new();
-        for place in places(graph) {
-            let Some(result) = graph.node(place.node).outputs().iter().flatten().next() else { continue };
-            let inputs = body_inputs(self.model, place, samples, backend).unwrap_or_default();
-            bodies.push((*result, place.index, inputs));
+        for node in nodes {
+            let Some(&result) = graph.node(node).outputs().iter().flatten().next() else { continue };
+            let Op::Onnx(operator) = &graph.node(node).op else { continue };
+            let mut turns = turns(self.model, node, samples, backend);
+            for index in 0..operator.bodies().count() {
+                bodies.push((result, index, turns.remove(&index).unwrap_or_default()));
+            }
         }
-        bodies.sort_by_key(|(.., inputs)| Reverse(inputs.len()));
-        for (result, index, inputs) in bodies {
+        bodies.sort_by_key(|(.., data)| Reverse(data.samples.len()));
+        for (result, index, data) in bodies {
             // The operator is another node after each of its bodies.
             if let Some(node) = self.model.graph.producer(result) {
-                self.body(Place { node, index }, &inputs, backend, solved)?;
+                self.body(Place { node, index }, &data, backend, solved)?;
             }
         }
         Ok(())
@@ -70,7 +93,7 @@ impl Steps<'_> {
     fn body(
         &mut self,
         place: Place,
-        samples: &Inputs,
+        data: &Data,
         backend: &dyn Backend,
         solved: &mut SolvedWeights,
     ) -> Result<(), Error> {
@@ -93,10 +116,10 @@ impl Steps<'_> {
         steps.run(&ReuseWeights { solved })?;
         if steps.has_layers() {
             let float = steps.model.graph.clone();
-            steps.solve_body(&label, samples, backend)?;
+            steps.solve_body(&label, data, backend)?;
             solved.learn(&float, &steps.model.graph, str::to_string);
         }
-        steps.bodies(samples, backend, solved)?;
+        steps.bodies(&data.samples, backend, solved)?;
         steps.run(&LowerPortable)?;
         let patch = body.put_back(self.model, format!("a body of {label} is quantized"))?;
         patch.apply(self.model).map_err(|source| PassError::Patch { pass: PASS, source })?;
@@ -104,65 +127,79 @@ impl Steps<'_> {
         Ok(())
     }
 
-    fn solve_body(&mut self, label: &str, samples: &Inputs, backend: &dyn Backend) -> Result<(), Error> {
-        if samples.is_empty() && self.compiler.options().method == Method::Gptq {
-            let reason = format!("no calibration data comes to this body of {label}");
+    fn solve_body(&mut self, label: &str, data: &Data, backend: &dyn Backend) -> Result<(), Error> {
+        if data.samples.is_empty() && self.compiler.options().method == Method::Gptq {
+            let reason = data.failure.as_deref().unwrap_or("no sample enters it");
+            let reason = format!("no calibration data comes to this body of {label}: {reason}");
             for (_, node) in self.model.graph.nodes() {
                 if let Op::Linear(linear) = &node.op {
                     self.report.note_uncalibrated(&linear.layer, &reason);
                 }
             }
         }
-        self.solve(samples, backend, None)
+        self.solve(&data.samples, backend, None)
     }
 }
 
-/// What the body at `place` reads in those samples that reach it.
-fn body_inputs(
-    model: &Model,
-    place: Place,
-    samples: &Inputs,
-    backend: &dyn Backend,
-) -> Result<Inputs, RunError> {
-    let graph = &model.graph;
-    let node = graph.node(place.node);
-    let Some(branch) = node.op.as_standard("If") else { return Ok(Inputs::new()) };
-    let with_bodies = branch.attribute.iter().filter(|attribute| attribute.g.is_some());
-    let is_then = with_bodies.map(|attribute| attribute.name() == "then_branch").nth(place.index);
-    let (Some(is_then), Some(condition)) = (is_then, node.input(0)) else { return Ok(Inputs::new()) };
-    let Ok(Some(body)) = Body::take(model, place) else { return Ok(Inputs::new()) };
-    let names = body.model.graph.required_inputs().map(|id| body.model.graph.value(id).name.clone());
-    let mut wanted: Vec<ValueId> = names.filter_map(|name| graph.find(&name)).collect();
-    if graph.constant(condition).is_none() && !wanted.contains(&condition) {
-        wanted.push(condition);
-    }
-    let interpreter = Interpreter::new(model, backend, wanted.clone())?;
-    let mut prepared = interpreter.prepare()?;
-    let mut reaching = Inputs::new();
-    for sample in samples {
-        let live = interpreter.feed(sample.iter().map(|(name, array)| (name.as_str(), array.clone())));
-        let values = prepared.run(live)?;
-        let named = |(&id, array): (&ValueId, Array)| (graph.value(id).name.clone(), array);
-        let values: Vec<(String, Array)> = wanted.iter().zip(values).map(named).collect();
-        let name = &graph.value(condition).name;
-        let holds = match graph.constant(condition) {
-            Some(tensor) => tensor.bytes().ok().and_then(|bytes| bytes.first().map(|&byte| byte != 0)),
-            None => values.iter().find(|(other, _)| other == name).and_then(|(_, array)| holds(array)),
-        };
-        if holds == Some(is_then) {
-            reaching.push(values);
+/// What the bodies of the operator at `node` read in their turns, by their index. A body that cannot be run has its first
+/// turn only, for the layers that its data comes to.
+fn turns(model: &Model, node: NodeId, samples: &Inputs, backend: &dyn Backend) -> HashMap<usize, Data> {
+    let mut data: HashMap<usize, Data> = HashMap::new();
+    if let Err(error) = gather_turns(model, node, samples, backend, &mut data) {
+        let Op::Onnx(operator) = &model.graph.node(node).op else { return data };
+        for index in 0..operator.bodies().count() {
+            data.entry(index).or_default().failure = Some(error.to_string());
         }
     }
-    Ok(reaching)
+    data
 }
 
-/// The truth of a condition.
-fn holds(condition: &Array) -> Option<bool> {
-    match &condition.data {
-        ArrayData::Bool(values) => values.first().copied(),
-        ArrayData::I32(values) => values.first().map(|&value| value != 0),
-        ArrayData::I64(values) => values.first().map(|&value| value != 0),
-        ArrayData::U8(values) => values.first().map(|&value| value != 0),
-        _ => None,
+fn gather_turns(
+    model: &Model,
+    node: NodeId,
+    samples: &Inputs,
+    backend: &dyn Backend,
+    data: &mut HashMap<usize, Data>,
+) -> Result<(), RunError> {
+    if samples.is_empty() {
+        return Ok(());
     }
+    let Some(control) = Control::new(model, node, backend, Bodies::default())? else { return Ok(()) };
+    let graph = &model.graph;
+    let mut wanted: Vec<ValueId> =
+        graph.node(node).reads().filter(|&id| graph.producer(id).is_some()).collect();
+    wanted.sort();
+    wanted.dedup();
+    let interpreter = Interpreter::new(model, backend, wanted.clone())?;
+    let mut prepared = interpreter.prepare()?;
+    let mut loaded = LoadedBodies::default();
+    let most = match graph.node(node).op.kind() {
+        "If" => 1,
+        "Loop" => TURNS,
+        _ => usize::MAX,
+    };
+    let mut most = (SAMPLES / samples.len()).clamp(1, most);
+    let mut outcome = Ok(());
+    for sample in samples {
+        let mut live = interpreter.feed(sample.iter().map(|(name, array)| (name.as_str(), array.clone())));
+        let values = prepared.run(live.clone())?;
+        live.extend(wanted.iter().copied().zip(values));
+        let mut turns = 0;
+        let mut keep = |index: usize, body: &Graph, fed: &Live| {
+            data.entry(index).or_default().samples.push(named(body, fed));
+            turns += 1;
+            if turns == most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        if let Err(error) = control.run(&live, &mut loaded, &mut keep) {
+            most = 1;
+            outcome = Err(error);
+        }
+    }
+    outcome
+}
+
+/// What is fed to a body, by name.
+fn named(body: &Graph, fed: &Live) -> Vec<(String, Array)> {
+    let named = |id| Some((body.value(id).name.clone(), fed.get(&id)?.clone()));
+    body.required_inputs().filter_map(named).collect()
 }

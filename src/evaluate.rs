@@ -5,11 +5,12 @@ use std::path::Path;
 
 use serde::Serialize;
 use zqc_ir::{Op, onnx};
-use zqc_passes::{RaisePortable, Silent, run, vocabulary};
+use zqc_passes::vocabulary;
 use zqc_runtime::{Array, Interpreter, RunError, Sample, Tokenizer, backend, make_inputs, token_input};
 
 use crate::calibration::{input_specs, logits_output, tokenizer};
 use crate::error::Error;
+use crate::raise::{raise, raised_bodies};
 
 /// What to evaluate and how.
 #[derive(Debug, Clone)]
@@ -59,7 +60,7 @@ pub fn evaluate(
 ) -> Result<Perplexity, Error> {
     let backend = backend(evaluation.backend, evaluation.threads)?;
     let mut model = onnx::read(evaluation.model)?;
-    run(&RaisePortable, &mut model, &mut Silent)?;
+    raise(&mut model)?;
     let specs = input_specs(&model)?;
     let not_a_language_model = |missing: &str| {
         Error::Model(format!("{:?} is no language model: it has no {missing}", evaluation.model))
@@ -78,7 +79,8 @@ pub fn evaluate(
             "is native ONNX, for importers; evaluate what --target portable makes of the same source";
         Error::Model(format!("{:?} {reason} ({error})", evaluation.model))
     };
-    let interpreter = Interpreter::new(&model, backend.as_ref(), vec![logits])?;
+    let bodies = raised_bodies(usize::MAX);
+    let interpreter = Interpreter::with_bodies(&model, backend.as_ref(), vec![logits], bodies)?;
     let mut prepared = interpreter.prepare().map_err(unrunnable)?;
     let (mut sum, mut tokens) = (0.0, 0);
     for (done, window) in windows.iter().enumerate() {

@@ -23,6 +23,7 @@ mod evaluate;
 mod inspect;
 mod memory;
 mod options;
+mod raise;
 mod report;
 mod resume;
 mod verify;

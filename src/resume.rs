@@ -188,7 +188,7 @@ fn hash_elements(data: &ArrayData, hash: &mut Sha256) {
         ArrayData::I64(elements) => each(elements, i64::to_le_bytes, hash),
         ArrayData::I32(elements) => each(elements, i32::to_le_bytes, hash),
         ArrayData::I8(elements) => each(elements, i8::to_le_bytes, hash),
-        ArrayData::U8(elements) => hash.update(elements),
+        ArrayData::U8(elements) => hash.update(elements.as_slice()),
         ArrayData::Bool(elements) => each(elements, |element| [u8::from(element)], hash),
     }
 }

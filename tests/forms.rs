@@ -22,8 +22,8 @@ fn every_form_runs_in_onnxruntime() {
         let form = row["form"].as_str().unwrap();
         let number = |key: &str| row[key].as_f64().unwrap();
         let list = |key: &str| row[key].as_array().unwrap().len();
-        let in_loop = ["loop", "scan"].contains(&form);
-        let [exact, default] = if in_loop { [0.05, 0.25] } else { [0.005, 0.1] };
+        // The layer before the loop is solved alone: what the one in it loses adds up over the turns.
+        let [exact, default] = if form == "loop" { [0.02, 0.2] } else { [0.005, 0.1] };
         assert!(number("exact") < exact && number("default") < default, "{row}");
         assert_eq!(list("kept"), 0, "{row}");
         assert_eq!(number("twice"), 0.0, "{row}");
@@ -36,12 +36,8 @@ fn every_form_runs_in_onnxruntime() {
             _ => (1, 1),
         };
         assert_eq!((list("layers"), row["listed"].as_u64()), (layers, Some(places)), "{row}");
-        // What the layer before the loop was solved on is taken over; no token comes to an expert that none chooses.
-        let uncalibrated = match form {
-            "loop" => 1,
-            "scan" | "experts, looked up but for one" => 2,
-            _ => 0,
-        };
+        // No token comes to an expert that none chooses.
+        let uncalibrated = if form == "experts, looked up but for one" { 2 } else { 0 };
         assert_eq!(list("uncalibrated"), uncalibrated, "{row}");
         assert_eq!(list("requantized"), usize::from(form.starts_with("dequantized")), "{row}");
     }

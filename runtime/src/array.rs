@@ -1,5 +1,7 @@
 //! Host tensors: what goes into a back end and what comes out of it.
 
+use std::sync::Arc;
+
 use half::{bf16, f16};
 use zqc_ir::onnx::proto::tensor_proto::DataType;
 
@@ -14,21 +16,21 @@ pub struct Array {
     pub data: ArrayData,
 }
 
-/// The elements of an [`Array`]. Floats narrower or wider than 32 bits are held as `f32`.
+/// The elements of an [`Array`], which its clones share. Floats narrower or wider than 32 bits are held as `f32`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ArrayData {
     /// FLOAT, and FLOAT16, BFLOAT16 or DOUBLE after conversion.
-    F32(Vec<f32>),
+    F32(Arc<Vec<f32>>),
     /// INT64, and UINT32 or UINT64 after conversion.
-    I64(Vec<i64>),
+    I64(Arc<Vec<i64>>),
     /// INT32, and INT16 or UINT16 after conversion.
-    I32(Vec<i32>),
+    I32(Arc<Vec<i32>>),
     /// INT8.
-    I8(Vec<i8>),
+    I8(Arc<Vec<i8>>),
     /// UINT8.
-    U8(Vec<u8>),
+    U8(Arc<Vec<u8>>),
     /// BOOL.
-    Bool(Vec<bool>),
+    Bool(Arc<Vec<bool>>),
 }
 
 /// Why an [`Array`] could not be made or converted.
@@ -61,14 +63,14 @@ macro_rules! data_from_vec {
     ($($variant:ident($element:ty)),*) => {$(
         impl From<Vec<$element>> for ArrayData {
             fn from(elements: Vec<$element>) -> Self {
-                ArrayData::$variant(elements)
+                ArrayData::$variant(Arc::new(elements))
             }
         }
     )*};
 }
 data_from_vec!(F32(f32), I64(i64), I32(i32), I8(i8), U8(u8), Bool(bool));
 
-/// Evaluates `$body` with `$elements` bound to the vector of whichever variant `$data` is.
+/// Evaluates `$body` with `$elements` bound to the shared vector of whichever variant `$data` is.
 macro_rules! with_elements {
     ($data:expr, $elements:ident => $body:expr) => {
         match $data {
@@ -109,7 +111,7 @@ impl ArrayData {
     fn integers(&self) -> Option<Vec<i64>> {
         Some(match self {
             ArrayData::F32(_) => return None,
-            ArrayData::I64(v) => v.clone(),
+            ArrayData::I64(v) => v.to_vec(),
             ArrayData::I32(v) => v.iter().map(|&x| x.into()).collect(),
             ArrayData::I8(v) => v.iter().map(|&x| x.into()).collect(),
             ArrayData::U8(v) => v.iter().map(|&x| x.into()).collect(),
@@ -212,7 +214,7 @@ impl Array {
         };
         let data = match to {
             DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double => match self.data {
-                ArrayData::F32(elements) => elements.into(),
+                ArrayData::F32(elements) => ArrayData::F32(elements),
                 _ => integers()?.into_iter().map(|x| x as f32).collect::<Vec<_>>().into(),
             },
             DataType::Int64 => integers()?.into(),

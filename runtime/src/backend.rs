@@ -30,6 +30,11 @@ pub trait Backend: Send + Sync {
     /// The name by which [`backend`] finds it.
     fn name(&self) -> &'static str;
 
+    /// Whether it knows the control-flow operator `op_type`: `If`, `Loop` or `Scan`.
+    fn knows_control(&self, _op_type: &str) -> bool {
+        true
+    }
+
     /// Prepares a piece for running. The piece's weights are copied at most once.
     ///
     /// # Errors

@@ -1,9 +1,13 @@
-//! Runs a graph stage by stage: a back end computes the standard operators, we compute our own.
+//! Runs a graph stage by stage: a back end computes the standard operators, we compute our own, and control flow that has
+//! them in its bodies or that the back end does not know.
 //!
 //! Our own run here in float32 on dequantized values, so that no back end has to know FP8 or FP4; the numbers are
 //! those of the lowered model up to the order of float additions.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use zqc_ir::onnx::{WriteError, extract};
 use zqc_ir::op::port;
@@ -14,6 +18,7 @@ use zqc_numerics::{LowRank, matmul, quantize_dequantize_tokens};
 
 use crate::array::{Array, ArrayData};
 use crate::backend::{Backend, BackendError, Piece, Session};
+use crate::control::{self, Bodies, Control, LoadedBodies};
 use crate::partition::{Stage, partition};
 
 /// Why a graph could not be run.
@@ -35,6 +40,9 @@ pub enum RunError {
     /// An activation does not have the shape or type that its layer needs.
     #[error("node {node}: its input is {found}, expected float values [..., {expected}]")]
     Activation { node: String, found: String, expected: usize },
+    /// Control flow is not as ONNX defines it, or does not end in time.
+    #[error("node {node}: {reason}")]
+    Control { node: String, reason: String },
     /// A value that a stage reads was not fed.
     #[error("value \"{value}\" is read and was not fed; give it in the calibration or evaluation data")]
     NotFed { value: String },
@@ -45,20 +53,45 @@ pub type Live = HashMap<ValueId, Array>;
 
 /// A graph, cut in stages.
 pub struct Interpreter<'a> {
-    model: &'a Model,
+    model: Cow<'a, Model>,
     backend: &'a dyn Backend,
     wanted: Vec<ValueId>,
+    controls: HashMap<NodeId, Control<'a>>,
     stages: Vec<Stage>,
 }
 
 impl<'a> Interpreter<'a> {
-    /// Prepares to compute `wanted`; nothing is loaded yet.
+    /// Prepares to compute `wanted`; nothing is loaded yet. Control flow is left to a back end that knows it.
     ///
     /// # Errors
     /// When the graph has a circle.
     pub fn new(model: &'a Model, backend: &'a dyn Backend, wanted: Vec<ValueId>) -> Result<Self, RunError> {
-        let stages = partition(&model.graph, &wanted)?;
-        Ok(Self { model, backend, wanted, stages })
+        Self::of(Cow::Borrowed(model), backend, wanted, Bodies::default())
+    }
+
+    /// As [`Interpreter::new`], but control flow with operators of ours in its bodies is run here.
+    ///
+    /// # Errors
+    /// When the graph has a circle, or bodies are not what their operator asks for.
+    pub fn with_bodies(
+        model: &'a Model,
+        backend: &'a dyn Backend,
+        wanted: Vec<ValueId>,
+        bodies: Bodies,
+    ) -> Result<Self, RunError> {
+        Self::of(Cow::Borrowed(model), backend, wanted, bodies)
+    }
+
+    /// As [`Interpreter::with_bodies`], of a model that it may own.
+    pub(crate) fn of(
+        model: Cow<'a, Model>,
+        backend: &'a dyn Backend,
+        wanted: Vec<ValueId>,
+        bodies: Bodies,
+    ) -> Result<Self, RunError> {
+        let controls = control::ours(&model, backend, bodies)?;
+        let stages = partition(&model.graph, &wanted, |id| controls.contains_key(&id))?;
+        Ok(Self { model, backend, wanted, controls, stages })
     }
 
     /// The graph that is run.
@@ -79,7 +112,7 @@ impl<'a> Interpreter<'a> {
         if stage.outputs.is_empty() {
             return Ok(None);
         }
-        let model = extract(self.model, &stage.nodes, &stage.inputs, &stage.outputs)?;
+        let model = extract(&self.model, &stage.nodes, &stage.inputs, &stage.outputs)?;
         Ok(Some(self.backend.load(&Piece { model })?))
     }
 
@@ -139,7 +172,7 @@ impl<'a> Interpreter<'a> {
         if let ArrayData::F32(values) = &mut array.data
             && rounds
         {
-            quantize_dequantize_tokens(values, width, quantize.format);
+            quantize_dequantize_tokens(Arc::<Vec<f32>>::make_mut(values), width, quantize.format);
         }
         live.extend(output.map(|output| (output, array)));
         Ok(())
@@ -202,12 +235,43 @@ impl<'a> Interpreter<'a> {
         }
     }
 
+    /// Runs control flow on one sample, if it is among the `layers` of a stage; its bodies are loaded when they are entered.
+    ///
+    /// # Errors
+    /// When a value is missing or does not fit, or a body cannot be run.
+    pub fn run_control(
+        &self,
+        id: NodeId,
+        loaded: &mut LoadedBodies,
+        live: &mut Live,
+    ) -> Result<(), RunError> {
+        let Some(control) = self.controls.get(&id) else { return Ok(()) };
+        let results = control.run(live, loaded, &mut |_, _, _| ControlFlow::Continue(()))?;
+        live.extend(results.into_iter().flatten());
+        Ok(())
+    }
+
+    /// Loads the bodies of control flow that is among the `layers` of a stage, and lets them go again.
+    ///
+    /// # Errors
+    /// When the back end refuses one.
+    pub fn try_control(&self, id: NodeId) -> Result<(), RunError> {
+        self.controls.get(&id).map_or(Ok(()), Control::try_load)
+    }
+
+    /// Loads every stage and every body, and lets them go again.
+    pub(crate) fn try_load(&self) -> Result<(), RunError> {
+        self.stages.iter().try_for_each(|stage| self.load(stage).map(drop))?;
+        self.controls.values().try_for_each(Control::try_load)
+    }
+
     /// Loads every stage, to run the graph many times.
     ///
     /// # Errors
     /// When the back end refuses a stage.
     pub fn prepare(&self) -> Result<Prepared<'_>, RunError> {
-        let sessions = self.stages.iter().map(|stage| self.load(stage)).collect::<Result<_, _>>()?;
+        let mut sessions = Sessions::default();
+        self.load_all(&mut sessions)?;
         Ok(Prepared { interpreter: self, sessions })
     }
 
@@ -218,9 +282,26 @@ impl<'a> Interpreter<'a> {
     pub fn run(&self, mut live: Live) -> Result<Vec<Array>, RunError> {
         for stage in &self.stages {
             let mut session = self.load(stage)?;
-            self.run_stage(stage, &mut session, &mut live)?;
+            self.run_stage(stage, &mut session, &mut HashMap::new(), &mut live)?;
         }
         self.take_wanted(live)
+    }
+
+    /// As [`Interpreter::run`], with what is loaded already; the rest is loaded first.
+    pub(crate) fn run_with(&self, sessions: &mut Sessions, mut live: Live) -> Result<Vec<Array>, RunError> {
+        self.load_all(sessions)?;
+        for (stage, session) in self.stages.iter().zip(&mut sessions.stages) {
+            self.run_stage(stage, session, &mut sessions.bodies, &mut live)?;
+        }
+        self.take_wanted(live)
+    }
+
+    /// Loads the stages that are not.
+    fn load_all(&self, sessions: &mut Sessions) -> Result<(), RunError> {
+        for stage in &self.stages[sessions.stages.len().min(self.stages.len())..] {
+            sessions.stages.push(self.load(stage)?);
+        }
+        Ok(())
     }
 
     /// Runs a whole stage on one sample.
@@ -228,16 +309,20 @@ impl<'a> Interpreter<'a> {
         &self,
         stage: &Stage,
         session: &mut Option<Box<dyn Session>>,
+        bodies: &mut HashMap<NodeId, LoadedBodies>,
         live: &mut Live,
     ) -> Result<(), RunError> {
         if let Some(session) = session {
             self.run_nodes(stage, session.as_mut(), live)?;
         }
         for &id in &stage.layers {
-            self.run_quantize(id, live)?;
-            if !matches!(self.model.graph.node(id).op, Op::QuantizeActivation(_)) {
-                let (weight, low_rank) = self.weight(id)?;
-                self.run_linear(id, &weight, low_rank.as_ref(), live)?;
+            match &self.model.graph.node(id).op {
+                Op::QuantizeActivation(_) => self.run_quantize(id, live)?,
+                Op::Linear(_) | Op::QuantizedLinear(_) => {
+                    let (weight, low_rank) = self.weight(id)?;
+                    self.run_linear(id, &weight, low_rank.as_ref(), live)?;
+                }
+                Op::Onnx(_) => self.run_control(id, bodies.entry(id).or_default(), live)?,
             }
         }
         stage.last_read.iter().for_each(|value| drop(live.remove(value)));
@@ -287,10 +372,19 @@ impl<'a> Interpreter<'a> {
     }
 }
 
+/// What is loaded of a graph.
+#[derive(Default)]
+pub(crate) struct Sessions {
+    /// The first stages.
+    stages: Vec<Option<Box<dyn Session>>>,
+    /// Bodies that were entered, by their operator.
+    bodies: HashMap<NodeId, LoadedBodies>,
+}
+
 /// An interpreter with every stage loaded.
 pub struct Prepared<'a> {
     interpreter: &'a Interpreter<'a>,
-    sessions: Vec<Option<Box<dyn Session>>>,
+    sessions: Sessions,
 }
 
 impl Prepared<'_> {
@@ -298,10 +392,7 @@ impl Prepared<'_> {
     ///
     /// # Errors
     /// When a value is missing or an operator fails.
-    pub fn run(&mut self, mut live: Live) -> Result<Vec<Array>, RunError> {
-        for (stage, session) in self.interpreter.stages.iter().zip(&mut self.sessions) {
-            self.interpreter.run_stage(stage, session, &mut live)?;
-        }
-        self.interpreter.take_wanted(live)
+    pub fn run(&mut self, live: Live) -> Result<Vec<Array>, RunError> {
+        self.interpreter.run_with(&mut self.sessions, live)
     }
 }

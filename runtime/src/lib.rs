@@ -2,23 +2,27 @@
 //!
 //! * [`backend()`] gives an executor by name; a [`Backend`] loads a [`Piece`] into a [`Session`] that maps named
 //!   [`Array`]s to named [`Array`]s.
-//! * [`partition()`] cuts a graph into [`Stage`]s; the [`Interpreter`] runs them, our own operators included.
+//! * [`partition()`] cuts a graph into [`Stage`]s; the [`Interpreter`] runs them, our own operators included. [`Control`] runs
+//!   `If`, `Loop` and `Scan` turn by turn.
 //! * [`InputSpec`] says what a model asks for; [`make_inputs`] completes what a [`Sample`] gives.
 //! * [`load_calibration`] reads samples from text, JSON lines and files of arrays, with a [`Tokenizer`] for text;
 //!   [`synthesize()`] lets a causal model write its own.
 
 mod array;
 mod backend;
+mod control;
 mod dataset;
 mod guard;
 mod inputs;
 mod interpreter;
 mod partition;
+mod slices;
 mod synthesize;
 mod tokenizer;
 
 pub use array::{Array, ArrayData, ArrayError};
 pub use backend::{Backend, BackendError, Piece, Session, available_backends, backend};
+pub use control::{Bodies, Control, LoadedBodies, Raise, Watch};
 pub use dataset::{DataError, Sample, load_calibration};
 pub use inputs::{Dimension, InputError, InputSpec, make_inputs, token_input};
 pub use interpreter::{Interpreter, Live, Prepared, RunError};

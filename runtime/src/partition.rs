@@ -1,4 +1,4 @@
-//! Cuts a graph into stages: what a back end runs, then the quantization and linear operators that we run.
+//! Cuts a graph into stages: what a back end runs, then the operators that we run.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -15,51 +15,73 @@ pub struct Stage {
     pub inputs: Vec<ValueId>,
     /// What `nodes` yield to later stages, to `layers`, or as results.
     pub outputs: Vec<ValueId>,
-    /// Our own operators, run after `nodes`: quantization before the linear layers that read it.
+    /// What we run after `nodes`: quantization before the linear layers that read it, and control flow.
     pub layers: Vec<NodeId>,
     /// The values that nothing after this stage reads.
     pub last_read: Vec<ValueId>,
 }
 
-/// The stages that compute `wanted`, in order. Every stage reads values of earlier stages only.
+/// The stages that compute `wanted`, in order. Every stage reads values of earlier stages only. `is_control` says which
+/// standard operators we run.
 ///
 /// # Errors
 /// When the graph has a circle.
-pub fn partition(graph: &Graph, wanted: &[ValueId]) -> Result<Vec<Stage>, Cycle> {
+pub fn partition(
+    graph: &Graph,
+    wanted: &[ValueId],
+    is_control: impl Fn(NodeId) -> bool,
+) -> Result<Vec<Stage>, Cycle> {
+    let ours = Ours { graph, is_control };
     let order = graph.order()?;
     let needed = ancestors(graph, wanted);
     let order: Vec<NodeId> = order.into_iter().filter(|id| needed.contains(id)).collect();
-    let constant = constant_nodes(graph, &order);
+    let constant = constant_nodes(&ours, &order);
 
     let scheduled: Vec<NodeId> = order.iter().copied().filter(|id| !constant.contains(id)).collect();
-    let stage_of = schedule(graph, &scheduled);
+    let stage_of = schedule(&ours, &scheduled);
     let count = stage_of.values().max().map_or(1, |last| last + 1);
     let mut stages = vec![Stage::default(); count];
     for &id in &scheduled {
         let stage = &mut stages[stage_of[&id]];
-        match graph.node(id).op {
-            Op::Onnx(_) => stage.nodes.push(id),
-            _ => stage.layers.push(id),
-        }
+        let list = if ours.runs(id) { &mut stage.layers } else { &mut stage.nodes };
+        list.push(id);
     }
     add_constant_nodes(graph, &order, &constant, wanted, &mut stages);
     connect(graph, wanted, &mut stages);
     Ok(stages)
 }
 
+/// A graph, and what of it we run.
+struct Ours<'g, F> {
+    graph: &'g Graph,
+    is_control: F,
+}
+
+impl<F: Fn(NodeId) -> bool> Ours<'_, F> {
+    /// Whether we run the node.
+    fn runs(&self, id: NodeId) -> bool {
+        !matches!(self.graph.node(id).op, Op::Onnx(_)) || (self.is_control)(id)
+    }
+
+    /// Whether the results of the node are for later stages.
+    fn ends_a_stage(&self, id: NodeId) -> bool {
+        self.runs(id) && !matches!(self.graph.node(id).op, Op::QuantizeActivation(_))
+    }
+}
+
 /// The stage of every node: our operators as early as what they read allows, standard ones as late as their readers
 /// allow, so that what is made for one layer (a slice of a mask) does not wait in memory for it.
-fn schedule(graph: &Graph, order: &[NodeId]) -> HashMap<NodeId, usize> {
+fn schedule(ours: &Ours<impl Fn(NodeId) -> bool>, order: &[NodeId]) -> HashMap<NodeId, usize> {
+    let graph = ours.graph;
     let mut stage_of: HashMap<NodeId, usize> = HashMap::with_capacity(order.len());
     for &id in order {
         let after = |before: NodeId| {
-            let linear = matches!(graph.node(before).op, Op::Linear(_) | Op::QuantizedLinear(_));
-            stage_of.get(&before).map(|stage| stage + usize::from(linear))
+            stage_of.get(&before).map(|stage| stage + usize::from(ours.ends_a_stage(before)))
         };
         let earliest = graph.predecessors(id).filter_map(after).max().unwrap_or(0);
         stage_of.insert(id, earliest);
     }
-    for &id in order.iter().rev().filter(|&&id| matches!(graph.node(id).op, Op::Onnx(_))) {
+    for &id in order.iter().rev().filter(|&&id| !ours.runs(id)) {
         let latest = graph.successors(id).filter_map(|next| stage_of.get(&next)).min().copied();
         latest.and_then(|latest| stage_of.insert(id, latest));
     }
@@ -78,9 +100,10 @@ fn ancestors(graph: &Graph, wanted: &[ValueId]) -> HashSet<NodeId> {
 }
 
 /// The standard operators that read nothing but constants, and give the same result every time.
-fn constant_nodes(graph: &Graph, order: &[NodeId]) -> HashSet<NodeId> {
+fn constant_nodes(ours: &Ours<impl Fn(NodeId) -> bool>, order: &[NodeId]) -> HashSet<NodeId> {
+    let graph = ours.graph;
     let mut constant = HashSet::new();
-    for &id in order {
+    for &id in order.iter().filter(|&&id| !ours.runs(id)) {
         let node = graph.node(id);
         let Op::Onnx(op) = &node.op else { continue };
         let random = op.op_type().starts_with("Random");

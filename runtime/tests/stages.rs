@@ -112,7 +112,7 @@ fn a_graph_in_stages_computes_what_it_computes_whole() {
 fn standard_operators_wait_for_their_readers_and_constants_stay_with_them() {
     let model = with_linears();
     let graph = &model.graph;
-    let stages = partition(graph, &[graph.find("y").unwrap()]).unwrap();
+    let stages = partition(graph, &[graph.find("y").unwrap()], |_| false).unwrap();
     let kinds = |stage: usize| {
         stages[stage].nodes.iter().map(|&id| graph.node(id).op.kind().to_string()).collect::<Vec<_>>()
     };

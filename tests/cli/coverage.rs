@@ -121,3 +121,65 @@ fn layers_behind_an_unknown_operator_are_rounded_and_named() {
     let warning = report["warnings"][0].as_str().unwrap();
     assert!(warning.contains("down") && warning.contains("riddle"), "{warning}");
 }
+
+/// A loop that takes as many turns as `count`, or that has no end, over `tanh(state up) down` or over that with an unknown
+/// operator in place of `tanh`.
+fn looping(count: Option<i64>, bend: NodeProto) -> ModelProto {
+    let state = |name: &str| info(name, DataType::Float, &["rows", "64"]);
+    let body = GraphProto {
+        name: string("turn"),
+        input: vec![info("turn", DataType::Int64, &[]), info("going", DataType::Bool, &[]), state("state")],
+        output: vec![info("goes_on", DataType::Bool, &[]), state("next")],
+        node: vec![
+            node("Identity", "on", &["going"], "goes_on"),
+            node("MatMul", "/up/MatMul", &["state", "up"], "h"),
+            bend,
+            node("MatMul", "/down/MatMul", &["g", "down"], "next"),
+        ],
+        ..Default::default()
+    };
+    let counter = count.map_or("", |_| "count");
+    let mut turns = node("Loop", "turns", &[counter, "", "x"], "y");
+    turns.attribute = vec![AttributeProto {
+        name: string("body"),
+        r#type: Some(attribute_proto::AttributeType::Graph as i32),
+        g: Some(body),
+        ..Default::default()
+    }];
+    let mut proto = model(GraphProto {
+        name: string("looping"),
+        input: vec![state("x")],
+        output: vec![state("y")],
+        initializer: vec![matrix("up", 64, 64), matrix("down", 64, 64)],
+        node: vec![turns],
+        ..Default::default()
+    });
+    let count = count.map(|count| zqc::ir::Tensor::from_i64(&[], vec![count]).unwrap().to_proto("count"));
+    proto.graph.as_mut().unwrap().initializer.extend(count);
+    proto.opset_import.push(OperatorSetIdProto { domain: string("com.example"), version: Some(1) });
+    proto
+}
+
+#[test]
+fn a_loop_is_calibrated_on_its_turns() {
+    let bench = Bench::new();
+    let mut unknown = node("Mystery", "riddle", &["h"], "g");
+    unknown.domain = string("com.example");
+    let tanh = node("Tanh", "bend", &["h"], "g");
+    let cases = [
+        (Some(3), &tanh, [true, true], "", "its outputs are those of the quantized model"),
+        (Some(0), &tanh, [false, false], "no sample enters it", "its outputs are those"),
+        (None, &tanh, [true, true], "", "it goes on after 256 turns"),
+        (Some(3), &unknown, [true, false], "\"riddle\" (Mystery)", "no run"),
+    ];
+    for (count, bend, calibrated, reason, verification) in cases {
+        let (report, _) = report(&bench, &looping(count, bend.clone()), &npz(&[("x", [8, 64])]));
+        let layers = report["layers"].as_array().unwrap().iter();
+        let found: Vec<bool> = layers.map(|layer| layer["output_error"].is_number()).collect();
+        assert_eq!(found, calibrated, "{count:?} {report}");
+        let named = report["uncalibrated"].as_array().unwrap();
+        assert_eq!(named.len(), calibrated.iter().filter(|&&there| !there).count(), "{count:?} {named:?}");
+        assert!(named.iter().all(|layer| layer["reason"].as_str().unwrap().contains(reason)), "{named:?}");
+        assert!(report["verification"].as_str().unwrap().contains(verification), "{count:?} {report}");
+    }
+}

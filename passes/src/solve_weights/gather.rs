@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use zqc_ir::graph::Port;
 use zqc_ir::op::Linear;
-use zqc_ir::{Graph, Op, ValueId};
+use zqc_ir::{Graph, NodeId, Op, ValueId};
 use zqc_numerics::{CrossMoment, Hessian};
-use zqc_runtime::{Array, Interpreter, Live, RunError, Stage};
+use zqc_runtime::{Array, Interpreter, Live, LoadedBodies, RunError, Stage};
 
 use super::{Calibration, HessianSource, Layer, WeightKey, Weights};
 use crate::record::ActivationRecord;
@@ -59,6 +59,7 @@ impl Gathering<'_> {
         let graph = interpreter.graph();
         let corrects = to_solve && self.calibration.corrects();
         let mut session = interpreter.load(stage)?;
+        let mut bodies: HashMap<NodeId, LoadedBodies> = HashMap::new();
         let mut inputs: BTreeMap<ValueId, Input> = BTreeMap::new();
         for layer in self.layers {
             let new = || Input::new(activation(graph, layer.x), layer.linear.k, samples.len());
@@ -69,6 +70,11 @@ impl Gathering<'_> {
             if let Some(session) = &mut session {
                 for live in sample.both() {
                     interpreter.run_nodes(stage, session.as_mut(), live)?;
+                }
+            }
+            for &id in &stage.layers {
+                for live in sample.both() {
+                    interpreter.run_control(id, bodies.entry(id).or_default(), live)?;
                 }
             }
             for input in inputs.values_mut() {

@@ -21,6 +21,12 @@ impl Blocked {
         let mut blocked = Self::default();
         let interpreter = Interpreter::new(model, backend, last_layers(graph, |_| true))?;
         for stage in interpreter.stages() {
+            for &id in &stage.layers {
+                match interpreter.try_control(id) {
+                    Err(RunError::Backend(refusal)) => blocked.add(graph, id, &refusal),
+                    tried => tried?,
+                }
+            }
             while let Err(error) = interpreter.load(&blocked.rest(graph, stage)) {
                 let RunError::Backend(refusal) = error else { return Err(error) };
                 let rest = blocked.rest(graph, stage).nodes;

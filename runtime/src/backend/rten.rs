@@ -46,6 +46,10 @@ impl Backend for Rten {
         NAME
     }
 
+    fn knows_control(&self, op_type: &str) -> bool {
+        op_type != "Scan"
+    }
+
     fn load(&self, piece: &Piece) -> Result<Box<dyn Session>, BackendError> {
         let mut model = piece.model.clone();
         inline_functions(&mut model).map_err(|reason| BackendError::Load { backend: NAME, reason })?;
@@ -142,10 +146,18 @@ fn to_rten(array: &Array) -> Result<ValueOrView<'_>, ArrayError> {
     let length = || ArrayError::Length { shape: shape.to_vec(), len: array.len() };
     let narrowed = |elements: Vec<i32>| Value::from_shape(shape, elements).map(ValueOrView::from);
     match &array.data {
-        ArrayData::F32(v) => ValueView::from_shape(shape, v).map(ValueOrView::from).map_err(|_| length()),
-        ArrayData::I32(v) => ValueView::from_shape(shape, v).map(ValueOrView::from).map_err(|_| length()),
-        ArrayData::I8(v) => ValueView::from_shape(shape, v).map(ValueOrView::from).map_err(|_| length()),
-        ArrayData::U8(v) => ValueView::from_shape(shape, v).map(ValueOrView::from).map_err(|_| length()),
+        ArrayData::F32(v) => {
+            ValueView::from_shape(shape, v.as_slice()).map(ValueOrView::from).map_err(|_| length())
+        }
+        ArrayData::I32(v) => {
+            ValueView::from_shape(shape, v.as_slice()).map(ValueOrView::from).map_err(|_| length())
+        }
+        ArrayData::I8(v) => {
+            ValueView::from_shape(shape, v.as_slice()).map(ValueOrView::from).map_err(|_| length())
+        }
+        ArrayData::U8(v) => {
+            ValueView::from_shape(shape, v.as_slice()).map(ValueOrView::from).map_err(|_| length())
+        }
         ArrayData::I64(v) => narrowed(v.iter().map(|&x| saturate(x)).collect()).map_err(|_| length()),
         ArrayData::Bool(v) => narrowed(v.iter().map(|&x| x.into()).collect()).map_err(|_| length()),
     }

@@ -1,0 +1,482 @@
+//! `If`, `Loop` and `Scan` turn by turn: each body is run by an interpreter of its own, so that it may hold operators of
+//! ours, which no back end knows, and other such bodies.
+//!
+//! The semantics are those of ONNX since version 9 of `Scan`; the older one, with a batch dimension, is refused.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::error::Error;
+use std::ops::ControlFlow;
+
+use zqc_ir::body::{Body, Place};
+use zqc_ir::onnx::proto::NodeProto;
+use zqc_ir::op::is_standard;
+use zqc_ir::tensor::TensorError;
+use zqc_ir::{Graph, Model, NodeId, Op, Source, Tensor, ValueId};
+
+use crate::array::{Array, ArrayError};
+use crate::backend::Backend;
+use crate::interpreter::{Interpreter, Live, RunError, Sessions};
+use crate::slices::{empty_stack, resolve, slice, stack};
+
+/// The operators.
+const KINDS: [&str; 3] = ["If", "Loop", "Scan"];
+/// The first version of `Scan` without a batch dimension.
+const SCAN_OPSET: i64 = 9;
+
+/// See [`Bodies::raise`].
+pub type Raise = fn(&mut Model) -> Result<(), Box<dyn Error + Send + Sync>>;
+
+/// How bodies are run.
+#[derive(Debug, Clone, Copy)]
+pub struct Bodies {
+    /// Makes our operators of what stands for them in the main graph of a model, here of a body; without it, bodies hold none.
+    pub raise: Option<Raise>,
+    /// A `Loop` that goes on after so many turns is an error.
+    pub most_turns: usize,
+}
+
+impl Default for Bodies {
+    /// Bodies as they are, without a bound on turns.
+    fn default() -> Self {
+        Self { raise: None, most_turns: usize::MAX }
+    }
+}
+
+/// Hears of every turn before it is run: which of the operator's bodies, the body's graph, and what is fed to it. When it
+/// breaks, the operator is run no further.
+pub type Watch<'w> = dyn FnMut(usize, &Graph, &Live) -> ControlFlow<()> + 'w;
+
+/// What is loaded of an operator's bodies, by their index.
+#[derive(Default)]
+pub struct LoadedBodies(HashMap<usize, Sessions>);
+
+/// A control-flow operator of the standard domain, ready to be run.
+pub struct Control<'a> {
+    label: String,
+    kind: Kind,
+    inputs: Vec<Option<Outer>>,
+    outputs: Vec<Option<ValueId>>,
+    bodies: Vec<Taken<'a>>,
+    most_turns: usize,
+}
+
+enum Kind {
+    /// With the indices of its branches.
+    If {
+        then_branch: usize,
+        else_branch: usize,
+    },
+    Loop,
+    Scan(Scan),
+}
+
+/// The attributes of a `Scan`, those that are left out being empty.
+struct Scan {
+    inputs: usize,
+    input_axes: Vec<i64>,
+    input_directions: Vec<i64>,
+    output_axes: Vec<i64>,
+    output_directions: Vec<i64>,
+}
+
+/// A value of the graph around, as the operator or a body reads it.
+struct Outer {
+    value: ValueId,
+    /// What it is unless it is fed: a constant, or the default of an input.
+    default: Option<Array>,
+}
+
+/// A body.
+struct Taken<'a> {
+    interpreter: Interpreter<'a>,
+    /// Its own inputs.
+    inputs: Vec<ValueId>,
+    /// What it reads from outside, with the input that stands for it.
+    captured: Vec<(Outer, ValueId)>,
+    results: Vec<ResultOf>,
+}
+
+/// Where a result of a body comes from.
+enum ResultOf {
+    /// From the interpreter, which gives several.
+    Computed(usize),
+    /// From the body's constants.
+    Constant(Array),
+}
+
+/// The control flow of the main graph that we run, not the back end: with operators of ours in its bodies, or of a kind that
+/// the back end does not know.
+///
+/// # Errors
+/// As [`Control::new`], for bodies that may hold operators of ours.
+pub(crate) fn ours<'a>(
+    model: &Model,
+    backend: &'a dyn Backend,
+    bodies: Bodies,
+) -> Result<HashMap<NodeId, Control<'a>>, RunError> {
+    let mut ours = HashMap::new();
+    for (id, node) in model.graph.nodes() {
+        let Op::Onnx(proto) = &node.op else { continue };
+        let unknown = is_unknown(proto, backend);
+        if bodies.raise.is_none() && !unknown {
+            continue;
+        }
+        match Control::new(model, id, backend, bodies) {
+            Ok(control) => {
+                let control = control.filter(|control| unknown || control.holds_ours());
+                ours.extend(control.map(|control| (id, control)));
+            }
+            Err(error) if bodies.raise.is_some() => return Err(error),
+            Err(_) => {} // The back end says that it cannot run it.
+        }
+    }
+    Ok(ours)
+}
+
+/// Whether the operator, or one in a body of it, is control flow that the back end does not know.
+fn is_unknown(proto: &NodeProto, backend: &dyn Backend) -> bool {
+    let is_control = KINDS.contains(&proto.op_type()) && is_standard(proto.domain());
+    is_control && !backend.knows_control(proto.op_type())
+        || proto.bodies().flat_map(|body| &body.node).any(|node| is_unknown(node, backend))
+}
+
+impl<'a> Control<'a> {
+    /// The operator at `node`; `None` when it is no control flow, or a body is no valid graph. Nothing is loaded yet.
+    ///
+    /// # Errors
+    /// When it lacks a body, its operators cannot be made ours, a constant that it reads has no host form, or a body has a
+    /// circle.
+    pub fn new(
+        model: &Model,
+        node: NodeId,
+        backend: &'a dyn Backend,
+        bodies: Bodies,
+    ) -> Result<Option<Self>, RunError> {
+        let graph = &model.graph;
+        let operator = graph.node(node);
+        let standard = KINDS.into_iter().find_map(|kind| operator.op.as_standard(kind));
+        let Some(proto) = standard else { return Ok(None) };
+        let label = graph.label(node);
+        let fail = |reason: String| RunError::Control { node: label.clone(), reason };
+        let kind = Kind::new(proto, model.opset()).map_err(fail)?;
+        let mut taken = Vec::new();
+        for index in 0..proto.bodies().count() {
+            let Ok(Some(body)) = Body::take(model, Place { node, index }) else { return Ok(None) };
+            let own = proto.bodies().nth(index).map_or(0, |body| body.input.len());
+            taken.push(Taken::new(graph, body.model, own, backend, bodies, &label)?);
+        }
+        let outer = |input: &Option<ValueId>| input.map(|value| Outer::new(graph, value)).transpose();
+        let inputs = operator.inputs().iter().map(outer).collect::<Result<_, _>>();
+        let outputs = operator.outputs().to_vec();
+        let inputs = inputs.map_err(|error| fail(error.to_string()))?;
+        Ok(Some(Self { kind, inputs, outputs, bodies: taken, most_turns: bodies.most_turns, label }))
+    }
+
+    /// Whether a body, or one inside it, holds operators of ours.
+    fn holds_ours(&self) -> bool {
+        let ours = |body: &Taken| body.interpreter.stages().iter().any(|stage| !stage.layers.is_empty());
+        self.bodies.iter().any(ours)
+    }
+
+    /// Loads the bodies, and those inside them, and lets them go again.
+    ///
+    /// # Errors
+    /// When the back end refuses one.
+    pub(crate) fn try_load(&self) -> Result<(), RunError> {
+        self.bodies.iter().try_for_each(|body| body.interpreter.try_load())
+    }
+
+    /// Runs the operator on one sample, from the values that it and its bodies read; `watch` hears of every turn. The results
+    /// by value, or `None` when `watch` stops it.
+    ///
+    /// # Errors
+    /// When a value is missing or does not fit, a loop takes too many turns, or a body cannot be run.
+    pub fn run(
+        &self,
+        live: &Live,
+        loaded: &mut LoadedBodies,
+        watch: &mut Watch,
+    ) -> Result<Option<Live>, RunError> {
+        let mut run = Run { control: self, live, loaded, watch };
+        let results = match &self.kind {
+            Kind::If { then_branch, else_branch } => run.branch(*then_branch, *else_branch),
+            Kind::Loop => run.turns(),
+            Kind::Scan(scan) => run.scan(scan),
+        };
+        let named = |results: Vec<Array>| {
+            let named = self.outputs.iter().zip(results);
+            named.filter_map(|(output, array)| Some(((*output)?, array))).collect()
+        };
+        Ok(results?.map(named))
+    }
+
+    fn fail(&self, reason: impl Into<String>) -> RunError {
+        RunError::Control { node: self.label.clone(), reason: reason.into() }
+    }
+
+    /// The only body of a loop.
+    fn body(&self) -> Result<&Taken<'a>, RunError> {
+        self.bodies.first().ok_or_else(|| self.fail("it has no body"))
+    }
+
+    fn input<'l>(&'l self, at: usize, live: &'l Live) -> Option<&'l Array> {
+        self.inputs.get(at)?.as_ref()?.get(live)
+    }
+
+    fn required<'l>(&'l self, at: usize, live: &'l Live) -> Result<&'l Array, RunError> {
+        self.input(at, live).ok_or_else(|| self.fail(format!("its input {at} is missing")))
+    }
+}
+
+impl Kind {
+    /// What `proto` is, or what is wrong with it.
+    fn new(proto: &NodeProto, opset: i64) -> Result<Self, String> {
+        let branch = |name: &str| {
+            let bodies = proto.attribute.iter().filter(|attribute| attribute.g.is_some());
+            let place = bodies.map(|attribute| attribute.name()).position(|other| other == name);
+            place.ok_or_else(|| format!("it has no {name}"))
+        };
+        match proto.op_type() {
+            "If" => Ok(Kind::If { then_branch: branch("then_branch")?, else_branch: branch("else_branch")? }),
+            "Loop" => branch("body").map(|_| Kind::Loop),
+            _ if opset < SCAN_OPSET => Err(format!("it has a batch dimension, as below opset {SCAN_OPSET}")),
+            _ => {
+                branch("body")?;
+                let list = |name| proto.ints(name).unwrap_or_default().to_vec();
+                Ok(Kind::Scan(Scan {
+                    inputs: usize::try_from(proto.int_or("num_scan_inputs", 0)).unwrap_or(0),
+                    input_axes: list("scan_input_axes"),
+                    input_directions: list("scan_input_directions"),
+                    output_axes: list("scan_output_axes"),
+                    output_directions: list("scan_output_directions"),
+                }))
+            }
+        }
+    }
+}
+
+impl Outer {
+    fn new(graph: &Graph, value: ValueId) -> Result<Self, ConstantError> {
+        let default = || graph.initializers().find(|(id, _)| *id == value).map(|(_, tensor)| tensor);
+        let is_input = graph.source(value) == Source::Input;
+        let tensor = graph.constant(value).or_else(|| is_input.then(default).flatten());
+        Ok(Self { value, default: tensor.map(constant).transpose()? })
+    }
+
+    fn get<'l>(&'l self, live: &'l Live) -> Option<&'l Array> {
+        live.get(&self.value).or(self.default.as_ref())
+    }
+}
+
+/// Why a constant is no array.
+#[derive(Debug, thiserror::Error)]
+enum ConstantError {
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+    #[error(transparent)]
+    Array(#[from] ArrayError),
+}
+
+fn constant(tensor: &Tensor) -> Result<Array, ConstantError> {
+    let shape = tensor.dims().iter().map(|&dim| usize::try_from(dim)).collect::<Result<_, _>>();
+    let shape = shape.map_err(|_| TensorError::Dimensions(tensor.dims().to_vec()))?;
+    Ok(Array::from_le_bytes(tensor.dtype()?, shape, &tensor.bytes()?)?)
+}
+
+impl<'a> Taken<'a> {
+    /// The body `model`, whose first inputs are its `own`.
+    fn new(
+        around: &Graph,
+        mut model: Model,
+        own: usize,
+        backend: &'a dyn Backend,
+        bodies: Bodies,
+        label: &str,
+    ) -> Result<Self, RunError> {
+        let fail = |reason: String| RunError::Control { node: label.to_string(), reason };
+        if let Some(raise) = bodies.raise {
+            raise(&mut model).map_err(|error| fail(error.to_string()))?;
+        }
+        let graph = &model.graph;
+        let fed = |input: &ValueId| graph.constant(*input).is_none();
+        let inputs: Vec<ValueId> = graph.inputs().iter().copied().take(own).filter(fed).collect();
+        let mut captured = Vec::new();
+        for &input in graph.inputs().iter().skip(own) {
+            let name = &graph.value(input).name;
+            let value = around.find(name).ok_or_else(|| RunError::NotFed { value: name.clone() })?;
+            let outer = Outer::new(around, value).map_err(|error| fail(error.to_string()))?;
+            captured.push((outer, input));
+        }
+        let (mut wanted, mut results) = (Vec::new(), Vec::new());
+        for &output in graph.outputs() {
+            results.push(match graph.constant(output) {
+                Some(tensor) => {
+                    ResultOf::Constant(constant(tensor).map_err(|error| fail(error.to_string()))?)
+                }
+                None => ResultOf::Computed(wanted.iter().position(|&other| other == output).unwrap_or_else(
+                    || {
+                        wanted.push(output);
+                        wanted.len() - 1
+                    },
+                )),
+            });
+        }
+        let interpreter = Interpreter::of(Cow::Owned(model), backend, wanted, bodies)?;
+        Ok(Self { interpreter, inputs, captured, results })
+    }
+}
+
+/// An operator under way.
+struct Run<'r, 'a, 'w> {
+    control: &'r Control<'a>,
+    live: &'r Live,
+    loaded: &'r mut LoadedBodies,
+    watch: &'r mut Watch<'w>,
+}
+
+impl Run<'_, '_, '_> {
+    fn branch(&mut self, then_branch: usize, else_branch: usize) -> Result<Option<Vec<Array>>, RunError> {
+        let condition = self.truth(self.control.required(0, self.live)?)?;
+        self.turn(if condition { then_branch } else { else_branch }, Vec::new())
+    }
+
+    fn turns(&mut self) -> Result<Option<Vec<Array>>, RunError> {
+        let (control, live) = (self.control, self.live);
+        let trips = match control.input(0, live) {
+            Some(count) => Some(single(count).ok_or_else(|| control.fail("its trip count is no integer"))?),
+            None => None,
+        };
+        let mut goes_on = control.input(1, live).map_or(Ok(true), |condition| self.truth(condition))?;
+        let carried = control.inputs.len().saturating_sub(2);
+        let mut state =
+            (0..carried).map(|at| control.required(2 + at, live).cloned()).collect::<Result<Vec<_>, _>>()?;
+        let stacks = self.stacks(1 + carried)?;
+        let mut stacked = vec![Vec::new(); stacks];
+        let mut turn = 0usize;
+        while goes_on && trips.is_none_or(|trips| i64::try_from(turn).is_ok_and(|turn| turn < trips)) {
+            if turn == control.most_turns {
+                return Err(control.fail(format!("it goes on after {turn} turns")));
+            }
+            let counter = Array { shape: Vec::new(), data: vec![turn as i64].into() };
+            let condition = Array { shape: Vec::new(), data: vec![goes_on].into() };
+            let given = [counter, condition].into_iter().chain(state).collect();
+            let Some(results) = self.turn(0, given)? else { return Ok(None) };
+            let mut results = results.into_iter();
+            goes_on = results.next().map_or(Ok(false), |condition| self.truth(&condition))?;
+            state = results.by_ref().take(carried).collect();
+            stacked.iter_mut().zip(results).for_each(|(parts, part)| parts.push(part));
+            turn += 1;
+        }
+        for (at, parts) in stacked.iter().enumerate() {
+            state.push(self.stack(parts, 1 + carried + at, 0)?);
+        }
+        Ok(Some(state))
+    }
+
+    fn scan(&mut self, scan: &Scan) -> Result<Option<Vec<Array>>, RunError> {
+        let (control, live) = (self.control, self.live);
+        let misfit = || control.fail("it has fewer inputs than it scans");
+        let carried = control.inputs.len().checked_sub(scan.inputs).ok_or_else(misfit)?;
+        let mut state =
+            (0..carried).map(|at| control.required(at, live).cloned()).collect::<Result<Vec<_>, _>>()?;
+        let mut scanned = Vec::new();
+        for at in 0..scan.inputs {
+            let array = control.required(carried + at, live)?;
+            let axis = scan.input_axes.get(at).copied().unwrap_or(0);
+            let axis = resolve(axis, array.shape.len())
+                .ok_or_else(|| control.fail(format!("its input {} has no axis {axis}", carried + at)))?;
+            let is_reversed = scan.input_directions.get(at).is_some_and(|&direction| direction != 0);
+            scanned.push((array, axis, is_reversed));
+        }
+        let lengths = || scanned.iter().map(|&(array, axis, _)| array.shape[axis]);
+        let length = lengths().next().ok_or_else(|| control.fail("it scans no input"))?;
+        if lengths().any(|other| other != length) {
+            return Err(
+                control.fail(format!("it scans inputs of lengths {:?}", lengths().collect::<Vec<_>>()))
+            );
+        }
+        let stacks = self.stacks(carried)?;
+        let mut stacked = vec![Vec::new(); stacks];
+        for turn in 0..length {
+            let cut = |&(array, axis, is_reversed): &(&Array, usize, bool)| {
+                slice(array, axis, if is_reversed { length - 1 - turn } else { turn })
+            };
+            let given = state.into_iter().chain(scanned.iter().filter_map(cut)).collect();
+            let Some(results) = self.turn(0, given)? else { return Ok(None) };
+            let mut results = results.into_iter();
+            state = results.by_ref().take(carried).collect();
+            stacked.iter_mut().zip(results).for_each(|(parts, part)| parts.push(part));
+        }
+        for (at, parts) in stacked.iter_mut().enumerate() {
+            if scan.output_directions.get(at).is_some_and(|&direction| direction != 0) {
+                parts.reverse();
+            }
+            let axis = scan.output_axes.get(at).copied().unwrap_or(0);
+            state.push(self.stack(parts, carried + at, axis)?);
+        }
+        Ok(Some(state))
+    }
+
+    /// How many results of the body are stacked, those after the first `carried`.
+    fn stacks(&self, carried: usize) -> Result<usize, RunError> {
+        let results = self.control.body()?.results.len();
+        let misfit = || self.control.fail(format!("its body has {results} results, {carried} are carried"));
+        results.checked_sub(carried).ok_or_else(misfit)
+    }
+
+    /// The result number `at` of all turns side by side along `axis`.
+    fn stack(&self, parts: &[Array], at: usize, axis: i64) -> Result<Array, RunError> {
+        let control = self.control;
+        let Some(first) = parts.first() else {
+            let graph = control.body()?.interpreter.graph();
+            let info = graph.outputs().get(at).and_then(|&output| graph.value(output).info.as_ref());
+            return empty_stack(info, axis).map_err(|error| control.fail(error.to_string()));
+        };
+        let misfit = || control.fail(format!("what its turns give as result {at} does not fit together"));
+        let axis = resolve(axis, first.shape.len() + 1);
+        axis.and_then(|axis| stack(parts, axis)).ok_or_else(misfit)
+    }
+
+    /// Runs a body once on what is given to its own inputs; its results, or `None` when the watcher breaks.
+    fn turn(&mut self, index: usize, given: Vec<Array>) -> Result<Option<Vec<Array>>, RunError> {
+        let control = self.control;
+        let body = control.bodies.get(index).ok_or_else(|| control.fail("it has no body"))?;
+        let (found, expected) = (given.len(), body.inputs.len());
+        if found != expected {
+            return Err(control.fail(format!("its body has {expected} inputs, {found} are given")));
+        }
+        let mut inner: Live = body.inputs.iter().copied().zip(given).collect();
+        for (outer, input) in &body.captured {
+            if let Some(array) = outer.get(self.live) {
+                inner.insert(*input, array.clone());
+            }
+        }
+        if (self.watch)(index, body.interpreter.graph(), &inner).is_break() {
+            return Ok(None);
+        }
+        let sessions = self.loaded.0.entry(index).or_default();
+        let computed = body.interpreter.run_with(sessions, inner)?;
+        let result = |result: &ResultOf| match result {
+            ResultOf::Computed(at) => computed[*at].clone(),
+            ResultOf::Constant(array) => array.clone(),
+        };
+        Ok(Some(body.results.iter().map(result).collect()))
+    }
+
+    fn truth(&self, condition: &Array) -> Result<bool, RunError> {
+        let number = single(condition).ok_or_else(|| self.control.fail("its condition is no truth value"))?;
+        Ok(number != 0)
+    }
+}
+
+/// The only element of an array of integers or truth values.
+fn single(array: &Array) -> Option<i64> {
+    match (array.len(), array.to_i64()) {
+        (1, Some(elements)) => elements.first().copied(),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;
