@@ -47,9 +47,20 @@ impl Default for Bodies {
 /// breaks, the operator is run no further.
 pub type Watch<'w> = dyn FnMut(usize, &Graph, &Live) -> ControlFlow<()> + 'w;
 
-/// What is loaded of an operator's bodies, by their index.
+/// What is loaded of an operator's bodies.
 #[derive(Default)]
-pub struct LoadedBodies(HashMap<usize, Sessions>);
+pub struct LoadedBodies {
+    by_index: HashMap<usize, Sessions>,
+    /// Whether the operator is in a loop, so that its bodies are run many times on one sample.
+    in_loop: bool,
+}
+
+impl LoadedBodies {
+    /// Of an operator that is in a loop or not; nothing is loaded yet.
+    pub(crate) fn new(in_loop: bool) -> Self {
+        Self { by_index: HashMap::new(), in_loop }
+    }
+}
 
 /// A control-flow operator of the standard domain, ready to be run.
 pub struct Control<'a> {
@@ -455,7 +466,8 @@ impl Run<'_, '_, '_> {
         if (self.watch)(index, body.interpreter.graph(), &inner).is_break() {
             return Ok(None);
         }
-        let sessions = self.loaded.0.entry(index).or_default();
+        let repeats = self.loaded.in_loop || !matches!(control.kind, Kind::If { .. });
+        let sessions = self.loaded.by_index.entry(index).or_insert_with(|| Sessions::new(repeats));
         let computed = body.interpreter.run_with(sessions, inner)?;
         let result = |result: &ResultOf| match result {
             ResultOf::Computed(at) => computed[*at].clone(),

@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -282,7 +283,7 @@ impl<'a> Interpreter<'a> {
     pub fn run(&self, mut live: Live) -> Result<Vec<Array>, RunError> {
         for stage in &self.stages {
             let mut session = self.load(stage)?;
-            self.run_stage(stage, &mut session, &mut HashMap::new(), &mut live)?;
+            self.run_stage(stage, &mut session, &mut Kept::default(), &mut live)?;
         }
         self.take_wanted(live)
     }
@@ -291,7 +292,7 @@ impl<'a> Interpreter<'a> {
     pub(crate) fn run_with(&self, sessions: &mut Sessions, mut live: Live) -> Result<Vec<Array>, RunError> {
         self.load_all(sessions)?;
         for (stage, session) in self.stages.iter().zip(&mut sessions.stages) {
-            self.run_stage(stage, session, &mut sessions.bodies, &mut live)?;
+            self.run_stage(stage, session, &mut sessions.kept, &mut live)?;
         }
         self.take_wanted(live)
     }
@@ -309,7 +310,7 @@ impl<'a> Interpreter<'a> {
         &self,
         stage: &Stage,
         session: &mut Option<Box<dyn Session>>,
-        bodies: &mut HashMap<NodeId, LoadedBodies>,
+        kept: &mut Kept,
         live: &mut Live,
     ) -> Result<(), RunError> {
         if let Some(session) = session {
@@ -319,10 +320,22 @@ impl<'a> Interpreter<'a> {
             match &self.model.graph.node(id).op {
                 Op::QuantizeActivation(_) => self.run_quantize(id, live)?,
                 Op::Linear(_) | Op::QuantizedLinear(_) => {
-                    let (weight, low_rank) = self.weight(id)?;
-                    self.run_linear(id, &weight, low_rank.as_ref(), live)?;
+                    let once;
+                    let (weight, low_rank) = match kept.weights.as_mut().map(|weights| weights.entry(id)) {
+                        Some(Entry::Occupied(place)) => &*place.into_mut(),
+                        Some(Entry::Vacant(place)) => &*place.insert(self.weight(id)?),
+                        None => {
+                            once = self.weight(id)?;
+                            &once
+                        }
+                    };
+                    self.run_linear(id, weight, low_rank.as_ref(), live)?;
                 }
-                Op::Onnx(_) => self.run_control(id, bodies.entry(id).or_default(), live)?,
+                Op::Onnx(_) => {
+                    let in_loop = kept.weights.is_some();
+                    let loaded = kept.bodies.entry(id).or_insert_with(|| LoadedBodies::new(in_loop));
+                    self.run_control(id, loaded, live)?;
+                }
             }
         }
         stage.last_read.iter().for_each(|value| drop(live.remove(value)));
@@ -377,9 +390,28 @@ impl<'a> Interpreter<'a> {
 pub(crate) struct Sessions {
     /// The first stages.
     stages: Vec<Option<Box<dyn Session>>>,
+    kept: Kept,
+}
+
+impl Sessions {
+    /// Of a graph that `repeats` on one sample, or not; nothing is loaded yet.
+    pub(crate) fn new(repeats: bool) -> Self {
+        let weights = repeats.then(HashMap::new);
+        Self { stages: Vec::new(), kept: Kept { weights, ..Kept::default() } }
+    }
+}
+
+/// What stages keep from one run to the next.
+#[derive(Default)]
+struct Kept {
     /// Bodies that were entered, by their operator.
     bodies: HashMap<NodeId, LoadedBodies>,
+    /// Dequantized weights, in a graph that is run many times on few tokens.
+    weights: Option<HashMap<NodeId, Weight>>,
 }
+
+/// A weight `[N, K]` and the low-rank branch beside it.
+type Weight = (Vec<f32>, Option<LowRank>);
 
 /// An interpreter with every stage loaded.
 pub struct Prepared<'a> {
