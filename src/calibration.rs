@@ -35,7 +35,7 @@ pub(crate) fn input_specs(model: &Model) -> Result<Vec<InputSpec>, Error> {
 /// The tokenizer in `path`, checked against the vocabulary of the model that reads `specs`.
 pub(crate) fn tokenizer(model: &Model, specs: &[InputSpec], path: &Path) -> Result<Tokenizer, Error> {
     let tokenizer = Tokenizer::load(path)?;
-    if let Some(vocabulary) = token_input(specs).and_then(|tokens| vocabulary(&model.graph, &tokens.name)) {
+    if let Some(vocabulary) = token_input(specs).and_then(|tokens| vocabulary(model, &tokens.name)) {
         tokenizer.check_vocabulary(vocabulary)?;
     }
     Ok(tokenizer)
@@ -79,8 +79,7 @@ fn written(
         ))
     };
     let tokens = token_input(specs).ok_or_else(|| cannot("it has no token input"))?.name.clone();
-    let vocabulary =
-        vocabulary(&model.graph, &tokens).ok_or_else(|| cannot("its vocabulary is not known"))?;
+    let vocabulary = vocabulary(model, &tokens).ok_or_else(|| cannot("its vocabulary is not known"))?;
     let logits = logits_output(model, vocabulary).ok_or_else(|| cannot("it has no logits"))?;
     let (count, length) = (options.samples.unwrap_or(16), options.seq_len.unwrap_or(512));
     let interpreter = Interpreter::new(model, backend, vec![logits])?;

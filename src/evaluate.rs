@@ -66,7 +66,7 @@ pub fn evaluate(
         Error::Model(format!("{:?} is no language model: it has no {missing}", evaluation.model))
     };
     let input = token_input(&specs).ok_or_else(|| not_a_language_model("token input"))?;
-    let vocabulary = vocabulary(&model.graph, &input.name)
+    let vocabulary = vocabulary(&model, &input.name)
         .ok_or_else(|| not_a_language_model("embedding table of its tokens"))?;
     let logits = logits_output(&model, vocabulary).ok_or_else(|| not_a_language_model("logits"))?;
     let windows = windows(evaluation, tokenizer(&model, &specs, evaluation.tokenizer)?)?;

@@ -1,7 +1,8 @@
 //! How many tokens a language model knows.
 
+use zqc_ir::body::{Body, places};
 use zqc_ir::graph::Source;
-use zqc_ir::{Graph, ValueId};
+use zqc_ir::{Graph, Model, ValueId};
 
 use crate::constant_view::root;
 
@@ -19,13 +20,17 @@ pub(crate) fn ids_input(graph: &Graph, mut ids: ValueId) -> Option<ValueId> {
 }
 
 /// The number of tokens that the model's embedding knows: the rows of the constant table in which a `Gather` looks up
-/// the graph's input `tokens`. `None` when there is no such table.
-pub fn vocabulary(graph: &Graph, tokens: &str) -> Option<usize> {
-    let tokens = graph.find(tokens)?;
-    graph.nodes().find_map(|(_, node)| {
+/// the graph's input `tokens`, there or in the body of a control-flow operator. `None` when there is no such table.
+pub fn vocabulary(model: &Model, tokens: &str) -> Option<usize> {
+    let graph = &model.graph;
+    let input = graph.find(tokens)?;
+    let here = graph.nodes().find_map(|(_, node)| {
         node.op.as_standard("Gather")?;
         let (table, ids) = (root(graph, node.input(0)?), node.input(1)?);
         let [rows, _] = graph.literal(table)?.matrix_dims()?;
-        (ids_input(graph, ids) == Some(tokens)).then_some(rows)
-    })
+        (ids_input(graph, ids) == Some(input)).then_some(rows)
+    });
+    // A body has what it reads from outside as inputs of the same names.
+    let body = |place| vocabulary(&Body::take(model, place).ok()??.model, tokens);
+    here.or_else(|| places(graph).into_iter().find_map(body))
 }
