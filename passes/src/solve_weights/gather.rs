@@ -134,7 +134,8 @@ impl Gathering<'_> {
     }
 
     /// Adds what the layer's output on a sample, computed with the float weight, lacks of the float model's; and what the
-    /// stream that it is added to lacks. A token that the float model has not at the same place lacks nothing.
+    /// stream that it is added to lacks. A token of an expert that the float model has not at the same place
+    /// lacks nothing.
     fn add_lack(&self, layer: &Layer, sample: &Sample, moment: &mut CrossMoment) {
         let graph = self.interpreter.graph();
         let values =
@@ -158,11 +159,12 @@ impl Gathering<'_> {
             let differences = float.iter().zip(ours).map(|(float, ours)| float - ours);
             lack.iter_mut().zip(differences).for_each(|(lack, difference)| *lack += difference);
         }
+        let chooses_rows = chooses_rows(graph, activation(graph, layer.x));
         let &Linear { k, n, .. } = layer.linear;
         for ((x, float_x), lack) in
             x.chunks_exact(k).zip(float_x.chunks_exact(k)).zip(lack.chunks_exact_mut(n))
         {
-            if !is_same_token(x, float_x) {
+            if chooses_rows && !is_same_token(x, float_x) {
                 lack.fill(0.0);
             }
         }
@@ -173,6 +175,13 @@ impl Gathering<'_> {
     fn is_made_here(&self, value: ValueId) -> bool {
         self.interpreter.graph().producer(value).is_some_and(|id| self.stage.layers.contains(&id))
     }
+}
+
+/// Whether the rows of an activation are chosen while the model runs, as those of an expert.
+fn chooses_rows(graph: &Graph, activation: ValueId) -> bool {
+    let node = graph.producer(activation).map(|id| graph.node(id));
+    let gather = node.filter(|node| node.op.as_standard("Gather").is_some());
+    gather.is_some_and(|gather| gather.reads().all(|value| graph.literal(value).is_none()))
 }
 
 /// Whether two activations are one token's, of the quantized and of the float model: the models may send different tokens to
