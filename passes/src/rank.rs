@@ -82,11 +82,10 @@ impl Ranks<'_> {
         if is(&"Gather") {
             return (self.of(input(0)?)? + self.of(input(1)?)?).checked_sub(1);
         }
-        match () {
-            () if is(&"Reshape") => elements(1),
-            () if is(&"Flatten") => Some(2),
-            () => None,
+        if is(&"Reshape") {
+            return elements(1);
         }
+        is(&"Flatten").then_some(2)
     }
 }
 

@@ -250,7 +250,7 @@ impl Array {
 }
 
 /// Product of the dimensions, or `None` on overflow.
-fn element_count(shape: &[usize]) -> Option<usize> {
+pub(crate) fn element_count(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1usize, |product, &dim| product.checked_mul(dim))
 }
 

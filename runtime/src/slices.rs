@@ -5,7 +5,7 @@ use std::sync::Arc;
 use zqc_ir::onnx::proto::ValueInfoProto;
 use zqc_ir::onnx::proto::tensor_proto::DataType;
 
-use crate::array::{Array, ArrayData, ArrayError};
+use crate::array::{Array, ArrayData, ArrayError, element_count};
 use crate::inputs::{Dimension, InputSpec};
 
 /// The axis that `axis`, which counts from the end when it is negative, means among `rank`; `None` when there is none.
@@ -41,11 +41,12 @@ macro_rules! as_variant {
 /// The slice number `index` along `axis`, which it lacks; `None` beyond the end.
 pub(crate) fn slice(array: &Array, axis: usize, index: usize) -> Option<Array> {
     let extent = array.shape.get(axis).copied().filter(|&extent| index < extent)?;
-    let inner: usize = array.shape[axis + 1..].iter().product();
+    let inner = element_count(&array.shape[axis + 1..])?;
+    let whole = extent.checked_mul(inner)?.max(1);
     let mut shape = array.shape.clone();
     shape.remove(axis);
     let data = same_type!(&array.data, elements => {
-        let blocks = elements.chunks_exact((extent * inner).max(1));
+        let blocks = elements.chunks_exact(whole);
         blocks.flat_map(|block| &block[index * inner..(index + 1) * inner]).copied().collect::<Vec<_>>()
     });
     Some(Array { shape, data })
@@ -58,7 +59,7 @@ pub(crate) fn stack(parts: &[Array], axis: usize) -> Option<Array> {
     if axis > first.shape.len() || parts.iter().any(|part| part.shape != first.shape) {
         return None;
     }
-    let inner: usize = first.shape[axis..].iter().product();
+    let inner = element_count(&first.shape[axis..])?;
     let data = match &first.data {
         ArrayData::F32(_) => interleave(parts, inner, |data| as_variant!(data, F32)),
         ArrayData::I64(_) => interleave(parts, inner, |data| as_variant!(data, I64)),
@@ -135,6 +136,14 @@ mod tests {
         assert_eq!(stack(&[], 0), None);
         let empty = Array::new(vec![2, 0], Vec::<f32>::new()).unwrap();
         assert_eq!(stack(&[empty.clone(), empty], 1).unwrap().shape, [2, 2, 0]);
+    }
+
+    #[test]
+    fn dimensions_of_nothing_that_cannot_be_counted_give_nothing() {
+        let empty = Array::new(vec![0, usize::MAX, 3], Vec::<f32>::new()).unwrap();
+        assert_eq!(slice(&empty, 0, 0), None);
+        let wide = Array::new(vec![usize::MAX, 3, 0], Vec::<f32>::new());
+        assert_eq!(wide.ok().and_then(|wide| stack(&[wide], 0)), None);
     }
 
     #[test]

@@ -159,14 +159,11 @@ impl Gathering<'_> {
             let differences = float.iter().zip(ours).map(|(float, ours)| float - ours);
             lack.iter_mut().zip(differences).for_each(|(lack, difference)| *lack += difference);
         }
-        let chooses_rows = chooses_rows(graph, activation(graph, layer.x));
-        let &Linear { k, n, .. } = layer.linear;
-        for ((x, float_x), lack) in
-            x.chunks_exact(k).zip(float_x.chunks_exact(k)).zip(lack.chunks_exact_mut(n))
-        {
-            if chooses_rows && !is_same_token(x, float_x) {
-                lack.fill(0.0);
-            }
+        if chooses_rows(graph, activation(graph, layer.x)) {
+            let &Linear { k, n, .. } = layer.linear;
+            let tokens = x.chunks_exact(k).zip(float_x.chunks_exact(k)).zip(lack.chunks_exact_mut(n));
+            let others = tokens.filter(|((x, float_x), _)| !is_same_token(x, float_x));
+            others.for_each(|(_, lack)| lack.fill(0.0));
         }
         moment.accumulate(x, &lack);
     }

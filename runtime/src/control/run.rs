@@ -1,0 +1,165 @@
+//! A control-flow operator, run on one sample.
+
+use super::{Control, Kind, LoadedBodies, ResultOf, Scan, Watch};
+use crate::array::Array;
+use crate::interpreter::{Live, RunError, Sessions};
+use crate::slices::{empty_stack, resolve, slice, stack};
+
+/// An operator under way.
+pub(super) struct Run<'r, 'a, 'w> {
+    pub(super) control: &'r Control<'a>,
+    pub(super) live: &'r Live,
+    pub(super) loaded: &'r mut LoadedBodies,
+    pub(super) watch: &'r mut Watch<'w>,
+}
+
+impl Run<'_, '_, '_> {
+    /// An `If`.
+    pub(super) fn branch(
+        &mut self,
+        then_branch: usize,
+        else_branch: usize,
+    ) -> Result<Option<Vec<Array>>, RunError> {
+        let condition = self.truth(self.control.required(0, self.live)?)?;
+        self.turn(if condition { then_branch } else { else_branch }, Vec::new())
+    }
+
+    /// A `Loop`.
+    pub(super) fn turns(&mut self) -> Result<Option<Vec<Array>>, RunError> {
+        let (control, live) = (self.control, self.live);
+        let trips = match control.input(0, live) {
+            Some(count) => Some(single(count).ok_or_else(|| control.fail("its trip count is no integer"))?),
+            None => None,
+        };
+        let mut goes_on = control.input(1, live).map_or(Ok(true), |condition| self.truth(condition))?;
+        let carried = control.inputs.len().saturating_sub(2);
+        let mut state =
+            (0..carried).map(|at| control.required(2 + at, live).cloned()).collect::<Result<Vec<_>, _>>()?;
+        let stacks = self.stacks(1 + carried)?;
+        let mut stacked = vec![Vec::new(); stacks];
+        let mut turn = 0usize;
+        while goes_on && trips.is_none_or(|trips| i64::try_from(turn).is_ok_and(|turn| turn < trips)) {
+            if turn == control.most_turns {
+                return Err(control.fail(format!("it goes on after {turn} turns")));
+            }
+            let counter = Array { shape: Vec::new(), data: vec![turn as i64].into() };
+            let condition = Array { shape: Vec::new(), data: vec![goes_on].into() };
+            let given = [counter, condition].into_iter().chain(state).collect();
+            let Some(results) = self.turn(0, given)? else { return Ok(None) };
+            let mut results = results.into_iter();
+            goes_on = results.next().map_or(Ok(false), |condition| self.truth(&condition))?;
+            state = results.by_ref().take(carried).collect();
+            stacked.iter_mut().zip(results).for_each(|(parts, part)| parts.push(part));
+            turn += 1;
+        }
+        for (at, parts) in stacked.iter().enumerate() {
+            state.push(self.stack(parts, 1 + carried + at, 0)?);
+        }
+        Ok(Some(state))
+    }
+
+    /// A `Scan`.
+    pub(super) fn scan(&mut self, scan: &Scan) -> Result<Option<Vec<Array>>, RunError> {
+        let (control, live) = (self.control, self.live);
+        let misfit = || control.fail("it has fewer inputs than it scans");
+        let carried = control.inputs.len().checked_sub(scan.inputs).ok_or_else(misfit)?;
+        let mut state =
+            (0..carried).map(|at| control.required(at, live).cloned()).collect::<Result<Vec<_>, _>>()?;
+        let mut scanned = Vec::new();
+        for at in 0..scan.inputs {
+            let array = control.required(carried + at, live)?;
+            let axis = scan.input_axes.get(at).copied().unwrap_or(0);
+            let axis = resolve(axis, array.shape.len())
+                .ok_or_else(|| control.fail(format!("its input {} has no axis {axis}", carried + at)))?;
+            let is_reversed = scan.input_directions.get(at).is_some_and(|&direction| direction != 0);
+            scanned.push((array, axis, is_reversed));
+        }
+        let lengths = || scanned.iter().map(|&(array, axis, _)| array.shape[axis]);
+        let length = lengths().next().ok_or_else(|| control.fail("it scans no input"))?;
+        if lengths().any(|other| other != length) {
+            return Err(
+                control.fail(format!("it scans inputs of lengths {:?}", lengths().collect::<Vec<_>>()))
+            );
+        }
+        let stacks = self.stacks(carried)?;
+        let mut stacked = vec![Vec::new(); stacks];
+        for turn in 0..length {
+            let cut = |&(array, axis, is_reversed): &(&Array, usize, bool)| {
+                slice(array, axis, if is_reversed { length - 1 - turn } else { turn })
+            };
+            let given = state.into_iter().chain(scanned.iter().filter_map(cut)).collect();
+            let Some(results) = self.turn(0, given)? else { return Ok(None) };
+            let mut results = results.into_iter();
+            state = results.by_ref().take(carried).collect();
+            stacked.iter_mut().zip(results).for_each(|(parts, part)| parts.push(part));
+        }
+        for (at, parts) in stacked.iter_mut().enumerate() {
+            if scan.output_directions.get(at).is_some_and(|&direction| direction != 0) {
+                parts.reverse();
+            }
+            let axis = scan.output_axes.get(at).copied().unwrap_or(0);
+            state.push(self.stack(parts, carried + at, axis)?);
+        }
+        Ok(Some(state))
+    }
+
+    /// How many results of the body are stacked, those after the first `carried`.
+    fn stacks(&self, carried: usize) -> Result<usize, RunError> {
+        let results = self.control.body()?.results.len();
+        let misfit = || self.control.fail(format!("its body has {results} results, {carried} are carried"));
+        results.checked_sub(carried).ok_or_else(misfit)
+    }
+
+    /// The result number `at` of all turns side by side along `axis`.
+    fn stack(&self, parts: &[Array], at: usize, axis: i64) -> Result<Array, RunError> {
+        let control = self.control;
+        let Some(first) = parts.first() else {
+            let graph = control.body()?.interpreter.graph();
+            let info = graph.outputs().get(at).and_then(|&output| graph.value(output).info.as_ref());
+            return empty_stack(info, axis).map_err(|error| control.fail(error.to_string()));
+        };
+        let misfit = || control.fail(format!("what its turns give as result {at} does not fit together"));
+        let axis = resolve(axis, first.shape.len() + 1);
+        axis.and_then(|axis| stack(parts, axis)).ok_or_else(misfit)
+    }
+
+    /// Runs a body once on what is given to its own inputs; its results, or `None` when the watcher breaks.
+    fn turn(&mut self, index: usize, given: Vec<Array>) -> Result<Option<Vec<Array>>, RunError> {
+        let control = self.control;
+        let body = control.bodies.get(index).ok_or_else(|| control.fail("it has no body"))?;
+        let (found, expected) = (given.len(), body.inputs.len());
+        if found != expected {
+            return Err(control.fail(format!("its body has {expected} inputs, {found} are given")));
+        }
+        let mut inner: Live = body.inputs.iter().copied().zip(given).collect();
+        for (outer, input) in &body.captured {
+            if let Some(array) = outer.get(self.live) {
+                inner.insert(*input, array.clone());
+            }
+        }
+        if (self.watch)(index, body.interpreter.graph(), &inner).is_break() {
+            return Ok(None);
+        }
+        let repeats = self.loaded.in_loop || !matches!(control.kind, Kind::If { .. });
+        let sessions = self.loaded.by_index.entry(index).or_insert_with(|| Sessions::new(repeats));
+        let computed = body.interpreter.run_with(sessions, inner)?;
+        let result = |result: &ResultOf| match result {
+            ResultOf::Computed(at) => computed[*at].clone(),
+            ResultOf::Constant(array) => array.clone(),
+        };
+        Ok(Some(body.results.iter().map(result).collect()))
+    }
+
+    fn truth(&self, condition: &Array) -> Result<bool, RunError> {
+        let number = single(condition).ok_or_else(|| self.control.fail("its condition is no truth value"))?;
+        Ok(number != 0)
+    }
+}
+
+/// The only element of an array of integers or truth values.
+fn single(array: &Array) -> Option<i64> {
+    match (array.len(), array.to_i64()) {
+        (1, Some(elements)) => elements.first().copied(),
+        _ => None,
+    }
+}
