@@ -130,12 +130,15 @@ def table(results):
     lines = []
     for section in dict.fromkeys(section for section, _, _ in ROWS):
         rows = [(name, options, results["rows"].get(f"{section}: {name}")) for of, name, options in ROWS if of == section]
-        rows = [row for row in rows if row[2]]
-        if not rows:
+        if not any(row for _, _, row in rows):
             continue
         lines += ["", f"| {section} | " + " | ".join(labels) + " | bits | seconds | options |",
                   "|---" * (len(labels) + 4) + "|"]
         for name, options, row in rows:
+            if row is None:
+                # Left out, the row after it would be credited with its step.
+                lines.append(f"| {name} | " + "not measured | " * len(labels) + f"| | `{options}` |")
+                continue
             scores = " | ".join(number(row["perplexity"].get(label), 2) for label in labels)
             shown = f"`{options}`" if options else ""
             lines.append(f"| {name} | {scores} | {number(row['bits_per_weight'], 3)} | {number(row['seconds'], 0)} | {shown} |")

@@ -20,6 +20,7 @@ use crate::calibration::{Samples, samples};
 use crate::error::Error;
 use crate::memory;
 use crate::options::{Emit, Method, Options, Target};
+use crate::report::calibration;
 use crate::report::{
     ActivationReport, KeptLayer, LayerReport, Report, RequantizedLayer, StageReport, Totals,
 };
@@ -476,6 +477,7 @@ impl Report {
             let names = layers.join(", ");
             self.warnings.push(format!("without calibration data, rounded to nearest: {names} ({reason})"));
         }
+        self.warnings.extend(calibration::warnings(&self.layers));
         let quantized: HashSet<&str> = self.layers.iter().map(|layer| layer.layer.as_str()).collect();
         self.requantized.retain(|layer| quantized.contains(layer.layer.as_str()));
         for requantized in &self.requantized {

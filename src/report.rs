@@ -1,6 +1,7 @@
 //! What a compilation did: the data, and the page that shows it.
 
 mod activation;
+pub(crate) mod calibration;
 mod html;
 mod kinds;
 mod layer;

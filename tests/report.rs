@@ -58,6 +58,7 @@ fn layer(number: usize) -> LayerReport {
         weight_error_before: Some(0.11),
         output_error: Some(error),
         output_error_before: Some(1.25 * error),
+        calibration: None,
         weights: WeightHistogram {
             grid: vec![-6.0, -1.0, 0.0, 1.0, 6.0],
             limit: 8.0,

@@ -38,18 +38,6 @@ impl Default for GptqOptions {
     }
 }
 
-/// A solved weight matrix.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Solution {
-    /// Codes, scales and zero points.
-    pub matrix: QuantizedMatrix,
-    /// The relative damping used: the option's, or more where the Hessian could not be factored with it.
-    pub damping: f64,
-    /// `tr((W - Ŵ) H (W - Ŵ)ᵀ) / tr(W H Wᵀ)`: squared error of the layer's output on the calibration tokens, relative
-    /// to its energy; 0 when both are zero.
-    pub output_error: f64,
-}
-
 /// [`ROWS`] rows of weights, rounded.
 struct Rounded {
     /// In units of the scales, from the zero point: `[K][ROWS]`, in natural order.
@@ -74,8 +62,8 @@ impl Rounded {
 }
 
 /// A Hessian made ready to solve weights with: layers that read the same input share it.
-pub struct Gptq<'a> {
-    hessian: &'a Hessian,
+pub struct Gptq {
+    k: usize,
     options: GptqOptions,
     damping: f64,
     /// By how much the squared rounding error of each column counts in the search for scales, in natural order.
@@ -86,20 +74,18 @@ pub struct Gptq<'a> {
     blocks: Vec<Range<usize>>,
     /// The column at each position.
     permutation: Vec<usize>,
-    /// Features that are zero on every token.
-    dead: Vec<bool>,
     /// [`InverseFactor::transposed`].
     factor: Vec<f32>,
 }
 
-impl<'a> Gptq<'a> {
+impl Gptq {
     /// Factors `hessian`.
     ///
     /// # Errors
     ///
     /// Those [`SolveError`]s that are about the options or the Hessian; [`SolveError::NoTokens`] asks for a solver that
     /// needs no calibration, such as [`rtn`](crate::rtn).
-    pub fn new(hessian: &'a Hessian, options: GptqOptions) -> Result<Self, SolveError> {
+    pub fn new(hessian: &Hessian, options: GptqOptions) -> Result<Self, SolveError> {
         options.grouping.check()?;
         if !(options.damping.is_finite() && options.damping >= 0.0) {
             return Err(SolveError::Damping(options.damping));
@@ -114,11 +100,11 @@ impl<'a> Gptq<'a> {
         let Grouping { group_size, scale_search, constraint, .. } = options.grouping;
         let group_size = resolve_group_size(group_size, cols);
         Ok(Self {
-            hessian,
+            k: cols,
             options,
             damping,
             importance: match scale_search {
-                ScaleSearch::Hessian => hessian.diagonal().map(|h| (h / mean) as f32).collect(),
+                ScaleSearch::Hessian => hessian.diagonal().map(|h| importance(h / mean)).collect(),
                 ScaleSearch::Max | ScaleSearch::Mse => vec![1.0; cols],
             },
             static_groups: options.order == Order::Activation || constraint != ScaleConstraint::None,
@@ -127,31 +113,33 @@ impl<'a> Gptq<'a> {
                 Order::Activation => blocks(cols, cols, options.block_size),
             },
             permutation,
-            dead: hessian.diagonal().map(|h| h == 0.0).collect(),
             factor: transposed,
         })
     }
 
+    /// The relative damping used: the option's, or more where the Hessian could not be factored with it.
+    pub fn damping(&self) -> f64 {
+        self.damping
+    }
+
     /// Quantizes `weight` `[rows, K]` such that the layer's output on the tokens of the Hessian changes least.
     ///
-    /// Features that are zero on every token get weight 0.
+    /// Weights of features that are zero on every token change no output on these tokens; they are rounded to nearest, for
+    /// the tokens on which the features are not zero.
     ///
     /// # Errors
     ///
     /// Those [`SolveError`]s that are about the weight.
-    pub fn solve(&self, weight: &[f32], rows: usize) -> Result<Solution, SolveError> {
-        let cols = self.hessian.k();
-        check_weight(weight, rows, cols)?;
-        let matrix = self.options.grouping.quantize(weight, rows, cols, |weight| self.solve_rows(weight))?;
-        let output_error = self.hessian.relative_output_error(&matrix.dequantize(), weight);
-        Ok(Solution { matrix, damping: self.damping, output_error })
+    pub fn solve(&self, weight: &[f32], rows: usize) -> Result<QuantizedMatrix, SolveError> {
+        check_weight(weight, rows, self.k)?;
+        self.options.grouping.quantize(weight, rows, self.k, |weight| self.solve_rows(weight))
     }
 
     /// Solves at most [`ROWS`] rows of the weight matrix: the weights in units of their scales, from the zero point,
     /// rounded, `[K][ROWS]`, and the scales. Where there is a choice of scales, every row keeps those that lose least: the
     /// search before the solve does not know how the errors of a row add up.
     fn solve_rows(&self, weight: &[f32]) -> Result<(Vec<Column>, RowScales), SolveError> {
-        let natural = self.live_columns(weight);
+        let natural = to_columns(weight, self.k);
         let grouping = &self.options.grouping;
         let scales = if self.static_groups {
             pulp::Arch::new().dispatch(
@@ -209,15 +197,6 @@ impl<'a> Gptq<'a> {
         Ok(Rounded { values, scales, loss })
     }
 
-    /// Rows of the weight matrix as columns, zero where the feature is dead.
-    fn live_columns(&self, weight: &[f32]) -> Vec<Column> {
-        let mut columns = to_columns(weight, self.dead.len());
-        for (column, _) in columns.iter_mut().zip(&self.dead).filter(|&(_, &dead)| dead) {
-            column.fill(0.0);
-        }
-        columns
-    }
-
     /// Rounds the columns at the positions of `block` in place, and leaves in `errors` what the columns beyond must make
     /// up for.
     #[inline(always)]
@@ -256,6 +235,12 @@ impl<'a> Gptq<'a> {
             }
         }
     }
+}
+
+/// By how much the rounding errors of a feature count in the search for scales, given its energy relative to the mean. One
+/// that is zero on every token counts as the mean does: nothing is known of it but that it was not seen.
+fn importance(energy: f64) -> f32 {
+    if energy == 0.0 { 1.0 } else { energy as f32 }
 }
 
 /// Cuts the columns into blocks of at most `block_size`, each of them whole groups or part of one group, so that a group

@@ -4,10 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::{
-    matrix::{View, product},
-    quantized::ratio,
-};
+use crate::matrix::{View, product};
 
 /// Rows and columns of a tile: a constant, so that the partition does not depend on the number of threads.
 const TILE: usize = 256;
@@ -148,16 +145,48 @@ impl Hessian {
         parts.iter().sum()
     }
 
-    /// `tr((W - Ŵ) H (W - Ŵ)ᵀ) / tr(W H Wᵀ)` for two weights `[N, K]`: squared error of the layer's output on the
-    /// accumulated tokens, relative to its energy; 0 when both are zero.
+    /// Input features that are zero on every token.
+    pub fn dead_features(&self) -> usize {
+        self.diagonal().filter(|&h| h == 0.0).count()
+    }
+
+    /// Shrinks the correlations between features towards zero, the more the fewer tokens they were estimated from; the
+    /// energy of each feature stays. Returns the intensity, from 0 (nothing changes) to 1 (`H` becomes diagonal).
     ///
-    /// # Panics
-    ///
-    /// If the weights are not alike in shape or not a whole number of rows.
-    pub fn relative_output_error(&self, approximation: &[f32], weight: &[f32]) -> f64 {
-        assert_eq!(approximation.len(), weight.len(), "weights of different shapes");
-        let residual: Vec<f32> = weight.iter().zip(approximation).map(|(w, q)| w - q).collect();
-        ratio(self.output_energy(&residual), self.output_energy(weight))
+    /// Schäfer and Strimmer, "A Shrinkage Approach to Large-Scale Covariance Matrix Estimation" (Statistical Applications in
+    /// Genetics and Molecular Biology 4, 2005), target D: `Σ var(r) / Σ r²` over all correlations `r`, here with the variance
+    /// that normal features have in a large sample, `(1 - r²)² / (T - 1)`.
+    pub fn shrink_correlations(&mut self) -> f64 {
+        let diagonal: Vec<f64> = self.diagonal().collect();
+        let parts: Vec<(f64, f64)> = self
+            .tiles
+            .par_iter()
+            .map(|tile| {
+                let (mut spread, mut energy) = (0.0, 0.0);
+                for (row, sums) in tile.rows.clone().zip(tile.sums.chunks_exact(tile.cols.len())) {
+                    let below = tile.cols.clone().zip(sums).take_while(|&(col, _)| col < row);
+                    for (col, &h) in below.filter(|&(_, &h)| h != 0.0) {
+                        let squared = h * h / (diagonal[row] * diagonal[col]);
+                        spread += (1.0 - squared).powi(2);
+                        energy += squared;
+                    }
+                }
+                (spread, energy)
+            })
+            .collect();
+        let (spread, energy) = parts.iter().fold((0.0, 0.0), |sum, part| (sum.0 + part.0, sum.1 + part.1));
+        let freedom = self.tokens.saturating_sub(1) as f64;
+        let intensity = (spread / (freedom * energy)).min(1.0);
+        // No correlation to shrink, or a single token, of which all correlations are 1 or -1.
+        let intensity = if intensity.is_nan() || freedom == 0.0 { 1.0 } else { intensity };
+        self.tiles.par_iter_mut().for_each(|tile| {
+            let (rows, cols) = (tile.rows.clone(), tile.cols.clone());
+            for (row, sums) in rows.zip(tile.sums.chunks_exact_mut(cols.len())) {
+                let others = cols.clone().zip(sums).filter(|&(col, _)| col != row);
+                others.for_each(|(_, h)| *h *= 1.0 - intensity);
+            }
+        });
+        intensity
     }
 
     /// `H / h + λI` `[K, K]`, for `h` the mean of the diagonal and `λ` the `damping`; `None` when `H` is zero.

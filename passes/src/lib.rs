@@ -47,7 +47,7 @@ pub use lower::{LowerNative, LowerPortable};
 pub use pass::{Observer, Pass, PassError, Silent, run};
 pub use quantize_activations::QuantizeActivations;
 pub use raise::RaisePortable;
-pub use record::{ActivationRecord, BranchRecord, Coding, LayerRecord};
+pub use record::{ActivationRecord, BranchRecord, CalibrationRecord, Coding, HeldOutRecord, LayerRecord};
 pub use reuse_weights::{ReuseWeights, SolvedWeights};
 pub use select::Select;
 pub use share_constants::ShareConstants;

@@ -1,5 +1,6 @@
 //! What the passes tell of their work.
 
+use serde::{Deserialize, Serialize};
 use zqc_numerics::{Format, Ladder, QuantizedMatrix, Scales};
 
 use crate::statistics::{ActivationStatistics, WeightHistogram};
@@ -21,12 +22,47 @@ pub struct LayerRecord {
     pub coding: Coding,
     /// Bits per weight as stored, everything counted.
     pub bits_per_weight: f64,
-    /// Relative Frobenius error of the weight, `|W - Ŵ| / |W|`.
+    /// Relative Frobenius error of the weight, `|W - Ŵ| / |W|`, against the weight `W` in the source model.
     pub weight_error: f64,
-    /// Relative error of the layer's output on the calibration data, `|X(W - Ŵ)ᵀ| / |X Wᵀ|`, when it was calibrated.
+    /// Relative error of the layer's output on the calibration tokens, `|X(T - Ŵ)ᵀ| / |X Tᵀ|`, when it was calibrated. `T` is the
+    /// weight that the layer was solved for: `W`, moved by what the layer makes up for of the errors before it. Where tokens
+    /// are few, `X` are those held out.
     pub output_error: Option<f64>,
+    /// What the weight was solved on; `None` without calibration data.
+    pub calibration: Option<CalibrationRecord>,
     /// Time spent in the solver.
     pub seconds: f64,
+}
+
+/// What a weight was solved on.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct CalibrationRecord {
+    /// Calibration tokens that reached the weight's layers.
+    pub tokens: usize,
+    /// Input features that are zero on every token; their weights are rounded to nearest.
+    pub dead_features: usize,
+    /// Tokens of an expert to which the float model sends others: nothing is made up for on them.
+    pub unmatched_tokens: usize,
+    /// How GPTQ and rounding to nearest compare where tokens are few for the number of input features.
+    pub held_out: Option<HeldOutRecord>,
+}
+
+/// Output errors of the codes alone, as [`LayerRecord::output_error`], on tokens that they were not solved on.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct HeldOutRecord {
+    /// How many tokens.
+    pub tokens: usize,
+    /// The error of GPTQ's codes.
+    pub gptq_error: f64,
+    /// The error of the codes of rounding to nearest.
+    pub rtn_error: f64,
+}
+
+impl HeldOutRecord {
+    /// Whether GPTQ's codes are taken; else those of rounding to nearest.
+    pub fn takes_gptq(&self) -> bool {
+        self.gptq_error < self.rtn_error
+    }
 }
 
 /// How a weight `[N, K]` was coded.

@@ -2,8 +2,10 @@
 //! quantized stages before it put out, so that it repairs what they lost.
 
 mod gather;
+mod layer;
 mod reach;
 mod recipe;
+mod tokens;
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -13,19 +15,20 @@ use zqc_ir::op::{Linear, QuantizedLinear, port};
 use zqc_ir::operands;
 use zqc_ir::tensor::TensorError;
 use zqc_ir::{Change, FreshNames, Graph, Model, NewNode, Node, NodeId, Op, Patch, Tensor, ValueId};
-use zqc_numerics::SolveError;
 use zqc_runtime::{Array, Backend, Interpreter, RunError};
 
 use crate::pass::{Observer, Pass, PassError};
 use crate::record::LayerRecord;
 use gather::{Gathered, Gathering, Sample, inputs_of};
+use layer::{Evidence, Prepared, Weight};
 use reach::Blocked;
-use recipe::{Evidence, Ready};
 
 pub use recipe::{Branch, BranchMetric, Errors, Recipe, Solution};
 
 /// Why a layer is rounded to nearest though its stage runs: the tokens of its input go elsewhere, as an expert's may.
 const UNSEEN: &str = "no token of the calibration data comes to it";
+/// Why a layer is rounded to nearest though tokens come to it: none is left to decide whether GPTQ is better.
+const TOO_FEW: &str = "too few tokens of the calibration data come to it";
 
 /// Solves the weights of every `zqc.linear`, which becomes `zqc.quantized_linear`. A weight that several layers share
 /// is solved once, in the first stage that reads it, on the inputs of all its readers there.
@@ -140,23 +143,13 @@ impl Pass for SolveWeights<'_> {
                 let layers = solver.layers(&order);
                 observer.stage_started(0, 1, layers.len());
                 for layer in &layers {
-                    let solved = solver.solved.contains_key(&layer.key);
-                    let weight = if solved { Vec::new() } else { weight(model, layer)? };
-                    solver.solve(layer, 0, &weight, Origin::Evidence(Evidence::default()), observer)?;
+                    solver.round(layer, observer)?;
                 }
             }
             Method::Gptq(calibration) => solver.walk(calibration, observer)?,
         }
         Ok(solver.patch)
     }
-}
-
-/// Where the solution of a weight comes from.
-enum Origin<'o> {
-    /// It is solved on this.
-    Evidence(Evidence<'o>),
-    /// An earlier run has found it; the next of these is it.
-    Known(&'o mut std::vec::IntoIter<Solution>),
 }
 
 /// Whether these are solutions of the weights of `layers`.
@@ -224,12 +217,21 @@ impl<'a> Solver<'a> {
             gathered.activations.iter().cloned().for_each(|record| observer.activations_seen(record));
             let stored = known.is_some();
             match known {
-                Some(known) => self.restore(&layers, index, &weights, known, observer)?,
+                Some(known) => {
+                    for (layer, solution) in unsolved.iter().zip(known) {
+                        self.store(layer, index, &weights[&layer.key], solution, 0.0, observer)?;
+                    }
+                }
                 None => self.solve_stage(&layers, index, &weights, &gathered, calibration, observer)?,
             }
-            let unseen = |layer: &&&Layer| self.solved[&layer.key].solution.after.output.is_none();
-            for layer in unsolved.iter().filter(unseen) {
-                observer.layer_uncalibrated(&layer.linear.layer, UNSEEN);
+            layers.iter().for_each(|layer| self.replace(layer));
+            for layer in &unsolved {
+                let solution = &self.solved[&layer.key].solution;
+                if solution.after.output.is_none() {
+                    let tokens = solution.calibration.map_or(0, |calibration| calibration.tokens);
+                    let reason = if tokens == 0 { UNSEEN } else { TOO_FEW };
+                    observer.layer_uncalibrated(&layer.linear.layer, reason);
+                }
             }
             if let Some(checkpoints) = calibration.checkpoints.filter(|_| !stored) {
                 let solutions: Vec<&Solution> =
@@ -259,9 +261,20 @@ impl<'a> Solver<'a> {
         for layer in self.layers(&self.model.graph.order()?) {
             let Some(reason) = blocked.reason(layer.id) else { continue };
             observer.layer_uncalibrated(&layer.linear.layer, reason);
-            let weight = weight(self.model, &layer)?;
-            self.solve(&layer, 0, &weight, Origin::Evidence(Evidence::default()), observer)?;
+            self.round(&layer, observer)?;
         }
+        Ok(())
+    }
+
+    /// Rounds the weight of a layer to nearest.
+    fn round(&mut self, layer: &Layer, observer: &mut dyn Observer) -> Result<(), PassError> {
+        if !self.solved.contains_key(&layer.key) {
+            let started = Instant::now();
+            let weight = weight(self.model, layer)?;
+            let solution = solve(self.recipe, layer, &weight, Evidence::default())?;
+            self.store(layer, 0, &weight, solution, started.elapsed().as_secs_f64(), observer)?;
+        }
+        self.replace(layer);
         Ok(())
     }
 
@@ -284,89 +297,73 @@ impl<'a> Solver<'a> {
         calibration: &Calibration,
         observer: &mut dyn Observer,
     ) -> Result<(), PassError> {
-        let mut ready: HashMap<Vec<ValueId>, Ready> = HashMap::new();
-        for layer in layers {
+        let mut prepared: HashMap<Vec<ValueId>, Prepared> = HashMap::new();
+        for layer in self.unsolved(layers) {
+            let started = Instant::now();
             let inputs = inputs_of(layers, layer.key);
-            let hessian = &gathered.hessians[&inputs];
-            if !ready.contains_key(&inputs) {
+            if !prepared.contains_key(&inputs) {
                 let failed = |source| PassError::Solve { layer: layer.linear.layer.clone(), source };
-                ready.insert(
-                    inputs.clone(),
-                    Ready::new(hessian, self.recipe, calibration.corrects()).map_err(failed)?,
-                );
+                let tokens = &gathered.tokens[&inputs];
+                let ready = Prepared::new(tokens, self.recipe, calibration.corrects()).map_err(failed)?;
+                prepared.insert(inputs.clone(), ready);
             }
             let evidence = Evidence {
-                ready: Some(&ready[&inputs]),
+                prepared: Some(&prepared[&inputs]),
                 lack: gathered.lacks.get(&layer.key),
                 share: calibration.propagation,
             };
-            self.solve(layer, stage, &weights[&layer.key], Origin::Evidence(evidence), observer)?;
+            let weight = &weights[&layer.key];
+            let solution = solve(self.recipe, layer, weight, evidence)?;
+            self.store(layer, stage, weight, solution, started.elapsed().as_secs_f64(), observer)?;
         }
         Ok(())
     }
 
-    /// Takes the weights of a stage from those that an earlier run has solved.
-    fn restore(
-        &mut self,
-        layers: &[Layer],
-        stage: usize,
-        weights: &Weights,
-        known: Vec<Solution>,
-        observer: &mut dyn Observer,
-    ) -> Result<(), PassError> {
-        let mut known = known.into_iter();
-        for layer in layers {
-            self.solve(layer, stage, &weights[&layer.key], Origin::Known(&mut known), observer)?;
-        }
-        Ok(())
-    }
-
-    /// Solves the weight of a layer, `[N, K]`, unless another layer that shares it came first, and puts the change in the
-    /// patch.
-    fn solve(
+    /// Stores how the weight `[N, K]` of a layer was solved, in so many seconds.
+    fn store(
         &mut self,
         layer: &Layer,
         stage: usize,
         weight: &[f32],
-        origin: Origin,
+        solution: Solution,
+        seconds: f64,
         observer: &mut dyn Observer,
     ) -> Result<(), PassError> {
         let graph = &self.model.graph;
+        let &Layer { linear, key, .. } = layer;
+        let hint = &graph.value(key.value).name;
+        let unfit = |source| PassError::Operands { layer: linear.layer.clone(), source };
+        let mut change = Change::new(format!("{}: codes and scales of the weight", linear.layer));
+        let mut names = Vec::new();
+        for operand in operands::operands(&solution.matrix, solution.branch.as_ref()).map_err(unfit)? {
+            let name = self.names.fresh(&format!("{hint}_{}", operand.suffix));
+            names.push((operand.port, name.clone()));
+            change.initializers.push((name, operand.tensor));
+        }
+        self.patch.changes.push(change);
+        let source = graph.constant(key.value);
+        observer.layer_solved(LayerRecord {
+            layer: linear.layer.clone(),
+            k: linear.k,
+            n: linear.n,
+            stage,
+            source_bytes: source.map_or(0, |tensor| tensor.byte_len().unwrap_or(0) as u64),
+            coding: solution.coding(weight),
+            bits_per_weight: solution.bits_per_weight(),
+            weight_error: solution.after.weight,
+            output_error: solution.after.output,
+            calibration: solution.calibration,
+            seconds,
+        });
+        self.solved.insert(key, Solved { solution, operands: names });
+        Ok(())
+    }
+
+    /// Makes a quantized layer of a layer whose weight is solved.
+    fn replace(&mut self, layer: &Layer) {
+        let graph = &self.model.graph;
         let &Layer { id, linear, key, .. } = layer;
         let mut change = Change::new(format!("{}: float weight becomes codes and scales", linear.layer));
-        if !self.solved.contains_key(&key) {
-            let started = Instant::now();
-            let failed = |source: SolveError| PassError::Solve { layer: linear.layer.clone(), source };
-            let evidence = match origin {
-                Origin::Known(known) => known.next().ok_or(Evidence::default()),
-                Origin::Evidence(evidence) => Err(evidence),
-            };
-            let solution = evidence
-                .or_else(|evidence| self.recipe.solve(weight, linear.n, linear.k, evidence))
-                .map_err(failed)?;
-            let hint = graph.value(key.value).name.clone();
-            let unfit = |source| PassError::Operands { layer: linear.layer.clone(), source };
-            let mut names = Vec::new();
-            for operand in operands::operands(&solution.matrix, solution.branch.as_ref()).map_err(unfit)? {
-                let name = self.names.fresh(&format!("{hint}_{}", operand.suffix));
-                names.push((operand.port, name.clone()));
-                change.initializers.push((name, operand.tensor));
-            }
-            let source = self.model.graph.constant(key.value);
-            observer.layer_solved(LayerRecord {
-                layer: linear.layer.clone(),
-                k: linear.k,
-                n: linear.n,
-                stage,
-                source_bytes: source.map_or(0, |tensor| tensor.byte_len().unwrap_or(0) as u64),
-                coding: solution.coding(weight),
-                bits_per_weight: solution.bits_per_weight(),
-                weight_error: solution.after.weight,
-                output_error: solution.after.output,
-                seconds: started.elapsed().as_secs_f64(),
-            });
-            self.solved.insert(key, Solved { solution, operands: names });
-        }
         let solved = &self.solved[&key];
         let Solution { matrix, branch, .. } = &solved.solution;
         let mut node = NewNode::restore(graph, graph.node(id));
@@ -388,8 +385,14 @@ impl<'a> Solver<'a> {
         change.add.push(node);
         change.release.extend(linear.origin.iter().flat_map(Node::reads).chain([key.value]));
         self.patch.changes.push(change);
-        Ok(())
     }
+}
+
+/// Solves the weight `[N, K]` of a layer.
+fn solve(recipe: &Recipe, layer: &Layer, weight: &[f32], evidence: Evidence) -> Result<Solution, PassError> {
+    let values = Weight { values: weight, rows: layer.linear.n, cols: layer.linear.k };
+    let failed = |source| PassError::Solve { layer: layer.linear.layer.clone(), source };
+    recipe.solve(values, evidence).map_err(failed)
 }
 
 /// The layer's weight as rows `[N, K]`.

@@ -355,6 +355,21 @@ impl<'a> Interpreter<'a> {
         inputs.into_iter().filter_map(|(name, array)| Some((known(name)?, array))).collect()
     }
 
+    /// What a node reads or yields as `value` on one sample: float values `[..., width]`.
+    ///
+    /// # Errors
+    /// When the value is missing, is not of floats or of another width.
+    pub fn floats<'l>(
+        &self,
+        id: NodeId,
+        value: ValueId,
+        width: usize,
+        live: &'l Live,
+    ) -> Result<&'l [f32], RunError> {
+        let array = self.activation(id, Some(value), live, Some(width))?;
+        Ok(array.as_f32().unwrap_or_default())
+    }
+
     fn activation<'l>(
         &self,
         id: NodeId,

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use zqc_numerics::Ladder;
-use zqc_passes::{Coding, LayerRecord};
+use zqc_passes::{CalibrationRecord, Coding, LayerRecord};
 
 /// One quantized layer.
 #[derive(Debug, Clone, Serialize)]
@@ -25,14 +25,17 @@ pub struct LayerReport {
     pub bits_per_weight: f64,
     /// Size of the weight in the source, in bytes.
     pub source_bytes: u64,
-    /// `|W - Ŵ| / |W|` in the Frobenius norm.
+    /// `|W - Ŵ| / |W|` in the Frobenius norm, against the weight `W` of the source.
     pub weight_error: f64,
     /// The same without the low-rank branch; absent when there is none.
     pub weight_error_before: Option<f64>,
-    /// `|X(W - Ŵ)ᵀ| / |X Wᵀ|` on the calibration data; absent when the layer was rounded without data.
+    /// `|X(T - Ŵ)ᵀ| / |X Tᵀ|` on the calibration data, for the weight `T` that the layer was solved for: `W`, moved by what it
+    /// makes up for of the errors of earlier layers. Absent when the layer was rounded without data.
     pub output_error: Option<f64>,
     /// The same without the low-rank branch; absent when there is none.
     pub output_error_before: Option<f64>,
+    /// The tokens that it was solved on; absent without calibration data.
+    pub calibration: Option<CalibrationRecord>,
     /// The weights as the number format sees them.
     pub weights: WeightHistogram,
     /// The shifts that scales are constrained to, from 0 to the largest; empty when scales are not constrained.
@@ -95,6 +98,7 @@ impl From<LayerRecord> for LayerReport {
             bits_per_weight,
             weight_error,
             output_error,
+            calibration,
             seconds,
         } = record;
         let Coding { format, zero_points, group_size, weights, ladder, shifts, branch } = coding;
@@ -114,6 +118,7 @@ impl From<LayerRecord> for LayerReport {
             weight_error_before: branch.map(|branch| branch.weight_error_before),
             output_error,
             output_error_before: branch.and_then(|branch| branch.output_error_before),
+            calibration,
             weights: weights.into(),
             shifts: ladder.into_iter().cycle().zip((0..).zip(shifts)).map(shift).collect(),
             seconds,

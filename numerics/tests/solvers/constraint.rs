@@ -105,7 +105,7 @@ fn the_search_is_close_to_an_exhaustive_one() {
     for constraint in [ScaleConstraint::M2(Snap::Search), ScaleConstraint::M3] {
         let grouping = Grouping { scale_search: ScaleSearch::Hessian, ..constrained(constraint) };
         let options = GptqOptions { grouping, ..GptqOptions::default() };
-        let solved = Gptq::new(&hessian, options).unwrap().solve(&weight, rows).unwrap().matrix;
+        let solved = Gptq::new(&hessian, options).unwrap().solve(&weight, rows).unwrap();
         solved.check().unwrap();
         let (ladder, row_scales, steps) = parts(&solved.scales);
         for (row, weight) in weight.chunks(cols).enumerate() {
@@ -135,7 +135,7 @@ fn powers_of_two_in_both_orders() {
     for order in [Order::Natural, Order::Activation] {
         let grouping = constrained(ScaleConstraint::M1(Snap::Search));
         let options = GptqOptions { grouping, order, ..GptqOptions::default() };
-        let solved = Gptq::new(&hessian, options).unwrap().solve(&weight, rows).unwrap().matrix;
+        let solved = Gptq::new(&hessian, options).unwrap().solve(&weight, rows).unwrap();
         assert!(solved.scales.of_groups().iter().all(|scale| scale.log2().fract() == 0.0));
         assert_eq!(parts(&solved.scales).1.len(), rows);
     }

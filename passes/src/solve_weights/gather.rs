@@ -1,13 +1,14 @@
 //! Runs a stage on the calibration data and gathers what its layers are solved on.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use zqc_ir::graph::Port;
 use zqc_ir::op::Linear;
 use zqc_ir::{Graph, NodeId, Op, ValueId};
-use zqc_numerics::{CrossMoment, Hessian};
+use zqc_numerics::CrossMoment;
 use zqc_runtime::{Array, Interpreter, Live, LoadedBodies, RunError, Stage};
 
+use super::tokens::CalibrationTokens;
 use super::{Calibration, HessianSource, Layer, WeightKey, Weights};
 use crate::record::ActivationRecord;
 use crate::statistics::{ActivationStatistics, TokenSample};
@@ -37,12 +38,45 @@ pub(super) struct Gathering<'a> {
 
 /// What a stage showed.
 pub(super) struct Gathered {
-    /// The Hessian of every set of inputs that a weight reads.
-    pub hessians: HashMap<Vec<ValueId>, Hessian>,
+    /// The tokens of every set of inputs that a weight reads.
+    pub tokens: HashMap<Vec<ValueId>, CalibrationTokens>,
     /// What the layers of a weight lack, if they are to make up for it.
-    pub lacks: HashMap<WeightKey, CrossMoment>,
+    pub lacks: HashMap<WeightKey, Lack>,
     /// One for each distinct input.
     pub activations: Vec<ActivationRecord>,
+}
+
+/// What the outputs of a weight's layers lack of the float model's.
+pub(super) struct Lack {
+    pub moment: CrossMoment,
+    /// Tokens `x` `[T, K]` and what their outputs `[T, N]` lack, not summed up yet: every accumulation touches all `K N` sums,
+    /// so short samples wait for each other.
+    waiting: (Vec<f32>, Vec<f32>),
+    /// Tokens whose counterpart in the float model is not known, because it sends others to this expert; nothing is made up
+    /// for on them.
+    pub unmatched: usize,
+}
+
+impl Lack {
+    /// Tokens that are accumulated together at least.
+    const BLOCK: usize = 256;
+
+    fn new(&Linear { k, n, .. }: &Linear) -> Self {
+        Self { moment: CrossMoment::new(k, n), waiting: Default::default(), unmatched: 0 }
+    }
+
+    fn add(&mut self, x: &[f32], missing: &[f32], linear: &Linear) {
+        self.waiting.0.extend_from_slice(x);
+        self.waiting.1.extend_from_slice(missing);
+        if self.waiting.0.len() >= Self::BLOCK * linear.k {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        let (x, missing) = std::mem::take(&mut self.waiting);
+        self.moment.accumulate(&x, &missing);
+    }
 }
 
 impl Gathering<'_> {
@@ -62,11 +96,11 @@ impl Gathering<'_> {
         let mut bodies: HashMap<NodeId, LoadedBodies> = HashMap::new();
         let mut inputs: BTreeMap<ValueId, Input> = BTreeMap::new();
         for layer in self.layers {
-            let new = || Input::new(activation(graph, layer.x), layer.linear.k, samples.len());
-            inputs.entry(layer.x).or_insert_with(new);
+            inputs.entry(layer.x).or_insert_with(|| Input::new(graph, layer, samples.len()));
         }
-        let mut lacks: HashMap<WeightKey, CrossMoment> = HashMap::new();
-        for sample in samples {
+        let mut lacks: HashMap<WeightKey, Lack> = HashMap::new();
+        let count = samples.len();
+        for (at, sample) in samples.iter_mut().enumerate() {
             if let Some(session) = &mut session {
                 for live in sample.both() {
                     interpreter.run_nodes(stage, session.as_mut(), live)?;
@@ -78,7 +112,8 @@ impl Gathering<'_> {
                 }
             }
             for input in inputs.values_mut() {
-                input.see(&sample.quantized);
+                let (activation, width) = (input.activation, input.sampled.width());
+                input.see(interpreter.floats(input.layer, activation, width, &sample.quantized)?);
             }
             for &id in &stage.layers {
                 interpreter.run_quantize(id, &mut sample.quantized)?;
@@ -86,14 +121,13 @@ impl Gathering<'_> {
                     interpreter.pass_quantize(id, float)?;
                 }
             }
-            for (x, input) in &mut inputs {
+            for (&x, input) in inputs.iter_mut().filter(|_| to_solve) {
                 let source = match (&sample.float, self.calibration.hessian) {
                     (Some(float), HessianSource::Float) => float,
                     _ => &sample.quantized,
                 };
-                if to_solve {
-                    input.add(source.get(x));
-                }
+                let values = interpreter.floats(input.layer, x, input.sampled.width(), source)?;
+                input.tokens.add(values, at, count);
             }
             for layer in self.layers {
                 let weight = &weights[&layer.key];
@@ -103,23 +137,47 @@ impl Gathering<'_> {
                     interpreter.run_linear(layer.id, weight, None, &mut sample.quantized)?;
                 }
             }
-            if corrects {
+            if let Some(float) = sample.float.as_ref().filter(|_| corrects) {
                 for layer in self.layers {
-                    let moment = lacks
-                        .entry(layer.key)
-                        .or_insert_with(|| CrossMoment::new(layer.linear.k, layer.linear.n));
-                    self.add_lack(layer, sample, moment);
+                    let lack = lacks.entry(layer.key).or_insert_with(|| Lack::new(layer.linear));
+                    self.add_lack(layer, &sample.quantized, float, lack)?;
                 }
             }
         }
-        inputs.values_mut().for_each(Input::finish);
+        inputs.values_mut().for_each(|input| input.tokens.finish());
+        lacks.values_mut().for_each(Lack::flush);
         let activations = inputs.iter().map(|(&x, input)| self.record(x, input, index)).collect();
-        let mut hessians = HashMap::new();
-        for layer in self.layers.iter().filter(|_| to_solve) {
-            let shared = inputs_of(self.layers, layer.key);
-            hessians.entry(shared).or_insert_with_key(|shared| sum(shared, &inputs));
+        let tokens = if to_solve { self.by_weight(inputs) } else { HashMap::new() };
+        Ok(Gathered { tokens, lacks, activations })
+    }
+
+    /// The tokens of every set of inputs that a weight reads. Those of an input that is in one set only are moved there: a
+    /// Hessian is large.
+    fn by_weight(&self, mut inputs: BTreeMap<ValueId, Input>) -> HashMap<Vec<ValueId>, CalibrationTokens> {
+        let sets: HashSet<Vec<ValueId>> =
+            self.layers.iter().map(|layer| inputs_of(self.layers, layer.key)).collect();
+        let mut left: HashMap<ValueId, usize> = HashMap::new();
+        sets.iter().flatten().for_each(|&x| *left.entry(x).or_default() += 1);
+        let mut tokens = HashMap::new();
+        for set in sets {
+            let mut sum = CalibrationTokens::new(inputs[&set[0]].sampled.width());
+            for (at, x) in set.iter().enumerate() {
+                let sets_left = left.entry(*x).or_default();
+                *sets_left -= 1;
+                match inputs.remove(x) {
+                    Some(input) if at == 0 && *sets_left == 0 => sum = input.tokens,
+                    Some(input) => {
+                        sum.merge(&input.tokens);
+                        if *sets_left > 0 {
+                            inputs.insert(*x, input);
+                        }
+                    }
+                    None => {}
+                }
+            }
+            tokens.insert(set, sum.prepare());
         }
-        Ok(Gathered { hessians, lacks, activations })
+        tokens
     }
 
     fn record(&self, x: ValueId, input: &Input, stage: usize) -> ActivationRecord {
@@ -128,44 +186,51 @@ impl Gathering<'_> {
             value: self.interpreter.graph().value(input.activation).name.clone(),
             layers: readers.map(|layer| layer.linear.layer.clone()).collect(),
             stage,
-            width: input.tokens.width(),
-            statistics: ActivationStatistics::new(&input.tokens),
+            width: input.sampled.width(),
+            statistics: ActivationStatistics::new(&input.sampled),
         }
     }
 
     /// Adds what the layer's output on a sample, computed with the float weight, lacks of the float model's; and what the
     /// stream that it is added to lacks. A token of an expert that the float model has not at the same place
-    /// lacks nothing.
-    fn add_lack(&self, layer: &Layer, sample: &Sample, moment: &mut CrossMoment) {
-        let graph = self.interpreter.graph();
-        let values =
-            |live: &'_ Live, value: ValueId| live.get(&value).and_then(Array::as_f32).map(<[f32]>::to_vec);
-        let Some(float) = &sample.float else { return };
-        let Some(y) = graph.node(layer.id).output(0) else { return };
-        let [x, float_x] = [&sample.quantized, float].map(|live| live.get(&layer.x).and_then(Array::as_f32));
-        let (Some(x), Some(float_x)) = (x, float_x) else { return };
-        let (Some(mut lack), Some(ours)) = (values(float, y), values(&sample.quantized, y)) else { return };
-        if lack.len() != ours.len() {
-            return;
+    /// lacks nothing that is known.
+    fn add_lack(&self, layer: &Layer, ours: &Live, float: &Live, lack: &mut Lack) -> Result<(), RunError> {
+        let (interpreter, graph) = (self.interpreter, self.interpreter.graph());
+        let &Linear { k, n, .. } = layer.linear;
+        let [x, float_x] = [ours, float].map(|live| interpreter.floats(layer.id, layer.x, k, live));
+        let (x, float_x) = (x?, float_x?);
+        let Some(y) = graph.node(layer.id).output(0) else { return Ok(()) };
+        let [y, float_y] = [ours, float].map(|live| interpreter.floats(layer.id, y, n, live));
+        let (y, float_y) = (y?, float_y?);
+        if y.len() != float_y.len() {
+            lack.unmatched += x.len() / k;
+            return Ok(());
         }
-        lack.iter_mut().zip(ours).for_each(|(lack, ours)| *lack -= ours);
-        let stream = residual_stream(graph, y).filter(|&stream| !self.is_made_here(stream));
-        let stream =
-            stream.and_then(|stream| Some((values(float, stream)?, values(&sample.quantized, stream)?)));
-        if let Some((float, ours)) = stream
-            && float.len() == lack.len()
-            && ours.len() == lack.len()
-        {
-            let differences = float.iter().zip(ours).map(|(float, ours)| float - ours);
-            lack.iter_mut().zip(differences).for_each(|(lack, difference)| *lack += difference);
+        let mut missing: Vec<f32> = float_y.iter().zip(y).map(|(float, ours)| float - ours).collect();
+        if let Some(stream) = self.residual_stream(layer, ours, float) {
+            missing.iter_mut().zip(stream).for_each(|(missing, difference)| *missing += difference);
         }
         if chooses_rows(graph, activation(graph, layer.x)) {
-            let &Linear { k, n, .. } = layer.linear;
-            let tokens = x.chunks_exact(k).zip(float_x.chunks_exact(k)).zip(lack.chunks_exact_mut(n));
-            let others = tokens.filter(|((x, float_x), _)| !is_same_token(x, float_x));
-            others.for_each(|(_, lack)| lack.fill(0.0));
+            let tokens = x.chunks_exact(k).zip(float_x.chunks_exact(k)).zip(missing.chunks_exact_mut(n));
+            for (_, missing) in tokens.filter(|((x, float_x), _)| !is_same_token(x, float_x)) {
+                missing.fill(0.0);
+                lack.unmatched += 1;
+            }
         }
-        moment.accumulate(x, &lack);
+        lack.add(x, &missing, layer.linear);
+        Ok(())
+    }
+
+    /// What the stream that the layer's output is added to lacks, when it is computed already, and before this stage.
+    fn residual_stream<'l>(&self, layer: &Layer, ours: &'l Live, float: &'l Live) -> Option<Vec<f32>> {
+        let graph = self.interpreter.graph();
+        let y = graph.node(layer.id).output(0)?;
+        let stream = residual_stream(graph, y).filter(|&stream| !self.is_made_here(stream))?;
+        let values = |live: &'l Live, id| live.get(&id).and_then(Array::as_f32);
+        let (y, ours, float) = (values(ours, y)?, values(ours, stream)?, values(float, stream)?);
+        // A stream that is broadcast has no difference for every token.
+        let alike = ours.len() == y.len() && float.len() == y.len();
+        alike.then(|| float.iter().zip(ours).map(|(float, ours)| float - ours).collect())
     }
 
     /// Whether a layer of this stage yields the value: what it lacks is its own to make up for.
@@ -219,60 +284,29 @@ pub(super) fn inputs_of(layers: &[Layer], key: WeightKey) -> Vec<ValueId> {
     inputs
 }
 
-/// The Hessian over the tokens of several inputs.
-fn sum(shared: &[ValueId], inputs: &BTreeMap<ValueId, Input>) -> Hessian {
-    let mut sum = inputs[&shared[0]].hessian.clone();
-    shared[1..].iter().for_each(|x| sum.merge(&inputs[x].hessian));
-    sum
-}
-
-/// A distinct input of the stage's layers. Short samples wait for each other, because every accumulation touches all
-/// `K²` sums.
+/// A distinct input of the stage's layers.
 struct Input {
-    hessian: Hessian,
-    waiting: Vec<f32>,
+    tokens: CalibrationTokens,
     /// Before quantization.
     activation: ValueId,
-    tokens: TokenSample,
+    /// One of the layers that read it.
+    layer: NodeId,
+    sampled: TokenSample,
 }
 
 impl Input {
-    /// Tokens that are accumulated together.
-    const BLOCK: usize = 2048;
-
-    fn new(activation: ValueId, k: usize, samples: usize) -> Self {
+    fn new(graph: &Graph, layer: &Layer, samples: usize) -> Self {
         Self {
-            hessian: Hessian::new(k),
-            waiting: Vec::new(),
-            activation,
-            tokens: TokenSample::new(k, samples),
+            tokens: CalibrationTokens::new(layer.linear.k),
+            activation: activation(graph, layer.x),
+            layer: layer.id,
+            sampled: TokenSample::new(layer.linear.k, samples),
         }
     }
 
     /// Looks at the activation before it is quantized.
-    fn see(&mut self, live: &Live) {
-        if let Some(values) = self.values(live.get(&self.activation)) {
-            self.tokens.add(values);
-        }
-    }
-
-    fn add(&mut self, x: Option<&Array>) {
-        if let Some(values) = self.values(x) {
-            self.waiting.extend_from_slice(values);
-        }
-        if self.waiting.len() >= Self::BLOCK * self.hessian.k() {
-            self.hessian.accumulate(&self.waiting);
-            self.waiting.clear();
-        }
-    }
-
-    /// The values of a float array of the right width.
-    fn values<'v>(&self, array: Option<&'v Array>) -> Option<&'v [f32]> {
-        array.filter(|array| array.shape.last() == Some(&self.hessian.k())).and_then(Array::as_f32)
-    }
-
-    fn finish(&mut self) {
-        self.hessian.accumulate(&std::mem::take(&mut self.waiting));
+    fn see(&mut self, values: &[f32]) {
+        self.sampled.add(values);
     }
 }
 

@@ -1,12 +1,9 @@
-//! How one weight is solved.
+//! How weights are to be solved, and what comes of one.
 
 use serde::{Deserialize, Serialize};
-use zqc_numerics::{
-    Correction, CrossMoment, FactorFormat, Gptq, GptqOptions, Hessian, LowRank, Metric, QuantizedMatrix,
-    SolveError, lorc, relative_error, rtn,
-};
+use zqc_numerics::{FactorFormat, GptqOptions, LowRank, QuantizedMatrix};
 
-use crate::record::{BranchRecord, Coding};
+use crate::record::{BranchRecord, CalibrationRecord, Coding};
 
 /// How weights are solved.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -48,56 +45,12 @@ pub enum BranchMetric {
     Activation,
 }
 
-/// A Hessian made ready for every layer that reads its input.
-pub(super) struct Ready<'h> {
-    hessian: &'h Hessian,
-    /// `None` when no token reached the layer.
-    solvers: Option<Solvers<'h>>,
-    metric: Metric,
-}
-
-struct Solvers<'h> {
-    gptq: Gptq<'h>,
-    /// When layers make up for earlier ones.
-    correction: Option<Correction>,
-}
-
-impl<'h> Ready<'h> {
-    /// Factors `hessian` as often as the recipe needs, and once more if layers make up for earlier ones.
-    pub(super) fn new(hessian: &'h Hessian, recipe: &Recipe, corrects: bool) -> Result<Self, SolveError> {
-        let solvers = match Gptq::new(hessian, recipe.gptq) {
-            Ok(gptq) => {
-                let correction = corrects.then(|| Correction::new(hessian)).transpose()?;
-                Some(Solvers { gptq, correction })
-            }
-            Err(SolveError::NoTokens) => None,
-            Err(error) => return Err(error),
-        };
-        let metric = match recipe.branch {
-            Some(Branch { metric: BranchMetric::Activation, .. }) => Metric::activation(hessian),
-            _ => Metric::plain(),
-        };
-        Ok(Self { hessian, solvers, metric })
-    }
-}
-
-/// What is known of a layer's activations.
-#[derive(Default)]
-pub(super) struct Evidence<'a> {
-    /// `None` without calibration data.
-    pub ready: Option<&'a Ready<'a>>,
-    /// What the layer's output lacks because of the layers before it.
-    pub lack: Option<&'a CrossMoment>,
-    /// The share of it that the layer makes up for.
-    pub share: f64,
-}
-
 /// Errors of a solved layer.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Errors {
-    /// `|W - Ŵ| / |W|`.
+    /// `|W - Ŵ| / |W|`, against the weight in the source model.
     pub weight: f64,
-    /// `|X(W - Ŵ)ᵀ| / |X Wᵀ|`, when there was data.
+    /// As [`LayerRecord::output_error`](crate::LayerRecord::output_error), when there was data.
     pub output: Option<f64>,
 }
 
@@ -112,6 +65,8 @@ pub struct Solution {
     pub before: Errors,
     /// The errors of codes and branch.
     pub after: Errors,
+    /// What it was solved on; `None` without calibration data.
+    pub calibration: Option<CalibrationRecord>,
 }
 
 impl Solution {
@@ -138,58 +93,4 @@ impl Solution {
     pub(super) fn bits_per_weight(&self) -> f64 {
         self.matrix.bits_per_weight() + self.branch.as_ref().map_or(0.0, LowRank::bits_per_weight)
     }
-}
-
-impl Recipe {
-    /// Solves `weight` `[rows, cols]`.
-    pub(super) fn solve(
-        &self,
-        weight: &[f32],
-        rows: usize,
-        cols: usize,
-        evidence: Evidence,
-    ) -> Result<Solution, SolveError> {
-        let solvers = evidence.ready.and_then(|ready| ready.solvers.as_ref());
-        let correction = solvers.and_then(|solvers| solvers.correction.as_ref());
-        let corrected = match (correction, evidence.lack) {
-            (Some(correction), Some(lack)) => Some(correction.apply(weight, rows, lack, evidence.share)?),
-            _ => None,
-        };
-        let target = corrected.as_deref().unwrap_or(weight);
-        let code = |weight: &[f32]| match solvers {
-            Some(solvers) => Ok(solvers.gptq.solve(weight, rows)?.matrix),
-            None => rtn(weight, rows, cols, &self.gptq.grouping),
-        };
-        let errors = |approximation: &[f32]| Errors {
-            weight: relative_error(approximation, weight),
-            output: evidence
-                .ready
-                .filter(|ready| ready.solvers.is_some())
-                .map(|ready| ready.hessian.relative_output_error(approximation, target).sqrt()),
-        };
-        let mut matrix = code(target)?;
-        let mut dense = matrix.dequantize();
-        let before = errors(&dense);
-        let Some(options) = &self.branch else {
-            return Ok(Solution { matrix, branch: None, before, after: before });
-        };
-        let plain = Metric::plain();
-        let metric = evidence.ready.map_or(&plain, |ready| &ready.metric);
-        let branch_of = |dense: &[f32]| {
-            let error = difference(target, dense);
-            lorc(&error, rows, cols, options.rank, metric, options.factors)
-        };
-        let mut branch = branch_of(&dense)?;
-        for _ in 1..options.rounds {
-            matrix = code(&difference(target, &branch.dense()))?;
-            dense = matrix.dequantize();
-            branch = branch_of(&dense)?;
-        }
-        dense.iter_mut().zip(branch.dense()).for_each(|(weight, branch)| *weight += branch);
-        Ok(Solution { after: errors(&dense), matrix, branch: Some(branch), before })
-    }
-}
-
-fn difference(whole: &[f32], part: &[f32]) -> Vec<f32> {
-    whole.iter().zip(part).map(|(whole, part)| whole - part).collect()
 }

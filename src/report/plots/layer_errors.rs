@@ -55,8 +55,9 @@ pub(super) fn section(layers: &[LayerReport]) -> Markup {
             @if of_outputs {
                 h2 { "Output error" }
                 p {
-                    "How far the output of each layer on the calibration data is from that of the float layer: "
-                    span.formula { "|X(W − Ŵ)ᵀ| / |X Wᵀ|" } "."
+                    "How far the output of each layer on the calibration data is from that of the weight it was solved for: "
+                    span.formula { "|X(T − Ŵ)ᵀ| / |X Tᵀ|" } ", where " span.formula { "T" } " is the float weight, moved by "
+                    "what the layer makes up for of the errors of earlier layers."
                 }
             } @else {
                 h2 { "Weight error" }
