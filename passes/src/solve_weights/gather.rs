@@ -9,6 +9,7 @@ use zqc_numerics::{CrossMoment, Hessian};
 use zqc_runtime::{Array, Interpreter, Live, LoadedBodies, RunError, Stage};
 
 use super::{Calibration, HessianSource, Layer, WeightKey, Weights};
+use crate::pass::PassError;
 use crate::record::ActivationRecord;
 use crate::statistics::{ActivationStatistics, TokenSample};
 
@@ -54,7 +55,7 @@ impl Gathering<'_> {
         weights: &Weights,
         samples: &mut [Sample],
         to_solve: bool,
-    ) -> Result<Gathered, RunError> {
+    ) -> Result<Gathered, PassError> {
         let (interpreter, stage) = (self.interpreter, self.stage);
         let graph = interpreter.graph();
         let corrects = to_solve && self.calibration.corrects();
@@ -66,24 +67,25 @@ impl Gathering<'_> {
             inputs.entry(layer.x).or_insert_with(new);
         }
         let mut lacks: HashMap<WeightKey, CrossMoment> = HashMap::new();
-        for sample in samples {
+        for (index, sample) in samples.iter_mut().enumerate() {
+            let failed = |source| PassError::Sample { sample: index, source };
             if let Some(session) = &mut session {
                 for live in sample.both() {
-                    interpreter.run_nodes(stage, session.as_mut(), live)?;
+                    interpreter.run_nodes(stage, session.as_mut(), live).map_err(failed)?;
                 }
             }
             for &id in &stage.layers {
                 for live in sample.both() {
-                    interpreter.run_control(id, bodies.entry(id).or_default(), live)?;
+                    interpreter.run_control(id, bodies.entry(id).or_default(), live).map_err(failed)?;
                 }
             }
             for input in inputs.values_mut() {
                 input.see(&sample.quantized);
             }
             for &id in &stage.layers {
-                interpreter.run_quantize(id, &mut sample.quantized)?;
+                interpreter.run_quantize(id, &mut sample.quantized).map_err(failed)?;
                 if let Some(float) = &mut sample.float {
-                    interpreter.pass_quantize(id, float)?;
+                    interpreter.pass_quantize(id, float).map_err(failed)?;
                 }
             }
             for (x, input) in &mut inputs {
@@ -91,16 +93,18 @@ impl Gathering<'_> {
                     (Some(float), HessianSource::Float) => float,
                     _ => &sample.quantized,
                 };
-                if to_solve {
-                    input.add(source.get(x));
+                if to_solve && !input.add(source.get(x)) {
+                    let layer = self.layers.iter().find(|layer| layer.x == *x);
+                    let node = layer.map_or_else(String::new, |layer| graph.label(layer.id));
+                    return Err(failed(RunError::NotFinite { node }));
                 }
             }
             for layer in self.layers {
                 let weight = &weights[&layer.key];
                 let Some(float) = &mut sample.float else { continue };
-                interpreter.run_linear(layer.id, weight, None, float)?;
+                interpreter.run_linear(layer.id, weight, None, float).map_err(failed)?;
                 if corrects {
-                    interpreter.run_linear(layer.id, weight, None, &mut sample.quantized)?;
+                    interpreter.run_linear(layer.id, weight, None, &mut sample.quantized).map_err(failed)?;
                 }
             }
             if corrects {
@@ -256,14 +260,18 @@ impl Input {
         }
     }
 
-    fn add(&mut self, x: Option<&Array>) {
-        if let Some(values) = self.values(x) {
-            self.waiting.extend_from_slice(values);
+    /// Adds the tokens of a sample; whether all of their values are finite.
+    fn add(&mut self, x: Option<&Array>) -> bool {
+        let Some(values) = self.values(x) else { return true };
+        if !values.iter().all(|value| value.is_finite()) {
+            return false;
         }
+        self.waiting.extend_from_slice(values);
         if self.waiting.len() >= Self::BLOCK * self.hessian.k() {
             self.hessian.accumulate(&self.waiting);
             self.waiting.clear();
         }
+        true
     }
 
     /// The values of a float array of the right width.
