@@ -323,7 +323,7 @@ pub(crate) struct Steps<'a> {
 /// The built-in pass of this name.
 fn built_in(name: &str) -> Result<&'static str, Error> {
     let known = Compiler::PASSES.into_iter().find(|pass| *pass == name);
-    known.ok_or_else(|| Error::UnknownPass { name: name.to_string() })
+    known.ok_or_else(|| Error::UnknownPass { name: name.to_string(), known: &Compiler::PASSES })
 }
 
 impl Steps<'_> {

@@ -7,7 +7,6 @@ use zqc_kernels::{EmitError, OpenError, StagingError};
 use zqc_passes::PassError;
 use zqc_runtime::{BackendError, DataError, InputError, RunError, TokenizerError};
 
-use crate::compiler::Compiler;
 use crate::verify::VerifyError;
 
 /// Why a command failed. Nothing was written.
@@ -46,10 +45,12 @@ pub enum Error {
         source: RunError,
     },
     /// No built-in pass has this name.
-    #[error("there is no pass {name:?}; the passes are {}", Compiler::PASSES.join(", "))]
+    #[error("there is no pass {name:?}; the passes are {}", known.join(", "))]
     UnknownPass {
         /// The name asked for.
         name: String,
+        /// The names of the built-in passes.
+        known: &'static [&'static str],
     },
     /// The model is of a kind that the command cannot work on.
     #[error("{0}")]
