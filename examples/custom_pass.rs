@@ -47,7 +47,7 @@ impl Pass for KeepOutliers {
 
 fn main() -> Result<(), zqc::Error> {
     let options = Options { method: Method::Rtn, ..Options::default() };
-    let compiler = Compiler::new(options).add_after("select", Box::new(KeepOutliers { limit: 6.0 }));
+    let compiler = Compiler::new(options).add_after("select", Box::new(KeepOutliers { limit: 6.0 }))?;
     let output = std::env::temp_dir().join("tiny.custom.onnx");
     let report = compiler.compile("examples/tiny/model.onnx".as_ref(), &output)?;
     for kept in &report.kept {

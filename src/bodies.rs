@@ -21,12 +21,13 @@ use std::ops::ControlFlow;
 use zqc_ir::body::{Body, Place, places};
 use zqc_ir::verify::verify;
 use zqc_ir::{Graph, Model, NodeId, Op, ValueId};
-use zqc_passes::{LowerPortable, PassError, ReuseWeights, Silent, SolvedWeights, run};
+use zqc_passes::{LowerPortable, PassError, ReuseWeights, Silent, SolvedWeights};
 use zqc_runtime::{Array, Backend, Bodies, Control, Interpreter, Live, LoadedBodies, RunError};
 
-use crate::compiler::Steps;
+use crate::compiler::{Compiler, Steps};
 use crate::error::Error;
-use crate::options::{Method, Options};
+use crate::options::Method;
+use crate::report::Report;
 
 /// Names this step in errors.
 const PASS: &str = "bodies";
@@ -48,14 +49,13 @@ struct Data {
     failure: Option<String>,
 }
 
-/// Whether a body in `model`, or one inside it, has layers that `options` would quantize.
-pub(crate) fn hold_layers(model: &Model, options: &Options) -> bool {
+/// Whether a body in `model`, or one inside it, has layers that `compiler` would quantize.
+pub(crate) fn hold_layers(model: &Model, compiler: &Compiler) -> bool {
     places(&model.graph).into_iter().any(|place| {
         let Ok(Some(Body { mut model, .. })) = Body::take(model, place) else { return false };
-        let mut finders = options.finders().into_iter();
-        let found = finders.try_for_each(|pass| run(pass.as_ref(), &mut model, &mut Silent));
-        let layers = model.graph.nodes().any(|(_, node)| matches!(node.op, Op::Linear(_)));
-        found.is_ok() && layers || hold_layers(&model, options)
+        let (report, events) = (&mut Report::default(), &mut Silent);
+        let mut steps = Steps { compiler, model: &mut model, report, events };
+        steps.find_layers().is_ok() && steps.has_layers() || hold_layers(&model, compiler)
     })
 }
 
@@ -109,7 +109,7 @@ impl Steps<'_> {
             events: self.events,
         };
         steps.find_layers()?;
-        if !steps.has_layers() && !hold_layers(steps.model, steps.compiler.options()) {
+        if !steps.has_layers() && !hold_layers(steps.model, steps.compiler) {
             return Ok(());
         }
         steps.quantize_activations()?;

@@ -1,15 +1,18 @@
 //! The samples that a model is calibrated on: from files, or written by the model itself.
 
-use std::path::Path;
+use std::cell::OnceCell;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use zqc_ir::Model;
 use zqc_ir::tensor::DataType;
-use zqc_passes::vocabulary;
+use zqc_passes::{PassError, vocabulary};
 use zqc_runtime::{
-    Array, Backend, Dimension, InputSpec, Interpreter, Sample, Tokenizer, load_calibration, make_inputs,
-    synthesize, token_input,
+    Array, Backend, Dimension, InputSpec, Interpreter, Sample, SampleOptions, Tokenizer, load_calibration,
+    make_inputs, synthesize, token_input,
 };
 
+use crate::compiler::Events;
 use crate::error::Error;
 use crate::options::Options;
 use crate::resume::State;
@@ -19,10 +22,33 @@ const PASSAGE: usize = 32;
 /// The text is the same in every run.
 const SEED: u64 = 0;
 
+/// Tokens of a sample of a file, unless the model or the options say otherwise.
+const LENGTH: usize = 2048;
+
 /// Inputs of the model by name, one entry a sample, and where they come from, in words.
 pub(crate) struct Samples {
     pub inputs: Vec<Vec<(String, Array)>>,
+    /// Where each sample is in the files; of text that the model wrote itself, nowhere.
+    pub places: Vec<String>,
     pub origin: String,
+}
+
+impl Samples {
+    /// No samples: weights are rounded to nearest.
+    pub fn none() -> Self {
+        let origin = "none: weights are rounded to nearest".to_string();
+        Self { inputs: Vec::new(), places: Vec::new(), origin }
+    }
+
+    /// An error of calibration with the place of the sample that it comes of.
+    pub fn named(&self, error: Error) -> Error {
+        match error {
+            Error::Pass(PassError::Sample { sample, source }) if sample < self.places.len() => {
+                Error::Sample { place: self.places[sample].clone(), source }
+            }
+            other => other,
+        }
+    }
 }
 
 /// What the callers of `model` must feed.
@@ -32,36 +58,62 @@ pub(crate) fn input_specs(model: &Model) -> Result<Vec<InputSpec>, Error> {
     Ok(infos.map(|info| InputSpec::of_input(&info)).collect::<Result<_, _>>()?)
 }
 
-/// The tokenizer in `path`, checked against the vocabulary of the model that reads `specs`.
-pub(crate) fn tokenizer(model: &Model, specs: &[InputSpec], path: &Path) -> Result<Tokenizer, Error> {
-    let tokenizer = Tokenizer::load(path)?;
-    if let Some(vocabulary) = token_input(specs).and_then(|tokens| vocabulary(model, &tokens.name)) {
-        tokenizer.check_vocabulary(vocabulary)?;
-    }
-    Ok(tokenizer)
+/// The `tokenizer.json` that lies beside a model, or else one folder above it, as exporters put it.
+pub fn find_tokenizer(model: &Path) -> Option<PathBuf> {
+    let folder = match model.parent()? {
+        folder if folder.as_os_str().is_empty() => Path::new("."),
+        folder => folder,
+    };
+    let paths = [folder, &folder.join("..")].map(|folder| folder.join("tokenizer.json"));
+    paths.into_iter().find(|path| path.is_file())
 }
 
-/// The calibration samples that `options` ask for; `progress` hears how many runs of how many a model that writes its
-/// own text has done. What it writes is kept in `state`.
+/// The calibration samples that `options` ask for, of the model in the file `source`. What the model writes itself is kept in
+/// `state`.
 pub(crate) fn samples(
     model: &Model,
+    source: Option<&Path>,
     options: &Options,
     backend: &dyn Backend,
     state: Option<&State>,
-    progress: &mut dyn FnMut(usize, usize),
+    events: &mut dyn Events,
 ) -> Result<Samples, Error> {
     let specs = input_specs(model)?;
     if options.calibration.is_empty() {
-        return written(model, &specs, options, backend, state, progress);
+        return written(model, &specs, options, backend, state, events);
     }
-    let tokenizer = options.tokenizer.as_deref().map(|path| tokenizer(model, &specs, path)).transpose()?;
-    let (count, length) = (options.samples.unwrap_or(128), options.seq_len.unwrap_or(2048));
-    let loaded =
-        load_calibration(&options.calibration, tokenizer.as_ref(), &specs, count, length, options.bos)?;
-    let inputs = loaded.iter().map(|sample| make_inputs(&specs, sample)).collect::<Result<Vec<_>, _>>()?;
+    let found = OnceCell::new();
+    let tokenizer = || {
+        let beside = || source.and_then(find_tokenizer).map(|path| found.get_or_init(|| path).clone());
+        let path = options.tokenizer.clone().or_else(beside);
+        path.map(|path| Tokenizer::load(&path).map(Arc::new)).transpose()
+    };
+    let tokens = token_input(&specs);
+    let fixed = tokens.and_then(|tokens| match tokens.shape.as_deref() {
+        Some([_, Dimension::Fixed(length)]) => Some(*length),
+        _ => None,
+    });
+    let loaded = load_calibration(
+        &options.calibration,
+        &SampleOptions {
+            specs: &specs,
+            vocabulary: tokens.and_then(|tokens| vocabulary(model, &tokens.name)),
+            tokenizer: &tokenizer,
+            samples: options.samples.unwrap_or(128),
+            seq_len: options.seq_len.or(fixed).unwrap_or(LENGTH),
+            bos: options.bos,
+        },
+    );
+    if let Some(path) = found.get() {
+        events.tokenizer_found(path);
+    }
+    let loaded = loaded?;
+    let inputs = loaded.iter().map(|loaded| make_inputs(&specs, &loaded.sample));
+    let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
     let files: Vec<_> = options.calibration.iter().map(|path| path.display().to_string()).collect();
     let origin = format!("{} samples of {}", inputs.len(), files.join(", "));
-    Ok(Samples { inputs, origin })
+    let places = loaded.into_iter().map(|loaded| loaded.place).collect();
+    Ok(Samples { inputs, places, origin })
 }
 
 /// Text that a causal language model samples from its own logits.
@@ -71,7 +123,7 @@ fn written(
     options: &Options,
     backend: &dyn Backend,
     state: Option<&State>,
-    progress: &mut dyn FnMut(usize, usize),
+    events: &mut dyn Events,
 ) -> Result<Samples, Error> {
     let cannot = |why: &str| {
         Error::Model(format!(
@@ -81,6 +133,9 @@ fn written(
     let tokens = token_input(specs).ok_or_else(|| cannot("it has no token input"))?.name.clone();
     let vocabulary = vocabulary(model, &tokens).ok_or_else(|| cannot("its vocabulary is not known"))?;
     let logits = logits_output(model, vocabulary).ok_or_else(|| cannot("it has no logits"))?;
+    if let Some(bos) = options.bos.filter(|&bos| bos >= vocabulary as i64) {
+        return Err(Error::Model(format!("--bos {bos}: the model knows only {vocabulary} tokens")));
+    }
     let (count, length) = (options.samples.unwrap_or(16), options.seq_len.unwrap_or(512));
     let interpreter = Interpreter::new(model, backend, vec![logits])?;
     let mut prepared = interpreter.prepare()?;
@@ -90,7 +145,7 @@ fn written(
     };
     let (mut runs, all) = (0, count * (PASSAGE.min(length) - 1));
     let mut run = |sequence: &[i64]| -> Result<Array, Error> {
-        progress(runs, all);
+        events.step_advanced(runs, all);
         runs += 1;
         let inputs = inputs(sequence)?;
         let live = interpreter.feed(inputs.iter().map(|(name, array)| (name.as_str(), array.clone())));
@@ -108,7 +163,7 @@ fn written(
     };
     let inputs = sequences.iter().map(|s| inputs(s)).collect::<Result<Vec<_>, _>>()?;
     let origin = format!("{count} samples of {length} tokens that the model wrote itself");
-    Ok(Samples { inputs, origin })
+    Ok(Samples { inputs, places: Vec::new(), origin })
 }
 
 /// The output that holds the logits: the one so named, else the first of floats whose declared width is the

@@ -1,7 +1,7 @@
 //! The whole chain, from file to file.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use zqc_ir::onnx::WriteError;
@@ -40,6 +40,9 @@ pub trait Events: Observer {
 
     /// `done` of the `count` parts of the step are done.
     fn step_advanced(&mut self, _done: usize, _count: usize) {}
+
+    /// Calibration text is read with this tokenizer, which no option names.
+    fn tokenizer_found(&mut self, _path: &Path) {}
 }
 
 impl Events for zqc_passes::Silent {}
@@ -47,8 +50,8 @@ impl Events for zqc_passes::Silent {}
 /// Compiles models with one set of options.
 pub struct Compiler {
     options: Options,
-    skipped: Vec<String>,
-    extra: Vec<(String, Box<dyn Pass>)>,
+    skipped: Vec<&'static str>,
+    extra: Vec<(&'static str, Box<dyn Pass>)>,
 }
 
 impl Compiler {
@@ -78,15 +81,31 @@ impl Compiler {
     }
 
     /// Leaves out the built-in pass of this name.
-    pub fn skip(mut self, pass: &str) -> Self {
-        self.skipped.push(pass.to_string());
-        self
+    ///
+    /// # Errors
+    /// [`Error::UnknownPass`].
+    pub fn skip(mut self, pass: &str) -> Result<Self, Error> {
+        self.skipped.push(built_in(pass)?);
+        Ok(self)
     }
 
-    /// Runs a pass of one's own right after the built-in pass `after`.
-    pub fn add_after(mut self, after: &str, pass: Box<dyn Pass>) -> Self {
-        self.extra.push((after.to_string(), pass));
-        self
+    /// Runs a pass of one's own right after the built-in pass `after`, or in its place where that is skipped.
+    ///
+    /// # Errors
+    /// [`Error::UnknownPass`].
+    pub fn add_after(mut self, after: &str, pass: Box<dyn Pass>) -> Result<Self, Error> {
+        self.extra.push((built_in(after)?, pass));
+        Ok(self)
+    }
+
+    /// Where the compilation to `output` keeps its state, for the same compilation to go on after it was stopped; `None` when it
+    /// keeps none.
+    pub fn state_folder(&self, output: &Path) -> Option<PathBuf> {
+        self.keeps_state().then(|| State::folder(output))
+    }
+
+    fn keeps_state(&self) -> bool {
+        self.options.resume && self.options.method == Method::Gptq
     }
 
     /// Compiles the model in the file `input` to the file `output`.
@@ -109,10 +128,7 @@ impl Compiler {
     ) -> Result<Report, Error> {
         let started = Instant::now();
         self.options.check()?;
-        match self.options.emit {
-            Emit::Onnx | Emit::Ir => onnx::check_writable(output)?,
-            Emit::Cuda => zqc_kernels::check_writable(output)?,
-        }
+        self.check_writable(output)?;
         let mut model = onnx::read(input)?;
         let mut report = Report {
             version: env!("CARGO_PKG_VERSION").to_string(),
@@ -123,7 +139,7 @@ impl Compiler {
         };
         report.totals.file_bytes_before = model.source_bytes;
         let state = self.state(&model, output)?;
-        let result = self.quantize_from(&mut model, state.as_ref(), &mut report, events);
+        let result = self.quantize_from(&mut model, Some(input), state.as_ref(), &mut report, events);
         if let Some(state) = &state {
             let (stages, notes) = state.outcome();
             report.resumed_stages = stages;
@@ -133,7 +149,9 @@ impl Compiler {
         match &result {
             Ok(_) => State::remove(output),
             // What cannot be written now perhaps can be later.
-            Err(Error::Write(WriteError::Io { .. })) => {}
+            Err(Error::Write(
+                WriteError::Io { .. } | WriteError::Directory { .. } | WriteError::NotRegular { .. },
+            )) => {}
             // Whatever else is wrong is so the next time too; what an earlier run solved may be of another command.
             Err(_) if state.is_some_and(|state| state.has_stored()) => State::remove(output),
             Err(_) => {}
@@ -144,13 +162,24 @@ impl Compiler {
         Ok(report)
     }
 
+    /// Finds out, before any work is spent, whether the output can be written.
+    fn check_writable(&self, output: &Path) -> Result<(), Error> {
+        match self.options.emit {
+            Emit::Cuda => Ok(zqc_kernels::check_writable(output)?),
+            Emit::Onnx | Emit::Ir => onnx::check_writable(output).map_err(|error| match error {
+                WriteError::Directory { path } => Error::Directory { path },
+                other => other.into(),
+            }),
+        }
+    }
+
     /// The state of an earlier run and of this one, where there are stages to keep.
     fn state(&self, model: &Model, output: &Path) -> Result<Option<State>, Error> {
-        if !self.options.resume || self.options.method != Method::Gptq {
+        if !self.keeps_state() {
             return Ok(None);
         }
-        let extra = self.extra.iter().flat_map(|(after, pass)| [after.as_str(), pass.name()]);
-        let passes: Vec<&str> = self.skipped.iter().map(String::as_str).chain(extra).collect();
+        let extra = self.extra.iter().flat_map(|(after, pass)| [*after, pass.name()]);
+        let passes: Vec<&str> = self.skipped.iter().copied().chain(extra).collect();
         Ok(Some(State::new(output, model, &self.options, &passes)?))
     }
 
@@ -204,12 +233,14 @@ impl Compiler {
         report: &mut Report,
         events: &mut dyn Events,
     ) -> Result<(), Error> {
-        self.quantize_from(model, None, report, events)
+        self.quantize_from(model, None, None, report, events)
     }
 
+    /// As [`Compiler::quantize`], of the model in the file `input`.
     fn quantize_from(
         &self,
         model: &mut Model,
+        input: Option<&Path>,
         state: Option<&State>,
         report: &mut Report,
         events: &mut dyn Events,
@@ -222,7 +253,7 @@ impl Compiler {
             let warning = "the model computes in bfloat16, and so will what comes of it: ONNX Runtime's CPU provider runs neither";
             steps.report.warnings.push(warning.to_string());
         }
-        let in_bodies = bodies::hold_layers(steps.model, options);
+        let in_bodies = bodies::hold_layers(steps.model, self);
         if in_bodies && !options.lowers_bodies() {
             let warning = "the layers in the bodies of If, Loop and Scan stay in float: only a portable ONNX model holds them";
             steps.report.warnings.push(warning.to_string());
@@ -240,12 +271,13 @@ impl Compiler {
             return Ok(());
         }
         let backend = backend(&options.backend, options.threads)?;
-        let samples = steps.samples(&source, backend.as_ref(), state)?;
+        let samples = steps.samples(&source, input, backend.as_ref(), state)?;
         state.into_iter().for_each(|state| state.set_samples(&samples.inputs));
         let mut solved = SolvedWeights::default();
         if steps.has_layers() {
             let float = in_bodies.then(|| steps.model.graph.clone());
-            steps.quantize_layers(&samples.inputs, backend.as_ref(), state)?;
+            let quantized = steps.quantize_layers(&samples.inputs, backend.as_ref(), state);
+            quantized.map_err(|error| samples.named(error))?;
             if let (Some(float), graph) = (float, &steps.model.graph) {
                 // Bodies are lowered before the graph around them: until then their operands lie in another way.
                 solved.learn(&float, graph, |name| graph.fresh_name(name));
@@ -287,6 +319,12 @@ pub(crate) struct Steps<'a> {
     pub model: &'a mut Model,
     pub report: &'a mut Report,
     pub events: &'a mut dyn Events,
+}
+
+/// The built-in pass of this name.
+fn built_in(name: &str) -> Result<&'static str, Error> {
+    let known = Compiler::PASSES.into_iter().find(|pass| *pass == name);
+    known.ok_or_else(|| Error::UnknownPass { name: name.to_string(), known: &Compiler::PASSES })
 }
 
 impl Steps<'_> {
@@ -349,10 +387,10 @@ impl Steps<'_> {
 
     pub(crate) fn run(&mut self, pass: &dyn Pass) -> Result<(), Error> {
         let compiler = self.compiler;
-        if !compiler.skipped.iter().any(|name| name == pass.name()) {
+        if !compiler.skipped.contains(&pass.name()) {
             self.apply(pass)?;
         }
-        let extra = compiler.extra.iter().filter(|(after, _)| after == pass.name());
+        let extra = compiler.extra.iter().filter(|(after, _)| *after == pass.name());
         extra.map(|(_, pass)| pass).try_for_each(|pass| self.apply(pass.as_ref()))
     }
 
@@ -364,18 +402,18 @@ impl Steps<'_> {
         Ok(())
     }
 
-    /// The samples to calibrate on, which may be made by running the `source` model; none when no data is needed.
+    /// The samples to calibrate on, which may be made by running the `source` model, of the file `input`; none when no data is
+    /// needed.
     fn samples(
         &mut self,
         source: &Model,
+        input: Option<&Path>,
         backend: &dyn Backend,
         state: Option<&State>,
     ) -> Result<Samples, Error> {
         let options = &self.compiler.options;
         let samples = match options.method {
-            Method::Rtn => {
-                Samples { inputs: Vec::new(), origin: "none: weights are rounded to nearest".into() }
-            }
+            Method::Rtn => Samples::none(),
             Method::Gptq => {
                 let step = if options.calibration.is_empty() {
                     "the model writes its own calibration text"
@@ -383,8 +421,7 @@ impl Steps<'_> {
                     "reading calibration data"
                 };
                 self.events.step(step);
-                let progress = &mut |done, count| self.events.step_advanced(done, count);
-                match samples(source, options, backend, state, progress) {
+                match samples(source, input, options, backend, state, self.events) {
                     Err(Error::Run(RunError::Backend(
                         error @ (BackendError::UnsupportedNode { .. } | BackendError::Load { .. }),
                     ))) => {
@@ -393,7 +430,7 @@ impl Steps<'_> {
                              nearest; give --calibration"
                         );
                         self.report.warnings.push(warning);
-                        Samples { inputs: Vec::new(), origin: "none: weights are rounded to nearest".into() }
+                        Samples::none()
                     }
                     samples => samples?,
                 }
@@ -500,5 +537,118 @@ impl Report {
         *weight_bytes_before = self.layers.iter().map(|layer| layer.source_bytes).sum();
         *weight_bytes_after = (total / 8.0).ceil() as u64;
         *bits_per_weight = if *weights == 0 { 0.0 } else { total / *weights as f64 };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use zqc_ir::Patch;
+    use zqc_ir::onnx::proto::{
+        GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
+    };
+    use zqc_ir::op::attribute;
+    use zqc_passes::{PassError, Silent};
+
+    use super::*;
+
+    /// Changes nothing and counts how often it is run.
+    struct Count(Rc<Cell<usize>>);
+
+    impl Pass for Count {
+        fn name(&self) -> &'static str {
+            "count"
+        }
+
+        fn run(&self, _: &Model, _: &mut dyn Observer) -> Result<Patch, PassError> {
+            self.0.set(self.0.get() + 1);
+            Ok(Patch::default())
+        }
+    }
+
+    fn compiler() -> Compiler {
+        Compiler::new(Options { method: Method::Rtn, ..Options::default() })
+    }
+
+    /// A branch of an `If`, `y = x w`, and nothing else that could be quantized.
+    fn layer_in_a_body() -> Model {
+        let string = |text: &str| Some(text.to_string());
+        let names = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
+        let node = |op_type: &str, inputs: &[&str], output: &str| NodeProto {
+            op_type: string(op_type),
+            input: names(inputs),
+            output: names(&[output]),
+            ..Default::default()
+        };
+        let value = |name: &str| ValueInfoProto { name: string(name), ..Default::default() };
+        let weight = TensorProto {
+            name: string("w"),
+            data_type: Some(DataType::Float as i32),
+            dims: vec![64, 64],
+            raw_data: Some(0.5f32.to_le_bytes().repeat(64 * 64).into()),
+            ..Default::default()
+        };
+        let body = |node: NodeProto| GraphProto {
+            output: vec![value(&node.output[0])],
+            node: vec![node],
+            ..Default::default()
+        };
+        let mut branch = node("If", &["c"], "y");
+        branch.attribute =
+            [("then_branch", node("MatMul", &["x", "w"], "t")), ("else_branch", node("Neg", &["x"], "e"))]
+                .map(|(name, node)| zqc_ir::onnx::proto::AttributeProto {
+                    name: string(name),
+                    g: Some(body(node)),
+                    r#type: Some(5),
+                    i: None,
+                    ..attribute::int(name, 0)
+                })
+                .to_vec();
+        let graph = GraphProto {
+            input: vec![value("c"), value("x")],
+            output: vec![value("y")],
+            initializer: vec![weight],
+            node: vec![branch],
+            ..Default::default()
+        };
+        let opset = OperatorSetIdProto { version: Some(20), ..Default::default() };
+        let proto = ModelProto {
+            ir_version: Some(10),
+            opset_import: vec![opset],
+            graph: Some(graph),
+            ..Default::default()
+        };
+        onnx::from_proto(proto).unwrap()
+    }
+
+    #[test]
+    fn passes_that_do_not_exist_are_told_with_those_that_do() {
+        let pass = || Box::new(Count(Rc::default()));
+        for result in [compiler().skip("selekt"), compiler().add_after("selekt", pass()), compiler().skip("")]
+        {
+            let error = result.err().expect("an error");
+            assert!(matches!(error, Error::UnknownPass { .. }) && error.exit_code() == 2);
+            assert!(error.to_string().contains("canonicalize, select, quantize_activations"), "{error}");
+        }
+        for name in Compiler::PASSES {
+            assert!(compiler().skip(name).is_ok() && compiler().add_after(name, pass()).is_ok());
+        }
+    }
+
+    #[test]
+    fn passes_are_skipped_and_added_in_bodies_too() {
+        let quantized = |compiler: Compiler| {
+            let (mut model, mut report) = (layer_in_a_body(), Report::default());
+            compiler.quantize(&mut model, &mut report, &mut Silent).unwrap();
+            report.layers.len()
+        };
+        assert_eq!(quantized(compiler()), 1);
+        assert_eq!(quantized(compiler().skip("canonicalize").unwrap()), 0);
+        let count = Rc::default();
+        let counted = compiler().add_after("select", Box::new(Count(Rc::clone(&count)))).unwrap();
+        assert_eq!(quantized(counted), 1);
+        assert!(count.get() >= 3, "once in the main graph, and in each body: {}", count.get());
     }
 }

@@ -36,6 +36,22 @@ pub enum Error {
     /// A pass failed.
     #[error(transparent)]
     Pass(#[from] PassError),
+    /// A sample of the calibration data makes a pass fail.
+    #[error("{place}: {source}")]
+    Sample {
+        /// File and line, or file and number of the sample.
+        place: String,
+        /// What fails.
+        source: RunError,
+    },
+    /// No built-in pass has this name.
+    #[error("there is no pass {name:?}; the passes are {}", known.join(", "))]
+    UnknownPass {
+        /// The name asked for.
+        name: String,
+        /// The names of the built-in passes.
+        known: &'static [&'static str],
+    },
     /// The model is of a kind that the command cannot work on.
     #[error("{0}")]
     Model(String),
@@ -51,6 +67,14 @@ pub enum Error {
     /// The output cannot be written.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// A folder is named where a file is written.
+    #[error(
+        "cannot write {path:?}: it is a directory; name a file in it, or write a package with --emit cuda"
+    )]
+    Directory {
+        /// The folder.
+        path: PathBuf,
+    },
     /// What was written is not what it was to be.
     #[error(
         "the output does not hold what it was to hold: {source}; nothing was replaced; this is a fault of zqc or of the \
@@ -74,12 +98,14 @@ impl Error {
     /// The exit code: 2 bad usage, 3 bad input, 4 cannot write, 5 internal.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Error::Usage(_) | Error::Backend(BackendError::UnknownBackend { .. }) => 2,
-            Error::Write(WriteError::Io { .. } | WriteError::TooLarge { .. }) | Error::Output { .. } => 4,
-            Error::Staging(_) | Error::Emit(EmitError::Write(zqc_kernels::WriteError::Staging(_))) => 4,
-            Error::Verify { .. } | Error::Pass(PassError::Patch { .. } | PassError::Broken { .. }) => 5,
+            Error::Usage(_)
+            | Error::UnknownPass { .. }
+            | Error::Backend(BackendError::UnknownBackend { .. }) => 2,
             Error::Write(WriteError::NotLowered { .. } | WriteError::Cycle(_))
             | Error::Emit(EmitError::Cycle(_)) => 5,
+            Error::Write(_) | Error::Directory { .. } | Error::Output { .. } => 4,
+            Error::Staging(_) | Error::Emit(EmitError::Write(zqc_kernels::WriteError::Staging(_))) => 4,
+            Error::Verify { .. } | Error::Pass(PassError::Patch { .. } | PassError::Broken { .. }) => 5,
             _ => 3,
         }
     }

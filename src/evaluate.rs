@@ -8,7 +8,7 @@ use zqc_ir::{Op, onnx};
 use zqc_passes::vocabulary;
 use zqc_runtime::{Array, Interpreter, RunError, Sample, Tokenizer, backend, make_inputs, token_input};
 
-use crate::calibration::{input_specs, logits_output, tokenizer};
+use crate::calibration::{input_specs, logits_output};
 use crate::error::Error;
 use crate::raise::{raise, raised_bodies};
 
@@ -58,6 +58,9 @@ pub fn evaluate(
     evaluation: &Evaluation,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Perplexity, Error> {
+    if evaluation.window < 2 {
+        return Err(Error::Usage("--window: a window needs at least two tokens".to_string()));
+    }
     let backend = backend(evaluation.backend, evaluation.threads)?;
     let mut model = onnx::read(evaluation.model)?;
     raise(&mut model)?;
@@ -69,7 +72,7 @@ pub fn evaluate(
     let vocabulary = vocabulary(&model, &input.name)
         .ok_or_else(|| not_a_language_model("embedding table of its tokens"))?;
     let logits = logits_output(&model, vocabulary).ok_or_else(|| not_a_language_model("logits"))?;
-    let windows = windows(evaluation, tokenizer(&model, &specs, evaluation.tokenizer)?)?;
+    let windows = windows(evaluation, vocabulary)?;
 
     let unrunnable = |error: RunError| {
         if !model.graph.nodes().any(|(_, node)| dequantizes_blocks(&node.op)) {
@@ -113,14 +116,15 @@ fn dequantizes_blocks(op: &Op) -> bool {
     op.as_standard("DequantizeLinear").is_some_and(|node| node.int_or("block_size", 0) > 0)
 }
 
-/// The windows of the text, as token ids.
-fn windows(evaluation: &Evaluation, tokenizer: Tokenizer) -> Result<Vec<Vec<i64>>, Error> {
-    if evaluation.window < 2 {
-        return Err(Error::Usage("--window: a window needs at least two tokens".to_string()));
+/// The windows of the text, as ids of the `vocabulary` of the model.
+fn windows(evaluation: &Evaluation, vocabulary: usize) -> Result<Vec<Vec<i64>>, Error> {
+    if let Some(bos) = evaluation.bos.filter(|&bos| bos >= vocabulary as i64) {
+        return Err(Error::Model(format!("--bos {bos}: the model knows only {vocabulary} tokens")));
     }
+    let tokenizer = Tokenizer::load(evaluation.tokenizer)?;
     let text = std::fs::read_to_string(evaluation.text)
         .map_err(|source| Error::Model(format!("cannot read {:?}: {source}", evaluation.text)))?;
-    let mut ids: Vec<i64> = tokenizer.encode(&text)?.into_iter().map(i64::from).collect();
+    let mut ids: Vec<i64> = tokenizer.encode(&text, Some(vocabulary))?.into_iter().map(i64::from).collect();
     ids.truncate(evaluation.max_tokens.unwrap_or(usize::MAX));
     let given = usize::from(evaluation.bos.is_some());
     let fresh = ids.len().min(evaluation.window - given);

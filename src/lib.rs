@@ -34,6 +34,7 @@ pub use zqc_numerics as numerics;
 pub use zqc_passes as passes;
 pub use zqc_runtime as runtime;
 
+pub use calibration::find_tokenizer;
 pub use compiler::{Compiler, Events};
 pub use error::Error;
 pub use evaluate::{Evaluation, Perplexity, evaluate};

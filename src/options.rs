@@ -16,6 +16,7 @@ use zqc_passes::{
     Branch, BranchMetric, Canonicalize, ExpandEinsum, HessianSource, InlineFunctions, Pass, Recipe, Select,
     SplitExperts,
 };
+use zqc_runtime::{BackendError, available_backends};
 
 use crate::error::Error;
 
@@ -150,6 +151,14 @@ impl Default for Options {
 impl Options {
     /// Checks that the choices go together.
     pub(crate) fn check(&self) -> Result<(), Error> {
+        if !available_backends().contains(&self.backend.as_str()) {
+            return Err(BackendError::UnknownBackend { name: self.backend.clone() }.into());
+        }
+        let grouping = self.recipe().gptq.grouping;
+        if let Err(reason) = grouping.check() {
+            let (scale, weights) = (grouping.constraint.word(), self.weights.word());
+            return Err(Error::Usage(format!("--scale {scale} with --weights {weights}: {reason}")));
+        }
         if self.emit == Emit::Onnx && self.target == Target::Native && self.weights.format == Format::E3M0 {
             let reason = "ONNX has no type for these weights";
             return Err(Error::Usage(format!("--weights e3m0: {reason}; use --target portable")));

@@ -53,7 +53,7 @@ impl State {
     ) -> Result<Self, WriteError> {
         let mut hash = Sha256::new();
         hash.update(Content::of(model)?.sha256());
-        hash.update(format!("{options:?} {passes:?} {}", program()));
+        hash.update(format!("{:?} {passes:?} {}", decisive(options), program()));
         Ok(Self {
             folder: Self::folder(output),
             text: hash.finalize().into(),
@@ -148,6 +148,12 @@ impl Checkpoints for State {
             self.write(&file_name(stage), key, &solutions);
         }
     }
+}
+
+/// The options without those that no solution follows from. Of the calibration data the content counts, see
+/// [`State::set_samples`].
+fn decisive(options: &Options) -> Options {
+    Options { calibration: Vec::new(), tokenizer: None, threads: None, verify: true, ..options.clone() }
 }
 
 fn file_name(stage: usize) -> String {

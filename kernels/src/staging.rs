@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
+use zqc_ir::onnx::{follow_links, resemble};
 
 use crate::manifest::FORMAT;
 use crate::reader::{KERNELS, MANIFEST, WEIGHTS};
@@ -54,11 +55,7 @@ impl Staging {
     pub fn new(target: &Path) -> Result<Self, StagingError> {
         let io = |source| StagingError::Io { path: target.to_path_buf(), source };
         // Where a link leads to is replaced, not the link.
-        let resolved = match fs::symlink_metadata(target) {
-            Ok(_) => target.canonicalize().map_err(io)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => target.to_path_buf(),
-            Err(error) => return Err(io(error)),
-        };
+        let resolved = target.canonicalize().or_else(|_| follow_links(target)).map_err(io)?;
         if let Some(reason) = occupied(&resolved).map_err(io)? {
             return Err(StagingError::Occupied { path: target.to_path_buf(), reason });
         }
@@ -86,6 +83,8 @@ impl Staging {
         let parent = parent.unwrap_or(Path::new("."));
         synchronize(self.folder.path()).map_err(io)?;
         let previous = if self.target.exists() {
+            let occupant = fs::metadata(&self.target).map_err(io)?;
+            resemble(self.folder.path(), &occupant).map_err(io)?;
             let previous = temporary(parent).map_err(io)?;
             fs::rename(&self.target, previous.path()).map_err(io)?;
             Some(previous)
@@ -108,7 +107,7 @@ fn occupied(path: &Path) -> io::Result<Option<&'static str>> {
         return Ok(None);
     }
     if !path.is_dir() {
-        return Ok(Some("a file is there"));
+        return Ok(Some(if path.is_file() { "a file is there" } else { "a device or a pipe is there" }));
     }
     let mut names =
         fs::read_dir(path)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
@@ -118,7 +117,9 @@ fn occupied(path: &Path) -> io::Result<Option<&'static str>> {
     }
     let ours = [KERNELS, MANIFEST, WEIGHTS];
     let foreign = names.iter().any(|name| !ours.iter().any(|ours| name == ours));
-    let manifest = fs::read(path.join(MANIFEST)).unwrap_or_default();
+    let manifest = path.join(MANIFEST);
+    // A pipe would wait for a writer.
+    let manifest = if manifest.is_file() { fs::read(manifest).unwrap_or_default() } else { Vec::new() };
     let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap_or_default();
     let package = !foreign && manifest["format"] == FORMAT;
     Ok((!package).then_some("a folder is there that is no package"))

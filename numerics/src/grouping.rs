@@ -36,7 +36,10 @@ impl Default for Grouping {
 
 impl Grouping {
     /// Checks that the format can have such scales and zero points.
-    pub(crate) fn check(&self) -> Result<(), SolveError> {
+    ///
+    /// # Errors
+    /// [`SolveError::Shifted`] or [`SolveError::ZeroPoints`] when it cannot.
+    pub fn check(&self) -> Result<(), SolveError> {
         self.format.check()?;
         self.constraint.check(self.format)
     }

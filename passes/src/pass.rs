@@ -36,6 +36,9 @@ pub enum PassError {
     /// A stage of the graph could not be run on the calibration data.
     #[error("calibration: {0}")]
     Run(#[from] RunError),
+    /// A stage of the graph could not be run on one of the calibration samples, or gives values that are not finite.
+    #[error("calibration, sample {sample}: {source}")]
+    Sample { sample: usize, source: RunError },
     /// A layer's weights could not be solved.
     #[error("layer {layer}: {source}")]
     Solve { layer: String, source: SolveError },

@@ -128,15 +128,22 @@ pub fn available_backends() -> &'static [&'static str] {
     if cfg!(feature = "ort") { &["rten", "ort"] } else { &["rten"] }
 }
 
-/// The back end called `name`, running on `threads` threads (by default, one for each physical core).
+/// The back end called `name`, running on `threads` threads (by default, one for each physical core; at most one for each
+/// core that this process may use, as threads without work look for some without pause).
 ///
 /// # Errors
 /// [`BackendError::UnknownBackend`], or [`BackendError::Library`] when `ort` finds no ONNX Runtime.
 pub fn backend(name: &str, threads: Option<usize>) -> Result<Box<dyn Backend>, BackendError> {
+    let threads = threads.map(useful_threads);
     match name {
         "rten" => Ok(Box::new(rten::Rten::new(threads))),
         #[cfg(feature = "ort")]
         "ort" => Ok(Box::new(ort::Ort::new(threads)?)),
         _ => Err(BackendError::UnknownBackend { name: name.into() }),
     }
+}
+
+/// As many of `threads` as there are cores for.
+pub fn useful_threads(threads: usize) -> usize {
+    std::thread::available_parallelism().map_or(threads, |cores| threads.min(cores.get()))
 }

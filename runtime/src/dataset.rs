@@ -1,7 +1,10 @@
-//! Calibration data: text, JSON lines and files of named arrays, as samples of batch 1.
+//! Calibration data: text, JSON lines and files of named arrays, as samples of batch 1. `docs/calibration.md` has an example of
+//! each file.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::{fs, io};
 
 use crate::array::{Array, ArrayError};
@@ -58,7 +61,10 @@ pub enum DataError {
         path: PathBuf,
     },
     /// Text needs a tokenizer.
-    #[error("{}: text needs a tokenizer; give the model's tokenizer.json", path.display())]
+    #[error(
+        "{}: text needs a tokenizer, and no tokenizer.json lies beside the model; give it with --tokenizer",
+        path.display()
+    )]
     NoTokenizer {
         /// The file.
         path: PathBuf,
@@ -76,7 +82,7 @@ pub enum DataError {
     /// The text could not be tokenized.
     #[error("{}: {source}", path.display())]
     Tokenize {
-        /// The file of text.
+        /// The file that holds the text.
         path: PathBuf,
         /// The reason.
         source: TokenizerError,
@@ -92,114 +98,207 @@ pub enum DataError {
         source: ArrayError,
     },
     /// A sample does not fit the model.
-    #[error("{}: sample {sample}: {source}", path.display())]
+    #[error("{place}: {source}")]
     Input {
-        /// The file.
-        path: PathBuf,
-        /// The sample, from 0 in its file.
-        sample: usize,
+        /// File and sample.
+        place: String,
         /// The reason.
         source: InputError,
     },
+    /// A sample has a token id that no row of the model's embedding table stands for.
+    #[error("{place}: input {input:?} has the token id {id}, but the model knows only {vocabulary} tokens")]
+    UnknownToken {
+        /// File and sample.
+        place: String,
+        /// Name of the input.
+        input: String,
+        /// The token id.
+        id: i64,
+        /// Number of tokens that the model knows.
+        vocabulary: usize,
+    },
+    /// A sample holds NaN.
+    #[error("{place}: input {input:?} holds NaN")]
+    NotANumber {
+        /// File and sample.
+        place: String,
+        /// Name of the input.
+        input: String,
+    },
 }
 
-/// How token ids are made into samples.
+/// Gives the tokenizer, if there is one; asked when the first text is read.
+pub type TokenizerSource<'a> = &'a dyn Fn() -> Result<Option<Arc<Tokenizer>>, TokenizerError>;
+
+/// What calibration data is read for, and how much of it.
+pub struct SampleOptions<'a> {
+    /// The model's inputs.
+    pub specs: &'a [InputSpec],
+    /// Number of tokens that the model knows, where that is known.
+    pub vocabulary: Option<usize>,
+    /// The tokenizer for text.
+    pub tokenizer: TokenizerSource<'a>,
+    /// Samples at most.
+    pub samples: usize,
+    /// Tokens of a sample of text at most, `bos` included.
+    pub seq_len: usize,
+    /// Token id that begins every sample of text.
+    pub bos: Option<i64>,
+}
+
+/// One sample with its place in the data.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CalibrationSample {
+    /// Arrays by input name.
+    pub sample: Sample,
+    /// File and line, or file and number from 0: `data.jsonl:3`, `data.npz: sample 0`.
+    pub place: String,
+}
+
+/// How text is made into samples.
 struct Tokens<'a> {
-    tokenizer: Option<&'a Tokenizer>,
-    specs: &'a [InputSpec],
-    samples: usize,
-    seq_len: usize,
-    bos: Option<i64>,
+    options: &'a SampleOptions<'a>,
+    tokenizer: OnceCell<Arc<Tokenizer>>,
 }
 
-/// Reads up to `samples` samples from `files`, in order, and checks each against the model's inputs `specs`.
+/// Reads up to `options.samples` samples from `files`, in order, and checks each against the model's inputs.
 ///
 /// * `.txt` is one text: its tokens are cut into consecutive windows of `seq_len`, with `bos` as the first token of
 ///   each where given. A last, shorter window counts only when it is the only one.
-/// * `.jsonl` has one sample a line: `{"text": "..."}`, cut to `seq_len` tokens (`bos` included), or the inputs by name
-///   as nested arrays, where the batch dimension may be left out. Other keys are ignored.
-/// * `.npz` and `.safetensors` hold arrays by input name whose first dimension counts the samples. Other arrays are
-///   ignored.
+/// * `.jsonl` has one sample a line: inputs by name as nested arrays, where the batch dimension may be left out, and
+///   `"text": "..."`, cut to `seq_len` tokens (`bos` included), in place of the token ids. Other keys are ignored.
+/// * `.npz` and `.safetensors` hold arrays by input name whose first dimension counts the samples. It is the batch dimension
+///   of an input of the same rank; in front of one that has a dimension less, such as a scalar, it is left out of the sample. A
+///   scalar without that dimension is the same in every sample. Other arrays are ignored.
 ///
 /// # Errors
-/// A [`DataError`] that names the file and, where there is one, the line, the array or the input.
+/// A [`DataError`] that names the file and, where there is one, the line or the number of the sample, the array or the input.
 pub fn load_calibration(
     files: &[PathBuf],
-    tokenizer: Option<&Tokenizer>,
-    specs: &[InputSpec],
-    samples: usize,
-    seq_len: usize,
-    bos: Option<i64>,
-) -> Result<Vec<Sample>, DataError> {
+    options: &SampleOptions,
+) -> Result<Vec<CalibrationSample>, DataError> {
+    let (specs, tokens) = (options.specs, Tokens { options, tokenizer: OnceCell::new() });
     let mut loaded = Vec::new();
     for path in files {
-        let wanted = samples - loaded.len();
+        let wanted = options.samples - loaded.len();
         if wanted == 0 {
             break;
         }
-        let tokens = Tokens { tokenizer, specs, samples: wanted, seq_len, bos };
         let mut read = match path.extension().and_then(|extension| extension.to_str()) {
-            Some("txt") => text::read(path, &tokens)?,
-            Some("jsonl") => jsonl::read(path, &tokens)?,
-            Some("npz") => split(path, specs, npz::read(path, specs)?, wanted)?,
-            Some("safetensors") => split(path, specs, safetensors::read(path, specs)?, wanted)?,
+            Some("txt") => numbered(path, text::read(path, &tokens, wanted)?),
+            Some("jsonl") => jsonl::read(path, &tokens, wanted)?,
+            Some("npz") => numbered(path, split(path, specs, npz::read(path, specs)?, wanted)?),
+            Some("safetensors") => {
+                numbered(path, split(path, specs, safetensors::read(path, specs)?, wanted)?)
+            }
             _ => return Err(DataError::Extension { path: path.clone() }),
         };
         if read.is_empty() {
             return Err(DataError::Empty { path: path.clone() });
         }
         read.truncate(wanted);
-        for (sample, given) in read.iter().enumerate() {
-            make_inputs(specs, given).map_err(|source| DataError::Input {
-                path: path.clone(),
-                sample,
-                source,
-            })?;
-        }
+        read.iter().try_for_each(|sample| check(sample, options))?;
         loaded.append(&mut read);
     }
     Ok(loaded)
 }
 
+/// Checks that the model can be run on a sample.
+fn check(
+    CalibrationSample { sample, place }: &CalibrationSample,
+    options: &SampleOptions,
+) -> Result<(), DataError> {
+    make_inputs(options.specs, sample).map_err(|source| DataError::Input { place: place.clone(), source })?;
+    let nan = |array: &Array| array.as_f32().is_some_and(|values| values.iter().any(|value| value.is_nan()));
+    if let Some((input, _)) = sample.iter().find(|(_, array)| nan(array)) {
+        return Err(DataError::NotANumber { place: place.clone(), input: input.clone() });
+    }
+    let Some(vocabulary) = options.vocabulary else { return Ok(()) };
+    let tokens = token_input(options.specs).and_then(|input| sample.get_key_value(&input.name));
+    // ONNX counts negative indices from the end.
+    let unknown = |&id: &i64| id >= vocabulary as i64 || id < -(vocabulary as i64);
+    match tokens.and_then(|(input, ids)| Some((input, ids.to_i64()?.into_iter().find(unknown)?))) {
+        Some((input, id)) => {
+            Err(DataError::UnknownToken { place: place.clone(), input: input.clone(), id, vocabulary })
+        }
+        None => Ok(()),
+    }
+}
+
+/// The samples of a file with their numbers.
+fn numbered(path: &Path, samples: Vec<Sample>) -> Vec<CalibrationSample> {
+    let place = |index| format!("{}: sample {index}", path.display());
+    let samples = samples.into_iter().enumerate();
+    samples.map(|(index, sample)| CalibrationSample { sample, place: place(index) }).collect()
+}
+
 impl Tokens<'_> {
+    fn tokenizer(&self, path: &Path) -> Result<&Tokenizer, DataError> {
+        if let Some(tokenizer) = self.tokenizer.get() {
+            return Ok(tokenizer);
+        }
+        let failed = |source| DataError::Tokenize { path: path.into(), source };
+        let tokenizer = (self.options.tokenizer)().map_err(failed)?;
+        let tokenizer = tokenizer.ok_or_else(|| DataError::NoTokenizer { path: path.into() })?;
+        Ok(self.tokenizer.get_or_init(|| tokenizer))
+    }
+
     /// The ids of a text of the file `path`.
     fn encode(&self, path: &Path, text: &str) -> Result<Vec<i64>, DataError> {
-        let tokenizer = self.tokenizer.ok_or_else(|| DataError::NoTokenizer { path: path.into() })?;
-        let ids =
-            tokenizer.encode(text).map_err(|source| DataError::Tokenize { path: path.into(), source })?;
+        let ids = self.tokenizer(path)?.encode(text, self.options.vocabulary);
+        let ids = ids.map_err(|source| DataError::Tokenize { path: path.into(), source })?;
         Ok(ids.into_iter().map(i64::from).collect())
     }
 
     /// Number of tokens of text in a full window.
     fn window(&self) -> usize {
-        self.seq_len.saturating_sub(usize::from(self.bos.is_some())).max(1)
+        self.options.seq_len.saturating_sub(usize::from(self.options.bos.is_some())).max(1)
+    }
+
+    /// The input that takes token ids.
+    fn input(&self, path: &Path) -> Result<&InputSpec, DataError> {
+        token_input(self.options.specs).ok_or_else(|| DataError::NoTokenInput { path: path.into() })
     }
 
     /// A sample of one window of text.
     fn sample(&self, path: &Path, window: &[i64]) -> Result<Sample, DataError> {
-        let input = token_input(self.specs).ok_or_else(|| DataError::NoTokenInput { path: path.into() })?;
-        let ids = self.bos.into_iter().chain(window.iter().copied()).collect();
-        Ok(Sample::from([(input.name.clone(), Array::sequence(ids))]))
+        let ids = self.options.bos.into_iter().chain(window.iter().copied()).collect();
+        Ok(Sample::from([(self.input(path)?.name.clone(), Array::sequence(ids))]))
     }
 }
 
-/// Splits arrays along their first dimension, which must be the same for all, into samples of batch 1; the first `wanted`.
+/// Splits arrays along their first dimension, which must be the same for all, into samples; the first `wanted`.
 fn split(path: &Path, specs: &[InputSpec], arrays: Sample, wanted: usize) -> Result<Vec<Sample>, DataError> {
     let malformed = |reason| DataError::Malformed { path: path.into(), reason };
-    let Some((first, array)) = arrays.iter().next() else {
+    let Some((first, array)) = arrays.iter().find(|(_, array)| !array.shape.is_empty()) else {
         let inputs = specs.iter().map(|spec| spec.name.as_str()).collect::<Vec<_>>().join(", ");
-        return Err(malformed(format!("none of its arrays is named like an input of the model: {inputs}")));
+        return Err(malformed(if arrays.is_empty() {
+            format!("none of its arrays is named like an input of the model: {inputs}")
+        } else {
+            "none of its arrays has a dimension that counts the samples".to_string()
+        }));
     };
-    let count = |array: &Array| array.shape.first().copied();
-    if let Some((name, other)) = arrays.iter().find(|(_, other)| count(other) != count(array)) {
+    let count = array.shape[0];
+    let other_count = |array: &Array| array.shape.first().is_some_and(|&other| other != count);
+    if let Some((name, other)) = arrays.iter().find(|(_, array)| other_count(array)) {
         let (a, b) = (&array.shape, &other.shape);
         return Err(malformed(format!(
             "the first dimension must count the samples, but {first:?} has shape {a:?} and {name:?} {b:?}"
         )));
     }
-    let mut samples = vec![Sample::new(); count(array).unwrap_or(0).min(wanted)];
+    let mut samples = vec![Sample::new(); count.min(wanted)];
     for (name, array) in &arrays {
-        for (sample, row) in samples.iter_mut().zip(array.rows()) {
+        let rank = specs.iter().find(|spec| spec.name == *name).and_then(InputSpec::rank);
+        // The samples of an input without a batch of 1 lie one behind the other in a dimension that it has not.
+        let unbatched = rank.is_some_and(|rank| rank + 1 == array.shape.len());
+        if array.shape.is_empty() {
+            samples.iter_mut().for_each(|sample| drop(sample.insert(name.clone(), array.clone())));
+            continue;
+        }
+        for (sample, mut row) in samples.iter_mut().zip(array.rows()) {
+            if unbatched {
+                row.shape.remove(0);
+            }
             sample.insert(name.clone(), row);
         }
     }

@@ -54,8 +54,8 @@ pub enum InputError {
     },
     /// An input is not given and does not follow from those that are.
     #[error(
-        "input {name:?} {spec} is not given and cannot be made up; give every sample of it in an .npz or \
-         .safetensors file under this name"
+        "input {name:?} {spec} is not given and cannot be made up; give it under this name: in every line of a .jsonl file, \
+         where it may stand beside \"text\", or as an array of all samples in an .npz or .safetensors file"
     )]
     Missing {
         /// Name of the input.
@@ -137,7 +137,7 @@ impl InputSpec {
         }
     }
 
-    fn rank(&self) -> Option<usize> {
+    pub(crate) fn rank(&self) -> Option<usize> {
         self.shape.as_ref().map(Vec::len)
     }
 

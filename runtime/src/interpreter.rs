@@ -41,6 +41,9 @@ pub enum RunError {
     /// An activation does not have the shape or type that its layer needs.
     #[error("node {node}: its input is {found}, expected float values [..., {expected}]")]
     Activation { node: String, found: String, expected: usize },
+    /// What a layer reads is not finite.
+    #[error("node {node}: its input holds NaN or infinity")]
+    NotFinite { node: String },
     /// Control flow is not as ONNX defines it, or does not end in time.
     #[error("node {node}: {reason}")]
     Control { node: String, reason: String },

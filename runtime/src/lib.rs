@@ -21,9 +21,9 @@ mod synthesize;
 mod tokenizer;
 
 pub use array::{Array, ArrayData, ArrayError};
-pub use backend::{Backend, BackendError, Piece, Session, available_backends, backend};
+pub use backend::{Backend, BackendError, Piece, Session, available_backends, backend, useful_threads};
 pub use control::{Bodies, Control, LoadedBodies, Raise, Watch};
-pub use dataset::{DataError, Sample, load_calibration};
+pub use dataset::{CalibrationSample, DataError, Sample, SampleOptions, TokenizerSource, load_calibration};
 pub use inputs::{Dimension, InputError, InputSpec, make_inputs, token_input};
 pub use interpreter::{Interpreter, Live, Prepared, RunError};
 pub use partition::{Stage, partition};

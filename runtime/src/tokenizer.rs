@@ -29,17 +29,19 @@ pub enum TokenizerError {
         /// What the tokenizer says.
         reason: String,
     },
-    /// The tokenizer gives ids that the model does not have.
+    /// The text has a token that the model does not have.
     #[error(
-        "{}: gives token ids up to {largest}, but the model knows only {vocabulary}; this is the tokenizer of \
-         another model",
+        "{}: gives the text's token {token:?} the id {id}, but the model knows only {vocabulary} tokens; leave that token \
+         out of the text, unless this is the tokenizer of another model",
         path.display()
     )]
-    OtherModel {
+    UnknownToken {
         /// The tokenizer's file.
         path: PathBuf,
-        /// The largest id it gives.
-        largest: u32,
+        /// The token.
+        token: String,
+        /// Its id.
+        id: u32,
         /// Number of tokens that the model knows.
         vocabulary: usize,
     },
@@ -62,31 +64,27 @@ impl Tokenizer {
         Ok(Self { path: path.into(), inner })
     }
 
-    /// The ids of a text, without the special tokens that a model's input template adds.
+    /// The ids of a text for a model of `vocabulary` tokens (rows of its embedding), without the special tokens that a model's
+    /// input template adds.
     ///
     /// # Errors
-    /// [`TokenizerError::Encode`].
-    pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+    /// [`TokenizerError::Encode`], and [`TokenizerError::UnknownToken`] when the model does not have one of them. A tokenizer may
+    /// know more tokens than the model, as that of a model of text and images does.
+    pub fn encode(&self, text: &str, vocabulary: Option<usize>) -> Result<Vec<u32>, TokenizerError> {
         let failed = |reason| TokenizerError::Encode { path: self.path.clone(), reason };
         let encoding = guarded(|| self.inner.encode_fast(text, false)).map_err(failed)?;
-        Ok(encoding.map_err(|error| failed(error.to_string()))?.get_ids().to_vec())
+        let ids = encoding.map_err(|error| failed(error.to_string()))?.get_ids().to_vec();
+        if let Some(vocabulary) = vocabulary
+            && let Some(&id) = ids.iter().find(|&&id| id as usize >= vocabulary)
+        {
+            let token = self.inner.id_to_token(id).unwrap_or_default();
+            return Err(TokenizerError::UnknownToken { path: self.path.clone(), token, id, vocabulary });
+        }
+        Ok(ids)
     }
 
     /// Number of tokens, added ones included.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
-    }
-
-    /// Checks that a model of `vocabulary` tokens (rows of its embedding) knows every id this tokenizer gives.
-    ///
-    /// # Errors
-    /// [`TokenizerError::OtherModel`].
-    pub fn check_vocabulary(&self, vocabulary: usize) -> Result<(), TokenizerError> {
-        match self.inner.get_vocab(true).into_values().max() {
-            Some(largest) if largest as usize >= vocabulary => {
-                Err(TokenizerError::OtherModel { path: self.path.clone(), largest, vocabulary })
-            }
-            _ => Ok(()),
-        }
     }
 }

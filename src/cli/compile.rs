@@ -11,107 +11,117 @@ use zqc::{Choice, Compiler, Emit, Error, Method, Options, Target};
 
 use super::progress::Progress;
 use super::report_file::ReportFile;
+use super::signals::tell_of_state;
 use super::{set_threads, table};
+
+const OUTPUT: &str = "Output";
+const QUANTIZATION: &str = "Quantization";
+const CALIBRATION: &str = "Calibration";
+const RUNTIME: &str = "Runtime";
 
 /// The main job.
 #[derive(Args)]
 pub(super) struct Arguments {
     /// The ONNX model to compile
-    model: PathBuf,
-    /// Where the result goes
-    #[arg(short, long)]
+    pub model: Option<PathBuf>,
+
+    /// Where the result goes: a file, or with --emit cuda a folder
+    #[arg(short, long, help_heading = OUTPUT)]
     output: PathBuf,
     /// What the result is: an ONNX model, a folder of packed weights and CUDA kernels, or the textual form of the quantized
     /// graph
-    #[arg(long, value_parser = choice::<Emit>(), default_value = "onnx")]
+    #[arg(long, help_heading = OUTPUT, value_parser = choice::<Emit>(), default_value = "onnx")]
     emit: Emit,
-    /// Who is to read the ONNX model: stock ONNX Runtime 1.18 and later, with exact numbers, or importers that know ONNX's
+    /// Target runtime of the ONNX model: stock ONNX Runtime 1.18 and later, with exact numbers, or importers that know ONNX's
     /// low-precision types
-    #[arg(long, value_parser = choice::<Target>(), default_value = "portable")]
+    #[arg(long, help_heading = OUTPUT, value_parser = choice::<Target>(), default_value = "portable")]
     target: Target,
-    /// Number format of the weights; int4 has zero points, the others are symmetric
-    #[arg(long, value_parser = choice::<WeightFormat>(), default_value = "fp4")]
-    weights: WeightFormat,
-    /// Weights along the input that share a scale; 0 for the whole row
-    #[arg(long, default_value_t = 64)]
-    group_size: usize,
-    /// How weights are solved
-    #[arg(long, value_parser = choice::<Method>(), default_value = "gptq")]
-    method: Method,
-    /// The order in which GPTQ quantizes the columns
-    #[arg(long, value_parser = choice::<Order>(), default_value = "activation")]
-    order: Order,
-    /// The constraint on the scales of a row: powers of two (m1), a row scale times powers of two (m2) or times thirds of
-    /// octaves (m3); found by search or snapped [default: m3 for fp4, else none]
-    #[arg(long, value_parser = choice::<ScaleConstraint>())]
-    scale: Option<ScaleConstraint>,
-    /// How a group's scale is found
-    #[arg(long, value_parser = choice::<ScaleSearch>(), default_value = "hessian")]
-    scale_search: ScaleSearch,
-    /// The activations that Hessians are gathered from
-    #[arg(long, value_parser = choice::<HessianSource>(), default_value = "quantized")]
-    hessian: HessianSource,
-    /// The share of the error left by earlier layers that a layer takes over, 0 to 1
-    #[arg(long, value_parser = share, default_value = "0.5")]
-    propagation: f64,
-    /// Rank of the low-rank compensation; 0 for none [default: 8 for weights of 4 bits, else 0]
-    #[arg(long, value_name = "RANK")]
-    lorc_rank: Option<usize>,
-    /// What the compensation repairs: the weight, or the output on the calibration data
-    #[arg(long, value_parser = choice::<BranchMetric>(), default_value = "activation")]
-    lorc: BranchMetric,
-    /// Number format of the compensation
-    #[arg(long, value_parser = choice::<FactorFormat>(), default_value = "fp8")]
-    lorc_factors: FactorFormat,
-    /// How often weight and compensation are solved in turn
-    #[arg(long, value_name = "ROUNDS", value_parser = positive, default_value = "2")]
-    lorc_rounds: usize,
-    /// Number format of the activations
-    #[arg(long, value_parser = activations(), default_value = "fp8")]
-    activations: Activations,
-    /// Calibration data: .txt (with --tokenizer), .jsonl, .npz or .safetensors; without, the model writes its own text
-    #[arg(long, num_args = 1.., value_name = "FILE")]
-    calibration: Vec<PathBuf>,
-    /// The model's tokenizer.json
-    #[arg(long, value_name = "FILE")]
-    tokenizer: Option<PathBuf>,
-    /// Calibration samples at most [default: 128; 16 of self-written text]
-    #[arg(long, value_parser = positive)]
-    samples: Option<usize>,
-    /// Tokens of a sample [default: 2048; 512 of self-written text]
-    #[arg(long, value_parser = positive)]
-    seq_len: Option<usize>,
-    /// Token id that begins every sample
-    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(i64).range(0..))]
-    bos: Option<i64>,
-    /// Layers to leave in float, by path, node or weight name
-    #[arg(long, num_args = 1.., value_name = "REGEX")]
-    keep: Vec<Regex>,
-    /// Quantize these layers and no others, the head included when it is named
-    #[arg(long, num_args = 1.., value_name = "REGEX")]
-    only: Vec<Regex>,
-    /// Quantizes again what is quantized already, where its weight is behind DequantizeLinear; such weights are held in
-    /// memory in float
-    #[arg(long)]
-    requantize: bool,
-    /// What runs the standard operators in calibration
-    #[arg(long, default_value = "rten", value_name = "NAME")]
-    backend: String,
-    /// Threads [default: one a core]
-    #[arg(long, value_parser = threads)]
-    threads: Option<usize>,
     /// Writes the report: a page with plots to a .html file, the data to a .json file
-    #[arg(long, value_name = "FILE", value_parser = PathBufValueParser::new().try_map(ReportFile::new))]
+    #[arg(long, help_heading = OUTPUT, value_name = "FILE", value_parser = PathBufValueParser::new().try_map(ReportFile::new))]
     report: Option<ReportFile>,
-    /// Replaces the output without reading back and running what was written
-    #[arg(long)]
+    /// Prints the graph after a pass
+    #[arg(long, help_heading = OUTPUT, value_name = "PASS", value_parser = PossibleValuesParser::new(Compiler::PASSES))]
+    print_ir_after: Vec<String>,
+    /// Skips the verification of the output, which is otherwise read back and run before it replaces anything
+    #[arg(long, help_heading = OUTPUT)]
     no_verify: bool,
     /// Keeps no state beside the output, and takes none of a run that was stopped
-    #[arg(long)]
+    #[arg(long, help_heading = OUTPUT)]
     no_resume: bool,
-    /// Prints the graph after a pass
-    #[arg(long, value_name = "PASS", value_parser = clap::builder::PossibleValuesParser::new(Compiler::PASSES))]
-    print_ir_after: Vec<String>,
+
+    /// Number format of the weights; int4 has zero points, the others are symmetric
+    #[arg(long, help_heading = QUANTIZATION, value_parser = choice::<WeightFormat>(), default_value = "fp4")]
+    weights: WeightFormat,
+    /// Number format of the activations
+    #[arg(long, help_heading = QUANTIZATION, value_parser = activations(), default_value = "fp8")]
+    activations: Activations,
+    /// Weights along the input that share a scale; 0 for the whole row
+    #[arg(long, help_heading = QUANTIZATION, default_value_t = 64)]
+    group_size: usize,
+    /// How weights are solved
+    #[arg(long, help_heading = QUANTIZATION, value_parser = choice::<Method>(), default_value = "gptq")]
+    method: Method,
+    /// The order in which GPTQ quantizes the columns
+    #[arg(long, help_heading = QUANTIZATION, value_parser = choice::<Order>(), default_value = "activation")]
+    order: Order,
+    /// The constraint on the scales of a row: powers of two (m1), a row scale times powers of two (m2), or a row scale times
+    /// powers of two times 1, 5/4 or 3/2 (m3); found by search or snapped [default: m3 for fp4, else none]
+    #[arg(long, help_heading = QUANTIZATION, value_parser = choice::<ScaleConstraint>())]
+    scale: Option<ScaleConstraint>,
+    /// How a group's scale is found
+    #[arg(long, help_heading = QUANTIZATION, value_parser = choice::<ScaleSearch>(), default_value = "hessian")]
+    scale_search: ScaleSearch,
+    /// The activations that Hessians are gathered from
+    #[arg(long, help_heading = QUANTIZATION, value_parser = choice::<HessianSource>(), default_value = "quantized")]
+    hessian: HessianSource,
+    /// The share of the error left by earlier layers that a layer takes over, 0 to 1
+    #[arg(long, help_heading = QUANTIZATION, value_parser = share, default_value = "0.5")]
+    propagation: f64,
+    /// Rank of the low-rank compensation; 0 for none [default: 8 for weights of 4 bits, else 0]
+    #[arg(long, help_heading = QUANTIZATION, value_name = "RANK")]
+    lorc_rank: Option<usize>,
+    /// What the compensation repairs: the weight, or the output on the calibration data
+    #[arg(long, help_heading = QUANTIZATION, value_parser = choice::<BranchMetric>(), default_value = "activation")]
+    lorc: BranchMetric,
+    /// Number format of the compensation
+    #[arg(long, help_heading = QUANTIZATION, value_parser = choice::<FactorFormat>(), default_value = "fp8")]
+    lorc_factors: FactorFormat,
+    /// How often weight and compensation are solved in turn
+    #[arg(long, help_heading = QUANTIZATION, value_name = "ROUNDS", value_parser = positive, default_value = "2")]
+    lorc_rounds: usize,
+    /// Layers to leave in float, by path, node or weight name
+    #[arg(long, help_heading = QUANTIZATION, num_args = 1.., value_name = "REGEX")]
+    pub keep: Vec<String>,
+    /// Quantize these layers and no others, the head included when it is named
+    #[arg(long, help_heading = QUANTIZATION, num_args = 1.., value_name = "REGEX")]
+    pub only: Vec<String>,
+    /// Quantizes again what is quantized already, where its weight is behind DequantizeLinear; such weights are held in
+    /// memory in float
+    #[arg(long, help_heading = QUANTIZATION)]
+    requantize: bool,
+
+    /// Calibration data: .txt, .jsonl, .npz or .safetensors, see docs/calibration.md; without, the model writes its own text
+    #[arg(long, help_heading = CALIBRATION, num_args = 1.., value_name = "FILE")]
+    pub calibration: Vec<PathBuf>,
+    /// The model's tokenizer.json, for text [default: the one beside the model, or one folder above]
+    #[arg(long, help_heading = CALIBRATION, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+    /// Calibration samples at most [default: 128; 16 of self-written text]
+    #[arg(long, help_heading = CALIBRATION, value_parser = positive)]
+    samples: Option<usize>,
+    /// Tokens of a sample [default: 2048, or what the model takes; 512 of self-written text]
+    #[arg(long, help_heading = CALIBRATION, value_parser = positive)]
+    seq_len: Option<usize>,
+    /// Token id that begins every sample
+    #[arg(long, help_heading = CALIBRATION, value_name = "ID", value_parser = clap::value_parser!(i64).range(0..))]
+    bos: Option<i64>,
+
+    /// What runs the standard operators in calibration
+    #[arg(long, help_heading = RUNTIME, default_value = "rten", value_name = "NAME")]
+    backend: String,
+    /// Threads, at most one a core [default: one a core]
+    #[arg(long, help_heading = RUNTIME, value_parser = threads)]
+    threads: Option<usize>,
 }
 
 /// `Option` of its own: clap takes a bare one for an argument that may be left out.
@@ -159,6 +169,14 @@ pub(super) fn threads(text: &str) -> Result<usize, String> {
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<(), Error> {
+    let model = arguments.model.ok_or_else(|| Error::Usage("name a model; see zqc --help".to_string()))?;
+    if arguments.output.as_os_str() == "-" {
+        let reason = "the output is a file, which replaces another only when it is whole";
+        return Err(Error::Usage(format!("-o -: {reason}; for a file of that name use -o ./-")));
+    }
+    if arguments.report.as_ref().is_some_and(|report| report.is_at(&arguments.output)) {
+        return Err(Error::Usage("--report: this file is the output; name another".to_string()));
+    }
     set_threads(arguments.threads)?;
     arguments.report.as_ref().map_or(Ok(()), ReportFile::check_writable)?;
     let options = Options {
@@ -182,8 +200,8 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Error> {
         samples: arguments.samples,
         seq_len: arguments.seq_len,
         bos: arguments.bos,
-        keep: arguments.keep,
-        only: arguments.only,
+        keep: expressions("--keep", &arguments.keep)?,
+        only: expressions("--only", &arguments.only)?,
         requantize: arguments.requantize,
         backend: arguments.backend,
         threads: arguments.threads,
@@ -191,9 +209,17 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Error> {
         resume: !arguments.no_resume,
     };
     let compiler = Compiler::new(options);
+    compiler.state_folder(&arguments.output).into_iter().for_each(tell_of_state);
     let mut progress = Progress::new(arguments.print_ir_after);
-    let report = compiler.compile_with(&arguments.model, &arguments.output, &mut progress)?;
+    let report = compiler.compile_with(&model, &arguments.output, &mut progress)?;
     progress.finish()?;
     table::print_report(&report);
     arguments.report.map_or(Ok(()), |file| file.write(&report))
+}
+
+/// The regular expressions that are the values of an option.
+fn expressions(option: &str, texts: &[String]) -> Result<Vec<Regex>, Error> {
+    let expression =
+        |text: &String| Regex::new(text).map_err(|error| Error::Usage(format!("{option} {text:?}: {error}")));
+    texts.iter().map(expression).collect()
 }

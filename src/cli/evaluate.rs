@@ -1,12 +1,12 @@
-//! `zqc eval MODEL --text FILE --tokenizer FILE`: perplexity.
+//! `zqc eval MODEL --text FILE [--tokenizer FILE]`: perplexity.
 
 use std::path::PathBuf;
 
 use clap::Args;
-use zqc::{Error, Evaluation, evaluate};
+use zqc::{Error, Evaluation, evaluate, find_tokenizer};
 
 use super::compile::{positive, threads};
-use super::progress::bar;
+use super::progress::Bar;
 use super::{json, print, set_threads};
 
 #[derive(Args)]
@@ -16,9 +16,9 @@ pub(super) struct Arguments {
     /// The text
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
-    /// The model's tokenizer.json
+    /// The model's tokenizer.json [default: the one beside the model, or one folder above]
     #[arg(long, value_name = "FILE")]
-    tokenizer: PathBuf,
+    tokenizer: Option<PathBuf>,
     /// Tokens of a window
     #[arg(long, default_value_t = 2048, value_parser = positive)]
     window: usize,
@@ -41,17 +41,29 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
     set_threads(arguments.threads)?;
+    let tokenizer = match &arguments.tokenizer {
+        Some(tokenizer) => tokenizer.clone(),
+        None => {
+            let found = find_tokenizer(&arguments.model).ok_or_else(|| {
+                let reason =
+                    "no tokenizer.json lies beside the model or one folder above; give it with --tokenizer";
+                Error::Usage(format!("{}: {reason}", arguments.model.display()))
+            })?;
+            say!("tokenizer: {}", found.display());
+            found
+        }
+    };
     let evaluation = Evaluation {
         model: &arguments.model,
         text: &arguments.text,
-        tokenizer: &arguments.tokenizer,
+        tokenizer: &tokenizer,
         window: arguments.window,
         max_tokens: arguments.max_tokens,
         bos: arguments.bos,
         backend: &arguments.backend,
         threads: arguments.threads,
     };
-    let bar = bar("windows");
+    let bar = Bar::new("windows");
     let result = evaluate(&evaluation, &mut |done, count| {
         bar.set_length(count as u64);
         bar.set_position(done as u64);
@@ -61,11 +73,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
     if arguments.json {
         return print(&json(&result)?);
     }
-    say!(
+    print(&format!(
         "perplexity {:.4} over {} tokens ({:.4} nats a token)",
-        result.perplexity,
-        result.tokens,
-        result.nll
-    );
-    Ok(())
+        result.perplexity, result.tokens, result.nll
+    ))
 }

@@ -18,9 +18,5 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
     let inspection = inspect(&arguments.model)?;
-    if arguments.json {
-        return print(&json(&inspection)?);
-    }
-    table::print_inspection(&inspection);
-    Ok(())
+    print(&if arguments.json { json(&inspection)? } else { table::inspection(&inspection) })
 }

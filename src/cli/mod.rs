@@ -7,6 +7,7 @@ mod allocator;
 mod compile;
 mod evaluate;
 mod inspect;
+mod model_argument;
 mod panics;
 mod progress;
 mod report_file;
@@ -16,8 +17,10 @@ mod table;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use zqc::Error;
+use zqc::runtime::useful_threads;
 
 /// Exit code of input that cannot be used.
 const BAD_INPUT: u8 = 3;
@@ -26,7 +29,13 @@ const INTERNAL: u8 = 5;
 
 /// Compiles ONNX language models to W4A8 floating point: FP4 weights, token-wise FP8 activations.
 #[derive(Parser)]
-#[command(name = "zqc", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(
+    name = "zqc",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    override_usage = "zqc <MODEL> --output <OUTPUT> [OPTIONS]\n       zqc <COMMAND>"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -44,7 +53,7 @@ enum Command {
 
 /// Runs the command that the arguments name.
 pub(crate) fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = parse();
     let last_panic = panics::collect();
     match std::panic::catch_unwind(|| run(cli)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
@@ -59,6 +68,17 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
+/// The arguments; ends the process when they are not understood, or ask for help.
+fn parse() -> Cli {
+    let matches = Cli::command().get_matches();
+    let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    if let (None, Some(arguments)) = (&cli.command, &mut cli.compile) {
+        let refused = |reason| Cli::command().error(ErrorKind::MissingRequiredArgument, reason).exit();
+        model_argument::find(arguments, &matches).unwrap_or_else(refused);
+    }
+    cli
+}
+
 fn run(cli: Cli) -> Result<(), Error> {
     signals::handle().map_err(|error| Error::Model(format!("cannot handle signals: {error}")))?;
     match (cli.command, cli.compile) {
@@ -69,14 +89,14 @@ fn run(cli: Cli) -> Result<(), Error> {
     }
 }
 
-/// Gives rayon `threads` threads; by default one a core.
+/// Gives rayon `threads` threads, at most one a core; by default as many.
 fn set_threads(threads: Option<usize>) -> Result<(), Error> {
     let Some(threads) = threads else { return Ok(()) };
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(useful_threads(threads)).build_global();
     pool.map_err(|error| Error::Usage(format!("--threads {threads}: {error}")))
 }
 
-/// Prints a line of data to standard output; a closed pipe is no error of ours.
+/// Prints a result, which may have several lines, to standard output; a closed pipe is no error of ours.
 fn print(text: &str) -> Result<(), Error> {
     match writeln!(std::io::stdout(), "{text}") {
         Err(source) if source.kind() != std::io::ErrorKind::BrokenPipe => {

@@ -1,6 +1,6 @@
 //! The file that `--report` names.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use zqc::{Error, Report};
 
@@ -29,6 +29,11 @@ impl ReportFile {
             _ => return Err("the report is written as .html or .json"),
         };
         Ok(Self { path, form })
+    }
+
+    /// Whether it goes to the file `path`.
+    pub(super) fn is_at(&self, path: &Path) -> bool {
+        self.path == path
     }
 
     /// Checks that the file could be written.

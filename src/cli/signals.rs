@@ -1,8 +1,9 @@
 //! Signals that end the process: temporary files go first.
 
 use std::io::Write;
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use signal_hook::consts::{SIGBUS, SIGINT, SIGTERM, SIGXFSZ};
@@ -10,6 +11,14 @@ use signal_hook::iterator::Signals;
 use zqc::ir::onnx::remove_temporaries;
 
 use super::BAD_INPUT;
+
+/// Where the compilation that runs keeps its state.
+static STATE: OnceLock<PathBuf> = OnceLock::new();
+
+/// From now on a signal that ends the process says that there is state in `folder`, once there is.
+pub(super) fn tell_of_state(folder: PathBuf) {
+    let _ = STATE.set(folder); // a process compiles one model
+}
 
 /// From now on SIGINT and SIGTERM end the process as they do by default, but without temporary files left behind. A file
 /// that grows over the limit of the shell gives an error, not a signal; one that can be read no more gives a message.
@@ -22,6 +31,11 @@ pub(super) fn handle() -> std::io::Result<()> {
     std::thread::Builder::new().name("signals".to_string()).spawn(move || {
         if let Some(signal) = signals.forever().next() {
             remove_temporaries();
+            if let Some(state) = STATE.get().filter(|state| state.is_dir()) {
+                say!(
+                    "stopped; what is solved so far is in {state:?}, and the same command goes on from there"
+                );
+            }
             let _ = signal_hook::low_level::emulate_default_handler(signal);
         }
     })?;

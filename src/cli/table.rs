@@ -1,4 +1,4 @@
-//! Reports as text, for standard error.
+//! Reports as text: of a compilation for standard error, of an inspection for standard output.
 
 use indicatif::DecimalBytes;
 use zqc::{InspectedFile, Inspection, Report};
@@ -66,25 +66,18 @@ pub(super) fn print_report(report: &Report) {
 }
 
 /// A line a linear layer, and the totals.
-pub(super) fn print_inspection(inspection: &Inspection) {
+pub(super) fn inspection(inspection: &Inspection) -> String {
     let width = inspection.linears.iter().map(|linear| linear.layer.len()).max().unwrap_or(0).max(5);
-    say!(
+    let mut lines = vec![format!(
         "{:width$} {:>13} {:>7} {:>6} {:>10} {:>5} {:>7} {:>6}  bias",
-        "layer",
-        "K x N",
-        "format",
-        "group",
-        "scales",
-        "rank",
-        "reads",
-        "bits"
-    );
+        "layer", "K x N", "format", "group", "scales", "rank", "reads", "bits"
+    )];
     for linear in &inspection.linears {
         let shape = format!("{} x {}", linear.k, linear.n);
         let group = linear.group_size.map_or("-".to_string(), |group| group.to_string());
         let scales = if linear.zero_points { Some("asymmetric") } else { linear.scales.as_deref() };
         let rank = if linear.rank > 0 { linear.rank.to_string() } else { "-".to_string() };
-        say!(
+        lines.push(format!(
             "{:width$} {shape:>13} {:>7} {group:>6} {:>10} {rank:>5} {:>7} {:>6.2}  {}",
             linear.layer,
             linear.format,
@@ -92,7 +85,7 @@ pub(super) fn print_inspection(inspection: &Inspection) {
             linear.activations.as_deref().unwrap_or("float"),
             linear.bits_per_weight,
             if linear.bias { "yes" } else { "no" }
-        );
+        ));
     }
     let file = match &inspection.file {
         InspectedFile::Onnx { opset, nodes } => format!("opset {opset}, {nodes} nodes"),
@@ -100,11 +93,12 @@ pub(super) fn print_inspection(inspection: &Inspection) {
             format!("package version {package_version} by zqc {zqc_version}, {activations} activations")
         }
     };
-    say!(
+    lines.push(format!(
         "{file}, {} linear layers with {:.2} M weights at {:.3} bits; constants take {}",
         inspection.linears.len(),
         inspection.weights as f64 / 1e6,
         inspection.bits_per_weight,
         DecimalBytes(inspection.constant_bytes)
-    );
+    ));
+    lines.join("\n")
 }

@@ -39,7 +39,7 @@ fn damaged_tokenizer() {
 fn text_without_a_tokenizer() {
     let bench = Bench::new();
     let words = ["calibration.txt: text needs a tokenizer"];
-    refuse(&bench, &tiny("model.onnx"), &tiny("calibration.txt"), None, &words);
+    refuse(&bench, &bench.model(&hundred_tokens()), &tiny("calibration.txt"), None, &words);
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn damaged_archive() {
 fn tokens_that_the_model_does_not_know() {
     let bench = Bench::new();
     let path = bench.write("data.jsonl", "{\"input_ids\": [1, 2, 100]}\n");
-    refuse(&bench, &bench.model(&hundred_tokens()), &path, None, &["calibration", "100"]);
+    refuse(&bench, &bench.model(&hundred_tokens()), &path, None, &["data.jsonl:1", "100"]);
 }
 
 #[test]

@@ -135,6 +135,7 @@ fn closed_outputs() {
     let model = tiny("model.onnx");
     let inspect = [Path::new("inspect"), &model, Path::new("--json")];
     assert_eq!(with_closed(&inspect, true).status.code(), Some(0));
+    assert_eq!(with_closed(&inspect[..2], true).status.code(), Some(0));
     assert_eq!(with_closed(&inspect[..2], false).status.code(), Some(0));
     let output = bench.output();
     let compile = [&model, Path::new("-o"), &output, Path::new("--method"), Path::new("rtn")];
@@ -202,6 +203,31 @@ fn the_device_of_the_output_vanishes() {
     assert!(message(&output).contains(&named), "{}", message(&output));
     assert!(!bench.path("out").exists());
     assert_eq!(std::fs::read_to_string(bench.path("gone/model.onnx")).unwrap(), BEFORE);
+}
+
+#[test]
+fn a_signal_says_where_the_state_is() {
+    for (name, signal) in [("-INT", 2), ("-TERM", 15)] {
+        let bench = bench();
+        let mut run = Command::new(env!("CARGO_BIN_EXE_zqc"));
+        run.arg(tiny("model.onnx")).arg("-o").arg(bench.output()).args(["--samples", "2", "--seq-len", "64"]);
+        let run = run.stderr(Stdio::piped()).spawn().unwrap();
+        let state = bench.path("out/.model.onnx.zqc-resume");
+        let since = Instant::now();
+        while !state.exists() {
+            assert!(since.elapsed() < Duration::from_secs(60), "no state in {state:?}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(Command::new("kill").args([name, &run.id().to_string()]).status().unwrap().success());
+        let output = run.wait_with_output().unwrap();
+        assert_eq!(output.status.signal(), Some(signal), "{}", message(&output));
+        assert!(
+            message(&output).contains(&format!("{state:?}, and the same command goes on")),
+            "{}",
+            message(&output)
+        );
+        assert!(state.exists());
+    }
 }
 
 #[test]

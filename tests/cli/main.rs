@@ -1,14 +1,18 @@
 //! The command line as scripts see it: exit codes, messages, and that a failed run leaves nothing behind.
 
+mod arguments;
 mod bad_data;
 mod bad_models;
 mod bench;
+mod calibration;
 mod coverage;
 #[cfg(unix)]
 mod faults;
 mod formats;
 mod models;
 mod packages;
+#[cfg(unix)]
+mod places;
 mod results;
 mod resume;
 #[path = "../support/mod.rs"]

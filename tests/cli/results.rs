@@ -9,7 +9,7 @@ use zqc::ir::tensor::DataType;
 
 use crate::bench::Bench;
 use crate::models::{info, matrix, model, node, npz, one_layer, one_layer_with};
-use crate::support::{tiny, zqc_ok};
+use crate::support::{tiny, zqc, zqc_ok};
 
 /// Few samples of the bundled text.
 fn calibrated<'a>(text: &'a Path, tokenizer: &'a Path) -> [&'a str; 8] {
@@ -51,6 +51,19 @@ fn the_same_bytes_every_time_and_for_any_number_of_threads() {
 }
 
 #[test]
+fn more_threads_than_cores_change_nothing() {
+    let bench = Bench::new();
+    let options = |threads| ["--samples", "1", "--seq-len", "32", "--bos", "0", "--threads", threads];
+    let since = std::time::Instant::now();
+    let compiled = ["1", "1000"].map(|threads| {
+        bench.compile(&tiny("model.onnx"), &bench.output(), &options(threads));
+        std::fs::read(bench.output()).unwrap()
+    });
+    assert!(compiled[0] == compiled[1]);
+    assert!(since.elapsed().as_secs() < 60, "a thousand threads look for work");
+}
+
+#[test]
 fn inspection_of_source_and_output() {
     let source = inspect(&tiny("model.onnx"));
     assert_eq!(formats(&source), [("f32", 36)]);
@@ -70,6 +83,21 @@ fn inspection_of_source_and_output() {
     }
     assert_eq!(source["weights"], output["weights"]);
     assert!(output["constant_bytes"].as_u64().unwrap() < source["constant_bytes"].as_u64().unwrap() / 3);
+}
+
+#[test]
+fn results_go_to_standard_output_and_nothing_else_does() {
+    let (model, text, tokenizer) = (tiny("model.onnx"), tiny("heldout.txt"), tiny("tokenizer.json"));
+    let inspected = zqc([Path::new("inspect"), &model]);
+    let stdout = String::from_utf8(inspected.stdout).unwrap();
+    assert_eq!((stdout.lines().count(), inspected.stderr.len()), (38, 0), "{stdout}");
+    assert!(stdout.starts_with("layer ") && stdout.ends_with("constants take 9.08 MB\n"), "{stdout}");
+    let paths = [Path::new("eval"), &model, Path::new("--text"), &text, Path::new("--tokenizer"), &tokenizer];
+    let options = ["--window", "64", "--max-tokens", "128"].map(Path::new);
+    let evaluated = zqc(paths.into_iter().chain(options));
+    let stdout = String::from_utf8(evaluated.stdout).unwrap();
+    assert_eq!((stdout.lines().count(), evaluated.stderr.len()), (1, 0), "{stdout}");
+    assert!(stdout.starts_with("perplexity ") && stdout.contains("over 126 tokens"), "{stdout}");
 }
 
 #[test]

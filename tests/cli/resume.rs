@@ -145,6 +145,17 @@ fn state_of_other_options_is_not_used() {
 }
 
 #[test]
+fn state_is_used_where_only_threads_and_reports_differ() {
+    let options = options();
+    let bench = killed(&options);
+    let report = bench.path("report.json").display().to_string();
+    let other = ["--threads", "1", "--no-verify", "--report", &report].map(str::to_string);
+    let message = finish(&bench, &[options.clone(), other.to_vec()].concat());
+    assert!(message.contains("had solved"), "{message}");
+    assert!(std::fs::read(bench.output()).unwrap() == undisturbed(&options).0);
+}
+
+#[test]
 fn a_slip_of_the_keyboard_costs_no_state() {
     let options = options();
     let bench = killed(&options);

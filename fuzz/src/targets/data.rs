@@ -1,10 +1,10 @@
 //! Calibration data.
 
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use zqc::ir::tensor::DataType;
-use zqc::runtime::{Dimension, InputSpec, Tokenizer, load_calibration};
+use zqc::runtime::{Dimension, InputSpec, SampleOptions, Tokenizer, load_calibration};
 
 use super::{Outcome, Target};
 use crate::mutate::{change_archive, change_bytes, change_json};
@@ -78,20 +78,24 @@ fn specs() -> [InputSpec; 2] {
     ]
 }
 
-fn tokenizer() -> Result<&'static Tokenizer, String> {
-    static TOKENIZER: OnceLock<Result<Tokenizer, String>> = OnceLock::new();
+fn tokenizer() -> Result<Arc<Tokenizer>, String> {
+    static TOKENIZER: OnceLock<Result<Arc<Tokenizer>, String>> = OnceLock::new();
     let load = || {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/tokenizer/words.json");
-        Tokenizer::load(&path).map_err(|error| error.to_string())
+        Tokenizer::load(&path).map(Arc::new).map_err(|error| error.to_string())
     };
-    TOKENIZER.get_or_init(load).as_ref().map_err(Clone::clone)
+    TOKENIZER.get_or_init(load).clone()
 }
 
 fn read_data(path: &Path) -> Result<Outcome, String> {
     let both = specs();
     // Text gives the token ids only.
     let specs = if path.extension().is_some_and(|ending| ending == "jsonl") { &both[..1] } else { &both[..] };
-    match load_calibration(&[path.to_path_buf()], Some(tokenizer()?), specs, 4, 16, Some(1)) {
+    let known = tokenizer()?;
+    let tokenizer = &|| Ok(Some(known.clone()));
+    let options =
+        SampleOptions { specs, vocabulary: Some(100), tokenizer, samples: 4, seq_len: 16, bos: Some(1) };
+    match load_calibration(&[path.to_path_buf()], &options) {
         Ok(samples) if samples.len() > 4 => Err(format!("{} samples where 4 were asked for", samples.len())),
         Ok(samples) => Ok(Outcome::Read("+".repeat(samples.len()))),
         Err(error) => {

@@ -1,5 +1,6 @@
 //! The data file beside a written model: its name follows from its content, so that two models never share one.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
 use std::path::Path;
@@ -8,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::proto::{ModelProto, StringStringEntryProto, tensor_proto::DataLocation};
 use super::temporary::TemporaryFolder;
-use super::write::{WriteError, rename};
+use super::write::WriteError;
 
 /// Smaller tensors stay inline, so that shape constants can be read without the data file.
 const EXTERNAL_FLOOR: usize = 1024;
@@ -59,12 +60,12 @@ pub(super) fn move_data_out(
         ];
         tensor.data_location = Some(DataLocation::External as i32);
     }
-    rename(&unnamed, &folder.join(&name))?;
+    std::fs::rename(&unnamed, folder.join(&name)).map_err(io)?;
     Ok((name, offset))
 }
 
 /// Removes the data files of models that `path` was before; `kept` is that of the model that it is now.
-pub(super) fn remove_old_data(path: &Path, kept: Option<&str>) {
+pub(super) fn remove_old_data(path: &Path, kept: Option<&OsStr>) {
     let (Some(name), Some(folder)) = (path.file_name().and_then(|name| name.to_str()), path.parent()) else {
         return;
     };
@@ -77,7 +78,7 @@ pub(super) fn remove_old_data(path: &Path, kept: Option<&str>) {
         let other = entry.file_name();
         if let Some(other) = other.to_str()
             && is_data(other) == Some(true)
-            && Some(other) != kept
+            && Some(OsStr::new(other)) != kept
         {
             let _ = std::fs::remove_file(entry.path()); // the new model is in its place and whole without it
         }

@@ -1,4 +1,5 @@
-//! External tensor data: files beside the model, mapped once each, never outside of the model's own folder.
+//! External tensor data: files beside the model, mapped once each, never outside of the model's own folder. Where the model is a
+//! symbolic link, as in the cache of the Hugging Face hub, the folder of the file that it leads to is its own too.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -22,7 +23,10 @@ pub enum ExternalError {
     #[error("its external data entry \"{key}\" is missing or malformed; export the model again")]
     Malformed { key: &'static str },
     /// The path leads out of the model's folder.
-    #[error("external data path {location:?} leaves the model's own folder; move the file beside the model")]
+    #[error(
+        "external data path {location:?} leaves the model's own folder, or is a link to a file out of it; move the file beside \
+         the model"
+    )]
     Outside { location: String },
     /// The file cannot be opened.
     #[error("external data file {path:?}: {source}; copy it beside the model")]
@@ -45,15 +49,15 @@ const SHARING: u64 = 16;
 
 /// The external data files of one model.
 pub(super) struct ExternalFiles<'a> {
-    folder: Option<&'a Path>,
+    model: Option<&'a Path>,
     mapped: HashMap<PathBuf, Bytes>,
     loaded: u64,
 }
 
 impl<'a> ExternalFiles<'a> {
-    /// Files are looked for in `folder` only.
-    pub(super) fn new(folder: Option<&'a Path>) -> Self {
-        Self { folder, mapped: HashMap::new(), loaded: 0 }
+    /// Files are looked for in the folder of the file `model`; without one there are none.
+    pub(super) fn new(model: Option<&'a Path>) -> Self {
+        Self { model, mapped: HashMap::new(), loaded: 0 }
     }
 
     /// Puts the payload of every external tensor in its place, shared with the mapped file; the bytes that this was.
@@ -142,20 +146,31 @@ impl<'a> ExternalFiles<'a> {
         }
     }
 
+    /// The path of a file beside the model, whose real place is in the folder of the model or in that of its real place.
     fn resolve(&self, location: &str) -> Result<PathBuf, ExternalError> {
-        let folder = self.folder.ok_or(ExternalError::InMemory)?;
+        let model = self.model.ok_or(ExternalError::InMemory)?;
         let outside = || ExternalError::Outside { location: location.to_string() };
         let relative = Path::new(location);
         let plain = relative.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
         if !plain || location.is_empty() || location.contains('\0') {
             return Err(outside());
         }
-        let path = folder.join(relative);
         let canonical = |path: &Path| {
             path.canonicalize().map_err(|source| ExternalError::Open { path: path.to_path_buf(), source })
         };
+        let path = folder(model).join(relative);
         let real = canonical(&path)?;
-        if real.starts_with(canonical(folder)?) { Ok(path) } else { Err(outside()) }
+        let allowed =
+            real.starts_with(canonical(folder(model))?) || real.starts_with(folder(&canonical(model)?));
+        if allowed { Ok(path) } else { Err(outside()) }
+    }
+}
+
+/// The folder that a file lies in.
+fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
     }
 }
 

@@ -4,6 +4,7 @@ mod content;
 mod data_file;
 mod external;
 mod instantiate;
+mod place;
 pub mod proto;
 mod read;
 mod temporary;
@@ -13,6 +14,7 @@ mod write;
 pub use content::Content;
 pub use external::{ExternalError, map_file};
 pub use instantiate::instantiate;
+pub use place::{follow_links, resemble};
 pub use read::{ModelError, ReadError, from_proto, read};
 pub use temporary::remove_temporaries;
 pub use write::{

@@ -55,14 +55,10 @@ pub enum ModelError {
 /// # Errors
 /// When the file or one that it names is missing, truncated or malformed, or the graph is not valid.
 pub fn read(path: &Path) -> Result<Model, ReadError> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
     let model = || {
         let bytes = map_file(path)?;
         let proto = ModelProto::decode(bytes.clone())?;
-        let mut model = model_from_proto(proto, ExternalFiles::new(Some(folder)))?;
+        let mut model = model_from_proto(proto, ExternalFiles::new(Some(path)))?;
         model.source_bytes += bytes.len() as u64;
         model.newer = has_unknown_fields(&bytes).then_some(bytes);
         Ok(model)

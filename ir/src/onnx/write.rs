@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 
 use super::data_file::{move_data_out, remove_old_data};
+use super::place::Place;
 use super::proto::{GraphProto, ModelProto, NodeProto, ValueInfoProto};
 use super::temporary::TemporaryFolder;
 use super::unknown::carry_unknown_fields;
@@ -45,6 +46,12 @@ pub enum WriteError {
     /// The operating system refused.
     #[error("cannot write {path:?}: {source}")]
     Io { path: PathBuf, source: std::io::Error },
+    /// A folder is in the place of the file.
+    #[error("cannot write {path:?}: it is a directory; name a file")]
+    Directory { path: PathBuf },
+    /// A device, a FIFO or a socket is in the place of the file.
+    #[error("cannot write {path:?}: it is {kind}, and only a regular file is replaced; name another file")]
+    NotRegular { path: PathBuf, kind: &'static str },
 }
 
 /// Protobuf implementations count message sizes in signed 32 bits.
@@ -53,7 +60,7 @@ const PROTOBUF_LIMIT: usize = i32::MAX as usize;
 /// Writes the model to `path`, replacing a file that is there; returns the bytes written, data file included.
 ///
 /// # Errors
-/// When the graph is not lowered or the files cannot be written; the previous file is then still whole.
+/// When the graph is not lowered or the files cannot be written; what was there is then still whole.
 pub fn write(model: &Model, path: &Path, storage: Storage) -> Result<u64, WriteError> {
     stage(model, path, storage)?.persist()
 }
@@ -61,9 +68,9 @@ pub fn write(model: &Model, path: &Path, storage: Storage) -> Result<u64, WriteE
 /// A model in a temporary folder, on its way to its place. It can be read there before anything is replaced.
 pub struct Staged {
     folder: TemporaryFolder,
-    target: PathBuf,
-    /// Name of the data file, if there is one.
-    data: Option<String>,
+    place: Place,
+    /// The place of the data file, if there is one.
+    data: Option<Place>,
     size: u64,
 }
 
@@ -72,12 +79,12 @@ pub struct Staged {
 /// # Errors
 /// When the graph is not lowered or the files cannot be written.
 pub fn stage(model: &Model, path: &Path, storage: Storage) -> Result<Staged, WriteError> {
-    let name = file_name(path)?;
+    let place = Place::of(path)?;
     let mut proto = to_proto(model)?;
-    let folder = temporary(path)?;
+    let folder = temporary(&place, path)?;
     let inline =
         storage == Storage::Inline || storage == Storage::Auto && proto.encoded_len() <= PROTOBUF_LIMIT;
-    let data = if inline { None } else { Some(move_data_out(&mut proto, path, &folder)?) };
+    let data = if inline { None } else { Some(move_data_out(&mut proto, place.path(), &folder)?) };
     let mut bytes = proto.encode_to_vec();
     drop(proto);
     if let Some(source) = &model.newer {
@@ -86,15 +93,16 @@ pub fn stage(model: &Model, path: &Path, storage: Storage) -> Result<Staged, Wri
     if bytes.len() > PROTOBUF_LIMIT {
         return Err(WriteError::TooLarge { size: bytes.len() });
     }
-    fill(&folder.join(name), &bytes, path)?;
+    fill(&folder.join(place.file_name()), &bytes, path)?;
     let size = bytes.len() as u64 + data.as_ref().map_or(0, |(_, size)| *size);
-    Ok(Staged { folder, target: path.to_path_buf(), data: data.map(|(name, _)| name), size })
+    let data = data.map(|(name, _)| Place::of(&place.path().with_file_name(name))).transpose()?;
+    Ok(Staged { folder, place, data, size })
 }
 
 impl Staged {
     /// Where the model file lies for now, its data file beside it.
     pub fn path(&self) -> PathBuf {
-        self.folder.join(self.target.file_name().unwrap_or_default())
+        self.folder.join(self.place.file_name())
     }
 
     /// Moves the files to their place; returns their size. The model file comes last, and only then does the data file of
@@ -103,11 +111,12 @@ impl Staged {
     /// # Errors
     /// When the operating system refuses.
     pub fn persist(self) -> Result<u64, WriteError> {
-        if let Some(name) = &self.data {
-            rename(&self.folder.join(name), &self.target.with_file_name(name))?;
+        let occupant = self.place.occupant();
+        if let Some(data) = &self.data {
+            data.take(&self.folder.join(data.file_name()), occupant.as_ref())?;
         }
-        rename(&self.path(), &self.target)?;
-        remove_old_data(&self.target, self.data.as_deref());
+        self.place.take(&self.path(), occupant.as_ref())?;
+        remove_old_data(self.place.path(), self.data.as_ref().map(Place::file_name));
         Ok(self.size)
     }
 }
@@ -115,21 +124,21 @@ impl Staged {
 /// Finds out, before any work is spent, whether a file can be written at `path`.
 ///
 /// # Errors
-/// When no file can be made in its folder, or a folder is in its place.
+/// When no file can be made in its folder, or something else than a regular file is in its place.
 pub fn check_writable(path: &Path) -> Result<(), WriteError> {
-    file_name(path)?;
-    temporary(path).map(drop)
+    temporary(&Place::of(path)?, path).map(drop)
 }
 
 /// Writes a file at once: it appears whole or not at all.
 ///
 /// # Errors
-/// When the operating system refuses.
+/// When the operating system refuses, or something else than a regular file is in its place.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
-    let name = file_name(path)?;
-    let folder = temporary(path)?;
-    fill(&folder.join(name), bytes, path)?;
-    rename(&folder.join(name), path)
+    let place = Place::of(path)?;
+    let folder = temporary(&place, path)?;
+    let temporary = folder.join(place.file_name());
+    fill(&temporary, bytes, path)?;
+    place.take(&temporary, place.occupant().as_ref())
 }
 
 /// The model as one protobuf message with every payload inline (shared with the model, not copied).
@@ -211,15 +220,10 @@ pub fn node_to_proto(graph: &Graph, id: NodeId) -> Result<NodeProto, WriteError>
     Ok(proto)
 }
 
-/// The name of the file that is to be `path`; refuses the places that no file can take.
-fn file_name(path: &Path) -> Result<&std::ffi::OsStr, WriteError> {
-    let name = path.file_name().filter(|_| !path.is_dir());
-    let source = || std::io::ErrorKind::IsADirectory.into();
-    name.ok_or_else(|| WriteError::Io { path: path.to_path_buf(), source: source() })
-}
-
-fn temporary(path: &Path) -> Result<TemporaryFolder, WriteError> {
-    TemporaryFolder::beside(path).map_err(|source| WriteError::Io { path: path.to_path_buf(), source })
+/// A folder beside a place, which the caller names `path`.
+fn temporary(place: &Place, path: &Path) -> Result<TemporaryFolder, WriteError> {
+    TemporaryFolder::beside(place.path())
+        .map_err(|source| WriteError::Io { path: path.to_path_buf(), source })
 }
 
 /// Makes the file `temporary`, on its way to `target`.
@@ -230,8 +234,4 @@ fn fill(temporary: &Path, bytes: &[u8], target: &Path) -> Result<(), WriteError>
         file.sync_all()
     };
     fill().map_err(|source| WriteError::Io { path: target.to_path_buf(), source })
-}
-
-pub(super) fn rename(from: &Path, to: &Path) -> Result<(), WriteError> {
-    std::fs::rename(from, to).map_err(|source| WriteError::Io { path: to.to_path_buf(), source })
 }

@@ -201,6 +201,76 @@ fn links_out_of_the_folder_are_refused_and_links_inside_are_not() {
     assert_eq!(read(&path).unwrap().source_bytes, 2048 + std::fs::metadata(&path).unwrap().len());
 }
 
+/// A model as the cache of the Hugging Face hub holds it: `snapshots/r/model.onnx` and what its weight lies in are links.
+#[cfg(unix)]
+fn hub_cache(links: &[(&str, &str)]) -> (tempfile::TempDir, PathBuf) {
+    let cache = tempfile::tempdir().unwrap();
+    let path = |name: &str| cache.path().join(name);
+    for folder in ["blobs/deep", "snapshots/r", "other"] {
+        std::fs::create_dir_all(path(folder)).unwrap();
+    }
+    let proto = with_external(&[("location", "weights.bin")]);
+    std::fs::write(path("blobs/aa"), proto.encode_to_vec()).unwrap();
+    for file in ["blobs/bb", "blobs/deep/bb", "other/bb"] {
+        std::fs::write(path(file), [0; 4096]).unwrap();
+    }
+    for (link, target) in links {
+        std::os::unix::fs::symlink(target, path(link)).unwrap();
+    }
+    let model = path("snapshots/r/model.onnx");
+    (cache, model)
+}
+
+#[cfg(unix)]
+#[test]
+fn a_model_in_a_hub_cache_may_have_its_data_there_and_nowhere_else() {
+    let model = ("snapshots/r/model.onnx", "../../blobs/aa");
+    let data = "snapshots/r/weights.bin";
+    for target in ["../../blobs/bb", "../../blobs/deep/bb", "../r/../../blobs/bb"] {
+        let (_cache, path) = hub_cache(&[model, (data, target)]);
+        assert_eq!(to_proto(&read(&path).unwrap()).unwrap(), small_of_zeros(), "{target}");
+    }
+    let via = [("snapshots/r/hop.onnx", "../../blobs/aa"), ("snapshots/r/model.onnx", "hop.onnx")];
+    let (_cache, path) = hub_cache(&[via[0], via[1], (data, "../../blobs/bb")]);
+    assert!(read(&path).is_ok(), "a link to a link");
+
+    let absolute = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(absolute.path(), [0; 4096]).unwrap();
+    let outside = |links: &[(&str, &str)]| {
+        let (_cache, path) = hub_cache(links);
+        let error = read(&path).unwrap_err().source;
+        let refused = |source: &ExternalError| matches!(source, ExternalError::Outside { .. });
+        assert!(matches!(&error, ModelError::External { source, .. } if refused(source)), "{error}");
+    };
+    outside(&[model, (data, "../../other/bb")]);
+    outside(&[model, (data, absolute.path().to_str().unwrap())]);
+    outside(&[
+        ("snapshots/r/model.onnx", "../../blobs/deep/aa"),
+        ("blobs/deep/aa", "../aa"),
+        (data, "../../other/bb"),
+    ]);
+    // The folder of a link on the way is not the model's own.
+    outside(&[
+        ("other/hop", "../blobs/aa"),
+        ("snapshots/r/model.onnx", "../../other/hop"),
+        (data, "../../other/bb"),
+    ]);
+
+    let (cache, path) = hub_cache(&[(data, "../../blobs/bb")]);
+    std::fs::copy(cache.path().join("blobs/aa"), &path).unwrap();
+    assert!(
+        read(&path).unwrap_err().to_string().contains("leaves the model's own folder"),
+        "a model that is no link"
+    );
+}
+
+#[cfg(unix)]
+fn small_of_zeros() -> ModelProto {
+    let mut proto = small();
+    proto.graph.as_mut().unwrap().initializer[0].raw_data = Some(vec![0; 2048].into());
+    proto
+}
+
 #[test]
 fn ranges_past_the_end_are_refused() {
     let folder = tempfile::tempdir().unwrap();

@@ -48,6 +48,40 @@ fn a_link_to_a_package_stays_a_link() {
     write(&link, &[vec![small("new")]]);
     assert!(link.is_symlink());
     assert!(Package::open(&path).unwrap().layer("new").is_some());
+
+    let (path, link) = (folder.path().join("second"), folder.path().join("link_to_nothing"));
+    std::os::unix::fs::symlink("second", &link).unwrap();
+    write(&link, &[vec![small("first")]]);
+    assert!(link.is_symlink());
+    assert!(Package::open(&path).unwrap().layer("first").is_some());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_package_keeps_the_permissions_of_the_one_before_it() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("package");
+    write(&path, &[vec![small("old")]]);
+    fs::set_permissions(&path, PermissionsExt::from_mode(0o750)).unwrap();
+    write(&path, &[vec![small("new")]]);
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o750);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_fifo_is_not_replaced_and_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let [fifo, inside] = ["fifo", "inside"].map(|name| folder.path().join(name));
+    fs::create_dir(&inside).unwrap();
+    for fifo in [&fifo, &inside.join("manifest.json")] {
+        assert!(std::process::Command::new("mkfifo").arg(fifo).status().unwrap().success());
+    }
+    for path in [&fifo, &inside] {
+        assert!(matches!(check_writable(path), Err(StagingError::Occupied { .. })), "{path:?}");
+    }
+    assert_eq!(entries(folder.path()), ["fifo", "inside"]);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use zqc_runtime::{Array, Interpreter, Live, LoadedBodies, RunError, Stage};
 
 use super::tokens::CalibrationTokens;
 use super::{Calibration, HessianSource, Layer, WeightKey, Weights};
+use crate::pass::PassError;
 use crate::record::ActivationRecord;
 use crate::statistics::{ActivationStatistics, TokenSample};
 
@@ -88,7 +89,7 @@ impl Gathering<'_> {
         weights: &Weights,
         samples: &mut [Sample],
         to_solve: bool,
-    ) -> Result<Gathered, RunError> {
+    ) -> Result<Gathered, PassError> {
         let (interpreter, stage) = (self.interpreter, self.stage);
         let graph = interpreter.graph();
         let corrects = to_solve && self.calibration.corrects();
@@ -101,24 +102,26 @@ impl Gathering<'_> {
         let mut lacks: HashMap<WeightKey, Lack> = HashMap::new();
         let count = samples.len();
         for (at, sample) in samples.iter_mut().enumerate() {
+            let failed = |source| PassError::Sample { sample: at, source };
             if let Some(session) = &mut session {
                 for live in sample.both() {
-                    interpreter.run_nodes(stage, session.as_mut(), live)?;
+                    interpreter.run_nodes(stage, session.as_mut(), live).map_err(failed)?;
                 }
             }
             for &id in &stage.layers {
                 for live in sample.both() {
-                    interpreter.run_control(id, bodies.entry(id).or_default(), live)?;
+                    interpreter.run_control(id, bodies.entry(id).or_default(), live).map_err(failed)?;
                 }
             }
             for input in inputs.values_mut() {
                 let (activation, width) = (input.activation, input.sampled.width());
-                input.see(interpreter.floats(input.layer, activation, width, &sample.quantized)?);
+                let values = interpreter.floats(input.layer, activation, width, &sample.quantized);
+                input.see(values.map_err(failed)?);
             }
             for &id in &stage.layers {
-                interpreter.run_quantize(id, &mut sample.quantized)?;
+                interpreter.run_quantize(id, &mut sample.quantized).map_err(failed)?;
                 if let Some(float) = &mut sample.float {
-                    interpreter.pass_quantize(id, float)?;
+                    interpreter.pass_quantize(id, float).map_err(failed)?;
                 }
             }
             for (&x, input) in inputs.iter_mut().filter(|_| to_solve) {
@@ -126,21 +129,24 @@ impl Gathering<'_> {
                     (Some(float), HessianSource::Float) => float,
                     _ => &sample.quantized,
                 };
-                let values = interpreter.floats(input.layer, x, input.sampled.width(), source)?;
+                let values = interpreter.floats(input.layer, x, input.sampled.width(), source).map_err(failed)?;
+                if !values.iter().all(|value| value.is_finite()) {
+                    return Err(failed(RunError::NotFinite { node: graph.label(input.layer) }));
+                }
                 input.tokens.add(values, at, count);
             }
             for layer in self.layers {
                 let weight = &weights[&layer.key];
                 let Some(float) = &mut sample.float else { continue };
-                interpreter.run_linear(layer.id, weight, None, float)?;
+                interpreter.run_linear(layer.id, weight, None, float).map_err(failed)?;
                 if corrects {
-                    interpreter.run_linear(layer.id, weight, None, &mut sample.quantized)?;
+                    interpreter.run_linear(layer.id, weight, None, &mut sample.quantized).map_err(failed)?;
                 }
             }
             if let Some(float) = sample.float.as_ref().filter(|_| corrects) {
                 for layer in self.layers {
                     let lack = lacks.entry(layer.key).or_insert_with(|| Lack::new(layer.linear));
-                    self.add_lack(layer, &sample.quantized, float, lack)?;
+                    self.add_lack(layer, &sample.quantized, float, lack).map_err(failed)?;
                 }
             }
         }

@@ -1,38 +1,52 @@
-//! `.jsonl`: one JSON object a line, either a text or the inputs as nested arrays.
+//! `.jsonl`: one JSON object a line: inputs as nested arrays, or a text in place of the token ids.
 
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{DataError, Sample, Tokens, read_file};
+use super::{CalibrationSample, DataError, Sample, Tokens, read_file};
 use crate::array::Array;
 use crate::inputs::InputSpec;
 
+/// What some editors put in front of UTF-8 text.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// Reads the first lines that are not blank.
-pub fn read(path: &Path, tokens: &Tokens) -> Result<Vec<Sample>, DataError> {
+pub fn read(path: &Path, tokens: &Tokens, wanted: usize) -> Result<Vec<CalibrationSample>, DataError> {
     let bytes = read_file(path)?;
-    let lines = bytes.split(|&byte| byte == b'\n').enumerate();
+    let text = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes);
+    let lines = text.split(|&byte| byte == b'\n').enumerate();
     lines
         .filter(|(_, line)| !line.trim_ascii().is_empty())
-        .take(tokens.samples)
+        .take(wanted)
         .map(|(index, line)| {
-            let error = |reason| DataError::Line { path: path.into(), line: index + 1, reason };
-            let object: Map<String, Value> = serde_json::from_slice(line)
-                .map_err(|reason| error(format!("not a JSON object: {reason}")))?;
-            if let Some(Value::String(text)) = object.get("text") {
-                let ids = tokens.encode(path, text)?;
-                if ids.is_empty() {
-                    return Err(error("the text is empty".into()));
-                }
-                return tokens.sample(path, &ids[..ids.len().min(tokens.window())]);
-            }
-            let sample = named_arrays(&object, tokens.specs).map_err(error)?;
-            if sample.is_empty() {
-                return Err(error("neither \"text\" nor any input of the model is among its keys".into()));
-            }
-            Ok(sample)
+            let sample = read_line(path, index + 1, line, tokens)?;
+            Ok(CalibrationSample { sample, place: format!("{}:{}", path.display(), index + 1) })
         })
         .collect()
+}
+
+/// The sample in a line, which is number `number` from 1.
+fn read_line(path: &Path, number: usize, line: &[u8], tokens: &Tokens) -> Result<Sample, DataError> {
+    let error = |reason| DataError::Line { path: path.into(), line: number, reason };
+    let object: Map<String, Value> =
+        serde_json::from_slice(line).map_err(|reason| error(format!("not a JSON object: {reason}")))?;
+    let mut sample = named_arrays(&object, tokens.options.specs).map_err(error)?;
+    if let Some(Value::String(text)) = object.get("text") {
+        let ids = tokens.encode(path, text)?;
+        if ids.is_empty() {
+            return Err(error("the text is empty".into()));
+        }
+        for (name, ids) in tokens.sample(path, &ids[..ids.len().min(tokens.window())])? {
+            if sample.insert(name.clone(), ids).is_some() {
+                return Err(error(format!("has both \"text\" and {name:?}; give one of them")));
+            }
+        }
+    }
+    if sample.is_empty() {
+        return Err(error("neither \"text\" nor any input of the model is among its keys".into()));
+    }
+    Ok(sample)
 }
 
 /// The values whose keys are inputs of the model.
@@ -40,6 +54,7 @@ fn named_arrays(object: &Map<String, Value>, specs: &[InputSpec]) -> Result<Samp
     specs
         .iter()
         .filter_map(|spec| Some((spec, object.get(&spec.name)?)))
+        .filter(|(spec, value)| !(spec.name == "text" && value.is_string()))
         .map(|(spec, value)| {
             let mut array =
                 nested_array(value).map_err(|reason| format!("input {:?}: {reason}", spec.name))?;

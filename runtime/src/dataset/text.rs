@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{DataError, Sample, Tokens, read_file};
 
 /// Reads the first windows of a text.
-pub fn read(path: &Path, tokens: &Tokens) -> Result<Vec<Sample>, DataError> {
+pub fn read(path: &Path, tokens: &Tokens, wanted: usize) -> Result<Vec<Sample>, DataError> {
     let text = String::from_utf8(read_file(path)?).map_err(|error| DataError::Malformed {
         path: path.into(),
         reason: format!("not UTF-8 text: {error}"),
@@ -15,5 +15,5 @@ pub fn read(path: &Path, tokens: &Tokens) -> Result<Vec<Sample>, DataError> {
     if ids.len() < window && !ids.is_empty() {
         return Ok(vec![tokens.sample(path, &ids)?]);
     }
-    ids.chunks_exact(window).take(tokens.samples).map(|ids| tokens.sample(path, ids)).collect()
+    ids.chunks_exact(window).take(wanted).map(|ids| tokens.sample(path, ids)).collect()
 }
