@@ -6,6 +6,7 @@ mod external;
 mod instantiate;
 pub mod proto;
 mod read;
+pub mod strict;
 mod temporary;
 mod unknown;
 mod write;
