@@ -8,6 +8,7 @@ mod coverage;
 mod faults;
 mod formats;
 mod models;
+mod odd_models;
 mod packages;
 mod results;
 mod resume;
