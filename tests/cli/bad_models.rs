@@ -1,5 +1,7 @@
 //! Models that are damaged, incomplete or hostile: exit code 3, and the message says what to look at.
 
+use std::path::Path;
+
 use zqc::ir::onnx::proto::tensor_proto::DataLocation;
 use zqc::ir::onnx::proto::{ModelProto, StringStringEntryProto};
 
@@ -138,7 +140,7 @@ fn a_function_of_our_name() {
     let path = bench.model(&foreign);
     bench.refuse::<&str>(
         3,
-        &"inspect".into(),
+        Path::new("inspect"),
         &[path.to_str().unwrap()],
         &["ai.zqc::QuantizeActivationE4M3"],
     );

@@ -7,10 +7,12 @@ use super::proto::{AttributeProto, FunctionProto, GraphProto, NodeProto};
 /// The body of `function` as it reads in place of `call`: formal names become the caller's, `prefix` goes before all names
 /// of the body's own, and attributes that refer to the caller's get their values.
 ///
-/// The first node without a name takes the call's, others follow it: `call/inner`, or by their operator `call/MatMul`.
+/// The first node without a name that is no constant takes the call's, others follow it: `call/inner`, or by their operator
+/// `call/MatMul`.
 pub fn instantiate(function: &FunctionProto, call: &NodeProto, prefix: &str) -> Vec<NodeProto> {
     let call = Call::new(function, call, prefix);
-    let first_unnamed = function.node.iter().position(|inner| inner.name().is_empty());
+    let stands_for_call = |inner: &NodeProto| inner.name().is_empty() && inner.op_type() != "Constant";
+    let first_unnamed = function.node.iter().position(stands_for_call);
     let named = function.node.iter().enumerate().map(|(at, inner)| match inner.name() {
         "" if Some(at) == first_unnamed => call.instantiate(inner, ""),
         "" => call.instantiate(inner, inner.op_type()),

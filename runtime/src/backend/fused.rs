@@ -60,7 +60,12 @@ fn apart(node: NodeProto, vectors: &HashSet<String>) -> Vec<NodeProto> {
         add("Einsum", &[name], format!("{output}/{side}"), vec![equation])
     };
     let (a, b) = (operand(a, "transA", "a"), operand(b, "transB", "b"));
-    let product = add("MatMul", &[&a, &b], format!("{output}/product"), Vec::new());
+    let product = format!("{output}/product");
+    let product = match vectors.contains(&b) {
+        // rten's `MatMul` leaves an axis too many where it multiplies a stack by a vector.
+        true => add("Einsum", &[&a, &b], product, vec![attribute::string("equation", "...k,k->...")]),
+        false => add("MatMul", &[&a, &b], product, Vec::new()),
+    };
     let factor = TensorProto {
         data_type: Some(DataType::Float as i32),
         float_data: vec![node.float_or("alpha", 1.0)],
