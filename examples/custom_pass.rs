@@ -3,14 +3,15 @@
 //!     cargo run --release --example custom_pass
 
 use zqc::ir::op::port;
-use zqc::ir::{Change, Model, NewNode, Op, Patch};
+use zqc::ir::{Change, Model, Op, Patch};
 use zqc::passes::{Observer, Pass, PassError};
 use zqc::{Compiler, Method, Options};
 
 /// Turns every selected linear layer back into the nodes it came from when its largest weight is more than `limit`
 /// times the root mean square of all.
-struct KeepOutliers {
-    limit: f32,
+pub struct KeepOutliers {
+    /// The largest weight that is no outlier.
+    pub limit: f32,
 }
 
 impl Pass for KeepOutliers {
@@ -34,11 +35,8 @@ impl Pass for KeepOutliers {
             if peak > self.limit * rms {
                 let reason = format!("its largest weight is {:.1} times the root mean square", peak / rms);
                 observer.layer_kept(&linear.layer, &reason);
-                patch.changes.push(Change {
-                    remove: vec![id],
-                    add: linear.origin.iter().map(|node| NewNode::restore(graph, node)).collect(),
-                    ..Change::new(format!("{} stays in float: {reason}", linear.layer))
-                });
+                let why = format!("{} stays in float: {reason}", linear.layer);
+                patch.changes.extend(Change::restore_origin(graph, id, why));
             }
         }
         Ok(patch)

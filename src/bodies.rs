@@ -22,11 +22,12 @@ use zqc_ir::body::{Body, Place, places};
 use zqc_ir::verify::verify;
 use zqc_ir::{Graph, Model, NodeId, Op, ValueId};
 use zqc_passes::{LowerPortable, PassError, ReuseWeights, Silent, SolvedWeights};
-use zqc_runtime::{Array, Backend, Bodies, Control, Interpreter, Live, LoadedBodies, RunError};
+use zqc_runtime::{Array, Backend, Control, Interpreter, Live, LoadedBodies, RunError};
 
 use crate::compiler::{Compiler, Steps};
 use crate::error::Error;
 use crate::options::Method;
+use crate::raise::raised_bodies;
 use crate::report::Report;
 
 /// Names this step in errors.
@@ -164,13 +165,13 @@ fn gather_turns(
     if samples.is_empty() {
         return Ok(());
     }
-    let Some(control) = Control::new(model, node, backend, Bodies::default())? else { return Ok(()) };
+    let Some(control) = Control::new(model, node, backend, raised_bodies(usize::MAX))? else { return Ok(()) };
     let graph = &model.graph;
     let mut wanted: Vec<ValueId> =
         graph.node(node).reads().filter(|&id| graph.producer(id).is_some()).collect();
     wanted.sort();
     wanted.dedup();
-    let interpreter = Interpreter::new(model, backend, wanted.clone())?;
+    let interpreter = Interpreter::with_bodies(model, backend, wanted.clone(), raised_bodies(usize::MAX))?;
     let mut prepared = interpreter.prepare()?;
     let mut loaded = LoadedBodies::default();
     let most = match graph.node(node).op.kind() {

@@ -20,6 +20,7 @@ use crate::calibration::{Samples, samples};
 use crate::error::Error;
 use crate::memory;
 use crate::options::{Emit, Method, Options, Target};
+use crate::raise::raise;
 use crate::report::calibration;
 use crate::report::{
     ActivationReport, KeptLayer, LayerReport, Report, RequantizedLayer, StageReport, Totals,
@@ -56,7 +57,8 @@ pub struct Compiler {
 
 impl Compiler {
     /// The names of the built-in passes, in order; the target chooses how they are lowered.
-    pub const PASSES: [&'static str; 12] = [
+    pub const PASSES: [&'static str; 13] = [
+        "raise_portable",
         "inline_functions",
         "expand_einsum",
         "split_experts",
@@ -139,13 +141,14 @@ impl Compiler {
         };
         report.totals.file_bytes_before = model.source_bytes;
         let state = self.state(&model, output)?;
+        let source = model.clone();
         let result = self.quantize_from(&mut model, Some(input), state.as_ref(), &mut report, events);
         if let Some(state) = &state {
             let (stages, notes) = state.outcome();
             report.resumed_stages = stages;
             report.warnings.extend(notes);
         }
-        let result = result.and_then(|()| self.emit(&mut model, output, &mut report, events));
+        let result = result.and_then(|()| self.emit(&mut model, &source, output, &mut report, events));
         match &result {
             Ok(_) => State::remove(output),
             // What cannot be written now perhaps can be later.
@@ -183,10 +186,11 @@ impl Compiler {
         Ok(Some(State::new(output, model, &self.options, &passes)?))
     }
 
-    /// Writes what the quantized model becomes; the size of the files.
+    /// Writes what the quantized model, made of `source`, becomes; the size of the files.
     fn emit(
         &self,
         model: &mut Model,
+        source: &Model,
         output: &Path,
         report: &mut Report,
         events: &mut dyn Events,
@@ -218,7 +222,7 @@ impl Compiler {
             events.step("verifying");
             let runs = !report.layers.is_empty() && self.options.target == Target::Portable;
             let backend = runs.then(|| backend(&self.options.backend, self.options.threads)).transpose()?;
-            report.verification = verify(&staged.path(), model, quantized, backend.as_deref())?;
+            report.verification = verify(&staged.path(), source, model, quantized, backend.as_deref())?;
         }
         Ok(staged.persist()?)
     }
@@ -271,7 +275,9 @@ impl Compiler {
             return Ok(());
         }
         let backend = backend(&options.backend, options.threads)?;
-        let samples = steps.samples(&source, input, backend.as_ref(), state)?;
+        let mut raised = source;
+        raise(&mut raised)?;
+        let samples = steps.samples(&raised, input, backend.as_ref(), state)?;
         state.into_iter().for_each(|state| state.set_samples(&samples.inputs));
         let mut solved = SolvedWeights::default();
         if steps.has_layers() {

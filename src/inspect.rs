@@ -9,7 +9,7 @@ use serde::Serialize;
 use zqc_ir::body::{Body, places};
 use zqc_ir::op::port;
 use zqc_ir::{Graph, Model, NodeId, Op, onnx, operands, tensor};
-use zqc_passes::{Canonicalize, ExpandEinsum, RaisePortable, Silent, SplitExperts, run};
+use zqc_passes::{Select, Silent, finders, run};
 use zqc_runtime::RunError;
 
 use crate::error::Error;
@@ -108,11 +108,8 @@ fn linears(model: &mut Model) -> Result<Vec<LinearSummary>, Error> {
         let broken = |error| Error::Model(format!("a body of {label}: {error}"));
         bodies.extend(Body::take(model, place).map_err(broken)?.map(|body| body.model));
     }
-    run(&RaisePortable, model, &mut Silent)?;
     let native = native::Layers::of(&model.graph);
-    run(&ExpandEinsum::default(), model, &mut Silent)?;
-    run(&SplitExperts::default(), model, &mut Silent)?;
-    run(&Canonicalize::default(), model, &mut Silent)?;
+    finders(&Select::default(), false).iter().try_for_each(|pass| run(pass.as_ref(), model, &mut Silent))?;
     let graph = &model.graph;
     let order = graph.order().map_err(RunError::from)?;
     let layers =

@@ -12,10 +12,7 @@ use zqc_numerics::{
     ActivationFormat, FactorFormat, Format, GptqOptions, Grouping, Order, ScaleConstraint, ScaleSearch,
     WeightFormat,
 };
-use zqc_passes::{
-    Branch, BranchMetric, Canonicalize, ExpandEinsum, HessianSource, InlineFunctions, Pass, Recipe, Select,
-    SplitExperts,
-};
+use zqc_passes::{Branch, BranchMetric, HessianSource, Pass, Recipe, Select, finders};
 use zqc_runtime::{BackendError, available_backends};
 
 use crate::error::Error;
@@ -209,15 +206,11 @@ impl Options {
     }
 
     /// The passes that find the layers to quantize, in order.
-    pub(crate) fn finders(&self) -> [Box<dyn Pass>; 5] {
+    pub(crate) fn finders(&self) -> Vec<Box<dyn Pass>> {
         let select = Select { keep: self.keep.clone(), only: self.only.clone() };
-        [
-            Box::new(InlineFunctions),
-            Box::new(ExpandEinsum { select: select.clone() }),
-            Box::new(SplitExperts { select: select.clone() }),
-            Box::new(Canonicalize { requantize: self.requantize }),
-            Box::new(select),
-        ]
+        let mut passes = Vec::from(finders(&select, self.requantize));
+        passes.push(Box::new(select));
+        passes
     }
 
     /// How weights are solved.

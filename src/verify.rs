@@ -1,28 +1,20 @@
-//! What was written is read back: it must say what it was to say, and give what the quantized model in memory gives.
+//! What was written is read back: it must say what it was to say, in a form that a runtime accepts, and give what the quantized
+//! model in memory gives, in the shapes of the float model.
+
+mod run;
 
 use std::path::Path;
 
-use zqc_ir::onnx::{self, Content, ReadError, WriteError};
-use zqc_ir::{Model, ValueId};
+use zqc_ir::Model;
+use zqc_ir::onnx::{self, Content, ReadError, WriteError, strict};
+use zqc_ir::verify::Faults;
 use zqc_kernels::OpenError;
 use zqc_passes::PassError;
-use zqc_runtime::{
-    Array, ArrayData, Backend, Dimension, InputError, InputSpec, Interpreter, RunError, Sample, make_inputs,
-    token_input,
-};
+use zqc_runtime::{Backend, RunError};
 
-use crate::calibration::input_specs;
 use crate::error::Error;
-use crate::raise::{raise, raised_bodies};
-
-/// Tokens of the run.
-const TOKENS: usize = 8;
-/// Inputs with more values are not made up.
-const MOST_VALUES: usize = 1 << 22;
-/// A loop that goes on after so many turns is not run to its end: it may wait for something that made-up inputs never hold.
-const TURNS: usize = 256;
-/// Two orders of the same additions may differ by this share; a wrong operand or connection differs by far more.
-const TOLERANCE: f64 = 0.01;
+use crate::raise::raise;
+use run::{Outputs, short_inputs};
 
 /// Why what was written is wrong: a fault of zqc or of the storage.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +28,9 @@ pub enum VerifyError {
     /// The file says something else than it was to say.
     #[error("the file differs from the model in memory")]
     Differs,
+    /// The file breaks rules of ONNX that the model it was made of keeps.
+    #[error("the file is no valid model: {0}")]
+    Invalid(Faults),
     /// The quantized layers cannot be found in the file.
     #[error(transparent)]
     Raise(#[from] PassError),
@@ -53,11 +48,23 @@ pub enum VerifyError {
         /// Norm of the difference, relative to that of the output.
         error: f64,
     },
+    /// The model in the file gives an output of another shape or type.
+    #[error("output \"{output}\" is {found}, and should be {expected}")]
+    Shape {
+        /// Name of the output.
+        output: String,
+        /// Type and shape of the output.
+        found: String,
+        /// Those that the model gave before, or declares.
+        expected: String,
+    },
 }
 
-/// Checks the file in `path`, which was to hold `lowered`, and runs it on `backend` if there is one; the result in words.
+/// Checks the file in `path`, which was to hold `lowered`, made of `source`, and runs it on `backend` if there is one; the
+/// result in words.
 pub(crate) fn verify(
     path: &Path,
+    source: &Model,
     lowered: &Model,
     mut quantized: Model,
     backend: Option<&dyn Backend>,
@@ -68,116 +75,62 @@ pub(crate) fn verify(
     if !same().map_err(|source| fault(source.into()))? {
         return Err(fault(VerifyError::Differs));
     }
+    check_validity(&written, source).map_err(fault)?;
     let read_back = "the file reads back as it was to be";
     let Some(backend) = backend else { return Ok(read_back.to_string()) };
     raise(&mut written).map_err(|source| fault(source.into()))?;
     let not_run = |reason: String| Ok(format!("{read_back}; no run, as {reason}"));
     let mut expect = || {
-        raise(&mut quantized)?; // layers that an earlier zqc quantized
+        raise(&mut quantized)?; // layers that an earlier zqc quantized, where the pass was left out
         let inputs = short_inputs(&quantized)?;
-        let expected = outputs(&quantized, backend, &inputs)?;
+        let expected = Outputs::of(&quantized, backend, &inputs)?;
         Ok::<_, Error>((inputs, expected))
     };
     let (inputs, expected) = match expect() {
         Ok(expected) => expected,
         Err(error) => return not_run(error.to_string()),
     };
-    let found = outputs(&written, backend, &inputs).map_err(|source| fault(source.into()))?;
-    for ((output, expected), (_, found)) in expected.iter().zip(&found) {
-        let error = relative_difference(expected, found);
-        if error > TOLERANCE {
-            return Err(fault(VerifyError::Output { output: output.clone(), error }));
-        }
+    let found = Outputs::of(&written, backend, &inputs).map_err(|source| fault(source.into()))?;
+    found.check_values(&expected).map_err(fault)?;
+    let mut float = source.clone();
+    match raise(&mut float).map_err(Error::from).and_then(|()| Ok(Outputs::of(&float, backend, &inputs)?)) {
+        Ok(float) => found.check_shapes(&float, &source.graph).map_err(fault)?,
+        Err(_) => found.check_declarations(&written.graph).map_err(fault)?,
+    }
+    if !found.has_finite() {
+        return Ok(format!("{read_back}; no finite output to compare"));
     }
     Ok(format!("{read_back}, and its outputs are those of the quantized model"))
 }
 
-/// Inputs of a short run, by name.
-fn short_inputs(model: &Model) -> Result<Vec<(String, Array)>, Error> {
-    let specs = input_specs(model)?;
-    if let Some(tokens) = token_input(&specs) {
-        let ids = Array::sequence((0..TOKENS as i64).collect());
-        if let Ok(inputs) = make_inputs(&specs, &Sample::from([(tokens.name.clone(), ids)])) {
-            return Ok(inputs);
-        }
-    }
-    let made_up = specs.iter().map(|spec| Ok((spec.name.clone(), made_up(spec)?)));
-    let sample = made_up.collect::<Result<Sample, InputError>>()?;
-    Ok(make_inputs(&specs, &sample)?)
-}
-
-/// Small numbers in the shape of an input, whose open dimensions become 1 in front and a few tokens elsewhere.
-fn made_up(spec: &InputSpec) -> Result<Array, InputError> {
-    let missing = || InputError::Missing { name: spec.name.clone(), spec: spec.to_string() };
-    let extent = |(place, dimension): (usize, &Dimension)| match dimension {
-        Dimension::Fixed(extent) => *extent,
-        Dimension::Symbolic(_) if place == 0 => 1,
-        Dimension::Symbolic(_) => TOKENS,
-    };
-    let shape: Vec<usize> = spec.shape.iter().flatten().enumerate().map(extent).collect();
-    let count = shape.iter().try_fold(1usize, |count, &extent| count.checked_mul(extent));
-    let count = count.filter(|&count| count <= MOST_VALUES).ok_or_else(missing)?;
-    let data: ArrayData = match spec.is_float() {
-        true => (0..count).map(|i| (i * 7919 % 1013) as f32 / 1013.0 - 0.5).collect::<Vec<_>>().into(),
-        false => vec![1i64; count].into(),
-    };
-    Array::new(shape, data).map_err(|source| InputError::Type { name: spec.name.clone(), source })
-}
-
-/// What the model gives for these inputs: its computed outputs by name.
-fn outputs(
-    model: &Model,
-    backend: &dyn Backend,
-    inputs: &[(String, Array)],
-) -> Result<Vec<(String, Array)>, RunError> {
-    let graph = &model.graph;
-    let computed = |id: &ValueId| graph.producer(*id).is_some();
-    let wanted: Vec<ValueId> = graph.outputs().iter().copied().filter(computed).collect();
-    let names: Vec<String> = wanted.iter().map(|&id| graph.value(id).name.clone()).collect();
-    let interpreter = Interpreter::with_bodies(model, backend, wanted, raised_bodies(TURNS))?;
-    let live = interpreter.feed(inputs.iter().map(|(name, array)| (name.as_str(), array.clone())));
-    Ok(names.into_iter().zip(interpreter.run(live)?).collect())
-}
-
-/// The norm of the difference relative to that of `expected`; values that are not finite must be so in both.
-fn relative_difference(expected: &Array, found: &Array) -> f64 {
-    if expected.shape != found.shape {
-        return f64::INFINITY;
-    }
-    let (Some(expected), Some(found)) = (expected.as_f32(), found.as_f32()) else {
-        return if expected.data == found.data { 0.0 } else { f64::INFINITY };
-    };
-    let (mut difference, mut norm) = (0.0, 0.0);
-    for (&expected, &found) in expected.iter().zip(found) {
-        match (expected.is_finite(), found.is_finite()) {
-            (true, true) => {
-                difference += f64::from(expected - found).powi(2);
-                norm += f64::from(expected).powi(2);
-            }
-            (false, false) => {}
-            _ => return f64::INFINITY,
-        }
-    }
-    if difference == 0.0 { 0.0 } else { (difference / norm).sqrt() }
+/// Checks that no rule of ONNX is broken but those that the model was read with.
+fn check_validity(written: &Model, source: &Model) -> Result<(), VerifyError> {
+    let known = strict::faults(&onnx::to_proto(source)?);
+    let mut faults = strict::faults(&onnx::to_proto(written)?);
+    faults.retain(|fault| !known.contains(fault));
+    if faults.is_empty() { Ok(()) } else { Err(VerifyError::Invalid(Faults(faults))) }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
 
-    use zqc_ir::{Model, onnx};
+    use zqc_ir::{Change, Model, NewNode, Op, Patch, onnx};
     use zqc_passes::Silent;
-    use zqc_runtime::{Array, backend};
+    use zqc_runtime::backend;
 
-    use super::{VerifyError, relative_difference, verify};
+    use super::{VerifyError, verify};
     use crate::{Compiler, Error, Method, Options, Report};
+
+    fn bundled() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/tiny/model.onnx")
+    }
 
     /// The bundled model, quantized in groups of this size, and as it is written.
     fn compiled(group_size: usize) -> (Model, Model) {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/tiny/model.onnx");
         let options = Options { method: Method::Rtn, group_size, lorc_rank: Some(0), ..Options::default() };
         let (compiler, mut report) = (Compiler::new(options), Report::default());
-        let mut quantized = onnx::read(&path).unwrap();
+        let mut quantized = onnx::read(&bundled()).unwrap();
         compiler.quantize(&mut quantized, &mut report, &mut Silent).unwrap();
         let mut lowered = quantized.clone();
         compiler.lower(&mut lowered, &mut report, &mut Silent).unwrap();
@@ -192,7 +145,9 @@ mod tests {
         let path = folder.path().join("model.onnx");
         onnx::write(&lowered, &path, onnx::Storage::Inline).unwrap();
         let backend = backend("rten", None).unwrap();
-        let verify = |quantized: &Model| verify(&path, &lowered, quantized.clone(), Some(backend.as_ref()));
+        let source = onnx::read(&bundled()).unwrap();
+        let verify =
+            |quantized: &Model| verify(&path, &source, &lowered, quantized.clone(), Some(backend.as_ref()));
         let words = verify(&quantized).unwrap();
         assert!(words.contains("its outputs are those of the quantized model"), "{words}");
         let fault = |result| match result {
@@ -209,19 +164,47 @@ mod tests {
         std::fs::write(&path, &bytes[..middle]).unwrap();
         assert!(matches!(fault(verify(&quantized)), VerifyError::Read(_)));
     }
+    /// What the verification says of the bundled model after these edits of what is written, of the quantized model too where
+    /// both agree.
+    fn after(edit: impl Fn(&mut Model)) -> VerifyError {
+        let (mut quantized, mut lowered) = compiled(64);
+        edit(&mut quantized);
+        edit(&mut lowered);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.onnx");
+        onnx::write(&lowered, &path, onnx::Storage::Inline).unwrap();
+        let (source, backend) = (onnx::read(&bundled()).unwrap(), backend("rten", None).unwrap());
+        match verify(&path, &source, &lowered, quantized, Some(backend.as_ref())) {
+            Err(Error::Verify { source }) => source,
+            other => panic!("{other:?}"),
+        }
+    }
 
     #[test]
-    fn differences_are_relative_to_the_expected_norm() {
-        let array = |values: &[f32]| Array::new(vec![values.len()], values.to_vec()).unwrap();
-        let difference = |a: &[f32], b: &[f32]| relative_difference(&array(a), &array(b));
-        assert_eq!(difference(&[3.0, 4.0], &[3.0, 4.0]), 0.0);
-        assert!((difference(&[3.0, 4.0], &[3.0, 4.5]) - 0.1).abs() < 1e-9);
-        assert_eq!(difference(&[0.0], &[1.0]), f64::INFINITY);
-        assert_eq!(difference(&[f32::NAN, 1.0], &[f32::NAN, 1.0]), 0.0);
-        assert_eq!(difference(&[f32::NAN], &[1.0]), f64::INFINITY);
-        assert_eq!(difference(&[1.0], &[1.0, 1.0]), f64::INFINITY);
-        let integers = |values: &[i64]| Array::new(vec![values.len()], values.to_vec()).unwrap();
-        assert_eq!(relative_difference(&integers(&[1]), &integers(&[1])), 0.0);
-        assert_eq!(relative_difference(&integers(&[1]), &integers(&[2])), f64::INFINITY);
+    fn a_file_that_a_runtime_refuses_is_told() {
+        let twice =
+            after(|model| model.header.opset_import.extend(model.header.opset_import.first().cloned()));
+        assert!(
+            matches!(&twice, VerifyError::Invalid(_)) && twice.to_string().contains("is imported"),
+            "{twice}"
+        );
+    }
+
+    #[test]
+    fn an_output_of_another_rank_than_the_float_model_gives_is_told() {
+        let squeezed = after(|model| {
+            let graph = &model.graph;
+            let (id, node) =
+                graph.nodes().find(|(_, node)| node.output(0) == Some(graph.outputs()[0])).unwrap();
+            let mut inner = NewNode::restore(graph, node);
+            let output = inner.outputs[0].replace("before".to_string());
+            let mut squeeze = inner.clone();
+            (squeeze.name, squeeze.op) = ("squeeze".to_string(), Op::standard("Squeeze", Vec::new()));
+            (squeeze.inputs, squeeze.outputs) = (vec![Some("before".to_string())], vec![output]);
+            let change =
+                Change { remove: vec![id], add: vec![inner, squeeze], ..Change::new("another rank") };
+            Patch { changes: vec![change], ..Patch::default() }.apply(model).unwrap();
+        });
+        assert!(matches!(squeezed, VerifyError::Shape { .. }), "{squeezed}");
     }
 }

@@ -95,3 +95,20 @@ fn a_head_that_is_named_is_quantized_too() {
     assert_eq!(quantized.count(), 6, "five q_proj and the head");
     script(&python, "batches.py", [output.as_os_str(), "2048".as_ref()]);
 }
+
+#[test]
+fn a_second_run_quantizes_the_rest() {
+    let Some(python) = python() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let [once, first, second] =
+        ["once.onnx", "first.onnx", "second.onnx"].map(|name| folder.path().join(name));
+    let samples = ["--samples", "16", "--seq-len", "256"];
+    compile(&once, &samples);
+    compile(&first, &[&samples[..], &["--only", "self_attn"]].concat());
+    compile_model(&first, &second, &samples);
+    script(&python, "checker.py", [&second]);
+    let text = Text { max_tokens: 2560, ..heldout() };
+    let [once, second] = [&once, &second].map(|model| text.by_onnxruntime(&python, model));
+    assert!((second / once - 1.0).abs() < 0.01, "in two runs {second}, in one {once}");
+    assert!((text.by_zqc(&folder.path().join("second.onnx")) / second - 1.0).abs() < 3e-3);
+}

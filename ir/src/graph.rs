@@ -90,7 +90,7 @@ pub struct Edge {
 /// An operator and its connections.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
-    /// The node's name; may be empty and need not be unique.
+    /// The node's name; may be empty, and need not be unique in a graph that was read.
     pub name: String,
     /// What it does.
     pub op: Op,
@@ -222,6 +222,12 @@ impl Graph {
             Source::Undefined | Source::Node { .. } => false,
         };
         self.initializers.get(&value).filter(|_| is_constant)
+    }
+
+    /// What the input `value` is unless a caller gives another: the initializer behind it, from IR version 4 on.
+    pub fn default_of(&self, value: ValueId) -> Option<&Tensor> {
+        let is_input = self.source(value) == Source::Input && !self.inputs_list_constants;
+        self.initializers.get(&value).filter(|_| is_input)
     }
 
     /// The constant tensor behind a value, be it an initializer, as [`Graph::constant`], or what a `Constant` node holds.
@@ -505,6 +511,11 @@ impl Graph {
             self.value_mut(*value).source = Source::Undefined;
         }
         Some(node)
+    }
+
+    /// Gives a node another name.
+    pub(crate) fn rename_node(&mut self, id: NodeId, name: String) {
+        self.dag[id].name = name;
     }
 
     /// Makes input `port` of `id` read `value` instead.

@@ -3,11 +3,14 @@
 
 pub mod body;
 mod fresh_names;
+pub mod functions;
 pub mod graph;
 pub mod model;
+mod node_names;
 pub mod onnx;
 pub mod op;
 pub mod operands;
+pub mod opset;
 pub mod patch;
 pub mod tensor;
 mod text;
@@ -17,6 +20,7 @@ pub mod verify;
 pub use fresh_names::FreshNames;
 pub use graph::{Graph, Node, NodeId, Source, ValueId};
 pub use model::Model;
+pub use node_names::NodeNames;
 pub use op::Op;
 pub use patch::{Change, NewNode, Patch};
 pub use tensor::Tensor;

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 
 use crate::graph::Graph;
-use crate::onnx::proto::{FunctionProto, ModelProto, OperatorSetIdProto};
-use crate::op::is_standard;
+use crate::onnx::proto::{FunctionProto, ModelProto};
+use crate::opset;
 
 /// A model file in memory. Weights stay in the mapped files.
 #[derive(Debug, Clone, Default)]
@@ -22,21 +22,12 @@ pub struct Model {
 impl Model {
     /// The imported version of the standard operators; 1 when the file imports none, as ONNX defines it.
     pub fn opset(&self) -> i64 {
-        self.header.opset_import.iter().find(|o| is_standard(o.domain())).map_or(1, |o| o.version())
+        opset::version(&self.header.opset_import, "").unwrap_or(1)
     }
 
     /// Imports `version` of `domain`, in place of any other version.
     pub fn import_opset(&mut self, domain: &str, version: i64) {
-        let same = |o: &&mut OperatorSetIdProto| {
-            o.domain() == domain || is_standard(o.domain()) && is_standard(domain)
-        };
-        match self.header.opset_import.iter_mut().find(same) {
-            Some(import) => import.version = Some(version),
-            None => self
-                .header
-                .opset_import
-                .push(OperatorSetIdProto { domain: Some(domain.to_string()), version: Some(version) }),
-        }
+        opset::import(&mut self.header.opset_import, domain, version);
     }
 
     /// The model-local function that a call of `domain::name` means.

@@ -1,10 +1,13 @@
 //! What a pass wants changed. A pass never touches the graph: it returns a [`Patch`], and the driver applies it,
 //! verifies the result and can show, count or bisect the changes.
 
-use crate::graph::{NodeId, ValueId};
+use std::collections::HashSet;
+
+use crate::graph::{Graph, Node, NodeId, ValueId};
 use crate::model::Model;
+use crate::node_names::NodeNames;
 use crate::onnx::proto::{FunctionProto, NodeProto};
-use crate::op::Op;
+use crate::op::{Linear, Op};
 use crate::tensor::Tensor;
 
 /// A list of changes, applied in order.
@@ -81,16 +84,18 @@ impl Patch {
             && self.ir_version.is_none()
     }
 
-    /// Applies the changes to `model`.
+    /// Applies the changes to `model`. An ONNX node that they add gets a number behind its name where another one has it.
     ///
     /// # Errors
     /// When a change names what is not there or defines a value twice; `model` is then half changed and must be
     /// dropped.
     pub fn apply(self, model: &mut Model) -> Result<(), PatchError> {
         model.graph.unlink();
+        let mut added = Vec::new();
         for change in self.changes {
-            change.apply(model)?;
+            change.apply(model, &mut added)?;
         }
+        name_apart(model, &added);
         model.graph.link();
         model.graph.forget_gone();
         let header = &mut model.header;
@@ -117,13 +122,44 @@ impl Patch {
     }
 }
 
+/// Gives the ONNX nodes among those `added` names that no other one has.
+fn name_apart(model: &mut Model, added: &[NodeId]) {
+    let graph = &mut model.graph;
+    let is_new: HashSet<NodeId> = added.iter().copied().collect();
+    let mut names = NodeNames::default();
+    let old = graph.nodes().filter(|(id, node)| matches!(node.op, Op::Onnx(_)) && !is_new.contains(id));
+    old.for_each(|(_, node)| names.take(&node.name));
+    for &id in added {
+        // A later change may have taken the node out again.
+        if let Some(Node { name, op: Op::Onnx(_), .. }) = graph.dag().node_weight(id) {
+            let name = names.issue(name);
+            graph.rename_node(id, name);
+        }
+    }
+}
+
 impl Change {
     /// A change with nothing in it yet.
     pub fn new(why: impl Into<String>) -> Self {
         Self { why: why.into(), ..Default::default() }
     }
 
-    fn apply(self, model: &mut Model) -> Result<(), PatchError> {
+    /// The change that puts the nodes back that the linear layer at `id` stands for, with all that was arranged around them;
+    /// `None` when the node is no such layer.
+    pub fn restore_origin(graph: &Graph, id: NodeId, why: impl Into<String>) -> Option<Self> {
+        let node = graph.node(id);
+        let Op::Linear(Linear { origin, .. }) = &node.op else { return None };
+        let results = origin.iter().flat_map(Node::outputs).flatten();
+        let rearranged = results.filter_map(|&result| graph.producer(result)).filter(|&other| other != id);
+        Some(Self {
+            remove: [id].into_iter().chain(rearranged).collect(),
+            add: origin.iter().map(|node| NewNode::restore(graph, node)).collect(),
+            release: node.inputs().iter().flatten().copied().collect(),
+            ..Self::new(why)
+        })
+    }
+
+    fn apply(self, model: &mut Model, added: &mut Vec<NodeId>) -> Result<(), PatchError> {
         let graph = &mut model.graph;
         let redefined =
             |value: &str| PatchError::Redefined { why: self.why.clone(), value: value.to_string() };
@@ -148,9 +184,10 @@ impl Change {
                 names.into_iter().map(|name| name.map(|name| graph.intern(&name))).collect()
             };
             let (inputs, outputs) = (ids(node.inputs), ids(node.outputs));
-            graph
+            let id = graph
                 .insert(&node.name, node.op, inputs, outputs, node.rank)
                 .map_err(|value| redefined(&graph.value(value).name))?;
+            added.push(id);
         }
         for (id, port, name) in self.rewire {
             let known = graph.dag().node_weight(id).is_some_and(|node| port < node.inputs().len());
@@ -177,7 +214,7 @@ impl NewNode {
     }
 
     /// A node that takes the place of `node` as it is in the graph: same name, operator, connections and rank.
-    pub fn restore(graph: &crate::graph::Graph, node: &crate::graph::Node) -> Self {
+    pub fn restore(graph: &Graph, node: &Node) -> Self {
         let names = |ids: &[Option<ValueId>]| {
             ids.iter().map(|id| id.map(|id| graph.value(id).name.clone())).collect::<Vec<_>>()
         };

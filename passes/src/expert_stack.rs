@@ -45,7 +45,8 @@ impl ExpertStack {
         node.op.as_standard("MatMul")?;
         node.sole_output()?;
         let (left, right) = (node.input(0)?, node.input(1)?);
-        let stack = Self::new(graph, left, right, Routing::All);
+        // With a stack, a vector yields a result of fewer dimensions than rows do.
+        let stack = Self::new(graph, left, right, Routing::All).filter(|_| rank(graph, left) != Some(1));
         let chosen = |operand| chosen(graph, operand).filter(|_| model.opset() >= SORTS_INTEGERS);
         stack
             .or_else(|| {

@@ -2,13 +2,14 @@
 
 use std::collections::HashSet;
 
+use zqc_ir::functions::Functions;
 use zqc_ir::onnx::proto::{FunctionProto, NodeProto};
 use zqc_ir::onnx::{instantiate, node_to_proto};
 use zqc_ir::op::is_standard;
-use zqc_ir::{Change, Model, NewNode, Op, Patch};
+use zqc_ir::{Change, Model, NewNode, Op, Patch, opset};
 
 use crate::constant_view::{VIEWS, root};
-use crate::lower::functions::DOMAIN;
+use crate::lower::own;
 use crate::pass::{Observer, Pass, PassError};
 
 /// Functions stop being inlined at this many nodes: nested calls can multiply without bound.
@@ -19,8 +20,8 @@ const MAX_DEPTH: usize = 64;
 const PREFIX: &str = "inlined";
 
 /// Inlines every call in the main graph whose function multiplies by a constant matrix, be it an argument of the call or
-/// a constant of the body; functions inside it count too. All other calls stay calls, our own (`ai.zqc`) among them. The
-/// functions of a domain that nothing calls any more go.
+/// a constant of the body; functions inside it count too. All other calls stay calls, our own among them. The functions of a
+/// domain that nothing calls any more go.
 ///
 /// A function that uses the standard operators in another version than the model stays, and
 /// [`Observer::layer_kept`] hears of it.
@@ -38,7 +39,8 @@ impl Pass for InlineFunctions {
             return Ok(Patch::default());
         }
         let prefix = prefix(model);
-        let mut inliner = Inliner { model, prefix, calls: 0, nodes: 0, kept: Vec::new() };
+        let functions = Functions::new(&model.header.functions);
+        let mut inliner = Inliner { model, functions, prefix, calls: 0, nodes: 0, kept: Vec::new() };
         let (mut patch, mut left) = (Patch::default(), Vec::new());
         let mut domains: HashSet<&str> = HashSet::new();
         for id in graph.order()? {
@@ -65,7 +67,7 @@ impl Pass for InlineFunctions {
         if !patch.changes.is_empty() {
             patch.opsets =
                 inliner.model.header.functions.iter().flat_map(|function| missing(model, function)).collect();
-            let called = called_domains(model, &left);
+            let called = called_domains(&inliner.functions, &left);
             patch.forget =
                 domains.into_iter().filter(|domain| !called.contains(*domain)).map(str::to_string).collect();
             patch.opsets.retain(|(domain, _)| !patch.forget.contains(domain));
@@ -76,6 +78,7 @@ impl Pass for InlineFunctions {
 
 struct Inliner<'m> {
     model: &'m Model,
+    functions: Functions<'m>,
     prefix: String,
     calls: usize,
     nodes: usize,
@@ -91,12 +94,8 @@ impl Inliner<'_> {
         constants: &HashSet<String>,
         depth: usize,
     ) -> Option<Vec<NodeProto>> {
-        let functions = &self.model.header.functions;
-        let same = |f: &&FunctionProto| {
-            (f.domain(), f.name(), f.overload()) == (call.domain(), call.op_type(), call.overload())
-        };
-        let function = functions.iter().find(same).filter(|_| call.domain() != DOMAIN)?;
-        if depth >= functions.len().min(MAX_DEPTH) || self.nodes > MAX_NODES {
+        let function = self.functions.called(call).filter(|function| !own::is_ours(function))?;
+        if depth >= MAX_DEPTH || self.nodes > MAX_NODES {
             return None;
         }
         self.calls += 1;
@@ -122,8 +121,7 @@ impl Inliner<'_> {
         if !holds_layers {
             return None;
         }
-        let imported = function.opset_import.iter().find(|import| is_standard(import.domain()));
-        let (theirs, ours) = (imported.map(|import| import.version()), self.model.opset());
+        let (theirs, ours) = (opset::version(&function.opset_import, ""), self.model.opset());
         if theirs.is_some_and(|theirs| theirs != ours) {
             let reason = format!("its function {} uses another opset than the model", function.name());
             self.kept.push((call.name().to_string(), reason));
@@ -175,15 +173,15 @@ fn missing(model: &Model, function: &FunctionProto) -> Vec<(String, i64)> {
 }
 
 /// The domains that these nodes use, and the functions that they call.
-fn called_domains(model: &Model, nodes: &[NodeProto]) -> HashSet<String> {
+fn called_domains(functions: &Functions, nodes: &[NodeProto]) -> HashSet<String> {
     let mut domains = HashSet::new();
     let mut open: Vec<&NodeProto> = nodes.iter().collect();
-    let mut seen: HashSet<(&str, &str)> = HashSet::new();
+    let mut seen: HashSet<(&str, &str, &str)> = HashSet::new();
     while let Some(node) = open.pop() {
         domains.insert(node.domain().to_string());
         open.extend(node.bodies().flat_map(|body| &body.node));
-        if let Some(function) = model.function(node.domain(), node.op_type())
-            && seen.insert((function.domain(), function.name()))
+        if let Some(function) = functions.called(node)
+            && seen.insert((function.domain(), function.name(), function.overload()))
         {
             open.extend(&function.node);
         }

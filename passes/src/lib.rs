@@ -1,19 +1,20 @@
 //! The passes of zqc. Each reads the graph and returns a patch; the driver applies it and verifies the result.
 //!
 //! In order:
-//! 1. [`InlineFunctions`]: model-local functions that hold linear layers become their bodies.
-//! 2. [`ExpandEinsum`]: an `Einsum` that is a linear layer becomes `MatMul`.
-//! 3. [`SplitExperts`]: a stack of expert weights becomes one matrix an expert.
-//! 4. [`Canonicalize`]: every form of a linear layer becomes `zqc.linear`.
-//! 5. [`Select`]: which of them are quantized; the others turn back into what they were, with a reason.
-//! 6. [`QuantizeActivations`]: one token-wise quantization per distinct input.
-//! 7. [`SolveWeights`]: stage by stage in topological order, the quantized prefix feeding the next stage: gather the
+//! 1. [`RaisePortable`]: layers that zqc quantized before become our operators again.
+//! 2. [`InlineFunctions`]: model-local functions that hold linear layers become their bodies.
+//! 3. [`ExpandEinsum`]: an `Einsum` that is a linear layer becomes `MatMul`.
+//! 4. [`SplitExperts`]: a stack of expert weights becomes one matrix an expert.
+//! 5. [`Canonicalize`]: every form of a linear layer becomes `zqc.linear`. With the four passes before it, that is [`finders`].
+//! 6. [`Select`]: which of them are quantized; the others turn back into what they were, with a reason.
+//! 7. [`QuantizeActivations`]: one token-wise quantization per distinct input.
+//! 8. [`SolveWeights`]: stage by stage in topological order, the quantized prefix feeding the next stage: gather the
 //!    Hessians, solve the weights on the low-precision grid.
-//! 8. [`ShareConstants`]: what the file holds twice is stored once.
-//! 9. [`UpgradeOpset`]: the standard operators move to an opset that knows the types of the result.
-//! 10. [`LowerPortable`]: our operators become ONNX that stock runtimes execute. [`RaisePortable`] is its inverse. Or
+//! 9. [`ShareConstants`]: what the file holds twice is stored once.
+//! 10. [`UpgradeOpset`]: the standard operators move to an opset that knows the types of the result.
+//! 11. [`LowerPortable`]: our operators become ONNX that stock runtimes execute. [`RaisePortable`] is its inverse. Or
 //!     [`LowerNative`]: they become ONNX in its own low-precision types, for importers that know them.
-//! 11. [`ShareOperands`]: what lowered layers of the graph and of its bodies have in common is stored once.
+//! 12. [`ShareOperands`]: what lowered layers of the graph and of its bodies have in common is stored once.
 
 mod canonicalize;
 mod constant_view;
@@ -22,6 +23,7 @@ mod draft;
 mod einsum;
 mod expand_einsum;
 mod expert_stack;
+mod finders;
 mod inline_functions;
 mod layer_path;
 mod lower;
@@ -42,6 +44,7 @@ mod vocabulary;
 
 pub use canonicalize::Canonicalize;
 pub use expand_einsum::ExpandEinsum;
+pub use finders::finders;
 pub use inline_functions::InlineFunctions;
 pub use lower::{LowerNative, LowerPortable};
 pub use pass::{Observer, Pass, PassError, Silent, run};

@@ -6,6 +6,7 @@ mod dequantize;
 pub(crate) mod functions;
 pub(crate) mod layout;
 mod native;
+pub(crate) mod own;
 mod portable;
 pub(crate) mod signature;
 

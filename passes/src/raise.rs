@@ -2,21 +2,24 @@
 
 use std::collections::HashMap;
 
+use zqc_ir::functions::{Functions, label};
 use zqc_ir::graph::{Port, Source, Use};
 use zqc_ir::onnx::proto::NodeProto;
 use zqc_ir::op::{QuantizeActivation, QuantizedLinear, port};
 use zqc_ir::operands;
 use zqc_ir::tensor::{DataType, name};
-use zqc_ir::{Change, FreshNames, Graph, Model, NewNode, Node, NodeId, Op, Patch, Tensor, ValueId};
+use zqc_ir::{Change, FreshNames, Graph, Model, NewNode, Node, NodeId, Op, Patch, Tensor, ValueId, opset};
 use zqc_numerics::ActivationFormat;
 
 use crate::lower::functions::{self, DOMAIN, GROUP_SIZE, OUTPUT_TYPE};
 use crate::lower::signature::Signature;
-use crate::lower::{activation, layout};
+use crate::lower::{activation, layout, own};
 use crate::pass::{Observer, Pass, PassError};
 
 /// The inverse of [`LowerPortable`](crate::LowerPortable): calls of the functions of domain `ai.zqc` become
-/// [`Op::QuantizeActivation`] and [`Op::QuantizedLinear`], and the functions go. A layer is called what its call is.
+/// [`Op::QuantizeActivation`] and [`Op::QuantizedLinear`], and the functions go. A layer is called what its call is. Our
+/// functions are known by what they compute: one of their names with another body is refused, and other functions of the
+/// domain stay.
 ///
 /// The bias of a layer stays the `Add` that it was lowered to.
 #[derive(Debug, Clone, Copy, Default)]
@@ -28,15 +31,28 @@ impl Pass for RaisePortable {
     }
 
     fn run(&self, model: &Model, _observer: &mut dyn Observer) -> Result<Patch, PassError> {
-        let Some(import) = model.header.opset_import.iter().find(|import| import.domain() == DOMAIN) else {
+        if let Some(foreign) = model.header.functions.iter().find(|function| own::is_foreign(function)) {
+            return Err(PassError::Unsupported {
+                what: format!(
+                    "the model's function {} has the name of one that zqc writes, and is another",
+                    label(foreign)
+                ),
+                way_out: format!(
+                    "if it is to be another, give it another domain than {DOMAIN}; if not, the file was damaged or edited, \
+                     or is of a newer zqc"
+                ),
+            });
+        }
+        let Some(version) = opset::version(&model.header.opset_import, DOMAIN) else {
             return Ok(Patch::default());
         };
-        if import.version() != functions::VERSION {
+        if version != functions::VERSION {
             return Err(PassError::Unsupported {
-                what: format!("the model uses version {} of {DOMAIN}", import.version()),
+                what: format!("the model uses version {version} of {DOMAIN}"),
                 way_out: format!("this zqc knows version {}: use the one that wrote it", functions::VERSION),
             });
         }
+        let defined = Functions::new(&model.header.functions);
         let mut raising = Raising {
             graph: &model.graph,
             names: FreshNames::new(&model.graph),
@@ -44,20 +60,28 @@ impl Pass for RaisePortable {
             transposed: HashMap::new(),
         };
         for id in model.graph.order()? {
-            match &model.graph.node(id).op {
-                Op::Onnx(call) if call.domain() == DOMAIN => raising.call(id, call)?,
+            let Op::Onnx(call) = &model.graph.node(id).op else { continue };
+            match defined.called(call) {
+                Some(function) if own::is_ours(function) => raising.call(id, call)?,
+                None if call.domain() == DOMAIN => return Err(undefined(&model.graph, id)),
                 _ => {}
             }
         }
-        let users = model.header.functions.iter().filter(|function| function.domain() != DOMAIN);
-        let inner = users.flat_map(|function| &function.node).any(calls_us)
+        let others = || model.header.functions.iter().filter(|function| !own::is_ours(function));
+        let stays = others().any(|function| function.domain() == DOMAIN)
+            || others().flat_map(|function| &function.node).any(calls_us)
             || model.graph.nodes().any(|(_, node)| match &node.op {
                 Op::Onnx(proto) => proto.bodies().flat_map(|body| &body.node).any(calls_us),
                 _ => false,
             });
-        let forget = if inner { Vec::new() } else { vec![DOMAIN.to_string()] };
+        let forget = if stays { Vec::new() } else { vec![DOMAIN.to_string()] };
         Ok(Patch { changes: raising.changes, forget, ..Default::default() })
     }
+}
+
+fn undefined(graph: &Graph, id: NodeId) -> PassError {
+    let reason = "the model does not define the function that it calls".to_string();
+    PassError::Malformed { node: graph.label(id), reason }
 }
 
 /// Whether `node`, or one in a body of it, calls one of our functions.

@@ -4,7 +4,7 @@ mod lm_head;
 
 use regex::Regex;
 use zqc_ir::op::{Linear, port};
-use zqc_ir::{Change, Graph, Model, NewNode, Node, NodeId, Op, Patch};
+use zqc_ir::{Change, Graph, Model, NodeId, Op, Patch};
 
 use crate::einsum::EinsumProduct;
 use crate::expert_stack::ExpertStack;
@@ -51,22 +51,14 @@ impl Pass for Select {
         let embeddings = Embeddings::find(graph);
         let mut patch = Patch::default();
         for layer in &layers {
-            let &Linear { k, n, layer: ref path, ref origin, .. } = layer.linear;
+            let &Linear { k, n, layer: ref path, .. } = layer.linear;
             let lm_head = || embeddings.lm_head(layer.id, n).filter(|_| self.only.is_empty());
             let reason = self.reason_by_name(&layer.names);
             let reason = reason.or_else(|| Some(format!("lm_head: {}", lm_head()?)));
             let Some(reason) = reason.or_else(|| too_small(k, n)) else { continue };
             observer.layer_kept(path, &reason);
-            let results = origin.iter().flat_map(Node::outputs).flatten();
-            let rearranged =
-                results.filter_map(|&result| graph.producer(result)).filter(|&id| id != layer.id);
-            patch.changes.push(Change {
-                why: format!("{path} stays in float: {reason}"),
-                remove: [layer.id].into_iter().chain(rearranged).collect(),
-                add: origin.iter().map(|node| NewNode::restore(graph, node)).collect(),
-                release: graph.node(layer.id).inputs().iter().flatten().copied().collect(),
-                ..Change::default()
-            });
+            let why = format!("{path} stays in float: {reason}");
+            patch.changes.extend(Change::restore_origin(graph, layer.id, why));
         }
         Ok(patch)
     }
@@ -145,7 +137,8 @@ impl<'g> Unexpanded<'g> {
     }
 }
 
-fn too_small(k: usize, n: usize) -> Option<String> {
+/// Why a layer of K input and N output features is not worth it; `None` if it is.
+pub(crate) fn too_small(k: usize, n: usize) -> Option<String> {
     if k.saturating_mul(n) < MIN_ELEMENTS {
         return Some(format!("too small: {k} x {n} weights, fewer than {MIN_ELEMENTS}"));
     }

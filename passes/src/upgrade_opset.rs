@@ -8,15 +8,15 @@ use std::collections::HashSet;
 use zqc_ir::graph::fresh_name;
 use zqc_ir::onnx::node_to_proto;
 use zqc_ir::onnx::proto::{FunctionProto, NodeProto};
-use zqc_ir::op::is_standard;
-use zqc_ir::{Change, FreshNames, Model, NewNode, Op, Patch};
+use zqc_ir::{Change, FreshNames, Model, NewNode, Op, Patch, opset};
 
 use crate::pass::{Observer, Pass, PassError};
 use crate::rank::declared_rank;
 use rules::{Adapted, CHANGES, NEWEST, OLDEST};
 
 /// Raises the standard operators of a model to opset `to`: in the graph, in control-flow bodies and in the functions
-/// that the model defines. The result computes the same. A model of that opset or a later one stays as it is.
+/// that the model defines. The result computes the same. A model of that opset or a later one stays as it is, but for a domain
+/// that is imported more than once: it is imported once, in the version that counts.
 ///
 /// From opset 11 to 24 these operators change what a valid node means; all others only take in more types, or get
 /// attributes and inputs whose default is the old behaviour:
@@ -52,8 +52,13 @@ impl Pass for UpgradeOpset {
 
     fn run(&self, model: &Model, _observer: &mut dyn Observer) -> Result<Patch, PassError> {
         let (graph, from, to) = (&model.graph, model.opset(), self.to);
+        let repeated = opset::repeated(&model.header.opset_import);
         if from >= to {
-            return Ok(Patch::default());
+            return Ok(Patch {
+                functions: merged(&model.header.functions),
+                opsets: repeated,
+                ..Patch::default()
+            });
         }
         let names = FreshNames::new(graph);
         let fresh = |hint: &str| names.fresh(hint);
@@ -70,23 +75,39 @@ impl Pass for UpgradeOpset {
                 ..Change::new(format!("{} goes from opset {from} to {to}", graph.label(id)))
             });
         }
-        let functions = model.header.functions.iter().filter_map(|f| function(f, to).transpose());
+        let mut functions = merged(&model.header.functions);
+        for function in model.header.functions.iter().filter_map(|f| upgraded(f, to).transpose()) {
+            functions.push(function?);
+        }
         Ok(Patch {
             changes,
-            functions: functions.collect::<Result<_, _>>()?,
-            opsets: vec![(String::new(), to)],
+            functions,
+            opsets: repeated.into_iter().chain([(String::new(), to)]).collect(),
             ..Default::default()
         })
     }
 }
 
+/// The functions that import a domain more than once, importing it once.
+fn merged(functions: &[FunctionProto]) -> Vec<FunctionProto> {
+    let several = functions.iter().filter(|function| !opset::repeated(&function.opset_import).is_empty());
+    several.cloned().map(merge_imports).collect()
+}
+
+fn merge_imports(mut function: FunctionProto) -> FunctionProto {
+    for (domain, version) in opset::repeated(&function.opset_import) {
+        opset::import(&mut function.opset_import, &domain, version);
+    }
+    function
+}
+
 /// The function in opset `to`; `None` when it is in that or a later one, or uses no standard operators.
-fn function(function: &FunctionProto, to: i64) -> Result<Option<FunctionProto>, PassError> {
-    let mut function = function.clone();
-    let mut imports = function.opset_import.iter_mut();
-    let standard = imports.find(|import| is_standard(import.domain()) && import.version() < to);
-    let Some(import) = standard else { return Ok(None) };
-    let from = import.version.replace(to).unwrap_or_default();
+fn upgraded(function: &FunctionProto, to: i64) -> Result<Option<FunctionProto>, PassError> {
+    let mut function = merge_imports(function.clone());
+    let Some(from) = opset::version(&function.opset_import, "").filter(|&from| from < to) else {
+        return Ok(None);
+    };
+    opset::import(&mut function.opset_import, "", to);
     let mut taken: HashSet<String> = function.input.iter().cloned().collect();
     collect_names(&function.node, &mut taken);
     let taken = RefCell::new(taken);

@@ -1,5 +1,7 @@
 //! How many tokens a language model knows.
 
+use std::borrow::Cow;
+
 use zqc_ir::body::{Body, places};
 use zqc_ir::graph::Source;
 use zqc_ir::{Graph, Model, ValueId};
@@ -20,14 +22,16 @@ pub(crate) fn ids_input(graph: &Graph, mut ids: ValueId) -> Option<ValueId> {
 }
 
 /// The number of tokens that the model's embedding knows: the rows of the constant table in which a `Gather` looks up
-/// the graph's input `tokens`, there or in the body of a control-flow operator. `None` when there is no such table.
+/// the graph's input `tokens`, there or in the body of a control-flow operator; a caller may put another table in its place.
+/// `None` when there is no such table.
 pub fn vocabulary(model: &Model, tokens: &str) -> Option<usize> {
     let graph = &model.graph;
     let input = graph.find(tokens)?;
     let here = graph.nodes().find_map(|(_, node)| {
         node.op.as_standard("Gather")?;
         let (table, ids) = (root(graph, node.input(0)?), node.input(1)?);
-        let [rows, _] = graph.literal(table)?.matrix_dims()?;
+        let table = graph.literal(table).or_else(|| graph.default_of(table).map(Cow::Borrowed));
+        let [rows, _] = table?.matrix_dims()?;
         (ids_input(graph, ids) == Some(input)).then_some(rows)
     });
     // A body has what it reads from outside as inputs of the same names.

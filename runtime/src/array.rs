@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use half::{bf16, f16};
+use zqc_ir::Tensor;
 use zqc_ir::onnx::proto::tensor_proto::DataType;
+use zqc_ir::tensor::TensorError;
 
 /// A dense tensor in host memory, row-major.
 ///
@@ -34,7 +36,7 @@ pub enum ArrayData {
 }
 
 /// Why an [`Array`] could not be made or converted.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ArrayError {
     /// Shape and number of elements disagree, or the shape's product overflows.
     #[error("shape {shape:?} does not hold {len} elements")]
@@ -57,6 +59,9 @@ pub enum ArrayError {
         /// The offending value, or nothing.
         detail: String,
     },
+    /// A constant cannot be read.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
 }
 
 macro_rules! data_from_vec {
@@ -136,6 +141,16 @@ impl Array {
     /// A rank-2 array of one row: a batch of one token sequence.
     pub fn sequence(tokens: Vec<i64>) -> Self {
         Self { shape: vec![1, tokens.len()], data: tokens.into() }
+    }
+
+    /// The values of a constant of a graph.
+    ///
+    /// # Errors
+    /// [`ArrayError::Tensor`] when the constant is malformed, and as [`Array::from_le_bytes`].
+    pub fn of_tensor(tensor: &Tensor) -> Result<Self, ArrayError> {
+        let shape = tensor.dims().iter().map(|&dim| usize::try_from(dim)).collect::<Result<_, _>>();
+        let shape = shape.map_err(|_| TensorError::Dimensions(tensor.dims().to_vec()))?;
+        Self::from_le_bytes(tensor.dtype()?, shape, &tensor.bytes()?)
     }
 
     /// Decodes little-endian `bytes` of ONNX element type `data_type`; see [`ArrayData`] for the type it becomes.

@@ -14,6 +14,7 @@ mod interface;
 #[cfg(feature = "ort")]
 mod ort;
 mod rten;
+mod softmax;
 mod visit;
 mod widen;
 

@@ -13,12 +13,11 @@ use std::ops::ControlFlow;
 use zqc_ir::body::{Body, Place};
 use zqc_ir::onnx::proto::NodeProto;
 use zqc_ir::op::is_standard;
-use zqc_ir::tensor::TensorError;
-use zqc_ir::{Graph, Model, NodeId, Op, Source, Tensor, ValueId};
+use zqc_ir::{Graph, Model, NodeId, Op, ValueId};
 
 use crate::array::{Array, ArrayError};
 use crate::backend::Backend;
-use crate::interpreter::{Interpreter, Live, RunError, Sessions};
+use crate::interpreter::{Interpreter, Live, RunError, Sessions, Weight};
 use run::Run;
 
 /// The operators.
@@ -49,10 +48,11 @@ impl Default for Bodies {
 /// breaks, the operator is run no further.
 pub type Watch<'w> = dyn FnMut(usize, &Graph, &Live) -> ControlFlow<()> + 'w;
 
-/// What is loaded of an operator's bodies.
+/// What is loaded of an operator: its bodies, or its weight where it is a layer that is quantized already.
 #[derive(Default)]
 pub struct LoadedBodies {
     by_index: HashMap<usize, Sessions>,
+    pub(crate) weight: Option<Weight>,
     /// Whether the operator is in a loop, so that its bodies are run many times on one sample.
     in_loop: bool,
 }
@@ -60,7 +60,7 @@ pub struct LoadedBodies {
 impl LoadedBodies {
     /// Of an operator that is in a loop or not; nothing is loaded yet.
     pub(crate) fn new(in_loop: bool) -> Self {
-        Self { by_index: HashMap::new(), in_loop }
+        Self { in_loop, ..Self::default() }
     }
 }
 
@@ -270,31 +270,14 @@ impl Kind {
 }
 
 impl Outer {
-    fn new(graph: &Graph, value: ValueId) -> Result<Self, ConstantError> {
-        let default = || graph.initializers().find(|(id, _)| *id == value).map(|(_, tensor)| tensor);
-        let is_input = graph.source(value) == Source::Input;
-        let tensor = graph.constant(value).or_else(|| is_input.then(default).flatten());
-        Ok(Self { value, default: tensor.map(constant).transpose()? })
+    fn new(graph: &Graph, value: ValueId) -> Result<Self, ArrayError> {
+        let tensor = graph.constant(value).or_else(|| graph.default_of(value));
+        Ok(Self { value, default: tensor.map(Array::of_tensor).transpose()? })
     }
 
     fn get<'l>(&'l self, live: &'l Live) -> Option<&'l Array> {
         live.get(&self.value).or(self.default.as_ref())
     }
-}
-
-/// Why a constant is no array.
-#[derive(Debug, thiserror::Error)]
-enum ConstantError {
-    #[error(transparent)]
-    Tensor(#[from] TensorError),
-    #[error(transparent)]
-    Array(#[from] ArrayError),
-}
-
-fn constant(tensor: &Tensor) -> Result<Array, ConstantError> {
-    let shape = tensor.dims().iter().map(|&dim| usize::try_from(dim)).collect::<Result<_, _>>();
-    let shape = shape.map_err(|_| TensorError::Dimensions(tensor.dims().to_vec()))?;
-    Ok(Array::from_le_bytes(tensor.dtype()?, shape, &tensor.bytes()?)?)
 }
 
 impl<'a> Taken<'a> {
@@ -325,7 +308,7 @@ impl<'a> Taken<'a> {
         for &output in graph.outputs() {
             results.push(match graph.constant(output) {
                 Some(tensor) => {
-                    ResultOf::Constant(constant(tensor).map_err(|error| fail(error.to_string()))?)
+                    ResultOf::Constant(Array::of_tensor(tensor).map_err(|error| fail(error.to_string()))?)
                 }
                 None => ResultOf::Computed(wanted.iter().position(|&other| other == output).unwrap_or_else(
                     || {

@@ -62,6 +62,8 @@ pub struct Interpreter<'a> {
     wanted: Vec<ValueId>,
     controls: HashMap<NodeId, Control<'a>>,
     stages: Vec<Stage>,
+    /// What inputs are that a caller may leave out.
+    defaults: Live,
 }
 
 impl<'a> Interpreter<'a> {
@@ -95,7 +97,8 @@ impl<'a> Interpreter<'a> {
     ) -> Result<Self, RunError> {
         let controls = control::ours(&model, backend, bodies)?;
         let stages = partition(&model.graph, &wanted, |id| controls.contains_key(&id))?;
-        Ok(Self { model, backend, wanted, controls, stages })
+        let defaults = defaults(&model.graph);
+        Ok(Self { model, backend, wanted, controls, stages, defaults })
     }
 
     /// The graph that is run.
@@ -133,12 +136,8 @@ impl<'a> Interpreter<'a> {
         let name = |id: &ValueId| self.model.graph.value(*id).name.as_str();
         let mut feeds = Vec::with_capacity(stage.inputs.len());
         for id in &stage.inputs {
-            match live.get(id) {
-                Some(array) => feeds.push((name(id), array)),
-                // An optional input: the back end takes its default from the initializer.
-                None if self.model.graph.initializers().any(|(other, _)| other == *id) => {}
-                None => return Err(RunError::NotFed { value: name(id).to_string() }),
-            }
+            let array = live.get(id).ok_or_else(|| RunError::NotFed { value: name(id).to_string() })?;
+            feeds.push((name(id), array));
         }
         let fetch: Vec<&str> = stage.outputs.iter().map(name).collect();
         let results = session.run(&feeds, &fetch)?;
@@ -239,7 +238,8 @@ impl<'a> Interpreter<'a> {
         }
     }
 
-    /// Runs control flow on one sample, if it is among the `layers` of a stage; its bodies are loaded when they are entered.
+    /// Runs what of the `layers` of a stage is there before any layer is solved, on one sample: control flow, whose bodies are
+    /// loaded when they are entered, and layers that are quantized already, with their activations.
     ///
     /// # Errors
     /// When a value is missing or does not fit, or a body cannot be run.
@@ -249,10 +249,30 @@ impl<'a> Interpreter<'a> {
         loaded: &mut LoadedBodies,
         live: &mut Live,
     ) -> Result<(), RunError> {
+        if let Op::QuantizedLinear(_) = self.model.graph.node(id).op {
+            return self.run_quantized(id, loaded, live);
+        }
         let Some(control) = self.controls.get(&id) else { return Ok(()) };
         let results = control.run(live, loaded, &mut |_, _, _| ControlFlow::Continue(()))?;
         live.extend(results.into_iter().flatten());
         Ok(())
+    }
+
+    /// Runs a layer that is quantized already, and the quantization of its activation, which stays for other readers.
+    fn run_quantized(&self, id: NodeId, loaded: &mut LoadedBodies, live: &mut Live) -> Result<(), RunError> {
+        let graph = &self.model.graph;
+        let x = graph.node(id).input(port::X);
+        if let Some(quantize) = x.filter(|x| !live.contains_key(x)).and_then(|x| graph.producer(x)) {
+            let activation = graph.node(quantize).input(0);
+            let activation = activation.and_then(|value| Some((value, live.get(&value)?.clone())));
+            self.run_quantize(quantize, live)?;
+            live.extend(activation);
+        }
+        if loaded.weight.is_none() {
+            loaded.weight = Some(self.weight(id)?);
+        }
+        let Some((weight, low_rank)) = &loaded.weight else { return Ok(()) };
+        self.run_linear(id, weight, low_rank.as_ref(), live)
     }
 
     /// Loads the bodies of control flow that is among the `layers` of a stage, and lets them go again.
@@ -351,11 +371,14 @@ impl<'a> Interpreter<'a> {
         self.wanted.iter().map(take).collect()
     }
 
-    /// The feeds of one sample by value; names that are no inputs of the graph are left out.
+    /// The feeds of one sample by value, with the defaults of inputs that are not fed; names that are no inputs of the graph are
+    /// left out.
     pub fn feed<'n>(&self, inputs: impl IntoIterator<Item = (&'n str, Array)>) -> Live {
         let graph = &self.model.graph;
         let known = |name: &str| graph.find(name).filter(|id| graph.inputs().contains(id));
-        inputs.into_iter().filter_map(|(name, array)| Some((known(name)?, array))).collect()
+        let mut live = self.defaults.clone();
+        live.extend(inputs.into_iter().filter_map(|(name, array)| Some((known(name)?, array))));
+        live
     }
 
     /// What a node reads or yields as `value` on one sample: float values `[..., width]`.
@@ -403,6 +426,12 @@ impl<'a> Interpreter<'a> {
     }
 }
 
+/// The defaults of the graph's inputs; one of a type that no array has must be fed.
+fn defaults(graph: &Graph) -> Live {
+    let default = |&input: &ValueId| Some((input, Array::of_tensor(graph.default_of(input)?).ok()?));
+    graph.inputs().iter().filter_map(default).collect()
+}
+
 /// What is loaded of a graph.
 #[derive(Default)]
 pub(crate) struct Sessions {
@@ -429,7 +458,7 @@ struct Kept {
 }
 
 /// A weight `[N, K]` and the low-rank branch beside it.
-type Weight = (Vec<f32>, Option<LowRank>);
+pub(crate) type Weight = (Vec<f32>, Option<LowRank>);
 
 /// An interpreter with every stage loaded.
 pub struct Prepared<'a> {

@@ -1,10 +1,12 @@
 //! Models that are damaged, incomplete or hostile: exit code 3, and the message says what to look at.
 
+use std::path::Path;
+
 use zqc::ir::onnx::proto::tensor_proto::DataLocation;
 use zqc::ir::onnx::proto::{ModelProto, StringStringEntryProto};
 
 use crate::bench::Bench;
-use crate::models::{hundred_tokens, model, one_layer, one_layer_with};
+use crate::models::{function, hundred_tokens, model, one_layer, one_layer_calling, one_layer_with};
 use crate::support::tiny;
 
 const RTN: [&str; 2] = ["--method", "rtn"];
@@ -119,5 +121,27 @@ fn nothing_but_a_header() {
     refuse(
         &ModelProto { opset_import: Vec::new(), ..model(Default::default()) },
         &["model.onnx: ", "no opset import"],
+    );
+}
+
+#[test]
+fn functions_without_end() {
+    let itself = one_layer_calling(vec![function("user", "Itself", &[("user", "Itself")])]);
+    refuse(&itself, &["model.onnx: ", "circle: user::Itself -> user::Itself"]);
+    let two = [function("user", "A", &[("", "Neg"), ("user", "B")]), function("user", "B", &[("user", "A")])];
+    refuse(&one_layer_calling(two.to_vec()), &["model.onnx: ", "circle: user::A -> user::B -> user::A"]);
+}
+
+#[test]
+fn a_function_of_our_name() {
+    let foreign = one_layer_calling(vec![function("ai.zqc", "QuantizeActivationE4M3", &[("", "Identity")])]);
+    refuse(&foreign, &["ai.zqc::QuantizeActivationE4M3", "give it another domain"]);
+    let bench = Bench::new();
+    let path = bench.model(&foreign);
+    bench.refuse::<&str>(
+        3,
+        Path::new("inspect"),
+        &[path.to_str().unwrap()],
+        &["ai.zqc::QuantizeActivationE4M3"],
     );
 }

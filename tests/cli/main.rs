@@ -10,6 +10,7 @@ mod coverage;
 mod faults;
 mod formats;
 mod models;
+mod odd_models;
 mod packages;
 #[cfg(unix)]
 mod places;

@@ -5,8 +5,8 @@ use std::io::{Cursor, Write};
 use zip::ZipWriter;
 use zqc::ir::onnx::proto::tensor_shape_proto::{Dimension, dimension};
 use zqc::ir::onnx::proto::{
-    GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto,
-    ValueInfoProto, type_proto,
+    FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto,
+    TypeProto, ValueInfoProto, type_proto,
 };
 use zqc::ir::tensor::DataType;
 
@@ -90,6 +90,41 @@ pub fn one_layer_with(change: impl FnOnce(&mut GraphProto)) -> ModelProto {
     let mut proto = one_layer();
     change(proto.graph.as_mut().unwrap());
     proto
+}
+
+/// [`one_layer`], its result taken through the first of these functions.
+pub fn one_layer_calling(functions: Vec<FunctionProto>) -> ModelProto {
+    let mut proto = one_layer_with(|graph| {
+        graph.node[1].output[0] = "z".to_string();
+        let call = node(functions[0].name(), "call", &["z"], "y");
+        graph.node.push(NodeProto { domain: functions[0].domain.clone(), ..call });
+    });
+    let version = Some(1);
+    proto.opset_import.push(OperatorSetIdProto { domain: functions[0].domain.clone(), version });
+    proto.functions = functions;
+    proto
+}
+
+/// A function of one input that calls these operators, domain and type, one after the other.
+pub fn function(domain: &str, name: &str, operators: &[(&str, &str)]) -> FunctionProto {
+    let last = operators.len();
+    let value = |at: usize| if at == last { "out".to_string() } else { format!("v{at}") };
+    let nodes = operators.iter().enumerate().map(|(at, (domain, op_type))| NodeProto {
+        domain: string(domain),
+        ..node(op_type, "", &[&value(at)], &value(at + 1))
+    });
+    let imports = [("", 20), (domain, 1)];
+    FunctionProto {
+        domain: string(domain),
+        name: string(name),
+        input: vec![value(0)],
+        output: vec![value(last)],
+        node: nodes.collect(),
+        opset_import: imports
+            .map(|(domain, version)| OperatorSetIdProto { domain: string(domain), version: Some(version) })
+            .to_vec(),
+        ..Default::default()
+    }
 }
 
 /// A language model of 100 tokens that looks at one token only.

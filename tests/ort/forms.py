@@ -120,6 +120,54 @@ def scan():
         {"h": floats(2, 64), "x": floats(5, 2, 64)}
 
 
+def unnamed_nodes():
+    """A function of nodes without names, called by a function that is called twice, by nodes with names."""
+    imports = [helper.make_opsetid("", 20), helper.make_opsetid("user", 1)]
+    linear = helper.make_function("user", "Linear", ["x", "w"], ["y"], [
+        node("Neg", "x", "n"), node("MatMul", "n w", "p"), node("Tanh", "p", "y")], imports)
+    block = helper.make_function("user", "Block", ["x", "w", "v"], ["y"], [
+        node("Linear", "x w", "a", domain="user"), node("Linear", "a v", "b", domain="user"), node("Tanh", "b", "y")], imports)
+    nodes = [node("Block", "x w v", "a", domain="user", name="block"),
+             node("Tanh", "a", "b", name="block/Linear"),
+             node("Block", "b v w", "y", domain="user", name="block/Linear_1")]
+    graph = helper.make_graph(nodes, "form", [value("x", ["t", 64])], [value("y", ["t", 64])],
+                              [numpy_helper.from_array(floats(64, 64) / 8, name) for name in "wv"])
+    return helper.make_model(graph, opset_imports=imports, functions=[linear, block], ir_version=10), {"x": floats(16, 64)}
+
+
+def imported_twice(*imports):
+    """`Softmax` means something else since opset 13: the last import counts."""
+    nodes = [node("MatMul", "x w", "a"), node("Reshape", "a shape", "b"), node("Softmax", "b", "y")]
+    made = model(nodes, [value("x", ["t", 64])], [value("y", [None] * 3)],
+                 {"w": floats(64, 64) / 8, "shape": np.array([-1, 4, 16])}, 17)
+    del made.opset_import[:]
+    made.opset_import.extend(helper.make_opsetid(*pair) for pair in imports)
+    return made, {"x": floats(16, 64)}
+
+
+def defaults():
+    """Inputs that a caller may leave out: a scale, and a bias that a branch reads too."""
+    branches = [helper.make_graph([node(op_type, "p b", f"{op_type}_y")], op_type, [], [value(f"{op_type}_y", ["t", 48])])
+                for op_type in ("Add", "Sub")]
+    nodes = [node("Mul", "x s", "a"), node("MatMul", "a w", "p"), node("ReduceMax", "x", "most", keepdims=0),
+             node("Greater", "most s", "choice"), node("If", "choice", "h", then_branch=branches[0], else_branch=branches[1]),
+             node("Add", "h b", "y")]
+    inputs = [value("x", ["t", 64]), value("s", []), value("b", [48])]
+    return model(nodes, inputs, [value("y", ["t", 48])],
+                 {"w": floats(64, 48) / 8, "s": np.float32(2), "b": floats(48)}), {"x": floats(16, 64)}
+
+
+def fused():
+    """Products that ONNX Runtime's optimizer fused, of operands of different rank, before a layer."""
+    nodes = [helper.make_node("FusedMatMul", ["x", "m"], ["a"], domain="com.microsoft", transB=1, alpha=0.5),
+             node("MatMul", "a w", "b"),
+             helper.make_node("FusedMatMul", ["b", "x"], ["y"], domain="com.microsoft", transA=1)]
+    graph = helper.make_graph(nodes, "form", [value("x", [2, 16, 64])], [value("y", [None] * 3)],
+                              [numpy_helper.from_array(floats(48, 64) / 8, "m"), numpy_helper.from_array(floats(48, 40) / 7, "w")])
+    imports = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=imports, ir_version=10), {"x": floats(2, 16, 64)}
+
+
 FORMS = {
     "experts": lambda: experts([3, "t", 80], [3, 24, 80]),
     "experts, opset 13": lambda: experts([3, "t", 80], [3, 24, 80], 13),
@@ -140,6 +188,12 @@ FORMS = {
     "dequantized, blocks": lambda: dequantized(np.abs(floats(3, 48)) + 0.1, axis=0, block_size=32),
     "loop": loop,
     "scan": scan,
+    "functions of unnamed nodes": unnamed_nodes,
+    "opset 12 after 17": lambda: imported_twice(("", 17), ("", 12)),
+    "opset 17 after 12, by its other name": lambda: imported_twice(("", 12), ("ai.onnx", 17)),
+    "domains imported twice": lambda: imported_twice(("user", 1), ("", 20), ("user", 1), ("", 20)),
+    "inputs with defaults": defaults,
+    "fused": fused,
 }
 GRAPH_ALONE = ["--weights", "int8", "--activations", "none", "--lorc-rank", "0"]
 

@@ -5,9 +5,7 @@ use std::path::Path;
 use zqc::inspect;
 use zqc::ir::Model;
 use zqc::ir::onnx::{Content, Storage, WriteError, read, write};
-use zqc::passes::{
-    Canonicalize, ExpandEinsum, Pass, PassError, RaisePortable, Select, Silent, SplitExperts, run,
-};
+use zqc::passes::{Pass, PassError, Select, Silent, finders, run};
 
 use super::{Outcome, Target};
 use crate::mutate::change_wire;
@@ -68,12 +66,9 @@ fn read_model(folder: &Path) -> Result<Outcome, String> {
         _ => {}
     }
     let select = Select { keep: Vec::new(), only: Vec::new() };
-    let expand = ExpandEinsum { select: select.clone() };
-    let split = SplitExperts { select: select.clone() };
-    let passes: [&dyn Pass; 5] =
-        [&RaisePortable, &expand, &split, &Canonicalize { requantize: true }, &select];
+    let finders = finders(&select, true);
     let mut changed: Model = model;
-    for pass in passes {
+    for pass in finders.iter().map(|pass| pass.as_ref()).chain([&select as &dyn Pass]) {
         match run(pass, &mut changed, &mut Silent) {
             Ok(()) => {}
             Err(fault @ (PassError::Patch { .. } | PassError::Broken { .. })) => {

@@ -121,7 +121,7 @@ impl<'a> ExternalFiles<'a> {
         Ok(())
     }
 
-    /// The payload of `tensor`, of `byte_len` bytes unless the file says otherwise.
+    /// The payload of `tensor`, of `byte_len` bytes unless the file gives another length; 0 is none, as in ONNX Runtime.
     fn load(&mut self, tensor: &TensorProto, byte_len: usize) -> Result<Bytes, ExternalError> {
         let entry = |key: &str| tensor.external_data.iter().find(|e| e.key() == key).map(|e| e.value());
         let number = |key: &'static str| match entry(key) {
@@ -129,7 +129,8 @@ impl<'a> ExternalFiles<'a> {
             Some(text) => text.parse::<u64>().map(Some).map_err(|_| ExternalError::Malformed { key }),
         };
         let location = entry("location").ok_or(ExternalError::Malformed { key: "location" })?;
-        let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?.unwrap_or(byte_len as u64));
+        let length = number("length")?.filter(|&length| length > 0);
+        let (offset, length) = (number("offset")?.unwrap_or(0), length.unwrap_or(byte_len as u64));
         let path = self.resolve(location)?;
         let file = match self.mapped.get(&path) {
             Some(file) => file,

@@ -7,10 +7,18 @@ use super::proto::{AttributeProto, FunctionProto, GraphProto, NodeProto};
 /// The body of `function` as it reads in place of `call`: formal names become the caller's, `prefix` goes before all names
 /// of the body's own, and attributes that refer to the caller's get their values.
 ///
-/// A node without a name takes the call's, others follow it: `call/inner`.
+/// The first node without a name that is no constant takes the call's, others follow it: `call/inner`, or by their operator
+/// `call/MatMul`.
 pub fn instantiate(function: &FunctionProto, call: &NodeProto, prefix: &str) -> Vec<NodeProto> {
     let call = Call::new(function, call, prefix);
-    let body = function.node.iter().map(|inner| call.instantiate(inner)).collect::<Vec<_>>();
+    let stands_for_call = |inner: &NodeProto| inner.name().is_empty() && inner.op_type() != "Constant";
+    let first_unnamed = function.node.iter().position(stands_for_call);
+    let named = function.node.iter().enumerate().map(|(at, inner)| match inner.name() {
+        "" if Some(at) == first_unnamed => call.instantiate(inner, ""),
+        "" => call.instantiate(inner, inner.op_type()),
+        name => call.instantiate(inner, name),
+    });
+    let body: Vec<NodeProto> = named.collect();
     body.into_iter().chain(call.forwards).collect()
 }
 
@@ -51,14 +59,14 @@ impl<'a> Call<'a> {
         Self { function, node, names, prefix, forwards }
     }
 
-    /// A node of the body as it reads in the caller's graph.
-    fn instantiate(&self, inner: &NodeProto) -> NodeProto {
+    /// A node of the body, called `name` in it, as it reads in the caller's graph.
+    fn instantiate(&self, inner: &NodeProto, name: &str) -> NodeProto {
         let mut node = inner.clone();
         self.bind(&mut node);
-        node.name = Some(match (self.node.name(), inner.name()) {
+        node.name = Some(match (self.node.name(), name) {
             (call, "") => call.to_string(),
-            ("", inner) => inner.to_string(),
-            (call, inner) => format!("{call}/{inner}"),
+            ("", _) => inner.name().to_string(),
+            (call, name) => format!("{call}/{name}"),
         });
         node
     }

@@ -7,6 +7,7 @@ mod instantiate;
 mod place;
 pub mod proto;
 mod read;
+pub mod strict;
 mod temporary;
 mod unknown;
 mod write;

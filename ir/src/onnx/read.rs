@@ -7,6 +7,7 @@ use prost::Message;
 use super::external::{ExternalError, ExternalFiles, map_file};
 use super::proto::{GraphProto, ModelProto};
 use super::unknown::has_unknown_fields;
+use crate::functions::Functions;
 use crate::graph::{Graph, Source, ValueId};
 use crate::model::Model;
 use crate::op::Op;
@@ -45,6 +46,9 @@ pub enum ModelError {
     /// Two definitions of one name.
     #[error("value \"{value}\" is defined twice; every value of an ONNX graph has one definition")]
     Redefined { value: String },
+    /// Model-local functions that call each other without end.
+    #[error("functions call each other in a circle: {}; ONNX has no recursion, export the model again", .0.join(" -> "))]
+    RecursiveFunctions(Vec<String>),
     /// The graph breaks the rules of ONNX.
     #[error("this is not a valid ONNX graph: {0}")]
     Invalid(#[from] Faults),
@@ -82,6 +86,9 @@ fn model_from_proto(mut header: ModelProto, files: ExternalFiles) -> Result<Mode
     }
     if header.opset_import.is_empty() {
         return Err(ModelError::NotAModel { missing: "opset import" });
+    }
+    if let Some(circle) = Functions::new(&header.functions).circle() {
+        return Err(ModelError::RecursiveFunctions(circle));
     }
     let mut graph = graph_from_proto(proto)?;
     graph.inputs_list_constants = header.ir_version() < 4;

@@ -306,3 +306,18 @@ fn a_length_other_than_the_dimensions_demand_is_refused() {
     let size = |source: &TensorError| matches!(source, TensorError::Size { expected: 2048, found: 2044, .. });
     assert!(matches!(&error, ModelError::Tensor { source, .. } if size(source)), "{error}");
 }
+
+#[test]
+fn a_length_of_0_is_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes: Vec<u8> = (0..4096usize).map(|i| (i * 7 % 251) as u8).collect();
+    std::fs::write(folder.path().join("weights.bin"), &bytes).unwrap();
+    let path = folder.path().join("model.onnx");
+    for length in [&[][..], &[("length", "0")], &[("length", "2048")]] {
+        let entries = [&[("location", "weights.bin"), ("offset", "1024")], length].concat();
+        std::fs::write(&path, with_external(&entries).encode_to_vec()).unwrap();
+        let model = read(&path).unwrap();
+        let weight = model.graph.constant(model.graph.find("w").unwrap()).unwrap();
+        assert_eq!(weight.bytes().unwrap(), &bytes[1024..3072], "{entries:?}");
+    }
+}

@@ -219,3 +219,34 @@ fn the_name_of_a_constant_that_went_is_free_in_the_same_patch() {
     assert_eq!(model.graph.initializers().count(), 0);
     assert!(model.graph.constant(weight).is_none() && model.graph.producer(weight).is_some());
 }
+
+#[test]
+fn a_name_that_another_node_has_gets_a_number() {
+    let mut model = small_model();
+    let old: Vec<String> = model.graph.nodes().map(|(_, node)| node.name.clone()).collect();
+    let taken = old.iter().find(|name| !name.is_empty()).unwrap();
+    let named =
+        |name: &str, output: &str| NewNode { name: name.to_string(), ..new_node("Neg", "xw", output) };
+    let change = Change {
+        add: vec![named(taken, "a"), named("", "b"), named("", "c"), named(taken, "d"), named("new", "e")],
+        ..Change::new("test")
+    };
+    apply(&mut model, change).unwrap();
+    let name = |value: &str| model.graph.node(producer(&model, value)).name.clone();
+    assert_eq!(
+        ["a", "b", "c", "d", "e"].map(name),
+        [format!("{taken}_1"), String::new(), String::new(), format!("{taken}_2"), "new".to_string()]
+    );
+}
+
+#[test]
+fn a_node_that_takes_the_place_of_another_keeps_its_name() {
+    let mut model = small_model();
+    let id = producer(&model, "y");
+    let node = NewNode { name: "kept".to_string(), ..NewNode::restore(&model.graph, model.graph.node(id)) };
+    apply(&mut model, Change { remove: vec![id], add: vec![node], ..Change::new("test") }).unwrap();
+    let id = producer(&model, "y");
+    let node = NewNode::restore(&model.graph, model.graph.node(id));
+    apply(&mut model, Change { remove: vec![id], add: vec![node], ..Change::new("test") }).unwrap();
+    assert_eq!(model.graph.node(producer(&model, "y")).name, "kept");
+}

@@ -8,6 +8,8 @@ use crate::constant_view::{ConstantView, VIEWS, is_float, root};
 use crate::dequantized::Dequantized;
 use crate::einsum::EinsumProduct;
 use crate::expert_stack::ExpertStack;
+use crate::rank::rank;
+use crate::select::too_small;
 
 const MICROSOFT: &str = "com.microsoft";
 
@@ -56,13 +58,47 @@ pub(super) fn reason(model: &Model, id: NodeId) -> Option<(ValueId, String)> {
         let reason = "was fused by ONNX Runtime's optimizer; compile the model as it was before";
         return Some((matrix, format!("{} {reason}", proto.op_type())));
     }
-    if node.op.as_standard("Einsum").is_some() {
-        return einsum(graph, id);
+    let is = |op_type| node.op.as_standard(op_type).is_some();
+    if is("Einsum") {
+        return overridable(graph, node, &[0, 1]).or_else(|| einsum(graph, id));
     }
-    node.op.as_standard("MatMul").or(node.op.as_standard("Gemm"))?;
+    if is("Conv") {
+        return overridable(graph, node, &[1]);
+    }
+    if !is("MatMul") && !is("Gemm") {
+        return None;
+    }
     let is_expert_stack = ExpertStack::of(model, id).is_some();
     let chosen = || chosen(graph, node).filter(|_| !is_expert_stack);
-    dequantized(graph, node).or_else(|| stack(graph, node)).or_else(chosen)
+    let reason = overridable(graph, node, &[0, 1]).or_else(|| dequantized(graph, node));
+    let reason = reason.or_else(|| stack(graph, node)).or_else(chosen);
+    reason.or_else(|| left(graph, node).filter(|_| !is_expert_stack))
+}
+
+/// A product with a float matrix that is an input with a default, at one of these ports.
+fn overridable(graph: &Graph, node: &Node, ports: &[usize]) -> Option<(ValueId, String)> {
+    ports.iter().find_map(|&port| {
+        let matrix = behind(graph, node.input(port)?, &VIEWS);
+        let default = graph.default_of(matrix)?;
+        let reason = || {
+            "its weight is an input with a default, which a caller may override; take it out of the graph's inputs to \
+             have it quantized"
+                .to_string()
+        };
+        (default.dims().len() > 1 && default.dtype().is_ok_and(is_float)).then(|| (matrix, reason()))
+    })
+}
+
+/// A product with a constant float matrix on the left: what it multiplies lies in columns.
+fn left(graph: &Graph, node: &Node) -> Option<(ValueId, String)> {
+    let view = ConstantView::of(graph, node.input(0)?).filter(|view| is_float(view.dtype))?;
+    let computed = graph.literal(root(graph, node.input(1)?)).is_none();
+    let [.., rows, columns] = view.dims[..] else { return None };
+    let (n, k) = (usize::try_from(rows).ok()?, usize::try_from(columns).ok()?);
+    (computed && too_small(k, n).is_none()).then(|| {
+        let kind = node.op.kind();
+        (view.root, format!("its weight is the left operand of its {kind}, that of a layer is the right one"))
+    })
 }
 
 /// A product with a matrix behind `DequantizeLinear`.
@@ -90,12 +126,14 @@ fn einsum(graph: &Graph, id: NodeId) -> Option<(ValueId, String)> {
     Some((weight, "its Einsum is no product of rows with a matrix".to_string()))
 }
 
-/// A product with a constant of more dimensions than a stack of experts has.
+/// A product with a constant of more dimensions than a stack of experts has, or of a vector with such a stack.
 fn stack(graph: &Graph, node: &Node) -> Option<(ValueId, String)> {
     let view = ConstantView::of(graph, node.input(1)?).filter(|view| is_float(view.dtype))?;
     let activation = graph.literal(root(graph, node.input(0)?)).is_none();
-    (activation && view.dims.len() > 3)
-        .then(|| (view.root, format!("its weight is a stack of matrices, {:?}", view.dims)))
+    let of_vector = view.dims.len() == 3 && rank(graph, node.input(0)?) == Some(1);
+    let of_what = if of_vector { ", and its activation a vector" } else { "" };
+    (activation && (of_vector || view.dims.len() > 3))
+        .then(|| (view.root, format!("its weight is a stack of matrices, {:?}{of_what}", view.dims)))
 }
 
 /// A product with a matrix that is looked up, as a mixture of experts may do.

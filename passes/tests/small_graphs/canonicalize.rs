@@ -1,6 +1,6 @@
 use regex::Regex;
 use zqc_ir::Tensor;
-use zqc_ir::op::attribute::{float, int, ints, tensor};
+use zqc_ir::op::attribute::{float, int, ints, string, tensor};
 use zqc_ir::tensor::DataType;
 use zqc_passes::{Canonicalize, Select};
 
@@ -321,6 +321,36 @@ fn forms() -> Vec<(&'static str, Builder)> {
                 .node("DequantizeLinear", &["w", "scale"], "d")
                 .node("Transpose", &["d"], "t")
                 .node("MatMul", &["x", "t"], "y")
+                .output("y"),
+        ),
+        (
+            "weights_with_defaults_stay",
+            rows(Float)
+                .overridable("w", &[4, 3])
+                .overridable("v", &[5, 3])
+                .overridable("u", &[4, 2])
+                .node("MatMul", &["x", "w"], "a")
+                .node("Transpose", &["v"], "t")
+                .node("MatMul", &["a", "t"], "y")
+                .node("Einsum", &["x", "u"], "z")
+                .with(string("equation", "...d,df->...f"))
+                .output("y")
+                .output("z"),
+        ),
+        (
+            "weight_on_the_left_stays",
+            Builder::new()
+                .input("x", Float, "32 cols")
+                .constant("w", Float, &[32, 32])
+                .node("MatMul", &["w", "x"], "y")
+                .output("y"),
+        ),
+        (
+            "vector_by_a_stack_stays",
+            Builder::new()
+                .input("x", Float, "4")
+                .constant("w", Float, &[1, 4, 3])
+                .node("MatMul", &["x", "w"], "y")
                 .output("y"),
         ),
         (

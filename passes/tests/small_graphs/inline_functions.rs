@@ -121,3 +121,61 @@ fn calls_that_stay_come_back_as_they_were() {
         assert_eq!(written(&model), case.proto, "{name}");
     }
 }
+
+#[test]
+fn nodes_without_a_name_get_one_each() {
+    let unnamed = function(
+        "Unnamed",
+        &["x", "w"],
+        20,
+        vec![
+            node("", "Neg", &["x"], "n", Vec::new()),
+            node("", "MatMul", &["n", "w"], "product", Vec::new()),
+            node("", "Relu", &["product"], "y", Vec::new()),
+        ],
+    );
+    let twice = function(
+        "Twice",
+        &["x", "w"],
+        20,
+        vec![
+            node(DOMAIN, "Unnamed", &["x", "w"], "a", Vec::new()),
+            node(DOMAIN, "Unnamed", &["a", "w"], "y", Vec::new()),
+        ],
+    );
+    let start = Builder::new().input("x", Float, "rows 4").constant("w", Float, &[4, 4]);
+    let model = start
+        .node("Twice", &["x", "w"], "a")
+        .of(DOMAIN)
+        .named("call")
+        .node("Relu", &["a"], "b")
+        .named("call/MatMul")
+        .node("Twice", &["b", "w"], "y")
+        .of(DOMAIN)
+        .named("call/Unnamed")
+        .output("y");
+    let mut model = calling(vec![unnamed, twice], model).build();
+    let text = run(&[&InlineFunctions], &mut model);
+    let mut names: Vec<&str> = model.graph.nodes().map(|(_, node)| node.name.as_str()).collect();
+    assert_eq!(names.len(), 13, "{text}");
+    names.sort();
+    names.dedup();
+    assert!(names.len() == 13 && names.iter().all(|name| name.starts_with("call")), "{names:?}");
+}
+
+#[test]
+fn an_overload_keeps_the_functions_that_it_calls() {
+    let mut with_layer = linear(20);
+    with_layer.overload = Some("second".to_string());
+    let first = function("Linear", &["x", "w"], 20, vec![node("", "Add", &["x", "w"], "y", Vec::new())]);
+    let model = Builder::new().input("x", Float, "rows 4").constant("w", Float, &[4, 4]);
+    let model = model.node("Linear", &["x", "w"], "a").of(DOMAIN).node("Linear", &["a", "w"], "y").of(DOMAIN);
+    let mut builder = calling(vec![first, with_layer], model.output("y"));
+    builder.proto.graph.as_mut().unwrap().node[1].overload = Some("second".to_string());
+    let mut model = builder.build();
+    run(&[&InlineFunctions], &mut model);
+    let mut kinds: Vec<&str> = model.graph.nodes().map(|(_, node)| node.op.kind()).collect();
+    kinds.sort();
+    assert_eq!(kinds, ["Linear", "MatMul", "Relu"]);
+    assert!(model.function(DOMAIN, "Linear").is_some());
+}

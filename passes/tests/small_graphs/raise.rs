@@ -1,5 +1,5 @@
 use zqc_ir::Model;
-use zqc_ir::onnx::proto::{GraphProto, NodeProto, TensorProto};
+use zqc_ir::onnx::proto::{FunctionProto, GraphProto, NodeProto, TensorProto};
 use zqc_ir::onnx::{self, proto::ModelProto};
 use zqc_ir::tensor::DataType::{self, Float};
 use zqc_passes::{LowerPortable, PassError, RaisePortable, Silent};
@@ -109,4 +109,46 @@ fn a_model_of_another_writer_stays_as_it_is() {
     let before = written(&model);
     run(&[&RaisePortable], &mut model);
     assert_eq!(written(&model), before);
+}
+
+#[test]
+fn a_function_of_our_name_that_is_another_is_refused() {
+    type Edit = fn(&mut FunctionProto);
+    let edits: [Edit; 3] = [
+        |function| function.node[0].op_type = Some("Neg".to_string()),
+        |function| function.overload = Some("mine".to_string()),
+        |function| function.input.reverse(),
+    ];
+    for edit in edits {
+        let mut proto = lowered();
+        let function = proto.functions.iter_mut().find(|function| function.name() == "W4A8Linear").unwrap();
+        edit(function);
+        let mut model = onnx::from_proto(proto).unwrap();
+        let error = zqc_passes::run(&RaisePortable, &mut model, &mut Silent).unwrap_err().to_string();
+        assert!(error.contains("ai.zqc::W4A8Linear") && error.contains("another domain"), "{error}");
+    }
+}
+
+#[test]
+fn another_function_of_our_domain_stays() {
+    let mut proto = lowered();
+    let mut mine = proto.functions[0].clone();
+    mine.name = Some("Mine".to_string());
+    (mine.input, mine.output) = (vec!["a".to_string()], vec!["b".to_string()]);
+    mine.node = vec![node("Neg", "", &["a"], &["b"])];
+    proto.functions.push(mine);
+    proto.graph.as_mut().unwrap().node.push(node("Mine", "ai.zqc", &["x"], &["negated"]));
+    let mut model = onnx::from_proto(proto).unwrap();
+    run(&[&RaisePortable], &mut model);
+    let kinds: Vec<&str> = model.graph.nodes().map(|(_, node)| node.op.kind()).collect();
+    assert!(kinds.contains(&"Mine") && kinds.contains(&"zqc.quantized_linear"), "{kinds:?}");
+    assert!(model.function("ai.zqc", "Mine").is_some());
+}
+
+#[test]
+fn what_is_raised_and_lowered_again_is_what_it_was() {
+    let proto = lowered();
+    let mut model = onnx::from_proto(proto.clone()).unwrap();
+    run(&[&RaisePortable, &LowerPortable], &mut model);
+    assert_eq!(written(&model), proto);
 }

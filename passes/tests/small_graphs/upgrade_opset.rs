@@ -233,3 +233,52 @@ fn what_has_no_equal_in_the_new_opset_is_refused() {
     ];
     assert_snapshot("upgrade_opset", "refused", &messages.join("\n"));
 }
+
+/// The imports as domain and version.
+fn imports(list: &[OperatorSetIdProto]) -> Vec<(&str, i64)> {
+    list.iter().map(|import| (import.domain(), import.version())).collect()
+}
+
+#[test]
+fn a_domain_that_is_imported_twice_is_imported_once() {
+    let list = |list: &[(&str, i64)]| -> Vec<OperatorSetIdProto> {
+        let import = |&(domain, version): &(&str, i64)| OperatorSetIdProto {
+            domain: Some(domain.to_string()),
+            version: Some(version),
+        };
+        list.iter().map(import).collect()
+    };
+    let cases = [
+        (&[("", 17), ("", 17)][..], vec![("", 19)]),
+        (&[("ai.onnx", 17), ("", 17)], vec![("", 19)]),
+        (&[("", 11), ("user", 1), ("ai.onnx", 18), ("user", 1)], vec![("", 19), ("user", 1)]),
+        (&[("", 17), ("", 21), ("user", 1)], vec![("", 21), ("user", 1)]),
+        (&[("", 20), ("com.microsoft", 1), ("com.microsoft", 1)], vec![("", 20), ("com.microsoft", 1)]),
+        (&[("ai.onnx", 18)], vec![("ai.onnx", 19)]),
+    ];
+    for (given, expected) in cases {
+        let mut builder = input().node("Relu", &["x"], "y").output("y");
+        builder.proto.opset_import = list(given);
+        builder.proto.functions = vec![FunctionProto {
+            domain: Some("user".to_string()),
+            name: Some("F".to_string()),
+            opset_import: list(given),
+            ..Default::default()
+        }];
+        let model = upgraded(builder);
+        assert_eq!(imports(&model.header.opset_import), expected, "{given:?}");
+        assert_eq!(imports(&model.header.functions[0].opset_import), expected, "{given:?}");
+    }
+}
+
+/// ONNX Runtime takes the last import: `Softmax` has meant something else since 13.
+#[test]
+fn the_last_import_says_what_a_node_means() {
+    for (versions, changes) in [([12, 13], false), ([13, 12], true)] {
+        let mut builder = input().node("Softmax", &["x"], "y").output("y");
+        let import = |version| OperatorSetIdProto { domain: None, version: Some(version) };
+        builder.proto.opset_import = versions.map(import).to_vec();
+        let model = upgraded(builder);
+        assert_eq!(model.graph.nodes().count() > 1, changes, "{versions:?}");
+    }
+}

@@ -1,10 +1,10 @@
 //! Replaces calls of model-local functions by their bodies, for back ends that know no functions.
 
-use std::collections::HashMap;
-
 use prost::Message;
+use zqc_ir::functions::Functions;
 use zqc_ir::onnx::instantiate;
-use zqc_ir::onnx::proto::{FunctionProto, GraphProto, ModelProto, NodeProto};
+use zqc_ir::onnx::proto::{GraphProto, ModelProto, NodeProto};
+use zqc_ir::{NodeNames, opset};
 
 use super::visit;
 
@@ -15,32 +15,34 @@ const MAX_BYTES: usize = 1 << 28;
 /// Calls inside of calls; every one takes a piece of the stack.
 const MAX_DEPTH: usize = 64;
 
-/// Inlines every function of `model` and drops the definitions.
+/// Inlines every function of `model`, in which none calls itself, and drops the definitions. Nodes have different names after
+/// that.
 ///
 /// # Errors
-/// The reason, when a function calls itself or the calls go beyond the limits above.
+/// The reason, when the calls go beyond the limits above.
 pub fn inline_functions(model: &mut ModelProto) -> Result<(), String> {
     let functions = std::mem::take(&mut model.functions);
     let Some(graph) = &mut model.graph else { return Ok(()) };
     for import in functions.iter().flat_map(|function| &function.opset_import) {
-        if !model.opset_import.iter().any(|present| present.domain() == import.domain()) {
+        if opset::version(&model.opset_import, import.domain()).is_none() {
             model.opset_import.push(import.clone());
         }
     }
-    let by_name = functions.iter().map(|f| ((f.domain(), f.name(), f.overload()), f)).collect();
-    let mut inliner = Inliner { functions: by_name, calls: 0, nodes: 0, bytes: 0 };
+    for (domain, version) in opset::repeated(&model.opset_import) {
+        opset::import(&mut model.opset_import, &domain, version);
+    }
+    let mut inliner = Inliner { functions: Functions::new(&functions), calls: 0, nodes: 0, bytes: 0 };
     inliner.graph(graph, 0)
 }
 
 struct Inliner<'a> {
-    /// Functions by domain, name and overload.
-    functions: HashMap<(&'a str, &'a str, &'a str), &'a FunctionProto>,
+    functions: Functions<'a>,
     calls: usize,
     nodes: usize,
     bytes: usize,
 }
 
-impl<'a> Inliner<'a> {
+impl Inliner<'_> {
     fn check_size(&self) -> Result<(), String> {
         if self.nodes + self.calls > MAX_NODES || self.bytes > MAX_BYTES {
             return Err(format!("its functions expand to more than {MAX_NODES} nodes or {MAX_BYTES} bytes"));
@@ -50,12 +52,15 @@ impl<'a> Inliner<'a> {
 
     fn graph(&mut self, graph: &mut GraphProto, depth: usize) -> Result<(), String> {
         let nodes = std::mem::take(&mut graph.node);
-        nodes.into_iter().try_for_each(|node| self.node(node, depth, &mut graph.node))
+        nodes.into_iter().try_for_each(|node| self.node(node, depth, &mut graph.node))?;
+        let mut names = NodeNames::default();
+        graph.node.iter_mut().for_each(|node| node.name = Some(names.issue(node.name())));
+        Ok(())
     }
 
     /// Appends `node`, or what it calls, to `out`; `depth` counts the calls around it.
     fn node(&mut self, mut node: NodeProto, depth: usize, out: &mut Vec<NodeProto>) -> Result<(), String> {
-        let Some(&function) = self.functions.get(&(node.domain(), node.op_type(), node.overload())) else {
+        let Some(function) = self.functions.called(&node) else {
             self.nodes += 1;
             self.check_size()?;
             for subgraph in visit::subgraphs(&mut node) {
@@ -64,9 +69,6 @@ impl<'a> Inliner<'a> {
             out.push(node);
             return Ok(());
         };
-        if depth == self.functions.len() {
-            return Err(format!("function {:?} calls itself", function.name()));
-        }
         if depth == MAX_DEPTH {
             return Err(format!("its functions call each other more than {MAX_DEPTH} deep"));
         }

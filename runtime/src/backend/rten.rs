@@ -22,6 +22,7 @@ use super::externalize::externalize;
 use super::fused::take_apart;
 use super::inline::inline_functions;
 use super::interface::Interface;
+use super::softmax::flatten_axes;
 use super::widen::widen;
 use super::{Backend, BackendError, Piece, Session, visit};
 use crate::array::{Array, ArrayData, ArrayError};
@@ -54,6 +55,7 @@ impl Backend for Rten {
         let mut model = piece.model.clone();
         inline_functions(&mut model).map_err(|reason| BackendError::Load { backend: NAME, reason })?;
         take_apart(&mut model);
+        flatten_axes(&mut model);
         widen(&mut model);
         let op_types = name_nodes(&mut model);
 
