@@ -82,7 +82,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let status = match &error {
             _ if error.is_unavailable() => UNAVAILABLE,
-            Error::Package(_) | Error::NoSource { .. } => BAD_PACKAGE,
+            Error::Package(_) => BAD_PACKAGE,
             Error::Driver { .. } => DRIVER_ERROR,
             Error::Compile { .. } | Error::Launch { .. } => COMPILE_ERROR,
             Error::Dispatch { .. } => INTERNAL_ERROR,

@@ -11,7 +11,6 @@ use std::thread;
 use cudarc::driver::sys::{CUdeviceptr, CUstream};
 use zqc_kernels::{Geometry, Package};
 
-use crate::compiler::Sources;
 use crate::device::{Buffer, Device};
 use crate::dispatch::{Plan, Table};
 use crate::error::Error;
@@ -37,7 +36,6 @@ pub(crate) struct Loaded {
     pub layers: Vec<LoadedLayer>,
     pub names: HashMap<String, usize>,
     pub pool: Pool,
-    sources: Sources,
 }
 
 /// A quantized activation.
@@ -85,7 +83,6 @@ impl Loaded {
     pub fn load(device: &Device, package: &Package) -> Result<Self, Error> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let table = Table::measured()?;
-        let sources = package.sources().iter().map(|source| (&*source.name, &*source.text)).collect();
         let _current = device.make_current()?;
         let weights = Buffer::of(device, package.weights())?;
         let address = |array: zqc_kernels::Array| weights.address() + array.offset as CUdeviceptr;
@@ -122,7 +119,6 @@ impl Loaded {
             _weights: weights,
             id: ModelId(NEXT.fetch_add(1, Ordering::Relaxed)),
             device: device.clone(),
-            sources,
             activations,
             layers,
             names: names.collect(),
@@ -190,7 +186,7 @@ impl Loaded {
         let next = || kernels.lock().unwrap_or_else(PoisonError::into_inner).next();
         let compile = || -> Result<(), Error> {
             while let Some(kernel) = next() {
-                self.device.kernel(&self.sources, kernel)?;
+                self.device.kernel(kernel)?;
             }
             Ok(())
         };
@@ -231,7 +227,7 @@ impl Loaded {
         if let Some(kernel) = cell.get() {
             return Ok(kernel);
         }
-        let kernel = self.device.kernel(&self.sources, name())?;
+        let kernel = self.device.kernel(name())?;
         Ok(cell.get_or_init(|| kernel))
     }
 
@@ -317,7 +313,7 @@ impl Loaded {
             }
             Some(variant) => {
                 let name = Specialization::linear(&layer.shape(output.data_type), variant);
-                &self.device.kernel(&self.sources, name)?
+                &self.device.kernel(name)?
             }
         };
         let parts = scratch.parts();
