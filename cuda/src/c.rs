@@ -11,7 +11,7 @@ use zqc_kernels::Package;
 use crate::device::Device;
 use crate::error::Error;
 use crate::input::{RawInput, check_stride};
-use crate::loaded::RawOutput;
+use crate::loaded::{ForwardCall, RawOutput};
 use crate::model::Model;
 use crate::scratch::Scratch;
 use crate::variant::{DataType, LinearKernel, LinearVariant, Prologue};
@@ -441,8 +441,17 @@ unsafe extern "C" fn zqc_linear_forward(
             return Err(invalid("y is null"));
         }
         let model = model.loaded();
-        Ok(model.pool.with(model, stream, tokens, |scratch| {
-            // SAFETY: the header asks for rows on the device and a stream of it.
+        let call = ForwardCall {
+            layer: place.index,
+            tokens,
+            input: input.data_type,
+            prologue: input.prologue,
+            output: output.data_type,
+        };
+        Ok(model.with_scratch(&call, stream, |scratch| {
+            // SAFETY: `x`, `second` and `y` are device memory for `tokens` rows of `k` and `n` elements at their strides (a row
+            // for the weight of a norm), which stays until the stream has run the kernels; the stream is null or one of the
+            // model's context; no other stream uses the scratch.
             unsafe {
                 model.quantize(place.activation, input, tokens, scratch, stream)?;
                 model.apply(place.index, None, scratch, output, stream)

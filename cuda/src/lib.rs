@@ -41,9 +41,10 @@ mod kernel;
 mod loaded;
 mod model;
 mod nvrtc;
+mod pool;
 mod scratch;
-mod variant;
 mod sources;
+mod variant;
 
 pub use compiler::Compiler;
 pub use cudarc;

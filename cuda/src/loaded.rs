@@ -16,7 +16,8 @@ use crate::dispatch::{Plan, Table};
 use crate::error::Error;
 use crate::input::RawInput;
 use crate::kernel::Kernel;
-use crate::scratch::{Held, INNER_BYTES, Pool, Scratch, padded};
+use crate::pool::Pool;
+use crate::scratch::{Held, INNER_BYTES, Scratch, padded};
 use crate::variant::{
     DataType, LinearShape, LinearVariant, Prologue, QuantizeShape, QuantizeVariant, Specialization,
 };
@@ -35,7 +36,7 @@ pub(crate) struct Loaded {
     pub activations: Vec<LoadedActivation>,
     pub layers: Vec<LoadedLayer>,
     pub names: HashMap<String, usize>,
-    pub pool: Pool,
+    pool: Pool,
 }
 
 /// A quantized activation.
@@ -77,6 +78,16 @@ pub(crate) struct RawOutput {
     /// Elements from one token to the next.
     pub stride: usize,
     pub data_type: DataType,
+}
+
+/// Which kernels a forward call needs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ForwardCall {
+    pub layer: usize,
+    pub tokens: usize,
+    pub input: DataType,
+    pub prologue: Prologue,
+    pub output: DataType,
 }
 
 impl Loaded {
@@ -229,6 +240,25 @@ impl Loaded {
         }
         let kernel = self.device.kernel(name())?;
         Ok(cell.get_or_init(|| kernel))
+    }
+
+    /// Calls `work` with a scratch for `tokens` tokens that nobody else uses, to quantize the input of a layer and apply it.
+    ///
+    /// # Errors
+    /// When a kernel does not compile or load, the device is out of memory, and those of `work`.
+    pub fn with_scratch(
+        &self,
+        call: &ForwardCall,
+        stream: CUstream,
+        work: impl FnOnce(&mut Scratch) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let &ForwardCall { layer, tokens, input, prologue, output } = call;
+        if tokens > 0 {
+            // Before the scratch is taken: NVRTC takes seconds, for which other calls on the stream need not wait.
+            self.quantize_kernel(self.layers[layer].activation, tokens, input, prologue)?;
+            self.linear_kernel(layer, tokens, output)?;
+        }
+        self.pool.with(stream, tokens, |capacity| Scratch::new(self, capacity), work)
     }
 
     /// Puts the quantization on the stream.
