@@ -109,6 +109,7 @@ fn the_header_is_cpp_too() {
         #include "zqc_cuda.h"
         #include <cstring>
         int main() {
+            if (zqc_cuda_version() != ZQC_CUDA_VERSION) return 12;
             zqc_package *package = nullptr;
             if (zqc_package_open("no such folder", &package) != ZQC_BAD_PACKAGE || package) return 1;
             if (!std::strstr(zqc_last_error(), "no such folder")) return 2;
