@@ -200,6 +200,7 @@ fn the_device_of_the_model_vanishes() {
     });
     assert_eq!(output.status.code(), Some(3), "{}", message(&output));
     assert!(message(&output).contains("its device is gone"), "{}", message(&output));
+    assert_eq!(message(&output).matches("error: ").count(), 1, "{}", message(&output));
     assert_eq!(bench.names("out"), [".model.onnx.zqc-resume", "model.onnx"]);
     assert_eq!(std::fs::read_to_string(bench.output()).unwrap(), BEFORE);
 }
