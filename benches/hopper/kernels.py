@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from cuda.bindings import driver, nvrtc
 
-SOURCES = pathlib.Path(__file__).resolve().parents[2] / "kernels/cuda"
+SOURCES = pathlib.Path(__file__).resolve().parents[2] / "cuda/kernels"
 E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6], dtype=torch.float64)
 # M3, docs/package.md: 3/2, 5/4, 1 and their halves, times 2^5.
 FACTORS = torch.tensor([(1.5, 1.25, 1.0)[s % 3] * 0.5 ** (s // 3) for s in range(16)], dtype=torch.float64)

@@ -17,9 +17,16 @@
  * streams can be handed in; the context that was current before a call is current after it. The functions may be called
  * from several threads; a scratch from one at a time. No function aborts, throws or prints.
  *
+ * A package is data; the kernels are in this library. Only NVRTC's output is run, from a cache that nobody but the user
+ * of the process may write to: the folder zqc, of mode 700, in the one that the environment variable ZQC_CACHE names or
+ * else in the user's cache folder; ZQC_CACHE= turns it off.
+ *
  * The functions that take a stream put kernels on it and return. Once zqc_model_prepare has compiled the kernels for a
  * number of tokens, zqc_quantize and zqc_linear_apply allocate nothing and wait for nothing, so they can be captured in
  * a CUDA graph. Such a graph must not be replayed after its scratch or its model is destroyed.
+ *
+ * The addresses of x, second and y must be multiples of the size of their elements, 2 or 4 bytes; others are refused.
+ * Where address and stride (in bytes) are multiples of 16, 16 bytes are read and written at a time.
  */
 #ifndef ZQC_CUDA_H
 #define ZQC_CUDA_H
@@ -30,6 +37,16 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* The version of this header. Before 1.0.0 another minor version is another interface. */
+#define ZQC_CUDA_VERSION_MAJOR 0
+#define ZQC_CUDA_VERSION_MINOR 1
+#define ZQC_CUDA_VERSION_PATCH 0
+#define ZQC_CUDA_VERSION                                                                                         \
+    (1000000 * ZQC_CUDA_VERSION_MAJOR + 1000 * ZQC_CUDA_VERSION_MINOR + ZQC_CUDA_VERSION_PATCH)
+
+/* The version of the library that is loaded, as ZQC_CUDA_VERSION has it. */
+uint32_t zqc_cuda_version(void);
 
 /* What a function returns: 0, or why it did nothing. */
 typedef uint32_t zqc_status;
@@ -84,7 +101,7 @@ typedef struct zqc_layer {
     int has_bias;
 } zqc_layer;
 
-/* Rows in device memory, of k elements next to each other. */
+/* Rows in device memory, of k elements next to each other; they are there until the stream has run the kernels. */
 typedef struct zqc_input {
     const void *x;
     /* The weight of the norm or the factor of the activated gate; null for ZQC_PLAIN. Of the same type. */
@@ -97,7 +114,7 @@ typedef struct zqc_input {
     float epsilon;
 } zqc_input;
 
-/* Rows in device memory, of n elements next to each other. */
+/* Rows in device memory, of n elements next to each other; they are there until the stream has run the kernels. */
 typedef struct zqc_output {
     void *y;
     /* Elements from one row to the next; 0 when there is nothing between them. */
@@ -152,8 +169,9 @@ zqc_status zqc_linear_apply(const zqc_model *model, size_t layer, const zqc_scra
 /* The same with a kernel of one's own choice: to measure which is best. */
 zqc_status zqc_linear_apply_variant(const zqc_model *model, size_t layer, const zqc_variant *variant,
                                     const zqc_scratch *scratch, const zqc_output *output, void *stream);
-/* Quantizes rows and applies a layer, with a scratch that the model keeps for the stream. It allocates when a stream
- * first needs one; call it once before capturing it. */
+/* Quantizes rows and applies a layer, with a scratch that the model keeps for the stream. Calls on different streams do
+ * not wait for each other. It compiles kernels that are not there yet, and allocates when a stream first needs a scratch,
+ * or a larger one: call it once with as many tokens before capturing it. */
 zqc_status zqc_linear_forward(const zqc_model *model, size_t layer, const zqc_input *input, size_t tokens,
                               const zqc_output *output, void *stream);
 

@@ -11,7 +11,7 @@ use zqc_kernels::Package;
 use crate::device::Device;
 use crate::error::Error;
 use crate::input::{RawInput, check_stride};
-use crate::loaded::RawOutput;
+use crate::loaded::{ForwardCall, RawOutput};
 use crate::model::Model;
 use crate::scratch::Scratch;
 use crate::variant::{DataType, LinearKernel, LinearVariant, Prologue};
@@ -82,7 +82,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let status = match &error {
             _ if error.is_unavailable() => UNAVAILABLE,
-            Error::Package(_) | Error::NoSource { .. } => BAD_PACKAGE,
+            Error::Package(_) => BAD_PACKAGE,
             Error::Driver { .. } => DRIVER_ERROR,
             Error::Compile { .. } | Error::Launch { .. } => COMPILE_ERROR,
             Error::Dispatch { .. } => INTERNAL_ERROR,
@@ -167,8 +167,13 @@ fn data_type(number: u32) -> Result<DataType, Failure> {
     found.ok_or_else(|| invalid(format!("no element type {number}")))
 }
 
-fn address(pointer: *const c_void) -> CUdeviceptr {
-    pointer as CUdeviceptr
+/// A kernel that reads an element across its alignment fails, and with it every later call in the context.
+fn address(what: &str, pointer: *const c_void, data_type: DataType) -> Result<CUdeviceptr, Failure> {
+    let (address, size) = (pointer as CUdeviceptr, data_type.size());
+    if address.is_multiple_of(size as CUdeviceptr) {
+        return Ok(address);
+    }
+    Err(invalid(format!("{what} is {address:#x}, no multiple of the {size} bytes of its elements")))
 }
 
 /// A layer's place, checked, with its columns.
@@ -195,12 +200,16 @@ fn raw_input(input: &CInput, k: usize, tokens: usize) -> Result<RawInput, Failur
     if tokens > 0 && prologue != Prologue::None && input.second.is_null() {
         return Err(invalid("second is null"));
     }
+    let data_type = data_type(input.data_type)?;
     Ok(RawInput {
         prologue,
-        data_type: data_type(input.data_type)?,
-        x: address(input.x),
+        data_type,
+        x: address("x", input.x, data_type)?,
         x_stride: stride("x_stride", input.x_stride, k)?,
-        second: address(input.second),
+        second: match prologue {
+            Prologue::None => 0,
+            Prologue::RmsNorm | Prologue::SiluMul => address("second", input.second, data_type)?,
+        },
         second_stride: match prologue {
             Prologue::SiluMul => stride("second_stride", input.second_stride, k)?,
             Prologue::None | Prologue::RmsNorm => k,
@@ -211,13 +220,31 @@ fn raw_input(input: &CInput, k: usize, tokens: usize) -> Result<RawInput, Failur
 
 fn raw_output(output: &COutput, n: usize) -> Result<RawOutput, Failure> {
     let data_type = data_type(output.data_type)?;
-    Ok(RawOutput { y: address(output.y), stride: stride("stride", output.stride, n)?, data_type })
+    let y = address("y", output.y, data_type)?;
+    Ok(RawOutput { y, stride: stride("stride", output.stride, n)?, data_type })
 }
 
 fn stride(what: &'static str, given: usize, columns: usize) -> Result<usize, Failure> {
     let stride = if given == 0 { columns } else { given };
     check_stride(what, stride, columns)?;
     Ok(stride)
+}
+
+/// A part of this crate's version, as the header's macros have them.
+const fn version_part(digits: &str) -> u32 {
+    match u32::from_str_radix(digits, 10) {
+        Ok(part) => part,
+        Err(_) => panic!("no number"),
+    }
+}
+
+const VERSION: u32 = 1_000_000 * version_part(env!("CARGO_PKG_VERSION_MAJOR"))
+    + 1_000 * version_part(env!("CARGO_PKG_VERSION_MINOR"))
+    + version_part(env!("CARGO_PKG_VERSION_PATCH"));
+
+#[unsafe(no_mangle)]
+extern "C" fn zqc_cuda_version() -> u32 {
+    VERSION
 }
 
 #[unsafe(no_mangle)]
@@ -229,33 +256,33 @@ extern "C" fn zqc_last_error() -> *const c_char {
 unsafe extern "C" fn zqc_package_open(folder: *const c_char, opened: *mut *mut COpened) -> u32 {
     status(|| {
         let open = || {
-            // SAFETY: the header asks for a text.
+            // SAFETY: `folder` is null or a text that ends in a NUL byte.
             let folder = unsafe { text("the folder", folder) }?;
             let package = Package::open(Path::new(folder)).map_err(Error::from)?;
             let names = package.manifest().layers.iter().map(|layer| c_string(&layer.name)).collect();
             Ok(boxed(COpened { package, names }))
         };
-        // SAFETY: the header asks for a place for the package.
+        // SAFETY: `opened` is null or points to memory for a pointer.
         unsafe { give("the package", opened, open) }
     })
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn zqc_package_close(opened: *mut COpened) {
-    // SAFETY: the header asks for what zqc_package_open gave.
+    // SAFETY: `opened` is null or came from zqc_package_open, and is used no more: this is the one call that closes it.
     unsafe { drop_boxed(opened) }
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn zqc_package_layer_count(opened: *const COpened) -> usize {
-    // SAFETY: the header asks for an open package.
+    // SAFETY: `opened` is null or came from zqc_package_open and is not closed before this returns.
     unsafe { opened.as_ref() }.map_or(0, |opened| opened.names.len())
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn zqc_package_layer(opened: *const COpened, layer: usize, info: *mut CLayer) -> u32 {
     status(|| {
-        // SAFETY: the header asks for an open package.
+        // SAFETY: `opened` is null or came from zqc_package_open and is not closed before this returns.
         let opened = unsafe { borrowed("the package", opened) }?;
         let describe = || {
             let found = opened.package.manifest().layers.get(layer).zip(opened.names.get(layer));
@@ -263,7 +290,7 @@ unsafe extern "C" fn zqc_package_layer(opened: *const COpened, layer: usize, inf
             let (n, k, activation) = (layer.n, layer.k, layer.activation);
             Ok(CLayer { name: name.as_ptr(), n, k, activation, has_bias: layer.bias.is_some().into() })
         };
-        // SAFETY: the header asks for a place for the description.
+        // SAFETY: `info` is null or points to memory for a `zqc_layer`.
         unsafe { give("the layer", info, describe) }
     })
 }
@@ -271,15 +298,15 @@ unsafe extern "C" fn zqc_package_layer(opened: *const COpened, layer: usize, inf
 #[unsafe(no_mangle)]
 unsafe extern "C" fn zqc_package_find(opened: *const COpened, name: *const c_char, layer: *mut usize) -> u32 {
     status(|| {
-        // SAFETY: the header asks for an open package.
+        // SAFETY: `opened` is null or came from zqc_package_open and is not closed before this returns.
         let opened = unsafe { borrowed("the package", opened) }?;
         let find = || {
-            // SAFETY: the header asks for a text.
+            // SAFETY: `name` is null or a text that ends in a NUL byte.
             let name = unsafe { text("the name", name) }?;
             let place = opened.package.manifest().layers.iter().position(|layer| layer.name == name);
             Ok(place.ok_or_else(|| Error::UnknownLayer { name: name.into() })?)
         };
-        // SAFETY: the header asks for a place for the number.
+        // SAFETY: `layer` is null or points to memory for a number.
         unsafe { give("the layer", layer, find) }
     })
 }
@@ -287,20 +314,20 @@ unsafe extern "C" fn zqc_package_find(opened: *const COpened, name: *const c_cha
 #[unsafe(no_mangle)]
 unsafe extern "C" fn zqc_model_load(opened: *const COpened, device: c_int, model: *mut *mut Model) -> u32 {
     status(|| {
-        // SAFETY: the header asks for an open package.
+        // SAFETY: `opened` is null or came from zqc_package_open and is not closed before this returns.
         let opened = unsafe { borrowed("the package", opened) }?;
         let load = || {
             let ordinal = usize::try_from(device).map_err(|_| invalid(format!("no device {device}")))?;
             Ok(boxed(Device::new(ordinal)?.load(&opened.package)?))
         };
-        // SAFETY: the header asks for a place for the model.
+        // SAFETY: `model` is null or points to memory for a pointer.
         unsafe { give("the model", model, load) }
     })
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn zqc_model_destroy(model: *mut Model) {
-    // SAFETY: the header asks for what zqc_model_load gave.
+    // SAFETY: `model` is null or came from zqc_model_load, and is used no more: this is the one call that destroys it.
     unsafe { drop_boxed(model) }
 }
 
@@ -313,7 +340,7 @@ unsafe extern "C" fn zqc_model_prepare(
     output: u32,
 ) -> u32 {
     status(|| {
-        // SAFETY: the header asks for a model.
+        // SAFETY: `model` is null or came from zqc_model_load and is not destroyed before this returns.
         let model = unsafe { borrowed("the model", model) }?;
         let asked = |prologue: &Prologue| prologues & 1 << *prologue as u32 != 0;
         let prologues: Vec<_> = Prologue::ALL.into_iter().filter(asked).collect();
@@ -328,16 +355,16 @@ unsafe extern "C" fn zqc_scratch_create(
     scratch: *mut *mut Scratch,
 ) -> u32 {
     status(|| {
-        // SAFETY: the header asks for a model.
+        // SAFETY: `model` is null or came from zqc_model_load and is not destroyed before this returns.
         let model = unsafe { borrowed("the model", model) }?;
-        // SAFETY: the header asks for a place for the scratch.
+        // SAFETY: `scratch` is null or points to memory for a pointer.
         unsafe { give("the scratch", scratch, || Ok(boxed(model.scratch(tokens)?))) }
     })
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn zqc_scratch_destroy(scratch: *mut Scratch) {
-    // SAFETY: the header asks for what zqc_scratch_create gave.
+    // SAFETY: `scratch` is null or came from zqc_scratch_create, and is used no more: this is the one call that destroys it.
     unsafe { drop_boxed(scratch) }
 }
 
@@ -351,13 +378,15 @@ unsafe extern "C" fn zqc_quantize(
     stream: CUstream,
 ) -> u32 {
     status(|| {
-        // SAFETY: the header asks for a model, an input, and a scratch that no other thread uses.
+        // SAFETY: each is null or points to a live object of its type, which for the scratch no other thread uses until this
+        // returns.
         let (model, input, scratch) =
             unsafe { (borrowed("the model", model)?, borrowed("the input", input)?, scratch.as_mut()) };
         let scratch = scratch.ok_or_else(|| invalid("the scratch is null"))?;
         let place = place(model, layer)?;
         let input = raw_input(input, place.k, tokens)?;
-        // SAFETY: the header asks for rows on the device and a stream of it.
+        // SAFETY: `x` and `second` are device memory with `tokens` rows of `k` elements at their strides (a row for the weight
+        // of a norm), which stays until the stream has run the kernel; the stream is null or one of the model's context.
         Ok(unsafe { model.loaded().quantize(place.activation, input, tokens, scratch, stream) }?)
     })
 }
@@ -370,7 +399,7 @@ unsafe extern "C" fn zqc_linear_apply(
     output: *const COutput,
     stream: CUstream,
 ) -> u32 {
-    // SAFETY: as the header asks.
+    // SAFETY: the caller keeps the contract of `apply`, which is that of this function.
     status(|| unsafe { apply(model, layer, None, scratch, output, stream) })
 }
 
@@ -384,7 +413,7 @@ unsafe extern "C" fn zqc_linear_apply_variant(
     stream: CUstream,
 ) -> u32 {
     status(|| {
-        // SAFETY: the header asks for a variant.
+        // SAFETY: `variant` is null or points to a `zqc_variant`.
         let &CVariant { kernel, tokens, cluster } = unsafe { borrowed("the variant", variant) }?;
         let kernel = match kernel {
             0 => LinearKernel::Decode,
@@ -392,13 +421,15 @@ unsafe extern "C" fn zqc_linear_apply_variant(
             _ => return Err(invalid(format!("no linear kernel {kernel}"))),
         };
         let variant = LinearVariant { kernel, tokens, cluster }.check()?;
-        // SAFETY: as the header asks.
+        // SAFETY: the caller keeps the contract of `apply`, which is that of this function.
         unsafe { apply(model, layer, Some(variant), scratch, output, stream) }
     })
 }
 
 /// # Safety
-/// As the header asks of zqc_linear_apply.
+/// `model`, `scratch` and `output` are null or point to live objects of their types, of which no other thread changes the
+/// scratch until this returns. `y` is device memory for as many rows of `n` elements, at the output's stride, as the scratch
+/// holds tokens; it and the scratch stay until the stream has run the kernel. The stream is null or one of the model's context.
 unsafe fn apply(
     model: *const Model,
     layer: usize,
@@ -407,7 +438,7 @@ unsafe fn apply(
     output: *const COutput,
     stream: CUstream,
 ) -> Result<(), Failure> {
-    // SAFETY: the header asks for a model, a scratch that no other thread changes, and an output.
+    // SAFETY: each is null or points to a live object that no other thread changes, as the caller vouches.
     let (model, scratch, output) = unsafe {
         (borrowed("the model", model)?, borrowed("the scratch", scratch)?, borrowed("the output", output)?)
     };
@@ -416,7 +447,8 @@ unsafe fn apply(
     if output.y == 0 && scratch.held().is_some_and(|held| held.tokens > 0) {
         return Err(invalid("y is null"));
     }
-    // SAFETY: the header asks for rows on the device and a stream of it.
+    // SAFETY: `y` has room for the rows until the stream, which is of the model's context, has run the kernel, as the caller
+    // vouches.
     Ok(unsafe { model.loaded().apply(place.index, variant, scratch, output, stream) }?)
 }
 
@@ -430,7 +462,7 @@ unsafe extern "C" fn zqc_linear_forward(
     stream: CUstream,
 ) -> u32 {
     status(|| {
-        // SAFETY: the header asks for a model, an input and an output.
+        // SAFETY: each is null or points to a live object of its type.
         let (model, input, output) = unsafe {
             (borrowed("the model", model)?, borrowed("the input", input)?, borrowed("the output", output)?)
         };
@@ -441,12 +473,71 @@ unsafe extern "C" fn zqc_linear_forward(
             return Err(invalid("y is null"));
         }
         let model = model.loaded();
-        Ok(model.pool.with(model, stream, tokens, |scratch| {
-            // SAFETY: the header asks for rows on the device and a stream of it.
+        let call = ForwardCall {
+            layer: place.index,
+            tokens,
+            input: input.data_type,
+            prologue: input.prologue,
+            output: output.data_type,
+        };
+        Ok(model.with_scratch(&call, stream, |scratch| {
+            // SAFETY: `x`, `second` and `y` are device memory for `tokens` rows of `k` and `n` elements at their strides (a row
+            // for the weight of a norm), which stays until the stream has run the kernels; the stream is null or one of the
+            // model's context; no other stream uses the scratch.
             unsafe {
                 model.quantize(place.activation, input, tokens, scratch, stream)?;
                 model.apply(place.index, None, scratch, output, stream)
             }
         })?)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_that_of_the_header() {
+        let header = include_str!("../include/zqc_cuda.h");
+        let parts = ["MAJOR", "MINOR", "PATCH"].map(|part| {
+            let name = format!("#define ZQC_CUDA_VERSION_{part} ");
+            let line = header.lines().find_map(|line| line.strip_prefix(&*name));
+            line.unwrap_or_else(|| panic!("no {name}"))
+        });
+        assert_eq!(parts.join("."), env!("CARGO_PKG_VERSION"));
+        let [major, minor, patch] = parts.map(|part| part.parse::<u32>().unwrap());
+        assert_eq!(zqc_cuda_version(), 1_000_000 * major + 1_000 * minor + patch);
+    }
+
+    #[test]
+    fn addresses_are_multiples_of_the_size_of_an_element() {
+        let input = |x: usize, second: usize, data_type: DataType, prologue: Prologue| {
+            let input = CInput {
+                x: x as *const c_void,
+                second: second as *const c_void,
+                x_stride: 0,
+                second_stride: 0,
+                data_type: data_type as u32,
+                prologue: prologue as u32,
+                epsilon: 0.0,
+            };
+            raw_input(&input, 8, 1).map(|raw| (raw.x, raw.second)).map_err(|failure| failure.message)
+        };
+        use DataType::{Bf16, F16, F32};
+        use Prologue::{None, RmsNorm, SiluMul};
+        assert_eq!(input(0x1002, 0, Bf16, None), Ok((0x1002, 0)));
+        assert_eq!(input(0x1004, 0x1008, F32, SiluMul), Ok((0x1004, 0x1008)));
+        assert_eq!(input(0x1002, 0x1001, F16, None), Ok((0x1002, 0)), "nothing reads it");
+        for (x, second, data_type, prologue, message) in [
+            (0x1001, 0, Bf16, None, "x is 0x1001, no multiple of the 2 bytes of its elements"),
+            (0x1002, 0, F32, None, "x is 0x1002, no multiple of the 4 bytes of its elements"),
+            (0x1000, 0x1003, F16, RmsNorm, "second is 0x1003, no multiple of the 2 bytes of its elements"),
+            (0x1000, 0x1006, F32, SiluMul, "second is 0x1006, no multiple of the 4 bytes of its elements"),
+        ] {
+            assert_eq!(input(x, second, data_type, prologue), Err(message.to_string()));
+        }
+        let output = COutput { y: 0x1002 as *mut c_void, stride: 0, data_type: F32 as u32 };
+        let message = raw_output(&output, 8).map(|raw| raw.y).map_err(|failure| failure.message);
+        assert_eq!(message, Err("y is 0x1002, no multiple of the 4 bytes of its elements".to_string()));
+    }
 }

@@ -8,7 +8,7 @@ use cudarc::driver::sys::{self, CUdeviceptr};
 use cudarc::driver::{CudaContext, result};
 use zqc_kernels::Package;
 
-use crate::compiler::{Compiler, Sources};
+use crate::compiler::Compiler;
 use crate::error::{Action, Error};
 use crate::kernel::Kernel;
 use crate::model::Model;
@@ -28,7 +28,7 @@ struct Shared {
     kernels: Mutex<Kernels>,
 }
 
-type Kernels = HashMap<(Sources, Specialization), Arc<Kernel>>;
+type Kernels = HashMap<Specialization, Arc<Kernel>>;
 
 impl Device {
     /// The device of this ordinal.
@@ -69,23 +69,22 @@ impl Device {
     /// [`Model::prepare`].
     ///
     /// # Errors
-    /// When the package's sources cannot be read, or the device is out of memory.
+    /// When the device is out of memory.
     pub fn load(&self, package: &Package) -> Result<Model, Error> {
         Model::load(self, package)
     }
 
     /// The kernel, compiled and loaded once.
-    pub(crate) fn kernel(&self, sources: &Sources, name: Specialization) -> Result<Arc<Kernel>, Error> {
-        let key = (sources.clone(), name);
-        if let Some(kernel) = self.kernels().get(&key) {
+    pub(crate) fn kernel(&self, name: Specialization) -> Result<Arc<Kernel>, Error> {
+        if let Some(kernel) = self.kernels().get(&name) {
             return Ok(kernel.clone());
         }
-        let cubin = self.0.compiler.compile(sources, &key.1)?;
+        let cubin = self.0.compiler.compile(&name)?;
         let _current = self.make_current()?;
-        match self.kernels().entry(key) {
+        match self.kernels().entry(name) {
             Entry::Occupied(entry) => Ok(entry.get().clone()),
             Entry::Vacant(entry) => {
-                let kernel = Arc::new(Kernel::load(&self.0.context, &entry.key().1, &cubin)?);
+                let kernel = Arc::new(Kernel::load(&self.0.context, entry.key(), &cubin)?);
                 Ok(entry.insert(kernel).clone())
             }
         }

@@ -66,12 +66,6 @@ pub enum Error {
     /// The package cannot be read.
     #[error(transparent)]
     Package(#[from] zqc_kernels::OpenError),
-    /// The package lacks a kernel's source.
-    #[error("the package has no kernels/{name}")]
-    NoSource {
-        /// The source's file name.
-        name: String,
-    },
     /// The dispatch table is damaged.
     #[error("dispatch table, line {line}: {reason}")]
     Dispatch {

@@ -69,7 +69,8 @@ unsafe impl Sync for Kernel {}
 impl Kernel {
     /// Loads a cubin. The context must be current.
     pub fn load(context: &Arc<CudaContext>, name: &Specialization, cubin: &[u8]) -> Result<Self, Error> {
-        // SAFETY: the bytes are a cubin of NVRTC, whole by the cache's checksum; its own header gives its length.
+        // SAFETY: the bytes are a cubin of NVRTC, from this process or from the cache, where nobody else can have put it and a
+        // hash says that it is whole; its own header gives its length.
         let module =
             unsafe { result::module::load_data(cubin.as_ptr().cast()) }.during("loading a kernel")?;
         let mut kernel = Self {

@@ -22,8 +22,9 @@
 //! * [`Linear`] is a layer of a model. [`Linear::forward`] is all there is to a call; where layers read the same value,
 //!   [`Model::quantize`] it into a [`Scratch`] once and [`Linear::apply`] each of them. [`Input`] also fuses an RMS norm
 //!   or a gated activation into the quantization.
-//! * Neither needs a CUDA toolkit: the kernels' sources are in the package and are compiled by NVRTC for the shapes of
+//! * Neither needs a CUDA toolkit: the kernels' sources are in this library and are compiled by NVRTC for the shapes of
 //!   the model, once on a machine ([`Compiler`]). [`Model::prepare`] does it ahead of the first call.
+//! * A package is data, and is checked; nothing in it is run.
 //! * The same is there for C, with raw device pointers: `include/zqc_cuda.h`.
 //!
 //! Where the driver, NVRTC or a Hopper GPU is missing, [`Device::new`] says so in an [`Error`]; nothing panics.
@@ -40,10 +41,12 @@ mod kernel;
 mod loaded;
 mod model;
 mod nvrtc;
+mod pool;
 mod scratch;
+mod sources;
 mod variant;
 
-pub use compiler::{Compiler, Sources};
+pub use compiler::Compiler;
 pub use cudarc;
 pub use device::Device;
 pub use element::Element;

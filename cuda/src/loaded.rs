@@ -11,13 +11,13 @@ use std::thread;
 use cudarc::driver::sys::{CUdeviceptr, CUstream};
 use zqc_kernels::{Geometry, Package};
 
-use crate::compiler::Sources;
 use crate::device::{Buffer, Device};
 use crate::dispatch::{Plan, Table};
 use crate::error::Error;
 use crate::input::RawInput;
 use crate::kernel::Kernel;
-use crate::scratch::{Held, INNER_BYTES, Pool, Scratch, padded};
+use crate::pool::Pool;
+use crate::scratch::{Held, INNER_BYTES, Scratch, padded};
 use crate::variant::{
     DataType, LinearShape, LinearVariant, Prologue, QuantizeShape, QuantizeVariant, Specialization,
 };
@@ -36,8 +36,7 @@ pub(crate) struct Loaded {
     pub activations: Vec<LoadedActivation>,
     pub layers: Vec<LoadedLayer>,
     pub names: HashMap<String, usize>,
-    pub pool: Pool,
-    sources: Sources,
+    pool: Pool,
 }
 
 /// A quantized activation.
@@ -81,11 +80,20 @@ pub(crate) struct RawOutput {
     pub data_type: DataType,
 }
 
+/// Which kernels a forward call needs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ForwardCall {
+    pub layer: usize,
+    pub tokens: usize,
+    pub input: DataType,
+    pub prologue: Prologue,
+    pub output: DataType,
+}
+
 impl Loaded {
     pub fn load(device: &Device, package: &Package) -> Result<Self, Error> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let table = Table::measured()?;
-        let sources = package.sources().iter().map(|source| (&*source.name, &*source.text)).collect();
         let _current = device.make_current()?;
         let weights = Buffer::of(device, package.weights())?;
         let address = |array: zqc_kernels::Array| weights.address() + array.offset as CUdeviceptr;
@@ -122,7 +130,6 @@ impl Loaded {
             _weights: weights,
             id: ModelId(NEXT.fetch_add(1, Ordering::Relaxed)),
             device: device.clone(),
-            sources,
             activations,
             layers,
             names: names.collect(),
@@ -190,7 +197,7 @@ impl Loaded {
         let next = || kernels.lock().unwrap_or_else(PoisonError::into_inner).next();
         let compile = || -> Result<(), Error> {
             while let Some(kernel) = next() {
-                self.device.kernel(&self.sources, kernel)?;
+                self.device.kernel(kernel)?;
             }
             Ok(())
         };
@@ -231,8 +238,27 @@ impl Loaded {
         if let Some(kernel) = cell.get() {
             return Ok(kernel);
         }
-        let kernel = self.device.kernel(&self.sources, name())?;
+        let kernel = self.device.kernel(name())?;
         Ok(cell.get_or_init(|| kernel))
+    }
+
+    /// Calls `work` with a scratch for `tokens` tokens that nobody else uses, to quantize the input of a layer and apply it.
+    ///
+    /// # Errors
+    /// When a kernel does not compile or load, the device is out of memory, and those of `work`.
+    pub fn with_scratch(
+        &self,
+        call: &ForwardCall,
+        stream: CUstream,
+        work: impl FnOnce(&mut Scratch) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let &ForwardCall { layer, tokens, input, prologue, output } = call;
+        if tokens > 0 {
+            // Before the scratch is taken: NVRTC takes seconds, for which other calls on the stream need not wait.
+            self.quantize_kernel(self.layers[layer].activation, tokens, input, prologue)?;
+            self.linear_kernel(layer, tokens, output)?;
+        }
+        self.pool.with(stream, tokens, |capacity| Scratch::new(self, capacity), work)
     }
 
     /// Puts the quantization on the stream.
@@ -317,7 +343,7 @@ impl Loaded {
             }
             Some(variant) => {
                 let name = Specialization::linear(&layer.shape(output.data_type), variant);
-                &self.device.kernel(&self.sources, name)?
+                &self.device.kernel(name)?
             }
         };
         let parts = scratch.parts();

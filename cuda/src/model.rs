@@ -9,7 +9,7 @@ use crate::device::Device;
 use crate::element::Element;
 use crate::error::Error;
 use crate::input::Input;
-use crate::loaded::{Loaded, LoadedLayer, ModelId, RawOutput};
+use crate::loaded::{ForwardCall, Loaded, LoadedLayer, ModelId, RawOutput};
 use crate::scratch::Scratch;
 use crate::variant::{DataType, LinearVariant, Prologue};
 
@@ -201,8 +201,16 @@ impl Linear {
         y: &mut impl DevicePtrMut<U>,
     ) -> Result<(), Error> {
         let model = Model(self.model.clone());
+        check_stream(&self.model, stream)?;
         self.check_output(tokens, y.len())?;
-        self.model.pool.with(&self.model, stream.cu_stream(), tokens, |scratch| {
+        let call = ForwardCall {
+            layer: self.index,
+            tokens,
+            input: T::TYPE,
+            prologue: Prologue::None,
+            output: U::TYPE,
+        };
+        self.model.with_scratch(&call, stream.cu_stream(), |scratch| {
             model.quantize(self.activation(), Input::plain(x), tokens, scratch, stream)?;
             self.apply(scratch, y, stream)
         })

@@ -129,3 +129,42 @@ fn newest_library(folder: &Path) -> Option<PathBuf> {
     };
     entries.filter(is_library).max()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OPTIONS: [&str; 3] = ["--gpu-architecture=sm_90a", "-default-device", "-DZQC_K=72"];
+
+    /// Compiles a source; `None` and a line without NVRTC.
+    fn compiled(source: &str, headers: &[(&str, &str)]) -> Option<Result<Vec<u8>, Error>> {
+        if let Err(error) = version() {
+            eprintln!("skipped: {error}");
+            return None;
+        }
+        Some(compile("test.cu ZQC_K=72", source, headers, &OPTIONS.map(String::from)))
+    }
+
+    #[test]
+    fn macros_and_headers_reach_a_kernel() {
+        let source = r#"
+            #include "width.cuh"
+            static_assert(ZQC_K == 72 && WIDTH == 32);
+            extern "C" __global__ void fill(float* y) { y[threadIdx.x] = ZQC_K; }
+        "#;
+        let Some(cubin) = compiled(source, &[("width.cuh", "constexpr int WIDTH = 32;")]) else { return };
+        let cubin = cubin.unwrap();
+        assert_eq!(cubin[..4], *b"\x7fELF");
+        assert!(cubin.windows(5).any(|bytes| bytes == b"fill\0"));
+    }
+
+    #[test]
+    fn what_does_not_compile_is_an_error_of_one_line() {
+        for (source, reason) in [("\nint x = nothing;\n", "nothing"), ("int x = 1;\0", "NUL byte")] {
+            let Some(cubin) = compiled(source, &[]) else { return };
+            let message = cubin.unwrap_err().to_string();
+            assert!(message.contains("test.cu ZQC_K=72") && message.contains(reason), "{message}");
+            assert_eq!(message.lines().count(), 1, "{message}");
+        }
+    }
+}

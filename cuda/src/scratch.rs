@@ -1,11 +1,6 @@
 //! Where quantized inputs lie between the kernels.
 
-use std::collections::HashMap;
-use std::ffi::c_void;
-use std::sync::{Mutex, PoisonError};
-use std::thread::{self, ThreadId};
-
-use cudarc::driver::sys::{CUdeviceptr, CUstream};
+use cudarc::driver::sys::CUdeviceptr;
 use zqc_kernels::{ALIGNMENT, BLOCK};
 
 use crate::device::Buffer;
@@ -16,7 +11,7 @@ use crate::loaded::{Loaded, ModelId};
 const TOKEN_MULTIPLE: usize = 8;
 
 /// Kernels index tokens by 32-bit integers.
-const LARGEST_CAPACITY: usize = i32::MAX as usize - TOKEN_MULTIPLE;
+pub(crate) const LARGEST_CAPACITY: usize = i32::MAX as usize - TOKEN_MULTIPLE;
 
 /// Room for one quantized input of any layer of a model: codes, token scales and the inner values of the low-rank
 /// branches. It is allocated once and never grows.
@@ -102,42 +97,4 @@ pub(crate) const INNER_BYTES: usize = 2;
 /// The tokens that kernels work on: `m_pad`.
 pub(crate) const fn padded(tokens: usize) -> usize {
     tokens.next_multiple_of(TOKEN_MULTIPLE)
-}
-
-/// Scratches of a model by the stream that uses them, for calls that are given none.
-///
-/// One that has become too small is kept: a captured graph may hold its address.
-#[derive(Debug, Default)]
-pub(crate) struct Pool(Mutex<HashMap<StreamKey, Vec<Scratch>>>);
-
-/// A stream, and the thread where the handle means another stream on each.
-type StreamKey = (usize, Option<ThreadId>);
-
-/// The handle of the default stream that every thread has for itself.
-const PER_THREAD_STREAM: usize = 2;
-
-impl Pool {
-    const SMALLEST: usize = 64;
-
-    /// Calls `work` with a scratch that holds `tokens` and that no other stream uses.
-    pub fn with<T>(
-        &self,
-        model: &Loaded,
-        stream: CUstream,
-        tokens: usize,
-        work: impl FnOnce(&mut Scratch) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        let handle = stream.cast::<c_void>() as usize;
-        let key = (handle, (handle == PER_THREAD_STREAM).then(|| thread::current().id()));
-        let mut scratches = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_stream = scratches.entry(key).or_default();
-        if let Some(scratch) = of_stream.last_mut().filter(|scratch| scratch.capacity >= tokens) {
-            return work(scratch);
-        }
-        let capacity = tokens.max(Self::SMALLEST).checked_next_power_of_two().unwrap_or(tokens);
-        let mut scratch = Scratch::new(model, capacity.min(LARGEST_CAPACITY).max(tokens))?;
-        let result = work(&mut scratch);
-        of_stream.push(scratch);
-        result
-    }
 }

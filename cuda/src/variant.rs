@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::error::Error;
+use crate::sources::Source;
 
 /// The element type of an input or an output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -56,10 +57,10 @@ pub enum LinearKernel {
 }
 
 impl LinearKernel {
-    pub(crate) const fn source(self) -> &'static str {
+    const fn source(self) -> Source {
         match self {
-            Self::Decode => "linear_decode.cu",
-            Self::Prefill => "linear_prefill.cu",
+            Self::Decode => Source::LinearDecode,
+            Self::Prefill => Source::LinearPrefill,
         }
     }
 }
@@ -132,8 +133,7 @@ impl QuantizeVariant {
 /// A kernel's source with the macros that specialize it: what is compiled.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Specialization {
-    source: &'static str,
-    entry: &'static str,
+    source: Source,
     macros: Vec<(&'static str, String)>,
 }
 
@@ -178,7 +178,7 @@ impl Specialization {
             ("ZQC_TOKENS", variant.tokens.to_string()),
             ("ZQC_CLUSTER", variant.cluster.to_string()),
         ];
-        Self { source: "quantize.cu", entry: "zqc_quantize", macros }
+        Self { source: Source::Quantize, macros }
     }
 
     /// A linear layer.
@@ -194,16 +194,16 @@ impl Specialization {
             ("ZQC_TOKENS", variant.tokens.to_string()),
             ("ZQC_CLUSTER", variant.cluster.to_string()),
         ];
-        Self { source: variant.kernel.source(), entry: "zqc_linear", macros }
+        Self { source: variant.kernel.source(), macros }
     }
 
-    /// The source's file name.
-    pub fn source(&self) -> &'static str {
+    /// The name of the function that is launched.
+    pub fn entry(&self) -> &'static str {
+        self.source.entry()
+    }
+
+    pub(crate) fn source(&self) -> Source {
         self.source
-    }
-
-    pub(crate) fn entry(&self) -> &'static str {
-        self.entry
     }
 
     pub(crate) fn options(&self) -> Vec<String> {
@@ -215,7 +215,7 @@ impl Specialization {
 
 impl fmt::Display for Specialization {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.source)?;
+        f.write_str(self.source.file_name())?;
         let shown = self.macros.iter().filter(|(name, _)| *name != "ZQC_TABLE");
         shown.into_iter().try_for_each(|(name, value)| write!(f, " {name}={value}"))
     }

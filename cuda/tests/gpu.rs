@@ -5,8 +5,9 @@
 mod support;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use half::{bf16, f16};
 use support::{Random, Spec};
@@ -329,33 +330,112 @@ fn every_variant_of_the_linear_kernels() {
     });
 }
 
-/// One call, again and again, with more and fewer tokens, from several threads.
+impl Bench {
+    /// One call, with random tokens, against f64.
+    fn check_forward(&self, layer: &LayerParts, tokens: usize, random: &mut Random) {
+        let k = layer.matrix.cols;
+        let x: Vec<f16> = rows(tokens, k, false, random);
+        let quantized = support::quantized(&values(&x), k);
+        let x = self.upload(&x);
+        let x = x.slice(..tokens * k);
+        let y = self.output::<f32>(layer, tokens, |linear, y| linear.forward(&x, tokens, &self.stream, y));
+        compare(&format!("{tokens} tokens, forward"), layer, &quantized, &y);
+    }
+}
+
+/// One call, again and again, with more and fewer tokens, from several threads: on streams of their own, and all on one, so
+/// that calls of several layers meet on it.
 #[test]
 fn forward_from_several_threads() {
     let Some(device) = device() else { return };
     let mut random = Random(4);
-    let layer = Spec::new(96, 320, 64, 16).bias().layer("layer", &mut random);
-    let bench = Bench::new(&device, &[vec![layer.clone()]]);
+    let layers = [Spec::new(96, 320, 64, 16).bias(), Spec::new(40, 72, 0, 0), Spec::new(264, 320, 32, 8)]
+        .map(|spec| spec.layer(&format!("{spec:?}"), &mut random));
+    let bench = Bench::new(&device, &layers.each_ref().map(|layer| vec![layer.clone()]));
+    for shared in [false, true] {
+        thread::scope(|scope| {
+            for seed in 5..11 {
+                let (layers, bench) = (&layers, &bench);
+                scope.spawn(move || {
+                    let own = || bench.model.device().context().new_stream().unwrap();
+                    let stream = if shared { bench.stream.clone() } else { own() };
+                    let (bench, mut random) = (Bench { model: bench.model.clone(), stream }, Random(seed));
+                    for tokens in [3, 0, 70, 1, 200, 64] {
+                        bench.check_forward(&layers[random.below(3) as usize], tokens, &mut random);
+                    }
+                });
+            }
+        });
+    }
+}
+
+/// While NVRTC compiles for the first call of one stream, calls on another, whose kernels are there, go on.
+#[test]
+fn a_first_call_holds_up_no_other_stream() {
+    let Some(device) = device() else { return };
+    let mut random = Random(13);
+    // A shape that no cache has seen.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as usize;
+    let fresh = Spec::new(8 * (1 + now % 64), 1024 + 8 * (now / 64 % 512), 128, 16);
+    let layers = [Spec::new(64, 128, 0, 0).layer("known", &mut random), fresh.layer("fresh", &mut random)];
+    let bench = Bench::new(&device, &layers.each_ref().map(|layer| vec![layer.clone()]));
+    bench.check_forward(&layers[0], 4, &mut random);
+    let compiled = AtomicBool::new(false);
     thread::scope(|scope| {
-        for seed in 5..9 {
-            let (layer, model) = (&layer, bench.model.clone());
-            scope.spawn(move || {
-                let stream = model.device().context().new_stream().unwrap();
-                let (bench, mut random) = (Bench { model, stream }, Random(seed));
-                for tokens in [3, 0, 70, 1, 200] {
-                    let k = layer.matrix.cols;
-                    let x: Vec<f16> = rows(tokens, k, false, &mut random);
-                    let quantized = support::quantized(&values(&x), k);
-                    let x = bench.upload(&x);
-                    let x = x.slice(..tokens * k);
-                    let y = bench.output::<f32>(layer, tokens, |linear, y| {
-                        linear.forward(&x, tokens, &bench.stream, y)
-                    });
-                    compare(&format!("{tokens} tokens, forward"), layer, &quantized, &y);
-                }
-            });
+        scope.spawn(|| {
+            let stream = bench.model.device().context().new_stream().unwrap();
+            let bench = Bench { model: bench.model.clone(), stream };
+            bench.check_forward(&layers[1], 4, &mut Random(14));
+            compiled.store(true, Ordering::SeqCst);
+        });
+        let (mut calls, mut slowest) = (0, Duration::ZERO);
+        let since = Instant::now();
+        while !compiled.load(Ordering::SeqCst) {
+            let before = Instant::now();
+            bench.check_forward(&layers[0], 4, &mut random);
+            slowest = slowest.max(before.elapsed());
+            calls += 1;
         }
+        let whole = since.elapsed();
+        eprintln!("{calls} calls in {whole:?} of compilation, the slowest in {slowest:?}");
+        assert!(calls > 1 && slowest < whole / 2, "{calls} calls in {whole:?}, one took {slowest:?}");
     });
+}
+
+/// `forward` on a stream that has its scratch allocates nothing: it can be captured, and the graph stays good when the
+/// stream gets a larger scratch.
+#[test]
+fn forward_captured_in_a_graph() {
+    let Some(device) = device() else { return };
+    // SAFETY: every slice of this test is used on one stream alone.
+    unsafe { device.context().disable_event_tracking() };
+    let mut random = Random(15);
+    let layer = Spec::new(136, 256, 64, 16).bias().layer("layer", &mut random);
+    let bench = Bench::new(&device, &[vec![layer.clone()]]);
+    let (stream, linear) = (&bench.stream, bench.linear(&layer));
+    let (tokens, k) = (48, layer.matrix.cols);
+    let mut x = bench.upload(&vec![bf16::ONE; tokens * k]);
+    let mut y = bench.upload(&vec![bf16::NAN; tokens * layer.matrix.rows]);
+    let call = |x: &CudaSlice<bf16>, y: &mut CudaSlice<bf16>| {
+        let input = x.slice(..tokens * k);
+        linear.forward(&input, tokens, stream, &mut y.slice_mut(..tokens * layer.matrix.rows)).unwrap();
+    };
+    call(&x, &mut y);
+
+    stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
+    call(&x, &mut y);
+    let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+    let graph = stream.end_capture(flags).unwrap().expect("a captured graph");
+
+    for more in [0, 65, 500] {
+        bench.check_forward(&layer, more, &mut random);
+        let new: Vec<bf16> = rows(tokens, k, true, &mut random);
+        stream.memcpy_htod(&new, &mut x).unwrap();
+        graph.launch().unwrap();
+        let quantized = support::quantized(&values(&new), k);
+        let y = &bench.download(&y)[..tokens * layer.matrix.rows];
+        compare(&format!("graph of forward, after {more} tokens"), &layer, &quantized, y);
+    }
 }
 
 /// Halves of a common output, as a fused gate and up projection leaves them.

@@ -6,9 +6,9 @@ use std::thread;
 
 use zqc_cuda::{
     Compiler, DataType, Error, LinearKernel, LinearShape, LinearVariant, Prologue, QuantizeShape,
-    QuantizeVariant, Sources, Specialization,
+    QuantizeVariant, Specialization,
 };
-use zqc_kernels::{SOURCES, Table};
+use zqc_kernels::Table;
 use zqc_numerics::{Format, Ladder};
 
 fn compiler() -> Option<Compiler> {
@@ -72,14 +72,13 @@ fn linears() -> impl Iterator<Item = Specialization> {
 #[test]
 fn every_kernel_compiles() {
     let Some(compiler) = compiler() else { return };
-    let sources = SOURCES.into_iter().collect();
     let kernels: Vec<Specialization> = quantizations().chain(linears()).collect();
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
         for _ in 0..thread::available_parallelism().map_or(1, |threads| threads.get()) {
             scope.spawn(|| {
                 while let Some(kernel) = kernels.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let cubin = compiler.compile(&sources, kernel).unwrap_or_else(|error| panic!("{error}"));
+                    let cubin = compiler.compile(kernel).unwrap_or_else(|error| panic!("{error}"));
                     assert_symbols(&cubin, kernel);
                 }
             });
@@ -89,44 +88,9 @@ fn every_kernel_compiles() {
 
 /// The entry, and what a launcher reads first.
 fn assert_symbols(cubin: &[u8], kernel: &Specialization) {
-    let entry = if kernel.source() == "quantize.cu" { "zqc_quantize" } else { "zqc_linear" };
-    for symbol in [entry, "zqc_launch"] {
+    for symbol in [kernel.entry(), "zqc_launch"] {
         let name = [symbol.as_bytes(), b"\0"].concat();
         let found = cubin.windows(name.len()).any(|bytes| bytes == name);
         assert!(found, "{kernel} has no symbol {symbol}");
     }
-}
-
-fn any_kernel() -> Specialization {
-    let shape = QuantizeShape { k: 72, rank: 0, input: DataType::Bf16, prologue: Prologue::None };
-    Specialization::quantize(&shape, QuantizeVariant { tokens: 8, cluster: 1 })
-}
-
-#[test]
-fn macros_and_headers_reach_a_kernel() {
-    let Some(compiler) = compiler() else { return };
-    let source = r#"
-        #include "common.cuh"
-        static_assert(ZQC_K == 72 && ZQC_TOKENS == 8 && ZQC_MODE == 0 && WARP == 32);
-        extern "C" __device__ const unsigned zqc_launch[5] = {WARP, 0, 1, 1, 8};
-        extern "C" __global__ void zqc_quantize(float* y) { y[threadIdx.x] = ZQC_K; }
-    "#;
-    let sources: Sources =
-        [("quantize.cu", source), ("common.cuh", "constexpr int WARP = 32;")].into_iter().collect();
-    let cubin = compiler.compile(&sources, &any_kernel()).unwrap();
-    assert_eq!(cubin[..4], *b"\x7fELF");
-    assert_symbols(&cubin, &any_kernel());
-}
-
-#[test]
-fn what_does_not_compile_is_an_error_of_one_line() {
-    let Some(compiler) = compiler() else { return };
-    let sources: Sources = [("quantize.cu", "\nint x = nothing;\n")].into_iter().collect();
-    let error = compiler.compile(&sources, &any_kernel()).unwrap_err();
-    let message = error.to_string();
-    assert!(message.contains("quantize.cu ZQC_K=72") && message.contains("nothing"), "{message}");
-    assert_eq!(message.lines().count(), 1, "{message}");
-
-    let error = compiler.compile(&Sources::default(), &any_kernel()).unwrap_err();
-    assert_eq!(error.to_string(), "the package has no kernels/quantize.cu");
 }

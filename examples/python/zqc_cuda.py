@@ -21,6 +21,9 @@ DECODE, PREFILL = range(2)
 
 _UNAVAILABLE = 3
 
+# The version of the library's interface, without the patch level, whose structures this file describes.
+_INTERFACE = 1
+
 
 class Error(RuntimeError):
     """A call failed; the message says why."""
@@ -78,6 +81,7 @@ class Variant(ctypes.Structure):
 
 
 _SIGNATURES = {
+    "zqc_cuda_version": (c_uint32, []),
     "zqc_last_error": (c_char_p, []),
     "zqc_package_open": (c_uint32, [c_char_p, POINTER(c_void_p)]),
     "zqc_package_close": (None, [c_void_p]),
@@ -119,6 +123,8 @@ def _load():
     for name, (result, arguments) in _SIGNATURES.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
+    if library.zqc_cuda_version() // 1000 != _INTERFACE:
+        raise ImportError(f"{library._name} has version {library.zqc_cuda_version()}, which this file does not know")
     return library
 
 

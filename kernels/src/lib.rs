@@ -1,8 +1,8 @@
-//! The CUDA package: weights packed in the order in which Hopper's tensor cores take them, a manifest, and the sources of
-//! the kernels. `docs/package.md` is the specification.
+//! The CUDA package: weights packed in the order in which Hopper's tensor cores take them, and a manifest. It holds data
+//! only; the kernels belong to the launcher. `docs/package.md` is the specification.
 //!
 //! [`write()`] makes a package of a quantized graph, [`PackageWriter`] of matrices; [`Package`] reads one, and refuses it
-//! when it is damaged or of a newer version.
+//! when it is damaged or of another version.
 
 mod bias;
 mod emit;
@@ -11,7 +11,6 @@ mod geometry;
 mod manifest;
 mod pack;
 mod reader;
-mod sources;
 mod staging;
 mod table;
 mod unpack;
@@ -20,10 +19,9 @@ mod writer;
 
 pub use emit::{EmitError, stage, write};
 pub use geometry::{BLOCK, Geometry, GeometryError, PANEL, RANK_MULTIPLE, TILE};
-pub use manifest::{Activation, Array, Codes, GroupScales, KernelSource, Layer, Manifest};
+pub use manifest::{Activation, Array, Codes, GroupScales, Layer, Manifest};
 pub use pack::PackError;
-pub use reader::{OpenError, Package, PackedActivation, PackedLayer, Source};
-pub use sources::SOURCES;
+pub use reader::{OpenError, Package, PackedActivation, PackedLayer};
 pub use staging::{StagingError, check_writable};
 pub use table::Table;
 pub use unpack::UnpackedLayer;
@@ -31,7 +29,7 @@ pub use validate::Damage;
 pub use writer::{LayerParts, PackageWriter, StagedPackage, WriteError};
 
 /// The version of the format that this crate writes and reads.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Offsets in `weights.bin` are multiples of this.
 pub const ALIGNMENT: usize = 256;

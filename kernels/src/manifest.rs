@@ -23,24 +23,10 @@ pub struct Manifest {
     pub checksum: u32,
     /// Size of `weights.bin`.
     pub weights_bytes: usize,
-    /// The sources in the folder `kernels`.
-    pub kernels: Vec<KernelSource>,
     /// The quantized activations that layers read.
     pub activations: Vec<Activation>,
     /// The layers, in the order of the model. Each has a name of its own.
     pub layers: Vec<Layer>,
-}
-
-/// A source file of the kernels.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct KernelSource {
-    /// Its name in the folder `kernels`.
-    pub name: String,
-    /// Its size.
-    pub bytes: usize,
-    /// CRC-32 of its bytes.
-    pub crc32: u32,
 }
 
 /// A part of `weights.bin`.
@@ -167,13 +153,6 @@ impl Array {
     /// `bytes` at `offset`.
     pub(crate) fn new(offset: usize, bytes: &[u8]) -> Self {
         Self { offset, bytes: bytes.len(), crc32: crc32fast::hash(bytes) }
-    }
-}
-
-impl KernelSource {
-    /// The source file of this name and text.
-    pub fn new(name: &str, text: &str) -> Self {
-        Self { name: name.to_string(), bytes: text.len(), crc32: crc32fast::hash(text.as_bytes()) }
     }
 }
 

@@ -10,22 +10,19 @@ use zqc_ir::onnx::map_file;
 
 use crate::VERSION;
 use crate::geometry::Geometry;
-use crate::manifest::{Activation, Array, FORMAT, KernelSource, Layer, Manifest};
+use crate::manifest::{Activation, Array, FORMAT, Layer, Manifest};
 use crate::unpack::UnpackedLayer;
 use crate::validate::{Damage, NamedArray, validate};
 
 /// The names of the parts of a package.
 pub(crate) const MANIFEST: &str = "manifest.json";
 pub(crate) const WEIGHTS: &str = "weights.bin";
-pub(crate) const KERNELS: &str = "kernels";
 
 /// Why a package cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// A file cannot be read.
-    #[error(
-        "cannot read {path:?}: {source}; a package holds manifest.json, weights.bin and a folder of kernels"
-    )]
+    #[error("cannot read {path:?}: {source}; a package holds manifest.json and weights.bin")]
     Read {
         /// The file.
         path: PathBuf,
@@ -69,16 +66,6 @@ pub struct Package {
     geometries: Vec<Geometry>,
     by_name: HashMap<String, usize>,
     weights: Bytes,
-    sources: Vec<Source>,
-}
-
-/// A source file of the kernels.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
-    /// Its name, by which others include it: `common.cuh`.
-    pub name: String,
-    /// Its text.
-    pub text: String,
 }
 
 /// A layer of a package.
@@ -116,12 +103,9 @@ impl Package {
         let damaged = |source| OpenError::Damaged { path: path.clone(), source };
         let (arrays, geometries) = validate(&manifest).map_err(damaged)?;
         let weights = read_weights(&folder.join(WEIGHTS), &manifest, &arrays)?;
-        let kernels = folder.join(KERNELS);
-        let sources = manifest.kernels.iter().map(|source| read_source(&kernels.join(&source.name), source));
-        let sources = sources.collect::<Result<_, _>>()?;
         let by_name =
             manifest.layers.iter().enumerate().map(|(at, layer)| (layer.name.clone(), at)).collect();
-        Ok(Self { manifest, geometries, by_name, weights, sources })
+        Ok(Self { manifest, geometries, by_name, weights })
     }
 
     /// What is in the package.
@@ -132,11 +116,6 @@ impl Package {
     /// All of `weights.bin`, which the offsets of [`Array`] count in.
     pub fn weights(&self) -> &[u8] {
         &self.weights
-    }
-
-    /// The sources of the kernels.
-    pub fn sources(&self) -> &[Source] {
-        &self.sources
     }
 
     /// The layers, in the order of the model.
@@ -186,7 +165,7 @@ fn read_manifest(path: &Path) -> Result<Manifest, OpenError> {
         format: String,
         version: u64,
     }
-    let text = std::fs::read(path).map_err(|source| OpenError::Read { path: path.to_path_buf(), source })?;
+    let text = map_file(path).map_err(|source| OpenError::Read { path: path.to_path_buf(), source })?;
     let malformed = |reason: String| OpenError::Manifest { path: path.to_path_buf(), reason };
     let header: Header = serde_json::from_slice(&text).map_err(|error| malformed(error.to_string()))?;
     if header.format != FORMAT {
@@ -220,16 +199,4 @@ fn read_weights(path: &Path, manifest: &Manifest, arrays: &[NamedArray]) -> Resu
         }
     }
     Ok(weights)
-}
-
-fn read_source(path: &Path, source: &KernelSource) -> Result<Source, OpenError> {
-    let bytes = map_file(path).map_err(|source| OpenError::Read { path: path.to_path_buf(), source })?;
-    let damaged = |source| OpenError::Damaged { path: path.to_path_buf(), source };
-    if bytes.len() != source.bytes {
-        return Err(damaged(Damage::FileSize { expected: source.bytes, actual: bytes.len() }));
-    }
-    let text = String::from_utf8(bytes.to_vec()).ok();
-    let text = text.filter(|text| crc32fast::hash(text.as_bytes()) == source.crc32);
-    let text = text.ok_or_else(|| damaged(Damage::Checksum { what: source.name.clone() }))?;
-    Ok(Source { name: source.name.clone(), text })
 }

@@ -1,14 +1,17 @@
 //! A folder that appears whole or not at all.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use tempfile::TempDir;
-use zqc_ir::onnx::{follow_links, resemble};
+use zqc_ir::onnx::{TemporaryFolder, follow_links, map_file, resemble};
 
 use crate::manifest::FORMAT;
-use crate::reader::{KERNELS, MANIFEST, WEIGHTS};
+use crate::reader::{MANIFEST, WEIGHTS};
+
+/// A folder that packages of version 1 had.
+const KERNELS_OF_VERSION_1: &str = "kernels";
 
 /// Why a package is not written to a place; what was there is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -41,14 +44,15 @@ pub fn check_writable(folder: &Path) -> Result<(), StagingError> {
     Staging::new(folder).map(drop)
 }
 
-/// A temporary folder that takes the place of another one, or goes when it is dropped.
+/// A package in a temporary folder, which takes the place of another one or goes when it is dropped.
 pub(crate) struct Staging {
     target: PathBuf,
-    folder: TempDir,
+    folder: TemporaryFolder,
+    package: PathBuf,
 }
 
 impl Staging {
-    /// An empty folder beside `target`.
+    /// An empty package beside `target`.
     ///
     /// # Errors
     /// When none can be made there, or something that is no package is in the place of `target`.
@@ -59,21 +63,22 @@ impl Staging {
         if let Some(reason) = occupied(&resolved).map_err(io)? {
             return Err(StagingError::Occupied { path: target.to_path_buf(), reason });
         }
-        let parent = match resolved.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            Some(_) => Path::new("."),
-            None => return Err(io(io::ErrorKind::IsADirectory.into())),
-        };
-        Ok(Self { folder: temporary(parent).map_err(io)?, target: resolved })
+        if resolved.parent().is_none() {
+            return Err(io(io::ErrorKind::IsADirectory.into()));
+        }
+        let folder = TemporaryFolder::beside(&resolved).map_err(io)?;
+        let package = folder.join("package");
+        fs::create_dir(&package).map_err(io)?;
+        Ok(Self { target: resolved, folder, package })
     }
 
-    /// The temporary folder.
+    /// Where the package lies for now.
     pub fn path(&self) -> &Path {
-        self.folder.path()
+        &self.package
     }
 
-    /// Puts the temporary folder in the place of the target, which disappears. Between the two the target is missing for a
-    /// moment.
+    /// Puts the package in the place of the target, which disappears. Between the two the target is missing for a moment; a
+    /// process that is killed in it leaves what was there as `.zqc-*.old`.
     ///
     /// # Errors
     /// When the operating system refuses; the target is then as it was.
@@ -81,23 +86,25 @@ impl Staging {
         let io = |source| StagingError::Io { path: self.target.clone(), source };
         let parent = self.target.parent().filter(|parent| !parent.as_os_str().is_empty());
         let parent = parent.unwrap_or(Path::new("."));
-        synchronize(self.folder.path()).map_err(io)?;
-        let previous = if self.target.exists() {
-            let occupant = fs::metadata(&self.target).map_err(io)?;
-            resemble(self.folder.path(), &occupant).map_err(io)?;
-            let previous = temporary(parent).map_err(io)?;
-            fs::rename(&self.target, previous.path()).map_err(io)?;
-            Some(previous)
-        } else {
-            None
-        };
-        if let Err(error) = fs::rename(self.folder.path(), &self.target) {
-            if let Some(previous) = previous {
-                fs::rename(previous.keep(), &self.target).map_err(io)?;
-            }
-            return Err(io(error));
-        }
+        synchronize(&self.package).map_err(io)?;
+        self.folder.uninterrupted(|| self.exchange(parent)).map_err(io)?;
         synchronize(parent).map_err(io)
+    }
+
+    fn exchange(&self, parent: &Path) -> io::Result<()> {
+        if !self.target.exists() {
+            return fs::rename(&self.package, &self.target);
+        }
+        resemble(&self.package, &fs::metadata(&self.target)?)?;
+        // Not in the temporary folder, which whoever comes after a killed process removes.
+        let previous = tempfile::Builder::new().prefix(".zqc-").suffix(".old").tempdir_in(parent)?;
+        fs::rename(&self.target, previous.path())?;
+        if let Err(error) = fs::rename(&self.package, &self.target) {
+            fs::rename(previous.keep(), &self.target)?;
+            return Err(error);
+        }
+        let _ = fs::rename(previous.path(), self.folder.join("previous")); // else it is removed where it is
+        Ok(())
     }
 }
 
@@ -109,29 +116,17 @@ fn occupied(path: &Path) -> io::Result<Option<&'static str>> {
     if !path.is_dir() {
         return Ok(Some(if path.is_file() { "a file is there" } else { "a device or a pipe is there" }));
     }
-    let mut names =
-        fs::read_dir(path)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
-    names.sort();
+    let names = fs::read_dir(path)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
     if names.is_empty() {
         return Ok(None);
     }
-    let ours = [KERNELS, MANIFEST, WEIGHTS];
-    let foreign = names.iter().any(|name| !ours.iter().any(|ours| name == ours));
-    let manifest = path.join(MANIFEST);
-    // A pipe would wait for a writer.
-    let manifest = if manifest.is_file() { fs::read(manifest).unwrap_or_default() } else { Vec::new() };
+    let manifest = map_file(&path.join(MANIFEST)).unwrap_or_default();
     let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap_or_default();
-    let package = !foreign && manifest["format"] == FORMAT;
+    let ours = |name: &OsString| {
+        name == MANIFEST || name == WEIGHTS || name == KERNELS_OF_VERSION_1 && manifest["version"] == 1
+    };
+    let package = names.iter().all(ours) && manifest["format"] == FORMAT;
     Ok((!package).then_some("a folder is there that is no package"))
-}
-
-/// An empty folder that goes when it is dropped.
-fn temporary(parent: &Path) -> io::Result<TempDir> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".zqc-").suffix(".tmp");
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777)); // less the umask, as any new folder
-    builder.tempdir_in(parent)
 }
 
 /// Waits until the entries of a folder are on the disk.

@@ -19,13 +19,10 @@ pub enum Damage {
     /// `weights.bin` is shorter or longer than the manifest says.
     #[error("it has {actual} bytes, and the manifest says {expected}")]
     FileSize { expected: usize, actual: usize },
-    /// A file or an array was changed after it was written.
+    /// An array was changed after it was written.
     #[error("{what} does not have its checksum")]
     Checksum { what: String },
-    /// A source has a name that leads out of its folder.
-    #[error("{name:?} is no name of a source file")]
-    SourceName { name: String },
-    /// Two layers, or two sources, have one name.
+    /// Two layers have one name.
     #[error("{name:?} is there twice")]
     Twice { name: String },
     /// No layer can have such a shape.
@@ -75,15 +72,7 @@ pub(crate) struct NamedArray {
 /// # Errors
 /// The first damage found.
 pub(crate) fn validate(manifest: &Manifest) -> Result<(Vec<NamedArray>, Vec<Geometry>), Damage> {
-    distinct(manifest.kernels.iter().map(|source| source.name.as_str()))?;
     distinct(manifest.layers.iter().map(|layer| layer.name.as_str()))?;
-    for source in &manifest.kernels {
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-        let name = &source.name;
-        if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
-            return Err(Damage::SourceName { name: name.clone() });
-        }
-    }
     let mut arrays = Vec::new();
     let mut geometries = Vec::new();
     for layer in &manifest.layers {

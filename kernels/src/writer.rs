@@ -1,16 +1,15 @@
 //! Matrices to a package.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use zqc_numerics::{LowRank, QuantizedMatrix};
 
-use crate::manifest::{Activation, Array, FORMAT, KernelSource, Layer, Manifest};
+use crate::manifest::{Activation, Array, FORMAT, Layer, Manifest};
 use crate::pack::{self, PackError, PackedArrays};
-use crate::reader::{KERNELS, MANIFEST, WEIGHTS};
-use crate::sources::SOURCES;
+use crate::reader::{MANIFEST, WEIGHTS};
 use crate::staging::{Staging, StagingError};
 use crate::{ALIGNMENT, VERSION};
 
@@ -131,18 +130,12 @@ impl PackageWriter {
     pub fn stage(self) -> Result<StagedPackage, WriteError> {
         let Self { staging, weights, activations, layers, .. } = self;
         let weights_bytes = weights.finish()?;
-        let kernels = staging.path().join(KERNELS);
-        fs::create_dir(&kernels).map_err(|source| io_error(&kernels, source))?;
-        for (name, text) in SOURCES {
-            write_file(&kernels.join(name), text.as_bytes())?;
-        }
         let mut manifest = Manifest {
             format: FORMAT.to_string(),
             version: VERSION,
             zqc_version: env!("CARGO_PKG_VERSION").to_string(),
             checksum: 0,
             weights_bytes,
-            kernels: SOURCES.map(|(name, text)| KernelSource::new(name, text)).to_vec(),
             activations,
             layers,
         };
@@ -151,8 +144,7 @@ impl PackageWriter {
         manifest.checksum = manifest.compute_checksum().map_err(json)?;
         let text = serde_json::to_vec_pretty(&manifest).map_err(json)?;
         write_file(&path, &text)?;
-        let sources: usize = SOURCES.iter().map(|(_, text)| text.len()).sum();
-        Ok(StagedPackage { staging, bytes: (weights_bytes + sources + text.len()) as u64 })
+        Ok(StagedPackage { staging, bytes: (weights_bytes + text.len()) as u64 })
     }
 
     fn layer(

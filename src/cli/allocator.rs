@@ -1,12 +1,10 @@
-//! Memory that cannot be had: the process ends with a message and an exit code, and without temporary files.
+//! Memory that cannot be had: the process ends with a message and an exit code.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::Write;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use zqc::ir::onnx::remove_temporaries;
 
 use super::INTERNAL;
+use super::end::end;
 
 #[global_allocator]
 static ALLOCATOR: OrExit = OrExit;
@@ -39,15 +37,12 @@ unsafe impl GlobalAlloc for OrExit {
 }
 
 fn or_exit(memory: *mut u8, size: usize) -> *mut u8 {
-    static ENDING: AtomicBool = AtomicBool::new(false);
-    // What the end itself cannot have must not end it once more.
-    if !memory.is_null() || ENDING.swap(true, Ordering::SeqCst) {
-        return memory;
+    if memory.is_null() {
+        let mut message = [0; 128];
+        let mut rest = &mut message[..];
+        let _ = writeln!(rest, "error: out of memory allocating {size} bytes; lower --samples or --seq-len");
+        let unused = rest.len();
+        end(&message[..message.len() - unused], INTERNAL)
     }
-    let _ = writeln!(
-        std::io::stderr(),
-        "error: out of memory: {size} more bytes cannot be had; fewer --samples or a shorter --seq-len take less"
-    );
-    remove_temporaries();
-    signal_hook::low_level::exit(INTERNAL.into())
+    memory
 }

@@ -5,6 +5,7 @@ mod say;
 
 mod allocator;
 mod compile;
+mod end;
 mod evaluate;
 mod inspect;
 mod model_argument;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use prost::Message;
 use zqc::ir::onnx::{Storage, read, write};
+use zqc::kernels::Package;
 
 use crate::bench::Bench;
 use crate::models::{one_layer, one_layer_with};
@@ -147,20 +148,32 @@ fn closed_outputs() {
 
 #[test]
 fn no_memory() {
-    let mut refused = 0;
+    let (mut refused, mut allocations) = (0, 0);
     for mebibytes in [80, 120, 160, 200, 240, 280] {
         let bench = bench();
         let output = limited(&format!("ulimit -v {}", mebibytes << 10), &bench, &tiny("model.onnx"));
         let code = output.status.code();
         assert!(matches!(code, Some(0 | 3 | 5)), "{mebibytes}: {:?} {}", output.status, message(&output));
         if code != Some(0) {
+            let message = message(&output);
             let words = ["out of memory", "Cannot allocate memory", "Resource temporarily unavailable"];
-            assert!(words.iter().any(|word| message(&output).contains(word)), "{}", message(&output));
-            assert_untouched(&bench);
+            assert!(words.iter().any(|word| message.contains(word)), "{message}");
+            if let Some((_, allocation)) = message.split_once("error: out of memory allocating ") {
+                let (bytes, rest) = allocation.split_once(' ').unwrap();
+                assert!(bytes.parse::<u64>().is_ok(), "{message}");
+                assert_eq!(rest, "bytes; lower --samples or --seq-len\n");
+                assert_eq!(code, Some(5));
+                allocations += 1;
+            }
+            // What it could not remove, the next run does.
+            assert_eq!(std::fs::read_to_string(bench.output()).unwrap(), BEFORE);
+            assert!(limited("true", &bench, &tiny("model.onnx")).status.success());
+            assert_eq!(bench.names("out"), ["model.onnx"]);
             refused += 1;
         }
     }
     assert!(refused > 0, "no limit was low enough");
+    assert!(allocations > 0, "no allocation failed");
 }
 
 /// Starts a calibrated run and lets `fault` happen amid it.
@@ -188,6 +201,7 @@ fn the_device_of_the_model_vanishes() {
     });
     assert_eq!(output.status.code(), Some(3), "{}", message(&output));
     assert!(message(&output).contains("its device is gone"), "{}", message(&output));
+    assert_eq!(message(&output).matches("error: ").count(), 1, "{}", message(&output));
     assert_eq!(bench.names("out"), [".model.onnx.zqc-resume", "model.onnx"]);
     assert_eq!(std::fs::read_to_string(bench.output()).unwrap(), BEFORE);
 }
@@ -203,6 +217,42 @@ fn the_device_of_the_output_vanishes() {
     assert!(message(&output).contains(&named), "{}", message(&output));
     assert!(!bench.path("out").exists());
     assert_eq!(std::fs::read_to_string(bench.path("gone/model.onnx")).unwrap(), BEFORE);
+}
+
+/// Folders of runs that were killed go with the next run to the same place, whatever that writes; those of a run that
+/// goes on stay, as does what is not ours.
+#[test]
+fn what_killed_runs_left_is_removed() {
+    let bench = Bench::new();
+    let model = bench.model(&one_layer());
+    let kernel = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap();
+    let leave = |name: &str| {
+        std::fs::create_dir(bench.path("out").join(name)).unwrap();
+        bench.write(&format!("out/{name}/model.onnx"), "half a model");
+        std::fs::File::open(bench.write(&format!("out/{name}/.zqc-lock"), &kernel)).unwrap()
+    };
+    let (onnx, package) = (bench.output(), bench.path("out/model.zqcuda"));
+    let compile = |output: &Path, form: &str| {
+        bench.compile(&model, output, &["--method", "rtn", "--emit", form]);
+    };
+    let another_run = leave(".zqc-another-run.tmp");
+    another_run.lock().unwrap();
+    leave(".zqc-mine");
+    leave("x.tmp");
+    for (output, form) in
+        [(&onnx, "onnx"), (&package, "cuda"), (&package, "cuda"), (&onnx, "ir"), (&onnx, "onnx")]
+    {
+        leave(".zqc-killed1.tmp");
+        leave(".zqc-killed2.tmp");
+        compile(output, form);
+        let names = bench.names("out");
+        assert!(!names.iter().any(|name| name.contains("killed")), "{form}: {names:?}");
+    }
+    let stays = [".zqc-another-run.tmp", ".zqc-mine", "model.onnx", "model.zqcuda", "x.tmp"];
+    assert_eq!(bench.names("out"), stays);
+    another_run.unlock().unwrap();
+    compile(&onnx, "onnx");
+    assert_eq!(bench.names("out"), stays[1..]);
 }
 
 #[test]
@@ -259,6 +309,35 @@ fn signals_leave_no_temporary_file() {
         assert_eq!(bench.names("out"), ["model.onnx"]);
         let now = std::fs::read(bench.output()).unwrap();
         assert!(now == whole || now == BEFORE.as_bytes() && !status.success());
+    }
+    assert!(stopped > 0);
+}
+
+/// The package before is whole, or the new one; between the two nothing ends the run.
+#[test]
+fn signals_leave_no_temporary_package() {
+    let package = |bench: &Bench| bench.path("out/model.zqcuda");
+    let options = ["--method", "rtn", "--emit", "cuda"];
+    let start = |bench: &Bench| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_zqc"));
+        command.arg(tiny("model.onnx")).arg("-o").arg(package(bench)).args(options);
+        command.stderr(Stdio::null()).spawn().unwrap()
+    };
+    let since = Instant::now();
+    assert!(start(&Bench::new()).wait().unwrap().success());
+    let duration = since.elapsed();
+    let mut stopped = 0;
+    for kill in 0..8u32 {
+        let bench = Bench::new();
+        bench.compile(&bench.model(&one_layer()), &package(&bench), &options);
+        let mut run = start(&bench);
+        std::thread::sleep(duration * (20 - kill) / 20);
+        let _ = Command::new("kill").arg(run.id().to_string()).stderr(Stdio::null()).status();
+        let status = run.wait().unwrap();
+        stopped += u32::from(!status.success());
+        assert_eq!(bench.names("out"), ["model.zqcuda"]);
+        let layers = Package::open(&package(&bench)).unwrap().manifest().layers.len();
+        assert!(layers == 35 || layers == 1 && !status.success(), "{status:?}, {layers} layers");
     }
     assert!(stopped > 0);
 }

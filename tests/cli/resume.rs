@@ -36,7 +36,7 @@ fn finish(bench: &Bench, options: &[String]) -> String {
     let output = start(bench, options).wait_with_output().unwrap();
     let message = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{message}");
-    assert_eq!(bench.names("out"), ["model.onnx"], "the state is gone");
+    assert_eq!(bench.names("out"), ["model.onnx"], "the state is gone, and what a killed run left");
     message
 }
 
@@ -73,7 +73,6 @@ fn kill_and_resume(kills: u32) -> u32 {
             "kill {kill}: the output is not whole"
         );
         let solved = stages(&bench).len();
-        clear_temporaries(&bench);
         let message = finish(&bench, &options);
         assert!(std::fs::read(bench.output()).unwrap() == expected, "kill {kill}: the bytes differ");
         resumed += u32::from(message.contains("an earlier run, which was stopped, had solved"));
@@ -81,15 +80,6 @@ fn kill_and_resume(kills: u32) -> u32 {
     }
     println!("{kills} kills: the same bytes each time; {resumed} went on from a stage");
     resumed
-}
-
-/// What a killed process could not clear away itself.
-fn clear_temporaries(bench: &Bench) {
-    for name in bench.names("out") {
-        if name.starts_with(".zqc-") && name.ends_with(".tmp") {
-            std::fs::remove_dir_all(bench.path("out").join(name)).unwrap();
-        }
-    }
 }
 
 #[test]
@@ -110,7 +100,6 @@ fn killed(options: &[String]) -> Bench {
         .map(|tenths| {
             let bench = Bench::new();
             kill_after(&bench, options, duration * tenths / 10);
-            clear_temporaries(&bench);
             bench
         })
         .find(|bench| stages(bench).len() >= 2 && !bench.output().exists())

@@ -17,7 +17,7 @@ pub use external::{ExternalError, map_file};
 pub use instantiate::instantiate;
 pub use place::{follow_links, resemble};
 pub use read::{ModelError, ReadError, from_proto, read};
-pub use temporary::remove_temporaries;
+pub use temporary::{TemporaryFolder, remove_temporaries};
 pub use write::{
     Staged, Storage, WriteError, check_writable, extract, node_to_proto, stage, to_proto, write, write_file,
 };

@@ -26,9 +26,28 @@ fn a_package_takes_the_place_of_another() {
     write(&path, &[vec![small("old")]]);
     write(&path, &[vec![small("new")]]);
     assert_eq!(entries(folder.path()), ["package"]);
-    assert_eq!(entries(&path), ["kernels", "manifest.json", "weights.bin"]);
+    assert_eq!(entries(&path), ["manifest.json", "weights.bin"]);
     let package = Package::open(&path).unwrap();
     assert!(package.layer("new").is_some() && package.layer("old").is_none());
+}
+
+/// Its folder of kernels goes with it; in a package of this version one is not ours.
+#[test]
+fn a_package_takes_the_place_of_one_of_version_1() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("package");
+    write(&path, &[vec![small("old")]]);
+    fs::create_dir(path.join("kernels")).unwrap();
+    fs::write(path.join("kernels/common.cuh"), "text").unwrap();
+    let error = check_writable(&path).unwrap_err();
+    assert!(matches!(error, StagingError::Occupied { .. }), "{error}");
+
+    let manifest = fs::read_to_string(path.join("manifest.json")).unwrap();
+    let older = manifest.replacen("\"version\": 2", "\"version\": 1", 1);
+    assert_ne!(older, manifest);
+    fs::write(path.join("manifest.json"), older).unwrap();
+    write(&path, &[vec![small("new")]]);
+    assert_eq!(entries(&path), ["manifest.json", "weights.bin"]);
 }
 
 #[test]

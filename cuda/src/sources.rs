@@ -1,0 +1,42 @@
+//! The kernels' sources. The launcher brings them: what it compiles and runs follows from this library alone, and a
+//! package is data to it.
+
+/// A kernel in CUDA C++.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Source {
+    Quantize,
+    LinearDecode,
+    LinearPrefill,
+}
+
+/// Name and text of the files that the kernels include.
+pub(crate) const HEADERS: [(&str, &str); 2] = [
+    ("common.cuh", include_str!("../kernels/common.cuh")),
+    ("wgmma.cuh", include_str!("../kernels/wgmma.cuh")),
+];
+
+impl Source {
+    pub const fn file_name(self) -> &'static str {
+        match self {
+            Self::Quantize => "quantize.cu",
+            Self::LinearDecode => "linear_decode.cu",
+            Self::LinearPrefill => "linear_prefill.cu",
+        }
+    }
+
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Quantize => include_str!("../kernels/quantize.cu"),
+            Self::LinearDecode => include_str!("../kernels/linear_decode.cu"),
+            Self::LinearPrefill => include_str!("../kernels/linear_prefill.cu"),
+        }
+    }
+
+    /// The function that is launched.
+    pub const fn entry(self) -> &'static str {
+        match self {
+            Self::Quantize => "zqc_quantize",
+            Self::LinearDecode | Self::LinearPrefill => "zqc_linear",
+        }
+    }
+}
