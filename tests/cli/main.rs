@@ -7,6 +7,7 @@ mod coverage;
 #[cfg(unix)]
 mod faults;
 mod formats;
+mod kills;
 mod models;
 mod packages;
 mod results;
