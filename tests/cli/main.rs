@@ -4,6 +4,7 @@ mod bad_data;
 mod bad_models;
 mod bench;
 mod coverage;
+mod defaults;
 #[cfg(unix)]
 mod faults;
 mod formats;
