@@ -63,7 +63,8 @@ fn reference(python: &Path, model: &Model, x: &[f32], dtype: DataType, [n, k]: [
     outputs(python, "reference.py", &from_proto(proto).unwrap(), x, k)
 }
 
-/// Checks that tokens `[.., n]` differ by at most `tolerance` of the largest value of their token.
+/// Checks that tokens `[.., n]` differ by at most `tolerance` of the largest value of their token. Both come from one `x`, whose
+/// rounding to FP8 or INT8 is the same therefore; the sums behind it may be in another order.
 fn assert_close(case: &str, a: &[f32], b: &[f32], n: usize, tolerance: f32) {
     assert_eq!(a.len(), b.len(), "{case}");
     for (a, b) in a.chunks(n).zip(b.chunks(n)) {
