@@ -14,24 +14,24 @@ fn compile(output: &Path, options: &[&str]) {
 }
 
 #[test]
-fn the_reference_computes_the_logits_of_the_portable_model() {
-    let Some(python) = python() else { return };
+#[ignore = "needs Python with ONNX Runtime: tests/run"]
+fn the_reference_computes_what_the_portable_model_does() {
+    let python = python();
     let folder = tempfile::tempdir().unwrap();
     let [native, portable] = ["native", "portable"].map(|target| folder.path().join(target));
     let recipes = [
-        (&[][..], "1e-5"),
-        (&["--weights", "int4", "--activations", "int8"], "1e-5"),
-        (&["--weights", "fp8", "--activations", "none", "--group-size", "0"], "1e-5"),
-        (&["--scale", "m2", "--activations", "none"], "1e-5"),
-        // Scales of rows after the sum: where it ends beside a boundary of FP8, it may be rounded to the other side.
-        (&["--scale", "m2", "--lorc-factors", "bf16"], "1e-2"),
+        &[][..],
+        &["--activations", "none"],
+        &["--weights", "int4", "--activations", "int8"],
+        &["--weights", "fp8", "--activations", "none", "--group-size", "0"],
+        &["--scale", "m2", "--activations", "none"],
+        &["--scale", "m2", "--lorc-factors", "bf16"],
     ];
-    for (recipe, tolerance) in recipes {
+    for recipe in recipes {
         compile(&native, &[recipe, &["--target", "native"]].concat());
         compile(&portable, recipe);
         script(&python, "checker.py", [&native]);
-        let arguments = [native.as_os_str(), portable.as_os_str(), "2048".as_ref(), tolerance.as_ref()];
-        script(&python, "native.py", arguments);
+        script(&python, "native.py", [native.as_os_str(), portable.as_os_str(), "2048".as_ref()]);
     }
 }
 

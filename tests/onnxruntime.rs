@@ -23,8 +23,9 @@ fn compile_model(model: &Path, output: &Path, options: &[&str]) {
 }
 
 #[test]
+#[ignore = "needs Python with ONNX Runtime: tests/run"]
 fn stock_onnxruntime_runs_the_compiled_model_and_agrees_with_eval() {
-    let Some(python) = python() else { return };
+    let python = python();
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("tiny.w4a8.onnx");
     compile(&output, &["--samples", "32", "--seq-len", "256"]);
@@ -33,16 +34,22 @@ fn stock_onnxruntime_runs_the_compiled_model_and_agrees_with_eval() {
 
     let text = heldout();
     let (theirs, ours) = (text.by_onnxruntime(&python, &output), text.by_zqc(&output));
+    // Two orders of the same additions round some FP8 codes to different sides, of which 10,000 tokens average the effect: ONNX
+    // Runtime differs from itself by a tenth of this with and without its graph optimizations.
     assert!((theirs / ours - 1.0).abs() < 1e-3, "ONNX Runtime {theirs}, zqc eval {ours}");
     let float = text.by_onnxruntime(&python, &tiny("model.onnx"));
     assert!(theirs < 1.02 * float, "W4A8 {theirs}, float {float}");
     let float_here = text.by_zqc(&tiny("model.onnx"));
     assert!((float / float_here - 1.0).abs() < 1e-5, "float: ONNX Runtime {float}, zqc eval {float_here}");
+    compile(&output, &["--method", "rtn", "--activations", "none"]);
+    let (theirs, ours) = (text.by_onnxruntime(&python, &output), text.by_zqc(&output));
+    assert!((theirs / ours - 1.0).abs() < 1e-5, "weights alone: ONNX Runtime {theirs}, zqc eval {ours}");
 }
 
 #[test]
+#[ignore = "needs Python with ONNX Runtime: tests/run"]
 fn layers_in_bodies_are_calibrated_and_run_by_eval() {
-    let Some(python) = python() else { return };
+    let python = python();
     let folder = tempfile::tempdir().unwrap();
     let [model, output, report] =
         ["bodies.onnx", "w4a8.onnx", "report.json"].map(|name| folder.path().join(name));
@@ -64,7 +71,7 @@ fn layers_in_bodies_are_calibrated_and_run_by_eval() {
         assert!((theirs / ours - 1.0).abs() < agreement, "{model:?}: ONNX Runtime {theirs}, zqc eval {ours}");
         theirs
     };
-    // An FP8 code that two orders of the same additions round to different sides is felt in so short a text.
+    // As above, in a text of a quarter of the tokens, and with `down_proj` in other orders yet.
     let (float, quantized) = (perplexity(&model, 1e-5), perplexity(&output, 3e-3));
     assert!(quantized < 1.03 * float, "W4A8 {quantized}, float {float}");
     compile_model(&model, &output, &["--method", "rtn", "--activations", "none"]);
@@ -72,20 +79,23 @@ fn layers_in_bodies_are_calibrated_and_run_by_eval() {
 }
 
 #[test]
+#[ignore = "needs Python with ONNX Runtime: tests/run"]
 fn gptq_beats_rounding_to_nearest() {
-    let Some(python) = python() else { return };
+    let python = python();
     let folder = tempfile::tempdir().unwrap();
     let [nearest, solved] = ["rtn", "gptq"].map(|method| {
         let output = folder.path().join(method);
         compile(&output, &["--samples", "64", "--seq-len", "256", "--method", method]);
         heldout().by_onnxruntime(&python, &output)
     });
+    // By 0.6 %; codes that fall to the other side of a tie are a hundredth of that.
     assert!(solved < nearest, "GPTQ {solved}, RTN {nearest}");
 }
 
 #[test]
+#[ignore = "needs Python with ONNX Runtime: tests/run"]
 fn a_head_that_is_named_is_quantized_too() {
-    let Some(python) = python() else { return };
+    let python = python();
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("head.onnx");
     compile(&output, &["--method", "rtn", "--only", "lm_head", "q_proj"]);

@@ -1,6 +1,6 @@
 //! Real exported models, quantized through the command line and executed by stock ONNX Runtime. They are not part of
 //! the project: ZQC_SHARED names the folder that holds the small ones, their tokenizers and the texts, ZQC_MODELS the one
-//! with SmolLM2-135M and MiniLM. Without them these tests say so and pass.
+//! with SmolLM2-135M and MiniLM. Nor are these tests part of the suite: `docs/testing.md` has the command.
 
 mod support;
 
@@ -9,12 +9,8 @@ use std::path::{Path, PathBuf};
 
 use support::{Text, python, script, zqc_ok};
 
-fn folder(variable: &str) -> Option<PathBuf> {
-    let folder = std::env::var_os(variable).map(PathBuf::from);
-    if folder.is_none() {
-        eprintln!("skipped: {variable} names no folder");
-    }
-    folder
+fn folder(variable: &str) -> PathBuf {
+    std::env::var_os(variable).unwrap_or_else(|| panic!("{variable} names the folder of the models")).into()
 }
 
 /// Compiles `model` with calibration text and further options.
@@ -55,7 +51,7 @@ const QUANTIZED: [&str; 3] = ["ort-static-qdq-int8", "ort-dynamic-int8", "ort-ma
 
 #[test]
 fn stories260k_in_every_variant() {
-    let (Some(shared), Some(python)) = (folder("ZQC_SHARED"), python()) else { return };
+    let (shared, python) = (folder("ZQC_SHARED"), python());
     let outputs = tempfile::tempdir().unwrap();
     let models = shared.join("models/stories260k");
     let tokenizer = models.join("tokenizer.json");
@@ -86,7 +82,7 @@ fn stories260k_in_every_variant() {
 
 #[test]
 fn stories260k_that_is_quantized_already_stays_as_it_is() {
-    let Some(shared) = folder("ZQC_SHARED") else { return };
+    let shared = folder("ZQC_SHARED");
     let outputs = tempfile::tempdir().unwrap();
     for variant in QUANTIZED {
         let model = shared.join("models/stories260k").join(variant).join("model.onnx");
@@ -107,10 +103,7 @@ fn stories260k_that_is_quantized_already_stays_as_it_is() {
 /// Compiles SmolLM2-135M in groups of 64 and holds the result to bounds for the bits per weight and for the perplexities on
 /// WikiText-2 and C4.
 fn smollm2(options: &str, bits: f64, bounds: [f64; 2]) {
-    let (Some(shared), Some(models), Some(python)) = (folder("ZQC_SHARED"), folder("ZQC_MODELS"), python())
-    else {
-        return;
-    };
+    let (shared, models, python) = (folder("ZQC_SHARED"), folder("ZQC_MODELS"), python());
     let outputs = tempfile::tempdir().unwrap();
     let (output, report) = (outputs.path().join("smollm2.onnx"), outputs.path().join("report.json"));
     let tokenizer = shared.join("models/smollm2-135m/tokenizer.json");
@@ -154,10 +147,7 @@ fn smollm2_with_all_that_4_75_bits_buy() {
 
 #[test]
 fn minilm_keeps_its_sentence_embeddings() {
-    let (Some(shared), Some(models), Some(python)) = (folder("ZQC_SHARED"), folder("ZQC_MODELS"), python())
-    else {
-        return;
-    };
+    let (shared, models, python) = (folder("ZQC_SHARED"), folder("ZQC_MODELS"), python());
     let outputs = tempfile::tempdir().unwrap();
     let tokenizer = shared.join("models/minilm-l6/tokenizer.json");
     for exporter in ["dynamo", "legacy"] {

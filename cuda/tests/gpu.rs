@@ -1,4 +1,5 @@
-//! The kernels against f64, on a Hopper GPU. Without one every test says that it was skipped.
+//! The kernels against f64, on a Hopper GPU: `cargo test --release -p zqc-cuda --test gpu`. They are no part of the suite, as few
+//! machines have one.
 //!
 //! The test binary needs nothing but the driver, NVRTC and a folder for temporary files.
 
@@ -21,16 +22,8 @@ use zqc_kernels::LayerParts;
 const TOLERANCE: f64 = 3e-3;
 const EPSILON: f32 = 1e-5;
 
-/// The device, or `None` and a line that says why there is none.
-fn device() -> Option<Device> {
-    match Device::new(0) {
-        Ok(device) => Some(device),
-        Err(error) if error.is_unavailable() => {
-            eprintln!("skipped: {error}");
-            None
-        }
-        Err(error) => panic!("{error}"),
-    }
+fn device() -> Device {
+    Device::new(0).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// An element type with its conversions.
@@ -200,7 +193,7 @@ fn compare(what: &str, layer: &LayerParts, quantized: &[f64], y: &[f64]) {
 /// Every shape that is out of the ordinary, on its own.
 #[test]
 fn layers_of_all_shapes() {
-    let Some(device) = device() else { return };
+    let device = device();
     let specs = [
         Spec::new(8, 72, 0, 0),
         Spec::new(8, 72, 32, 8).bias(),
@@ -245,7 +238,7 @@ fn layer_of_a_shape(device: &Device, spec: Spec) {
 /// Layers of one input with ranks of their own, quantized once, after each prologue.
 #[test]
 fn layers_that_share_an_input() {
-    let Some(device) = device() else { return };
+    let device = device();
     let mut random = Random(1);
     let specs = [
         Spec::new(256, 576, 128, 16),
@@ -273,7 +266,7 @@ fn layers_that_share_an_input() {
 /// Few tokens have a cluster each in quantization, many have none: all of its variants.
 #[test]
 fn every_cluster_of_the_quantization() {
-    let Some(device) = device() else { return };
+    let device = device();
     let mut random = Random(2);
     let layers = [Spec::new(24, 2056, 128, 24).layer("layer", &mut random)];
     let bench = Bench::new(&device, &[layers.to_vec()]);
@@ -287,7 +280,7 @@ fn every_cluster_of_the_quantization() {
 /// Every tile and cluster of the linear kernels, whether the table names it or not.
 #[test]
 fn every_variant_of_the_linear_kernels() {
-    let Some(device) = device() else { return };
+    let device = device();
     let mut random = Random(3);
     let layer = Spec::new(328, 1100, 64, 24).bias().layer("layer", &mut random);
     let bench = Bench::new(&device, &[vec![layer.clone()]]);
@@ -347,7 +340,7 @@ impl Bench {
 /// that calls of several layers meet on it.
 #[test]
 fn forward_from_several_threads() {
-    let Some(device) = device() else { return };
+    let device = device();
     let mut random = Random(4);
     let layers = [Spec::new(96, 320, 64, 16).bias(), Spec::new(40, 72, 0, 0), Spec::new(264, 320, 32, 8)]
         .map(|spec| spec.layer(&format!("{spec:?}"), &mut random));
@@ -441,7 +434,7 @@ fn forward_captured_in_a_graph() {
 /// Halves of a common output, as a fused gate and up projection leaves them.
 #[test]
 fn strided_inputs() {
-    let Some(device) = device() else { return };
+    let device = device();
     let mut random = Random(10);
     let layer = Spec::new(96, 384, 128, 16).layer("layer", &mut random);
     let bench = Bench::new(&device, &[vec![layer.clone()]]);
@@ -467,7 +460,7 @@ fn strided_inputs() {
 /// A graph gives what the calls gave that were captured, on new inputs too.
 #[test]
 fn captured_in_a_graph() {
-    let Some(device) = device() else { return };
+    let device = device();
     // SAFETY: every slice of this test is used on one stream alone.
     unsafe { device.context().disable_event_tracking() };
     let mut random = Random(11);
@@ -512,7 +505,7 @@ fn captured_in_a_graph() {
 /// What does not fit is an error that names it, and launches nothing.
 #[test]
 fn misuse_is_an_error() {
-    let Some(device) = device() else { return };
+    let device = device();
     let mut random = Random(12);
     let layer = Spec::new(16, 64, 0, 0).layer("layer", &mut random);
     let other = Spec::new(16, 32, 0, 0).layer("other", &mut random);

@@ -40,8 +40,16 @@ fn corpus(target: &Target) -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
     Ok(paths.iter().map(std::fs::read).collect::<Result<_, _>>()?)
 }
 
-/// Reads changed inputs until the processor has worked for the time asked (the clock's time where the system does not tell).
-pub fn run(target: &Target, time: Duration, seed: u64) -> Result<(), Box<dyn Error>> {
+/// When a run ends.
+pub enum Budget {
+    /// After so many changed inputs.
+    Inputs(u64),
+    /// After the processor has worked for so long (by the clock where the system does not tell).
+    Time(Duration),
+}
+
+/// Reads the inputs of the repository, and changed ones until the budget is spent.
+pub fn run(target: &Target, budget: Budget, seed: u64) -> Result<(), Box<dyn Error>> {
     let folder = folder()?;
     let input = folder.path().join(target.file);
     eprintln!("{}: the input under way is {}", target.name, input.display());
@@ -60,7 +68,11 @@ pub fn run(target: &Target, time: Duration, seed: u64) -> Result<(), Box<dyn Err
     let mut random = Rng::with_seed(seed);
     let (mut valid, mut refused) = (seeds.clone(), Vec::new());
     let (mut count, mut read) = (0u64, 0u64);
-    while worked() - before < time {
+    let goes_on = |count| match budget {
+        Budget::Inputs(inputs) => count < inputs,
+        Budget::Time(time) => worked() - before < time,
+    };
+    while goes_on(count) {
         // What is refused early shows little, however it is changed.
         let pool = match random.usize(..8) {
             0 if !refused.is_empty() => &refused,

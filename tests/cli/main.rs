@@ -6,9 +6,11 @@ mod bad_models;
 mod bench;
 mod calibration;
 mod coverage;
+mod defaults;
 #[cfg(unix)]
 mod faults;
 mod formats;
+mod kills;
 mod models;
 mod odd_models;
 mod packages;

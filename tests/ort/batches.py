@@ -17,7 +17,8 @@ for batch, length in (tuple(map(int, shape.split(","))) for shape in shapes or [
     scores = logits(session, ids)
     assert scores.shape == (batch, length, int(vocabulary)), scores.shape
     assert np.isfinite(scores).all(), (batch, length)
-    # Token-wise scales: a sequence's logits do not depend on its neighbours in the batch.
-    alone = logits(session, ids[-1:])
-    assert np.allclose(scores[-1:], alone, rtol=1e-3, atol=2e-2), np.abs(scores[-1:] - alone).max()
+    # Token-wise scales: a sequence's logits do not depend on its neighbours in the batch, not in the last bit. Batches of one shape
+    # are added up in one order; in another order a sum may come to the other side of a boundary between two FP8 numbers.
+    others = np.concatenate([random.integers(0, int(vocabulary), (batch - 1, length)), ids[-1:]])
+    assert np.array_equal(scores[-1], logits(session, others)[-1]), (batch, length)
 print("ok")

@@ -27,13 +27,11 @@ pub fn zqc_ok<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> String
     String::from_utf8(output.stdout).expect("UTF-8 output")
 }
 
-/// The Python of `tests/run`, with onnxruntime in it; `None`, said aloud, when these tests are run without it.
-pub fn python() -> Option<PathBuf> {
-    let python = std::env::var_os("ZQC_PYTHON").map(PathBuf::from);
-    if python.is_none() {
-        eprintln!("skipped: ZQC_PYTHON names no Python with onnxruntime; tests/run sets it up");
-    }
-    python
+/// The Python of `tests/run`, with onnxruntime in it.
+pub fn python() -> PathBuf {
+    std::env::var_os("ZQC_PYTHON")
+        .expect("ZQC_PYTHON names a Python with onnxruntime; tests/run sets it up")
+        .into()
 }
 
 /// Runs a script of `tests/ort`, which must succeed; returns its standard output.

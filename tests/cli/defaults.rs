@@ -1,0 +1,55 @@
+//! What the command line does by default is what the library does, and in which passes.
+
+use zqc::ir::Model;
+use zqc::passes::Observer;
+use zqc::{Compiler, Emit, Events, Method, Options, Target};
+
+use crate::bench::Bench;
+use crate::models::one_layer;
+
+/// The names of the passes that have run.
+#[derive(Default)]
+struct Passes(Vec<String>);
+
+impl Observer for Passes {}
+
+impl Events for Passes {
+    fn pass_finished(&mut self, pass: &str, _: &Model) {
+        self.0.push(pass.to_string());
+    }
+}
+
+#[test]
+fn the_options_of_the_command_line_are_those_of_the_library() {
+    let bench = Bench::new();
+    let (model, report) = (bench.model(&one_layer()), bench.path("report.json"));
+    // Round to nearest needs no data; its report names the other options all the same.
+    bench.compile(&model, &bench.output(), &["--method", "rtn", "--report", report.to_str().unwrap()]);
+    let theirs = std::fs::read(bench.output()).unwrap();
+    let said: serde_json::Value = serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
+
+    let compiler = Compiler::new(Options { method: Method::Rtn, ..Options::default() });
+    let report = compiler.compile(&model, &bench.output()).unwrap();
+    assert_eq!(said["options"], serde_json::to_value(&report.options).unwrap());
+    assert!(!said["verification"].is_null() && !report.verification.is_empty(), "{said}");
+    assert!(theirs == std::fs::read(bench.output()).unwrap());
+}
+
+#[test]
+fn the_passes_that_run_are_those_that_are_listed() {
+    let run = |emit, target| {
+        let bench = Bench::new();
+        let model = bench.model(&one_layer());
+        let options = Options { method: Method::Rtn, emit, target, ..Options::default() };
+        let mut passes = Passes::default();
+        Compiler::new(options).compile_with(&model, &bench.output(), &mut passes).unwrap();
+        passes.0
+    };
+    let without = |left_out: &[&str]| -> Vec<&str> {
+        Compiler::PASSES.into_iter().filter(|pass| !left_out.contains(pass)).collect()
+    };
+    assert_eq!(run(Emit::Onnx, Target::Portable), without(&["lower_native"]));
+    assert_eq!(run(Emit::Onnx, Target::Native), without(&["lower_portable"]));
+    let lowering = ["upgrade_opset", "lower_portable", "lower_native", "share_operands"];
+    assert_eq!(run(Emit::Ir, Target::Portable), without(&lowering));
+}
