@@ -42,7 +42,7 @@ pub enum Error {
         /// File and line, or file and number of the sample.
         place: String,
         /// What fails.
-        source: RunError,
+        source: Box<RunError>,
     },
     /// No built-in pass has this name.
     #[error("there is no pass {name:?}; the passes are {}", known.join(", "))]

@@ -25,7 +25,8 @@ fn every_form_runs_in_onnxruntime() {
         let list = |key: &str| row[key].as_array().unwrap().len();
         // What a layer loses adds up over the turns of a loop, and over four layers.
         let is_deep = form == "loop" || form.starts_with("functions");
-        let [exact, default] = if is_deep { [0.02, 0.2] } else { [0.005, 0.1] };
+        // A layer of 8-bit weights that are rounded to nearest, as few tokens have it, loses 0.7 %.
+        let [exact, default] = if is_deep { [0.02, 0.2] } else { [0.01, 0.1] };
         assert!(number("exact") < exact && number("default") < default, "{row}");
         // A product that ONNX Runtime fused.
         assert_eq!(list("kept"), usize::from(form == "fused"), "{row}");

@@ -38,7 +38,7 @@ pub enum PassError {
     Run(#[from] RunError),
     /// A stage of the graph could not be run on one of the calibration samples, or gives values that are not finite.
     #[error("calibration, sample {sample}: {source}")]
-    Sample { sample: usize, source: RunError },
+    Sample { sample: usize, source: Box<RunError> },
     /// A layer's weights could not be solved.
     #[error("layer {layer}: {source}")]
     Solve { layer: String, source: SolveError },

@@ -102,7 +102,7 @@ impl Gathering<'_> {
         let mut lacks: HashMap<WeightKey, Lack> = HashMap::new();
         let count = samples.len();
         for (at, sample) in samples.iter_mut().enumerate() {
-            let failed = |source| PassError::Sample { sample: at, source };
+            let failed = |source| PassError::Sample { sample: at, source: Box::new(source) };
             if let Some(session) = &mut session {
                 for live in sample.both() {
                     interpreter.run_nodes(stage, session.as_mut(), live).map_err(failed)?;
@@ -129,7 +129,8 @@ impl Gathering<'_> {
                     (Some(float), HessianSource::Float) => float,
                     _ => &sample.quantized,
                 };
-                let values = interpreter.floats(input.layer, x, input.sampled.width(), source).map_err(failed)?;
+                let values =
+                    interpreter.floats(input.layer, x, input.sampled.width(), source).map_err(failed)?;
                 if !values.iter().all(|value| value.is_finite()) {
                     return Err(failed(RunError::NotFinite { node: graph.label(input.layer) }));
                 }
