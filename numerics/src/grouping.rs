@@ -23,11 +23,11 @@ pub struct Grouping {
 }
 
 impl Default for Grouping {
-    /// E2M1 in groups of 128, scales weighted by the Hessian under M3.
+    /// E2M1 in groups of 64, scales weighted by the Hessian under M3.
     fn default() -> Self {
         Self {
             format: Format::E2M1.into(),
-            group_size: 128,
+            group_size: 64,
             scale_search: ScaleSearch::default(),
             constraint: ScaleConstraint::default(),
         }

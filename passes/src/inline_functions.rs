@@ -121,6 +121,12 @@ impl Inliner<'_> {
         if !holds_layers {
             return None;
         }
+        let defined = |name: &&String| nodes.iter().any(|node| node.output.contains(*name));
+        if !call.output.iter().filter(|name| !name.is_empty()).all(|name| defined(&name)) {
+            let reason = format!("no node of its function {} yields one of its outputs", function.name());
+            self.kept.push((call.name().to_string(), reason));
+            return None;
+        }
         let (theirs, ours) = (opset::version(&function.opset_import, ""), self.model.opset());
         if theirs.is_some_and(|theirs| theirs != ours) {
             let reason = format!("its function {} uses another opset than the model", function.name());

@@ -15,7 +15,7 @@ const VERIFIED: &str = "its outputs are those of the quantized model";
 fn compiled(proto: &ModelProto, bench: &Bench, options: &[&str]) -> String {
     let row = |length: usize| format!("[{}]", vec!["0.5"; length].join(", "));
     let sample = format!("{{\"x\": [{}], \"shift\": [{}]}}\n", row(64), row(32));
-    let sample = bench.write("sample.jsonl", sample);
+    let sample = bench.write("sample.jsonl", sample.repeat(16));
     let calibration = ["--calibration", sample.to_str().unwrap()];
     let (_, printed) = bench.compile(&bench.model(proto), &bench.output(), &[&calibration, options].concat());
     printed

@@ -148,7 +148,15 @@ fn the_report_accounts_for_every_layer() {
         );
     }
     assert_eq!(report["kept"][0]["layer"], "lm_head");
-    assert_eq!(report["warnings"], Value::Array(Vec::new()));
+    let [warning] = &report["warnings"].as_array().unwrap()[..] else { panic!("{}", report["warnings"]) };
+    assert!(
+        warning.as_str().unwrap().starts_with(
+            "few calibration tokens for 5 layers (model.layers.0.mlp.down_proj: 256 tokens for 480 input features)"
+        ),
+        "{warning}"
+    );
+    let tokens = |layer: &Value| layer["calibration"]["tokens"].as_u64();
+    assert!(layers.iter().all(|layer| tokens(layer) == Some(256)), "4 samples of 64 tokens");
     let (totals, weights) =
         (&report["totals"], |layer: &Value| layer["k"].as_u64().unwrap() * layer["n"].as_u64().unwrap());
     assert_eq!(totals["weights"], layers.iter().map(weights).sum::<u64>());

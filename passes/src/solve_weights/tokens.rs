@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn none_of_many_is() {
         assert_eq!(split(&[128], 32), (128, 0));
-        assert_eq!(split(&[127], 32), (112, 0));
+        assert_eq!(split(&[127], 32), (127, 0));
         assert_eq!(split(&[2048; 3], 3), (6144, 0));
         assert_eq!(split(&[126], 32), (111, 15));
     }

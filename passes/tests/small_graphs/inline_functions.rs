@@ -77,6 +77,8 @@ fn cases() -> Vec<(&'static str, Builder)> {
         20,
         vec![node("", "Neg", &["a"], "n", Vec::new()), node(DOMAIN, "Linear", &["n", "b"], "y", Vec::new())],
     );
+    let missing =
+        function("Missing", &["a", "b"], 20, vec![node("", "MatMul", &["a", "b"], "z", Vec::new())]);
     let plain = function("Plain", &["a", "b"], 20, vec![node("", "MatMul", &["a", "b"], "y", Vec::new())]);
     let call = |model: Builder, function: &str, inputs: &[&str]| {
         model.node(function, inputs, "y").of(DOMAIN).named("/layers.0/up/call").output("y")
@@ -86,6 +88,7 @@ fn cases() -> Vec<(&'static str, Builder)> {
         ("weight_in_the_body", calling(vec![own], call(start(), "Own", &["x"]))),
         ("nested", calling(vec![outer, linear(20)], call(start(), "Outer", &["x", "w"]))),
         ("another_opset_stays", calling(vec![linear(18)], call(start(), "Linear", &["x", "w"]))),
+        ("without_its_output_stays", calling(vec![missing], call(start(), "Missing", &["x", "w"]))),
         (
             "activations_only_stay",
             calling(vec![plain], call(start().input("z", Float, "4 cols"), "Plain", &["x", "z"])),

@@ -3,8 +3,8 @@ use zqc_ir::tensor::DataType::Float;
 use zqc_ir::{Model, Op, Tensor};
 use zqc_numerics::{ActivationFormat, Format, GptqOptions, Grouping, Hessian, ScaleConstraint};
 use zqc_passes::{
-    Branch, Calibration, Canonicalize, HessianSource, LayerRecord, Method, Observer, Pass,
-    QuantizeActivations, Recipe, SolveWeights,
+    Branch, Calibration, Canonicalize, Checkpoints, HessianSource, LayerRecord, Method, Observer, Pass,
+    QuantizeActivations, Recipe, Solution, SolveWeights,
 };
 use zqc_runtime::{Array, Backend, Interpreter, backend};
 
@@ -35,16 +35,24 @@ fn stream() -> Builder {
     builder.node("MatMul", &["h3", "out"], "y").weight("out", Float, &[WIDTH, WIDTH]).output("y")
 }
 
-/// Correlated tokens.
-fn samples(count: usize, seed: usize) -> Vec<Vec<(String, Array)>> {
+/// Inputs by name.
+type Sample = Vec<(String, Array)>;
+
+/// 64 correlated tokens a sample.
+fn samples(count: usize, seed: usize) -> Vec<Sample> {
+    tokens(count, 64, seed)
+}
+
+/// Samples of correlated tokens.
+fn tokens(count: usize, length: usize, seed: usize) -> Vec<Sample> {
     let sample = |at: usize| {
-        let mut x = noise(64 * WIDTH, seed + at);
+        let mut x = noise(length * WIDTH, seed + at);
         for token in x.chunks_mut(WIDTH) {
             for i in 1..WIDTH {
                 token[i] += 0.9 * token[i - 1];
             }
         }
-        vec![("h0".to_string(), Array::new(vec![64, WIDTH], x).unwrap())]
+        vec![("h0".to_string(), Array::new(vec![length, WIDTH], x).unwrap())]
     };
     (0..count).map(sample).collect()
 }
@@ -83,7 +91,29 @@ fn solve_after(
     let (backend, samples) = (rten(), samples(8, 100));
     let calibration =
         Calibration { backend: backend.as_ref(), samples: &samples, hessian, propagation, checkpoints: None };
-    let solver = SolveWeights { recipe, method: Method::Gptq(calibration) };
+    solve_by(passes, recipe, Method::Gptq(calibration))
+}
+
+/// Quantizes the stream, calibrated on these samples; rounds it to nearest without any.
+fn solve_on(
+    recipe: Recipe,
+    samples: &[Sample],
+    checkpoints: Option<&dyn Checkpoints>,
+) -> (Model, Vec<LayerRecord>) {
+    let backend = rten();
+    let calibration = Calibration {
+        backend: backend.as_ref(),
+        samples,
+        hessian: HessianSource::Quantized,
+        propagation: 0.5,
+        checkpoints,
+    };
+    let method = if samples.is_empty() { Method::Rtn } else { Method::Gptq(calibration) };
+    solve_by(&[&Canonicalize::default(), &E4M3], recipe, method)
+}
+
+fn solve_by(passes: &[&dyn Pass], recipe: Recipe, method: Method) -> (Model, Vec<LayerRecord>) {
+    let solver = SolveWeights { recipe, method };
     let (mut model, mut records) = (stream().build(), Records::default());
     for &pass in passes.iter().chain([&(&solver as &dyn Pass)]) {
         zqc_passes::run(pass, &mut model, &mut records).unwrap();
@@ -231,6 +261,76 @@ fn one_initializer_may_become_several_weights() {
     let [a, c] =
         [(a, rows), (c, original)].map(|(found, exact)| zqc_numerics::relative_error(&found, &exact));
     assert!(a < 0.12 && c < 0.12, "{a} and {c}");
+}
+
+/// GPTQ fits its updates to the tokens that it sees: on others it must not be worse than rounding, which sees none.
+#[test]
+fn few_tokens_do_no_harm() {
+    for branch in [None, Some(Branch { rank: 4, ..Branch::default() })] {
+        let rounded = output_error(&solve_on(recipe(branch), &[], None).0);
+        for [count, length] in [[1, 1], [1, 9], [1, 24], [24, 1], [3, 16], [1, 64], [2, 64], [12, 15]] {
+            let (model, records) = solve_on(recipe(branch), &tokens(count, length, 100), None);
+            let error = output_error(&model);
+            assert!(
+                error < 1.05 * rounded,
+                "{count} x {length} tokens: {error}, rounded to nearest {rounded}"
+            );
+            for record in records {
+                let calibration = record.calibration.unwrap();
+                assert_eq!(calibration.tokens, count * length);
+                let held_out = calibration.held_out.map(|held_out| held_out.tokens);
+                let expected = count * length - (7 * count * length).div_ceil(8);
+                assert!(held_out.is_none_or(|tokens| tokens.abs_diff(expected) <= 1), "{held_out:?}");
+                assert_eq!(held_out.is_some(), count * length >= 8, "{count} x {length}");
+                assert_eq!(record.output_error.is_some(), held_out.is_some());
+            }
+        }
+        let many = output_error(&solve_on(recipe(branch), &tokens(3, 64, 100), None).0);
+        assert!(many < 0.9 * rounded, "192 tokens: {many}, rounded to nearest {rounded}");
+    }
+}
+
+/// What calibration leaves at zero may live later.
+#[test]
+fn features_without_a_token_are_rounded() {
+    let mut dead = samples(8, 100);
+    for (_, array) in dead.iter_mut().flatten() {
+        let mut x = array.as_f32().unwrap().to_vec();
+        x.chunks_mut(WIDTH).for_each(|token| token[..20].fill(0.0));
+        *array = Array::new(array.shape.clone(), x).unwrap();
+    }
+    let rounded = output_error(&solve_on(recipe(None), &[], None).0);
+    let (model, records) = solve_on(recipe(None), &dead, None);
+    let error = output_error(&model);
+    // The layers behind are calibrated on other activations; with the weights lost, the first layer alone would lose 0.6.
+    assert!(error < 1.25 * rounded, "{error}, rounded to nearest {rounded}");
+    let dead: Vec<usize> = records.iter().map(|record| record.calibration.unwrap().dead_features).collect();
+    assert_eq!(dead, [20, 0, 0, 0, 0, 0, 0]);
+}
+
+/// A stage that an earlier run has solved is taken as it was.
+#[test]
+fn solutions_are_kept_with_what_is_known_of_them() {
+    struct Kept(std::cell::RefCell<std::collections::HashMap<usize, Vec<u8>>>);
+    impl Checkpoints for Kept {
+        fn load(&self, stage: usize) -> Option<Vec<Solution>> {
+            let kept = self.0.borrow();
+            kept.get(&stage).map(|bytes| postcard::from_bytes(bytes).unwrap())
+        }
+        fn store(&self, stage: usize, solutions: &[&Solution]) {
+            let previous = self.0.borrow_mut().insert(stage, postcard::to_stdvec(solutions).unwrap());
+            assert!(previous.is_none(), "stage {stage} is solved twice");
+        }
+    }
+    let (samples, kept) = (samples(1, 100), Kept(Default::default()));
+    let run = || solve_on(recipe(Some(Branch::default())), &samples, Some(&kept));
+    let (first, second) = (run(), run());
+    assert_eq!(first.0.to_string(), second.0.to_string());
+    let known = |records: &[LayerRecord]| -> Vec<_> {
+        records.iter().map(|record| (record.output_error, record.calibration)).collect()
+    };
+    assert_eq!(known(&first.1), known(&second.1));
+    assert!(second.1.iter().all(|record| record.seconds == 0.0));
 }
 
 #[test]
