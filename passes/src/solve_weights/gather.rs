@@ -67,6 +67,10 @@ impl Lack {
     }
 
     fn add(&mut self, x: &[f32], missing: &[f32], linear: &Linear) {
+        if self.waiting.0.is_empty() && x.len() >= Self::BLOCK * linear.k {
+            self.moment.accumulate(x, missing);
+            return;
+        }
         self.waiting.0.extend_from_slice(x);
         self.waiting.1.extend_from_slice(missing);
         if self.waiting.0.len() >= Self::BLOCK * linear.k {
