@@ -7,8 +7,8 @@ use zqc_numerics::{HeldOut, Hessian};
 const FITTED_EIGHTHS: usize = 7;
 
 /// With fewer tokens than this many times the input features, tokens are few: GPTQ may then fit its updates to the noise of
-/// the Hessian. From there on it was ahead of rounding to nearest on every layer tried.
-const FEW: usize = 4;
+/// the Hessian. SmolLM2-135M and MiniLM gain by what is done about that at 1.3 times, and lose at 2.7 times.
+const FEW: usize = 2;
 
 /// Calibration tokens `[T, K]`.
 ///
@@ -120,27 +120,27 @@ mod tests {
 
     #[test]
     fn an_eighth_of_few_tokens_is_held_out() {
-        assert_eq!(split(&[64], 32), (56, 8));
-        assert_eq!(split(&[1; 64], 32), (56, 8));
-        assert_eq!(split(&[16; 4], 32), (56, 8));
-        assert_eq!(split(&[20, 20, 24], 32), (55, 9));
+        assert_eq!(split(&[64], 64), (56, 8));
+        assert_eq!(split(&[1; 64], 64), (56, 8));
+        assert_eq!(split(&[16; 4], 64), (56, 8));
+        assert_eq!(split(&[20, 20, 24], 64), (55, 9));
         assert_eq!(split(&[7], 32), (7, 0));
         assert_eq!(split(&[0, 0, 5], 32), (4, 1));
     }
 
     #[test]
     fn none_of_many_is() {
-        assert_eq!(split(&[128], 32), (128, 0));
-        assert_eq!(split(&[127], 32), (127, 0));
+        assert_eq!(split(&[128], 64), (128, 0));
+        assert_eq!(split(&[127], 64), (127, 0));
         assert_eq!(split(&[2048; 3], 3), (6144, 0));
-        assert_eq!(split(&[126], 32), (111, 15));
+        assert_eq!(split(&[126], 64), (111, 15));
     }
 
     #[test]
     fn few_and_few_are_enough() {
         let part = || {
-            let mut part = CalibrationTokens::new(32);
-            part.add(&[1.0; 64 * 32], 0, 1);
+            let mut part = CalibrationTokens::new(64);
+            part.add(&[1.0; 64 * 64], 0, 1);
             part.finish();
             part
         };
