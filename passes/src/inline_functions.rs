@@ -121,8 +121,8 @@ impl Inliner<'_> {
         if !holds_layers {
             return None;
         }
-        let defined = |name: &&String| nodes.iter().any(|node| node.output.contains(*name));
-        if !call.output.iter().filter(|name| !name.is_empty()).all(|name| defined(&name)) {
+        let is_defined = |name: &String| nodes.iter().any(|node| node.output.contains(name));
+        if !call.output.iter().filter(|name| !name.is_empty()).all(is_defined) {
             let reason = format!("no node of its function {} yields one of its outputs", function.name());
             self.kept.push((call.name().to_string(), reason));
             return None;

@@ -120,7 +120,7 @@ impl Gathering<'_> {
             for input in inputs.values_mut() {
                 let (activation, width) = (input.activation, input.sampled.width());
                 let values = interpreter.floats(input.layer, activation, width, &sample.quantized);
-                input.see(values.map_err(failed)?);
+                input.sampled.add(values.map_err(failed)?);
             }
             for &id in &stage.layers {
                 interpreter.run_quantize(id, &mut sample.quantized).map_err(failed)?;
@@ -298,10 +298,11 @@ pub(super) fn inputs_of(layers: &[Layer], key: WeightKey) -> Vec<ValueId> {
 /// A distinct input of the stage's layers.
 struct Input {
     tokens: CalibrationTokens,
-    /// Before quantization.
+    /// What is quantized to the input, or the input itself.
     activation: ValueId,
     /// One of the layers that read it.
     layer: NodeId,
+    /// Some tokens of the activation, before quantization.
     sampled: TokenSample,
 }
 
@@ -313,11 +314,6 @@ impl Input {
             layer: layer.id,
             sampled: TokenSample::new(layer.linear.k, samples),
         }
-    }
-
-    /// Looks at the activation before it is quantized.
-    fn see(&mut self, values: &[f32]) {
-        self.sampled.add(values);
     }
 }
 

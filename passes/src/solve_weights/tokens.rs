@@ -40,13 +40,13 @@ impl CalibrationTokens {
         self.held_out.add(rest);
         self.waiting.extend_from_slice(fit);
         if self.waiting.len() >= Self::BLOCK * k {
-            self.flush();
+            self.finish();
         }
     }
 
-    /// All tokens have come.
+    /// Sums up what waits; to be called once all tokens have come.
     pub(super) fn finish(&mut self) {
-        self.flush();
+        self.hessian.accumulate(&std::mem::take(&mut self.waiting));
     }
 
     /// Adds the tokens of another input.
@@ -89,10 +89,6 @@ impl CalibrationTokens {
     /// Whether tokens are few, when there are so many of them to fit.
     fn are_few(&self, fitted: usize) -> bool {
         8 * fitted < FITTED_EIGHTHS * FEW * self.hessian.k()
-    }
-
-    fn flush(&mut self) {
-        self.hessian.accumulate(&std::mem::take(&mut self.waiting));
     }
 }
 
