@@ -1,6 +1,9 @@
 //! The whole chain, from file to file.
 
-use std::collections::HashSet;
+mod recorder;
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -9,9 +12,8 @@ use zqc_ir::tensor::DataType;
 use zqc_ir::{Model, Op, onnx};
 use zqc_kernels::EmitError;
 use zqc_passes::{
-    ActivationRecord, Calibration, Checkpoints, LayerRecord, LowerNative, LowerPortable, Method as Solver,
-    Observer, Pass, QuantizeActivations, ShareConstants, ShareOperands, SolveWeights, SolvedWeights,
-    UpgradeOpset, run,
+    Calibration, Checkpoints, LowerNative, LowerPortable, Method as Solver, Observer, Pass,
+    QuantizeActivations, ShareConstants, ShareOperands, SolveWeights, SolvedWeights, UpgradeOpset, run,
 };
 use zqc_runtime::{Array, Backend, BackendError, RunError, backend};
 
@@ -21,12 +23,10 @@ use crate::error::Error;
 use crate::memory;
 use crate::options::{Emit, Method, Options, Target};
 use crate::raise::raise;
-use crate::report::calibration;
-use crate::report::{
-    ActivationReport, KeptLayer, LayerReport, Report, RequantizedLayer, StageReport, Totals,
-};
+use crate::report::Report;
 use crate::resume::State;
 use crate::verify::verify;
+use recorder::Recorder;
 
 /// The least opset whose `Cast` knows FP8.
 const PORTABLE_OPSET: i64 = 19;
@@ -401,7 +401,7 @@ impl Steps<'_> {
     }
 
     fn apply(&mut self, pass: &dyn Pass) -> Result<(), Error> {
-        let mut recorder = Recorder { report: self.report, events: self.events, stage_since: None };
+        let mut recorder = Recorder::new(self.report, self.events);
         run(pass, self.model, &mut recorder)?;
         recorder.finish_stage();
         self.events.pass_finished(pass.name(), self.model);
@@ -444,217 +444,5 @@ impl Steps<'_> {
         };
         self.report.calibration = samples.origin.clone();
         Ok(samples)
-    }
-}
-
-/// Writes down what the passes tell, and tells it on.
-struct Recorder<'a> {
-    report: &'a mut Report,
-    events: &'a mut dyn Events,
-    /// When the stage under way began.
-    stage_since: Option<Instant>,
-}
-
-impl Recorder<'_> {
-    fn finish_stage(&mut self) {
-        if let (Some(since), Some(stage)) = (self.stage_since.take(), self.report.stages.last_mut()) {
-            stage.seconds = since.elapsed().as_secs_f64();
-        }
-    }
-}
-
-impl Observer for Recorder<'_> {
-    fn layer_kept(&mut self, layer: &str, reason: &str) {
-        let kept = KeptLayer { layer: layer.to_string(), reason: reason.to_string() };
-        if !self.report.kept.contains(&kept) {
-            self.report.kept.push(kept);
-            self.events.layer_kept(layer, reason);
-        }
-    }
-
-    fn layer_uncalibrated(&mut self, layer: &str, reason: &str) {
-        self.report.note_uncalibrated(layer, reason);
-    }
-
-    fn layer_requantized(&mut self, layer: &str, from: &str, bytes: u64) {
-        let requantized = RequantizedLayer { layer: layer.to_string(), from: from.to_string(), bytes };
-        self.report.requantized.push(requantized);
-        self.events.layer_requantized(layer, from, bytes);
-    }
-
-    fn unmatched(&mut self, option: &str, regex: &str) {
-        self.report.warnings.push(format!("{option} {regex:?} matches no linear layer"));
-        self.events.unmatched(option, regex);
-    }
-
-    fn stage_started(&mut self, index: usize, count: usize, layers: usize) {
-        self.finish_stage();
-        self.report.stages.push(StageReport { layers, seconds: 0.0 });
-        self.stage_since = Some(Instant::now());
-        self.events.stage_started(index, count, layers);
-    }
-
-    fn activations_seen(&mut self, record: ActivationRecord) {
-        self.report.activations.push(ActivationReport::from(record.clone()));
-        self.events.activations_seen(record);
-    }
-
-    fn layer_solved(&mut self, record: LayerRecord) {
-        self.report.layers.push(LayerReport::from(record.clone()));
-        self.events.layer_solved(record);
-    }
-}
-
-impl Report {
-    /// Notes that a layer is rounded to nearest.
-    pub(crate) fn note_uncalibrated(&mut self, layer: &str, reason: &str) {
-        self.uncalibrated.push(KeptLayer { layer: layer.to_string(), reason: reason.to_string() });
-    }
-
-    fn add_up(&mut self) {
-        let mut reasons: Vec<&str> = self.uncalibrated.iter().map(|layer| layer.reason.as_str()).collect();
-        reasons.dedup();
-        for reason in reasons {
-            let layers = self.uncalibrated.iter().filter(|layer| layer.reason == reason);
-            let layers: Vec<&str> = layers.map(|layer| layer.layer.as_str()).collect();
-            let names = layers.join(", ");
-            self.warnings.push(format!("without calibration data, rounded to nearest: {names} ({reason})"));
-        }
-        self.warnings.extend(calibration::warnings(&self.layers));
-        let quantized: HashSet<&str> = self.layers.iter().map(|layer| layer.layer.as_str()).collect();
-        self.requantized.retain(|layer| quantized.contains(layer.layer.as_str()));
-        for requantized in &self.requantized {
-            let layers = self.layers.iter_mut().filter(|layer| layer.layer == requantized.layer);
-            layers.for_each(|layer| layer.source_bytes = requantized.bytes);
-        }
-        if let [first, ..] = &self.requantized[..] {
-            self.warnings.push(format!(
-                "{} layers are quantized for the second time, {} from {}: what the first rounding lost stays lost",
-                self.requantized.len(),
-                first.layer,
-                first.from
-            ));
-        }
-        let Totals { weights, weight_bytes_before, weight_bytes_after, bits_per_weight, .. } =
-            &mut self.totals;
-        *weights = self.layers.iter().map(|layer| layer.k * layer.n).sum();
-        let bits = |layer: &LayerReport| (layer.k * layer.n) as f64 * layer.bits_per_weight;
-        let total: f64 = self.layers.iter().map(bits).sum();
-        *weight_bytes_before = self.layers.iter().map(|layer| layer.source_bytes).sum();
-        *weight_bytes_after = (total / 8.0).ceil() as u64;
-        *bits_per_weight = if *weights == 0 { 0.0 } else { total / *weights as f64 };
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-    use std::rc::Rc;
-
-    use zqc_ir::Patch;
-    use zqc_ir::onnx::proto::{
-        GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
-    };
-    use zqc_ir::op::attribute;
-    use zqc_passes::{PassError, Silent};
-
-    use super::*;
-
-    /// Changes nothing and counts how often it is run.
-    struct Count(Rc<Cell<usize>>);
-
-    impl Pass for Count {
-        fn name(&self) -> &'static str {
-            "count"
-        }
-
-        fn run(&self, _: &Model, _: &mut dyn Observer) -> Result<Patch, PassError> {
-            self.0.set(self.0.get() + 1);
-            Ok(Patch::default())
-        }
-    }
-
-    fn compiler() -> Compiler {
-        Compiler::new(Options { method: Method::Rtn, ..Options::default() })
-    }
-
-    /// A branch of an `If`, `y = x w`, and nothing else that could be quantized.
-    fn layer_in_a_body() -> Model {
-        let string = |text: &str| Some(text.to_string());
-        let names = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
-        let node = |op_type: &str, inputs: &[&str], output: &str| NodeProto {
-            op_type: string(op_type),
-            input: names(inputs),
-            output: names(&[output]),
-            ..Default::default()
-        };
-        let value = |name: &str| ValueInfoProto { name: string(name), ..Default::default() };
-        let weight = TensorProto {
-            name: string("w"),
-            data_type: Some(DataType::Float as i32),
-            dims: vec![64, 64],
-            raw_data: Some(0.5f32.to_le_bytes().repeat(64 * 64).into()),
-            ..Default::default()
-        };
-        let body = |node: NodeProto| GraphProto {
-            output: vec![value(&node.output[0])],
-            node: vec![node],
-            ..Default::default()
-        };
-        let mut branch = node("If", &["c"], "y");
-        branch.attribute =
-            [("then_branch", node("MatMul", &["x", "w"], "t")), ("else_branch", node("Neg", &["x"], "e"))]
-                .map(|(name, node)| zqc_ir::onnx::proto::AttributeProto {
-                    name: string(name),
-                    g: Some(body(node)),
-                    r#type: Some(5),
-                    i: None,
-                    ..attribute::int(name, 0)
-                })
-                .to_vec();
-        let graph = GraphProto {
-            input: vec![value("c"), value("x")],
-            output: vec![value("y")],
-            initializer: vec![weight],
-            node: vec![branch],
-            ..Default::default()
-        };
-        let opset = OperatorSetIdProto { version: Some(20), ..Default::default() };
-        let proto = ModelProto {
-            ir_version: Some(10),
-            opset_import: vec![opset],
-            graph: Some(graph),
-            ..Default::default()
-        };
-        onnx::from_proto(proto).unwrap()
-    }
-
-    #[test]
-    fn passes_that_do_not_exist_are_told_with_those_that_do() {
-        let pass = || Box::new(Count(Rc::default()));
-        for result in [compiler().skip("selekt"), compiler().add_after("selekt", pass()), compiler().skip("")]
-        {
-            let error = result.err().expect("an error");
-            assert!(matches!(error, Error::UnknownPass { .. }) && error.exit_code() == 2);
-            assert!(error.to_string().contains("canonicalize, select, quantize_activations"), "{error}");
-        }
-        for name in Compiler::PASSES {
-            assert!(compiler().skip(name).is_ok() && compiler().add_after(name, pass()).is_ok());
-        }
-    }
-
-    #[test]
-    fn passes_are_skipped_and_added_in_bodies_too() {
-        let quantized = |compiler: Compiler| {
-            let (mut model, mut report) = (layer_in_a_body(), Report::default());
-            compiler.quantize(&mut model, &mut report, &mut Silent).unwrap();
-            report.layers.len()
-        };
-        assert_eq!(quantized(compiler()), 1);
-        assert_eq!(quantized(compiler().skip("canonicalize").unwrap()), 0);
-        let count = Rc::default();
-        let counted = compiler().add_after("select", Box::new(Count(Rc::clone(&count)))).unwrap();
-        assert_eq!(quantized(counted), 1);
-        assert!(count.get() >= 3, "once in the main graph, and in each body: {}", count.get());
     }
 }

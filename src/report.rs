@@ -1,11 +1,12 @@
 //! What a compilation did: the data, and the page that shows it.
 
 mod activation;
-pub(crate) mod calibration;
+mod calibration;
 mod html;
 mod kinds;
 mod layer;
 mod plots;
+mod sums;
 mod svg;
 
 use std::collections::BTreeMap;

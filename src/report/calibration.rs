@@ -5,7 +5,7 @@ use zqc_passes::CalibrationRecord;
 use super::LayerReport;
 
 /// Warnings about layers with few tokens, and about input features that no token has shown.
-pub(crate) fn warnings(layers: &[LayerReport]) -> Vec<String> {
+pub(super) fn warnings(layers: &[LayerReport]) -> Vec<String> {
     let calibrated: Vec<(&LayerReport, CalibrationRecord)> =
         layers.iter().filter_map(|layer| Some((layer, layer.calibration?))).collect();
     few_tokens(&calibrated).into_iter().chain(dead_features(&calibrated)).collect()
