@@ -176,7 +176,11 @@ fn from_rten(value: Value, declared: Option<DataType>) -> Result<Array, ArrayErr
         T: Clone,
         ArrayData: From<Vec<T>>,
     {
-        Array::new(tensor.shape().to_vec(), tensor.into_data())
+        let shape = tensor.shape().to_vec();
+        let mut elements = tensor.into_data();
+        // The buffer may be one that rten had for a far larger value before.
+        elements.shrink_to_fit();
+        Array::new(shape, elements)
     }
     let array = match value {
         Value::FloatTensor(tensor) => array(tensor)?,
