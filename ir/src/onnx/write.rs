@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use prost::Message;
 
-use super::data_file::{move_data_out, remove_old_data};
+use super::data_file::{self, StagedData, old_data};
 use super::place::Place;
 use super::proto::{GraphProto, ModelProto, NodeProto, ValueInfoProto};
 use super::temporary::TemporaryFolder;
@@ -23,8 +23,8 @@ pub enum Storage {
     Auto,
     /// In the model file.
     Inline,
-    /// In `MODEL.onnx.HASH.data` beside the model, each tensor aligned to 4096 bytes; small ones stay inline. The name
-    /// follows from the content, so that a model and the one that replaces it never share a file.
+    /// In `MODEL.onnx.data` beside the model, each tensor aligned to 4096 bytes; small ones stay inline. Where that file is of
+    /// something else than the model that is replaced, the name is `MODEL.onnx.HASH.data`.
     External,
 }
 
@@ -54,6 +54,9 @@ pub enum WriteError {
     NotRegular { path: PathBuf, kind: &'static str },
 }
 
+/// The model that names its data file by its hash.
+const BY_HASH: &str = "by-hash";
+
 /// Protobuf implementations count message sizes in signed 32 bits.
 const PROTOBUF_LIMIT: usize = i32::MAX as usize;
 
@@ -69,8 +72,7 @@ pub fn write(model: &Model, path: &Path, storage: Storage) -> Result<u64, WriteE
 pub struct Staged {
     folder: TemporaryFolder,
     place: Place,
-    /// The place of the data file, if there is one.
-    data: Option<Place>,
+    data: Option<StagedData>,
     size: u64,
 }
 
@@ -84,19 +86,27 @@ pub fn stage(model: &Model, path: &Path, storage: Storage) -> Result<Staged, Wri
     let folder = temporary(&place, path)?;
     let inline =
         storage == Storage::Inline || storage == Storage::Auto && proto.encoded_len() <= PROTOBUF_LIMIT;
-    let data = if inline { None } else { Some(move_data_out(&mut proto, place.path(), &folder)?) };
+    let data = if inline { None } else { Some(StagedData::write(&mut proto, place.path(), &folder)?) };
+    let mut size = encode(model, &proto, &folder.join(place.file_name()), path)?;
+    if let Some(data) = &data {
+        size += data.size;
+        data.name_by_hash(&mut proto);
+        encode(model, &proto, &folder.join(BY_HASH), path)?;
+    }
+    Ok(Staged { folder, place, data, size })
+}
+
+/// Makes the file `temporary` of the protobuf message of `model`, on its way to `target`; its size.
+fn encode(model: &Model, proto: &ModelProto, temporary: &Path, target: &Path) -> Result<u64, WriteError> {
     let mut bytes = proto.encode_to_vec();
-    drop(proto);
     if let Some(source) = &model.newer {
         bytes = carry_unknown_fields(source, &bytes);
     }
     if bytes.len() > PROTOBUF_LIMIT {
         return Err(WriteError::TooLarge { size: bytes.len() });
     }
-    fill(&folder.join(place.file_name()), &bytes, path)?;
-    let size = bytes.len() as u64 + data.as_ref().map_or(0, |(_, size)| *size);
-    let data = data.map(|(name, _)| Place::of(&place.path().with_file_name(name))).transpose()?;
-    Ok(Staged { folder, place, data, size })
+    fill(temporary, &bytes, target)?;
+    Ok(bytes.len() as u64)
 }
 
 impl Staged {
@@ -105,18 +115,23 @@ impl Staged {
         self.folder.join(self.place.file_name())
     }
 
-    /// Moves the files to their place; returns their size. The model file comes last, and only then does the data file of
-    /// the model that it replaced go: whenever the process is killed, one of the two is whole.
+    /// Moves the files to their place, and removes the data files that the model read which is replaced; returns the size of
+    /// the files. Whenever the process is killed, the old model or the new one is there and whole.
     ///
     /// # Errors
     /// When the operating system refuses.
     pub fn persist(self) -> Result<u64, WriteError> {
-        let occupant = self.place.occupant();
-        if let Some(data) = &self.data {
-            data.take(&self.folder.join(data.file_name()), occupant.as_ref())?;
-        }
-        self.place.take(&self.path(), occupant.as_ref())?;
-        remove_old_data(self.place.path(), self.data.as_ref().map(Place::file_name));
+        let old = old_data(self.place.path());
+        let data = match &self.data {
+            Some(data) => {
+                Some(data.take(&self.folder, &self.place, &self.path(), &self.folder.join(BY_HASH))?)
+            }
+            None => {
+                self.place.take(&self.path(), self.place.occupant().as_ref())?;
+                None
+            }
+        };
+        data_file::remove(old, data);
         Ok(self.size)
     }
 }

@@ -63,27 +63,68 @@ fn data_files(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_model_that_replaces_another_has_a_data_file_of_its_own() {
+fn a_model_replaces_another_and_its_data_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.onnx");
-    let foreign = folder.path().join("model.onnx.data");
-    std::fs::write(&foreign, "not ours").unwrap();
+    let data = folder.path().join("model.onnx.data");
     let model = read(&tiny()).unwrap();
     write(&model, &path, Storage::External).unwrap();
-    let before = data_files(folder.path());
-    write(&model, &path, Storage::External).unwrap();
-    assert_eq!(data_files(folder.path()), before, "the same weights, the same name");
+    assert_eq!(data_files(folder.path()), [data.clone()]);
 
     let staged = stage(&from_proto(small()).unwrap(), &path, Storage::External).unwrap();
     assert_eq!(to_proto(&read(&staged.path()).unwrap()).unwrap(), small());
     assert!(to_proto(&read(&path).unwrap()).unwrap() == to_proto(&model).unwrap(), "the old model is whole");
+    // A killed process leaves the second name.
+    let hashed = folder.path().join("model.onnx.0123456789abcdef.data");
+    std::fs::write(&hashed, "left behind").unwrap();
     staged.persist().unwrap();
-    let after = data_files(folder.path());
-    assert!(after.len() == 2 && after.contains(&foreign) && after != before, "{after:?}");
+    assert_eq!(data_files(folder.path()), [data.clone()]);
     assert_eq!(to_proto(&read(&path).unwrap()).unwrap(), small());
 
     write(&model, &path, Storage::Inline).unwrap();
-    assert_eq!(data_files(folder.path()), [foreign]);
+    assert_eq!(data_files(folder.path()), [PathBuf::new(); 0]);
+}
+
+#[test]
+fn compiled_in_its_place_a_model_goes_with_the_data_files_that_are_named_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    for storage in [Storage::External, Storage::Inline] {
+        for (file, goes) in [("model.onnx_data", true), ("model.onnx.data", true), ("weights.bin", false)] {
+            std::fs::write(folder.path().join(file), [0; 2048]).unwrap();
+            std::fs::write(&path, with_external(&[("location", file)]).encode_to_vec()).unwrap();
+            write(&read(&path).unwrap(), &path, storage).unwrap();
+            assert_eq!(
+                to_proto(&read(&path).unwrap()).unwrap().graph.unwrap().initializer[0].raw_data().len(),
+                2048
+            );
+            let left = folder.path().join(file).exists();
+            assert_eq!(left, !goes || storage == Storage::External && file == "model.onnx.data", "{file}");
+        }
+    }
+}
+
+#[test]
+fn a_data_file_of_another_model_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, other) = (folder.path().join("model.onnx"), folder.path().join("other.onnx"));
+    let data = folder.path().join("model.onnx.data");
+    std::fs::write(&data, [0; 2048]).unwrap();
+    let shared = with_external(&[("location", "model.onnx.data")]).encode_to_vec();
+    std::fs::write(&other, &shared).unwrap();
+    // Both models read it; then only the other does; then nothing says whose it is.
+    for before in [Some(&shared), None] {
+        before.iter().for_each(|before| std::fs::write(&path, before).unwrap());
+        for _ in 0..2 {
+            write(&read(&tiny()).unwrap(), &path, Storage::External).unwrap();
+            let files = data_files(folder.path());
+            assert!(files.len() == 2 && files.contains(&data), "{files:?}");
+            assert!(read(&path).is_ok() && std::fs::read(&data).unwrap() == [0; 2048]);
+        }
+    }
+    std::fs::remove_file(&other).unwrap();
+    write(&read(&tiny()).unwrap(), &path, Storage::External).unwrap();
+    assert_eq!(std::fs::read(&data).unwrap(), [0; 2048]);
 }
 
 #[test]

@@ -14,6 +14,9 @@ use crate::pass::PassError;
 use crate::record::ActivationRecord;
 use crate::statistics::{ActivationStatistics, TokenSample};
 
+/// Operators of ONNX Runtime that normalize the sum of their first two inputs.
+const SKIPS: [&str; 2] = ["SkipLayerNormalization", "SkipSimplifiedLayerNormalization"];
+
 /// One calibration sample under way.
 pub(super) struct Sample {
     /// What the quantized model has computed so far.
@@ -266,14 +269,20 @@ fn is_same_token(ours: &[f32], float: &[f32]) -> bool {
     distance <= length / 2.0
 }
 
-/// What the output `y` of a layer is added to, when that is all that becomes of it.
+/// What the output `y` of a layer is added to, when that is all that becomes of it: by an `Add`, or by the sum that ONNX Runtime
+/// fuses with the normalization behind it.
 fn residual_stream(graph: &Graph, y: ValueId) -> Option<ValueId> {
     let [place] = graph.uses(y) else { return None };
     let node = graph.node(place.node);
-    node.op.as_standard("Add")?;
+    let Op::Onnx(proto) = &node.op else { return None };
+    let adds = match proto.domain() {
+        "com.microsoft" => SKIPS.contains(&proto.op_type()),
+        _ => node.op.as_standard("Add").is_some(),
+    };
+    adds.then_some(())?;
     let other = match place.port {
         Port::Input(0) => node.input(1),
-        Port::Input(_) => node.input(0),
+        Port::Input(1) => node.input(0),
         _ => None,
     };
     other.filter(|&other| other != y && !graph.is_output(y) && graph.constant(other).is_none())
