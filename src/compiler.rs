@@ -20,7 +20,8 @@ use zqc_runtime::{Array, Backend, BackendError, RunError, backend};
 use crate::bodies;
 use crate::calibration::{Samples, samples};
 use crate::error::Error;
-use crate::memory;
+use crate::memory::{PrivateMemory, peak};
+use crate::model_folder::{Destination, find_model};
 use crate::options::{Emit, Method, Options, Target};
 use crate::raise::raise;
 use crate::report::Report;
@@ -110,7 +111,8 @@ impl Compiler {
         self.options.resume && self.options.method == Method::Gptq
     }
 
-    /// Compiles the model in the file `input` to the file `output`.
+    /// Compiles the model in the file `input` to the file `output`, or a folder with a model in it to another with all that goes
+    /// along, such as tokenizer and configuration.
     ///
     /// # Errors
     /// When the model or the data cannot be used or the output not be written; `output` is then as it was before.
@@ -128,10 +130,11 @@ impl Compiler {
         output: &Path,
         events: &mut dyn Events,
     ) -> Result<Report, Error> {
-        let started = Instant::now();
+        let (started, memory) = (Instant::now(), PrivateMemory::watch());
         self.options.check()?;
-        self.check_writable(output)?;
-        let mut model = onnx::read(input)?;
+        let destination = self.destination(input, output)?;
+        let input_file = find_model(input)?;
+        let mut model = onnx::read(&input_file)?;
         let mut report = Report {
             version: env!("CARGO_PKG_VERSION").to_string(),
             model: input.display().to_string(),
@@ -142,13 +145,14 @@ impl Compiler {
         report.totals.file_bytes_before = model.source_bytes;
         let state = self.state(&model, output)?;
         let source = model.clone();
-        let result = self.quantize_from(&mut model, Some(input), state.as_ref(), &mut report, events);
+        let result = self.quantize_from(&mut model, Some(&input_file), state.as_ref(), &mut report, events);
         if let Some(state) = &state {
             let (stages, notes) = state.outcome();
             report.resumed_stages = stages;
             report.warnings.extend(notes);
         }
-        let result = result.and_then(|()| self.emit(&mut model, &source, output, &mut report, events));
+        let result =
+            result.and_then(|()| self.emit(&mut model, &source, (&destination, output), &mut report, events));
         match &result {
             Ok(_) => State::remove(output),
             // What cannot be written now perhaps can be later.
@@ -161,19 +165,25 @@ impl Compiler {
         }
         report.totals.file_bytes_after = result?;
         report.totals.seconds = started.elapsed().as_secs_f64();
-        report.totals.peak_memory_bytes = memory::peak();
+        report.totals.peak_memory_bytes = peak();
+        report.totals.peak_private_bytes = memory.peak();
         Ok(report)
     }
 
-    /// Finds out, before any work is spent, whether the output can be written.
-    fn check_writable(&self, output: &Path) -> Result<(), Error> {
+    /// Where the result goes; finds out, before any work is spent, whether it can be written there.
+    fn destination(&self, input: &Path, output: &Path) -> Result<Destination, Error> {
+        let destination = match self.options.emit {
+            Emit::Onnx => Destination::of(input, output)?,
+            Emit::Cuda | Emit::Ir => Destination::File(output.to_path_buf()),
+        };
         match self.options.emit {
-            Emit::Cuda => Ok(zqc_kernels::check_writable(output)?),
-            Emit::Onnx | Emit::Ir => onnx::check_writable(output).map_err(|error| match error {
-                WriteError::Directory { path } => Error::Directory { path },
-                other => other.into(),
-            }),
+            Emit::Cuda => zqc_kernels::check_writable(output)?,
+            Emit::Onnx | Emit::Ir => destination.check_writable().map_err(|error| match error {
+                Error::Write(WriteError::Directory { path }) => Error::Directory { path },
+                other => other,
+            })?,
         }
+        Ok(destination)
     }
 
     /// The state of an earlier run and of this one, where there are stages to keep.
@@ -191,7 +201,7 @@ impl Compiler {
         &self,
         model: &mut Model,
         source: &Model,
-        output: &Path,
+        (destination, output): (&Destination, &Path),
         report: &mut Report,
         events: &mut dyn Events,
     ) -> Result<u64, Error> {
@@ -217,14 +227,17 @@ impl Compiler {
         let quantized = self.options.verify.then(|| model.clone());
         self.lower(model, report, events)?;
         events.step("writing");
-        let staged = onnx::stage(model, output, onnx::Storage::Auto)?;
-        if let Some(quantized) = quantized {
+        let size = destination.write(model, |path| {
+            let Some(quantized) = quantized else { return Ok(()) };
             events.step("verifying");
             let runs = !report.layers.is_empty() && self.options.target == Target::Portable;
             let backend = runs.then(|| backend(&self.options.backend, self.options.threads)).transpose()?;
-            report.verification = verify(&staged.path(), source, model, quantized, backend.as_deref())?;
-        }
-        Ok(staged.persist()?)
+            report.verification = verify(path, source, model, quantized, backend.as_deref())?;
+            Ok(())
+        })?;
+        let names = destination.companions().iter().map(|file| file.display().to_string());
+        report.companions = names.collect();
+        Ok(size)
     }
 
     /// Runs the passes up to the lowering: the quantized graph in its canonical form.

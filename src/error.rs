@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use zqc_ir::onnx::{ReadError, WriteError};
-use zqc_kernels::{EmitError, OpenError, StagingError};
+use zqc_ir::onnx::{FolderError, ReadError, WriteError};
+use zqc_kernels::{EmitError, OpenError};
 use zqc_passes::PassError;
 use zqc_runtime::{BackendError, DataError, InputError, RunError, TokenizerError};
 
@@ -58,9 +58,9 @@ pub enum Error {
     /// The layers cannot be packed for kernels.
     #[error(transparent)]
     Emit(#[from] EmitError),
-    /// A package cannot be written where it is wanted.
+    /// A folder cannot be written where it is wanted.
     #[error(transparent)]
-    Staging(#[from] StagingError),
+    Folder(#[from] FolderError),
     /// A package cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -104,7 +104,7 @@ impl Error {
             Error::Write(WriteError::NotLowered { .. } | WriteError::Cycle(_))
             | Error::Emit(EmitError::Cycle(_)) => 5,
             Error::Write(_) | Error::Directory { .. } | Error::Output { .. } => 4,
-            Error::Staging(_) | Error::Emit(EmitError::Write(zqc_kernels::WriteError::Staging(_))) => 4,
+            Error::Folder(_) | Error::Emit(EmitError::Write(zqc_kernels::WriteError::Folder(_))) => 4,
             Error::Verify { .. } | Error::Pass(PassError::Patch { .. } | PassError::Broken { .. }) => 5,
             _ => 3,
         }

@@ -9,10 +9,12 @@ use serde::Serialize;
 use zqc_ir::body::{Body, places};
 use zqc_ir::op::port;
 use zqc_ir::{Graph, Model, NodeId, Op, onnx, operands, tensor};
+use zqc_kernels::Package;
 use zqc_passes::{Select, Silent, finders, run};
 use zqc_runtime::RunError;
 
 use crate::error::Error;
+use crate::model_folder::find_model;
 
 /// The linear layers of a model or a package.
 #[derive(Debug, Clone, Serialize)]
@@ -82,12 +84,15 @@ pub struct LinearSummary {
     pub bias: bool,
 }
 
-/// Lists the linear layers of the model in the file `path`, or of the CUDA package in the folder.
+/// Lists the linear layers of the model in the file `path`, or of the model or the CUDA package in the folder.
 ///
 /// # Errors
-/// When the file is no valid model, or the package is damaged.
+/// When there is no valid model, or the package is damaged.
 pub fn inspect(path: &Path) -> Result<Inspection, Error> {
-    if path.is_dir() { package::inspect(path) } else { inspect_model(path) }
+    match Package::is_at(path) {
+        true => package::inspect(path),
+        false => inspect_model(&find_model(path)?),
+    }
 }
 
 fn inspect_model(path: &Path) -> Result<Inspection, Error> {

@@ -22,6 +22,7 @@ mod error;
 mod evaluate;
 mod inspect;
 mod memory;
+mod model_folder;
 mod options;
 mod raise;
 mod report;
@@ -39,6 +40,7 @@ pub use compiler::{Compiler, Events};
 pub use error::Error;
 pub use evaluate::{Evaluation, Perplexity, evaluate};
 pub use inspect::{InspectedFile, Inspection, LinearSummary, inspect};
+pub use model_folder::find_model;
 pub use options::{Choice, Emit, Method, Options, Target};
 pub use report::{
     ActivationReport, KeptLayer, LayerReport, Octave, OptionReport, Quantile, Report, RequantizedLayer,

@@ -11,6 +11,7 @@ mod svg;
 
 use std::collections::BTreeMap;
 
+use indicatif::DecimalBytes;
 use serde::Serialize;
 
 pub use activation::{ActivationReport, Octave, Quantile, RoundingError};
@@ -45,6 +46,8 @@ pub struct Report {
     pub warnings: Vec<String>,
     /// How many stages an earlier run, which was stopped, had solved.
     pub resumed_stages: usize,
+    /// The files that went along with the model of a folder.
+    pub companions: Vec<String>,
     /// How what was written was checked, in words; empty when it was not.
     pub verification: String,
     /// Sums over the layers and the files.
@@ -86,8 +89,22 @@ pub struct Totals {
     pub file_bytes_after: u64,
     /// Wall time of the compilation.
     pub seconds: f64,
-    /// Largest resident memory of the process in bytes, where the system tells.
+    /// Largest resident memory of the process in bytes, where the system tells. Pages of mapped files count, the source's among
+    /// them, which the system takes back when it needs them.
     pub peak_memory_bytes: Option<u64>,
+    /// Largest private memory of the process in bytes, without mapped files, where the system tells.
+    pub peak_private_bytes: Option<u64>,
+}
+
+impl Totals {
+    /// The peak memory in words: private, and with mapped files.
+    pub fn peak_memory(&self) -> Option<String> {
+        let resident = DecimalBytes(self.peak_memory_bytes?);
+        Some(match self.peak_private_bytes {
+            Some(private) => format!("{} ({resident} with mapped files)", DecimalBytes(private)),
+            None => resident.to_string(),
+        })
+    }
 }
 
 impl Report {

@@ -27,6 +27,7 @@ fn report() -> Report {
         kept: vec![KeptLayer { layer: "lm_head".to_string(), reason: "tied to \"wte\"".to_string() }],
         warnings: vec!["--keep \"<head>\" matches no linear layer".to_string()],
         resumed_stages: 0,
+        companions: vec!["genai_config.json".to_string()],
         verification: String::new(),
         totals: Totals {
             weights: 4 * 256 * 128,
@@ -37,6 +38,7 @@ fn report() -> Report {
             file_bytes_after: 150_000,
             seconds: 12.25,
             peak_memory_bytes: Some(404_100_000),
+            peak_private_bytes: Some(303_200_000),
         },
     }
 }

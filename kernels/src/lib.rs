@@ -11,7 +11,6 @@ mod geometry;
 mod manifest;
 mod pack;
 mod reader;
-mod staging;
 mod table;
 mod unpack;
 mod validate;
@@ -22,11 +21,10 @@ pub use geometry::{BLOCK, Geometry, GeometryError, PANEL, RANK_MULTIPLE, TILE};
 pub use manifest::{Activation, Array, Codes, GroupScales, Layer, Manifest};
 pub use pack::PackError;
 pub use reader::{OpenError, Package, PackedActivation, PackedLayer};
-pub use staging::{StagingError, check_writable};
 pub use table::Table;
 pub use unpack::UnpackedLayer;
 pub use validate::Damage;
-pub use writer::{LayerParts, PackageWriter, StagedPackage, WriteError};
+pub use writer::{LayerParts, PackageWriter, StagedPackage, WriteError, check_writable};
 
 /// The version of the format that this crate writes and reads.
 pub const VERSION: u32 = 2;

@@ -93,6 +93,11 @@ pub struct PackedActivation<'p> {
 }
 
 impl Package {
+    /// Whether a folder holds a package, or what is left of one.
+    pub fn is_at(folder: &Path) -> bool {
+        [MANIFEST, WEIGHTS].iter().any(|file| folder.join(file).is_file())
+    }
+
     /// Opens the package in a folder. Reads all of it once, to check the checksums.
     ///
     /// # Errors

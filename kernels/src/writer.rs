@@ -1,16 +1,17 @@
 //! Matrices to a package.
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use zqc_ir::onnx::{FolderError, StagedFolder, map_file};
 use zqc_numerics::{LowRank, QuantizedMatrix};
 
 use crate::manifest::{Activation, Array, FORMAT, Layer, Manifest};
 use crate::pack::{self, PackError, PackedArrays};
 use crate::reader::{MANIFEST, WEIGHTS};
-use crate::staging::{Staging, StagingError};
 use crate::{ALIGNMENT, VERSION};
 
 /// Why a package was not written; what was in its place is as it was.
@@ -18,7 +19,7 @@ use crate::{ALIGNMENT, VERSION};
 pub enum WriteError {
     /// It cannot be written there.
     #[error(transparent)]
-    Staging(#[from] StagingError),
+    Folder(#[from] FolderError),
     /// A layer cannot be packed.
     #[error("layer {layer}: {source}")]
     Layer {
@@ -27,6 +28,30 @@ pub enum WriteError {
         /// Why.
         source: PackError,
     },
+}
+
+/// A folder that packages of version 1 had.
+const KERNELS_OF_VERSION_1: &str = "kernels";
+
+/// Finds out, before any work is spent, whether a package can be written at `folder`.
+///
+/// # Errors
+/// When no folder can be made beside it, or something that is no package is in its place.
+pub fn check_writable(folder: &Path) -> Result<(), FolderError> {
+    StagedFolder::new(folder, reason_to_keep).map(drop)
+}
+
+/// Why no package may replace the folder with these names in it; `None` where it is one.
+fn reason_to_keep(folder: &Path, names: &[OsString]) -> Option<String> {
+    let manifest = map_file(&folder.join(MANIFEST)).unwrap_or_default();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap_or_default();
+    let ours = |name: &OsString| {
+        name == MANIFEST || name == WEIGHTS || name == KERNELS_OF_VERSION_1 && manifest["version"] == 1
+    };
+    let package = names.iter().all(ours) && manifest["format"] == FORMAT;
+    let reason =
+        "a folder is there that is no package; name one that does not exist yet, is empty, or is a package";
+    (!package).then(|| reason.to_string())
 }
 
 /// A layer to be packed.
@@ -44,7 +69,7 @@ pub struct LayerParts {
 
 /// A package under way, in a temporary folder.
 pub struct PackageWriter {
-    staging: Staging,
+    staging: StagedFolder,
     weights: ArrayFile,
     names: HashSet<String>,
     activations: Vec<Activation>,
@@ -53,7 +78,7 @@ pub struct PackageWriter {
 
 /// A finished package beside its place, which goes when it is dropped.
 pub struct StagedPackage {
-    staging: Staging,
+    staging: StagedFolder,
     bytes: u64,
 }
 
@@ -78,8 +103,8 @@ impl PackageWriter {
     ///
     /// # Errors
     /// When it cannot be written there.
-    pub fn new(folder: &Path) -> Result<Self, StagingError> {
-        let staging = Staging::new(folder)?;
+    pub fn new(folder: &Path) -> Result<Self, FolderError> {
+        let staging = StagedFolder::new(folder, reason_to_keep)?;
         let path = staging.path().join(WEIGHTS);
         let weights = ArrayFile::create(path)?;
         let (activations, layers) = (Vec::new(), Vec::new());
@@ -153,7 +178,7 @@ impl PackageWriter {
         activation: usize,
         rank_offset: usize,
         packed: &PackedArrays,
-    ) -> Result<Layer, StagingError> {
+    ) -> Result<Layer, FolderError> {
         let geometry = packed.geometry;
         Ok(Layer {
             name: self.unique(name),
@@ -193,7 +218,7 @@ struct ArrayFile {
 }
 
 impl ArrayFile {
-    fn create(path: PathBuf) -> Result<Self, StagingError> {
+    fn create(path: PathBuf) -> Result<Self, FolderError> {
         match File::create(&path) {
             Ok(file) => Ok(Self { path, file: BufWriter::new(file), size: 0 }),
             Err(source) => Err(io_error(&path, source)),
@@ -201,7 +226,7 @@ impl ArrayFile {
     }
 
     /// Appends an array, and what brings the next one to its alignment.
-    fn push(&mut self, bytes: &[u8]) -> Result<Array, StagingError> {
+    fn push(&mut self, bytes: &[u8]) -> Result<Array, FolderError> {
         let array = Array::new(self.size, bytes);
         let padding = bytes.len().next_multiple_of(ALIGNMENT) - bytes.len();
         let written =
@@ -212,7 +237,7 @@ impl ArrayFile {
     }
 
     /// The size of the file, which is on the disk then.
-    fn finish(self) -> Result<usize, StagingError> {
+    fn finish(self) -> Result<usize, FolderError> {
         let Self { path, file, size } = self;
         let file = file.into_inner().map_err(|error| io_error(&path, error.into_error()))?;
         file.sync_all().map_err(|source| io_error(&path, source))?;
@@ -220,7 +245,7 @@ impl ArrayFile {
     }
 }
 
-fn write_file(path: &Path, bytes: &[u8]) -> Result<(), StagingError> {
+fn write_file(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
     let written = File::create(path).and_then(|mut file| {
         file.write_all(bytes)?;
         file.sync_all()
@@ -228,6 +253,6 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<(), StagingError> {
     written.map_err(|source| io_error(path, source))
 }
 
-fn io_error(path: &Path, source: io::Error) -> StagingError {
-    StagingError::Io { path: path.to_path_buf(), source }
+fn io_error(path: &Path, source: io::Error) -> FolderError {
+    FolderError::Io { path: path.to_path_buf(), source }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use zqc::{Error, Evaluation, evaluate, find_tokenizer};
+use zqc::{Error, Evaluation, evaluate, find_model, find_tokenizer};
 
 use super::compile::{positive, threads};
 use super::progress::Bar;
@@ -41,10 +41,11 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
     set_threads(arguments.threads)?;
+    let model = find_model(&arguments.model)?;
     let tokenizer = match &arguments.tokenizer {
         Some(tokenizer) => tokenizer.clone(),
         None => {
-            let found = find_tokenizer(&arguments.model).ok_or_else(|| {
+            let found = find_tokenizer(&model).ok_or_else(|| {
                 let reason =
                     "no tokenizer.json lies beside the model or one folder above; give it with --tokenizer";
                 Error::Usage(format!("{}: {reason}", arguments.model.display()))
@@ -54,7 +55,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
         }
     };
     let evaluation = Evaluation {
-        model: &arguments.model,
+        model: &model,
         text: &arguments.text,
         tokenizer: &tokenizer,
         window: arguments.window,

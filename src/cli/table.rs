@@ -52,9 +52,10 @@ pub(super) fn print_report(report: &Report) {
     if !report.verification.is_empty() {
         say!("verified: {}", report.verification);
     }
-    let peak = totals
-        .peak_memory_bytes
-        .map_or(String::new(), |peak| format!(", peak memory {}", DecimalBytes(peak)));
+    if !report.companions.is_empty() {
+        say!("with it: {}", report.companions.join(", "));
+    }
+    let peak = totals.peak_memory().map_or(String::new(), |peak| format!(", peak memory {peak}"));
     say!(
         "{} ({}) -> {} ({}) in {:.1} s{peak}",
         report.model,

@@ -47,7 +47,7 @@ fn totals(report: &Report) -> Markup {
         let ratio = before as f64 / after.max(1) as f64;
         format!("{} → {} ({ratio:.2}×)", DecimalBytes(before), DecimalBytes(after))
     };
-    let peak = totals.peak_memory_bytes.map(|peak| DecimalBytes(peak).to_string());
+    let peak = totals.peak_memory();
     let facts = [
         ("layers", format!("{} quantized, {} in float", report.layers.len(), report.kept.len())),
         ("quantized weights", format!("{:.2} million", totals.weights as f64 / 1e6)),

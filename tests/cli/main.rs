@@ -9,6 +9,7 @@ mod coverage;
 mod defaults;
 #[cfg(unix)]
 mod faults;
+mod folders;
 mod formats;
 mod kills;
 mod models;

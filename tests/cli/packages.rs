@@ -156,7 +156,7 @@ fn a_damaged_package_is_refused() {
     refuse(&["cannot read", "weights.bin"]);
     let empty = bench.path("empty");
     fs::create_dir(&empty).unwrap();
-    bench.refuse(3, Path::new("inspect"), &[&empty], &["manifest.json"]);
+    bench.refuse(3, Path::new("inspect"), &[&empty], &["without an ONNX model"]);
 }
 
 #[test]

@@ -125,8 +125,9 @@ pub(super) fn old_data(path: &Path) -> BTreeSet<PathBuf> {
     let files = || fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let ours =
         |path: &PathBuf| path.file_name().and_then(OsStr::to_str).is_some_and(|file| is_hashed(file, name));
-    let mut old: BTreeSet<String> =
-        locations(path).into_iter().filter(|file| file.starts_with(name)).collect();
+    let name_of = |path: &Path| path.file_name().and_then(OsStr::to_str).unwrap_or_default().to_string();
+    let mut old: BTreeSet<String> = data_files(path).iter().map(|file| name_of(file)).collect();
+    old.retain(|file| file.starts_with(name));
     let is_model = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "onnx");
     for other in files().filter(|other| is_model(other) && other.file_name() != path.file_name()) {
         if old.is_empty() {
@@ -152,15 +153,19 @@ fn is_hashed(file: &str, name: &str) -> bool {
         .is_some_and(|digits| digits.len() == DIGITS && digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
 }
 
-/// The files beside the model at `path` that hold its weights; none where there is no model.
-fn locations(path: &Path) -> BTreeSet<String> {
+/// The files in the folder of the model at `path` that hold its weights; none where there is no model.
+pub fn data_files(path: &Path) -> BTreeSet<PathBuf> {
     let Ok(mut proto) = map_file(path).map(ModelProto::decode) else { return BTreeSet::new() };
     let Ok(proto) = &mut proto else { return BTreeSet::new() };
     let entries = external_entries(proto).filter(|entry| entry.key() == "location");
     let is_name = |location: &str| {
         matches!(Path::new(location).components().collect::<Vec<_>>()[..], [Component::Normal(_)])
     };
-    entries.filter_map(|entry| entry.value.clone()).filter(|location| is_name(location)).collect()
+    entries
+        .map(|entry| entry.value())
+        .filter(|location| is_name(location))
+        .map(|name| path.with_file_name(name))
+        .collect()
 }
 
 fn external_entries(proto: &mut ModelProto) -> impl Iterator<Item = &mut StringStringEntryProto> {

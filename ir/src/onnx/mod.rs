@@ -3,6 +3,7 @@
 mod content;
 mod data_file;
 mod external;
+mod folder;
 mod instantiate;
 mod place;
 pub mod proto;
@@ -13,11 +14,12 @@ mod unknown;
 mod write;
 
 pub use content::Content;
+pub use data_file::data_files;
 pub use external::{ExternalError, map_file};
+pub use folder::{FolderError, StagedFolder};
 pub use instantiate::instantiate;
-pub use place::{follow_links, resemble};
 pub use read::{ModelError, ReadError, from_proto, read};
-pub use temporary::{TemporaryFolder, remove_temporaries};
+pub use temporary::remove_temporaries;
 pub use write::{
     Staged, Storage, WriteError, check_writable, extract, node_to_proto, stage, to_proto, write, write_file,
 };

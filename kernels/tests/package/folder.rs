@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use zqc_kernels::{LayerParts, PackError, Package, PackageWriter, StagingError, WriteError, check_writable};
+use zqc_ir::onnx::FolderError;
+use zqc_kernels::{LayerParts, PackError, Package, PackageWriter, WriteError, check_writable};
 use zqc_numerics::{Factors, Format, LowRank, Scales};
 
 use crate::parts::{PLAIN, Random, Shape, layer, write};
@@ -40,7 +41,7 @@ fn a_package_takes_the_place_of_one_of_version_1() {
     fs::create_dir(path.join("kernels")).unwrap();
     fs::write(path.join("kernels/common.cuh"), "text").unwrap();
     let error = check_writable(&path).unwrap_err();
-    assert!(matches!(error, StagingError::Occupied { .. }), "{error}");
+    assert!(matches!(error, FolderError::Occupied { .. }), "{error}");
 
     let manifest = fs::read_to_string(path.join("manifest.json")).unwrap();
     let older = manifest.replacen("\"version\": 2", "\"version\": 1", 1);
@@ -98,7 +99,7 @@ fn a_fifo_is_not_replaced_and_not_read() {
         assert!(std::process::Command::new("mkfifo").arg(fifo).status().unwrap().success());
     }
     for path in [&fifo, &inside] {
-        assert!(matches!(check_writable(path), Err(StagingError::Occupied { .. })), "{path:?}");
+        assert!(matches!(check_writable(path), Err(FolderError::Occupied { .. })), "{path:?}");
     }
     assert_eq!(entries(folder.path()), ["fifo", "inside"]);
 }
@@ -117,10 +118,10 @@ fn what_is_no_package_stays() {
     let before = entries(folder.path());
     for name in ["file", "folder", "package", "manifest"] {
         let error = check_writable(&path(name)).unwrap_err();
-        assert!(matches!(error, StagingError::Occupied { .. }), "{name}: {error}");
+        assert!(matches!(error, FolderError::Occupied { .. }), "{name}: {error}");
     }
     let missing = check_writable(&path("missing/package")).unwrap_err();
-    assert!(matches!(missing, StagingError::Io { .. }), "{missing}");
+    assert!(matches!(missing, FolderError::Io { .. }), "{missing}");
     assert!(check_writable(Path::new("/")).is_err());
     assert_eq!(entries(folder.path()), before);
 }

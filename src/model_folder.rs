@@ -1,0 +1,260 @@
+//! Folders as exporters write them: a model, its tokenizer and its configuration, that of onnxruntime-genai among them.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::path::{Component, Path, PathBuf};
+use std::{fs, io};
+
+use zqc_ir::Model;
+use zqc_ir::onnx::{self, FolderError, StagedFolder, Storage};
+
+use crate::error::Error;
+
+/// What onnxruntime-genai reads first.
+const GENAI_CONFIG: &str = "genai_config.json";
+/// The model of a folder, unless its configuration names another.
+const MODELS: [&str; 2] = ["model.onnx", "onnx/model.onnx"];
+/// Other forms of the weights, by the ends of their names; they stay behind.
+const WEIGHTS: [&str; 8] = [
+    ".safetensors",
+    ".safetensors.index.json",
+    ".bin",
+    ".bin.index.json",
+    ".gguf",
+    ".pt",
+    ".pth",
+    ".msgpack",
+];
+/// Deeper folders are not looked into.
+const DEPTH: usize = 8;
+
+/// The model that `path` names: the file itself, or the one in the folder.
+///
+/// # Errors
+/// When it is a folder that holds no model, or several of which none stands out.
+pub fn find_model(path: &Path) -> Result<PathBuf, Error> {
+    if !path.is_dir() {
+        return Ok(path.to_path_buf());
+    }
+    Ok(path.join(model_in(path)?))
+}
+
+/// Where the model of a folder lies in it.
+fn model_in(folder: &Path) -> Result<PathBuf, Error> {
+    let wrong = |reason: String| Error::Model(format!("{}: {reason}", folder.display()));
+    if let Some(named) = named_by_config(folder)? {
+        return match folder.join(&named).is_file() {
+            true => Ok(named),
+            false => Err(wrong(format!("{GENAI_CONFIG} names the decoder {named:?}, which is not there"))),
+        };
+    }
+    if let Some(model) = MODELS.iter().find(|model| folder.join(model).is_file()) {
+        return Ok(model.into());
+    }
+    let files = files(folder).map_err(|error| wrong(error.to_string()))?;
+    let models: Vec<PathBuf> = files.into_iter().filter(|file| is_model(file)).collect();
+    match &models[..] {
+        [model] => Ok(model.clone()),
+        [] => Err(wrong("it is a folder without an ONNX model".to_string())),
+        [..] => {
+            let names: Vec<String> = models.iter().map(|model| model.display().to_string()).collect();
+            Err(wrong(format!("it is a folder with several models; name one: {}", names.join(", "))))
+        }
+    }
+}
+
+/// The decoder that the configuration of onnxruntime-genai names; `None` without a configuration.
+fn named_by_config(folder: &Path) -> Result<Option<PathBuf>, Error> {
+    let path = folder.join(GENAI_CONFIG);
+    let wrong = |reason: String| Error::Model(format!("{}: {reason}", path.display()));
+    let text = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        text => text.map_err(|error| wrong(error.to_string()))?,
+    };
+    let config: serde_json::Value =
+        serde_json::from_slice(&text).map_err(|error| wrong(format!("it is no JSON: {error}")))?;
+    let named = config["model"]["decoder"]["filename"].as_str().map(PathBuf::from);
+    let inside = |path: &PathBuf| path.components().all(|part| matches!(part, Component::Normal(_)));
+    let no_decoder = "model.decoder.filename names no file in the folder; name the ONNX file itself";
+    named.filter(inside).map(Some).ok_or_else(|| wrong(no_decoder.to_string()))
+}
+
+fn is_model(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending == "onnx")
+}
+
+/// The files in a folder and in those below, by their path in it; those whose names begin with a dot are hidden.
+fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    fn walk(folder: &Path, below: &Path, depth: usize, found: &mut Vec<PathBuf>) -> io::Result<()> {
+        for entry in fs::read_dir(folder.join(below))? {
+            let name = entry?.file_name();
+            let path = below.join(&name);
+            let hidden = name.as_encoded_bytes().first() == Some(&b'.');
+            // A link leads to a file, as in the cache of the Hugging Face hub; one that leads nowhere is no file.
+            match fs::metadata(folder.join(&path)) {
+                Ok(metadata) if metadata.is_file() && !hidden => found.push(path),
+                Ok(metadata) if metadata.is_dir() && !hidden && depth > 0 => {
+                    walk(folder, &path, depth - 1, found)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+    let mut found = Vec::new();
+    walk(folder, Path::new(""), DEPTH, &mut found)?;
+    found.sort();
+    Ok(found)
+}
+
+/// Where a compiled ONNX model goes.
+pub(crate) enum Destination {
+    /// A file of its own.
+    File(PathBuf),
+    /// A folder, with all that lies beside the source.
+    Folder(ModelFolder),
+}
+
+/// The folder that a model is compiled from, and the one that takes the result.
+pub(crate) struct ModelFolder {
+    source: PathBuf,
+    target: PathBuf,
+    /// The model, by its path in the folder.
+    model: PathBuf,
+    /// What goes along.
+    companions: Vec<PathBuf>,
+    storage: Storage,
+}
+
+impl Destination {
+    /// Of the model that `input` names, when the user asks for `output`: a folder becomes a folder, unless the name of the output is
+    /// that of a model; compiled to where it is, only its model is replaced.
+    ///
+    /// # Errors
+    /// As [`find_model`], and when the folder cannot be read.
+    pub fn of(input: &Path, output: &Path) -> Result<Self, Error> {
+        if !input.is_dir() || is_model(output) {
+            return Ok(Self::File(output.to_path_buf()));
+        }
+        let model = model_in(input)?;
+        let same =
+            output.canonicalize().is_ok_and(|output| input.canonicalize().is_ok_and(|input| input == output));
+        if same {
+            return Ok(Self::File(input.join(model)));
+        }
+        let unreadable = |error: io::Error| Error::Model(format!("{}: {error}", input.display()));
+        let all = files(input).map_err(unreadable)?;
+        let data = onnx::data_files(&input.join(&model));
+        let storage = if data.is_empty() { Storage::Auto } else { Storage::External };
+        let mut stays: BTreeSet<PathBuf> = data;
+        stays.insert(input.join(&model));
+        if !input.join(GENAI_CONFIG).is_file() {
+            // Other forms of the same model: quantized, merged, in halves.
+            let models = all.iter().filter(|file| is_model(file)).map(|file| input.join(file));
+            stays.extend(models.flat_map(|model| onnx::data_files(&model).into_iter().chain([model])));
+        }
+        let is_weights = |file: &Path| {
+            let name = file.file_name().and_then(OsStr::to_str).unwrap_or_default();
+            WEIGHTS.iter().any(|ending| name.ends_with(ending))
+        };
+        let goes = |file: &PathBuf| !is_weights(file) && !stays.contains(&input.join(file));
+        Ok(Self::Folder(ModelFolder {
+            source: input.to_path_buf(),
+            target: output.to_path_buf(),
+            companions: all.into_iter().filter(goes).collect(),
+            model,
+            storage,
+        }))
+    }
+
+    /// Finds out, before any work is spent, whether the result can be written.
+    ///
+    /// # Errors
+    /// When it cannot.
+    pub fn check_writable(&self) -> Result<(), Error> {
+        match self {
+            Self::File(path) => Ok(onnx::check_writable(path)?),
+            Self::Folder(folder) => folder.stage().map(drop),
+        }
+    }
+
+    /// Writes the model beside its place, for `check` to read it there, then moves it to its place, with all that goes along.
+    /// The size of the model's files.
+    ///
+    /// # Errors
+    /// When it cannot be written, or what `check` says.
+    pub fn write(&self, model: &Model, check: impl FnOnce(&Path) -> Result<(), Error>) -> Result<u64, Error> {
+        match self {
+            Self::File(path) => {
+                let staged = onnx::stage(model, path, Storage::Auto)?;
+                check(&staged.path())?;
+                Ok(staged.persist()?)
+            }
+            Self::Folder(folder) => {
+                let staged = folder.stage()?;
+                let path = staged.path().join(&folder.model);
+                for file in folder.companions.iter().chain([&folder.model]) {
+                    let parent = staged.path().join(file.parent().unwrap_or(Path::new("")));
+                    fs::create_dir_all(&parent).map_err(|source| folder.io(file, source))?;
+                }
+                let size = onnx::write(model, &path, folder.storage)?;
+                check(&path)?;
+                for file in &folder.companions {
+                    let copied = copy(&folder.source.join(file), &staged.path().join(file));
+                    copied.map_err(|source| folder.io(file, source))?;
+                }
+                staged.commit()?;
+                Ok(size)
+            }
+        }
+    }
+
+    /// What goes along with the model.
+    pub fn companions(&self) -> &[PathBuf] {
+        match self {
+            Self::File(_) => &[],
+            Self::Folder(folder) => &folder.companions,
+        }
+    }
+}
+
+impl ModelFolder {
+    /// An empty folder beside the target, which may replace an earlier result of the same files and nothing else.
+    fn stage(&self) -> Result<StagedFolder, Error> {
+        Ok(StagedFolder::new(&self.target, |folder, _| {
+            let found = files(folder).unwrap_or_default();
+            let other = found.iter().find(|file| !self.is_ours(file));
+            let other = other.cloned().or_else(|| hidden(folder));
+            other.map(|other| {
+                format!(
+                    "it is a folder with {other:?} in it, which is not of this model; name one that does not exist yet, is \
+                     empty, or holds an earlier result"
+                )
+            })
+        })?)
+    }
+
+    fn is_ours(&self, file: &Path) -> bool {
+        let data = || {
+            let name = |path: &Path| path.file_name().and_then(OsStr::to_str).unwrap_or_default().to_string();
+            file.parent() == self.model.parent() && name(file).starts_with(&name(&self.model))
+        };
+        self.companions.iter().any(|companion| companion == file) || data()
+    }
+
+    fn io(&self, file: &Path, source: io::Error) -> Error {
+        FolderError::Io { path: self.target.join(file), source }.into()
+    }
+}
+
+/// Something in the folder that [`files`] does not see.
+fn hidden(folder: &Path) -> Option<PathBuf> {
+    let names = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.file_name());
+    names.into_iter().find(|name| name.as_encoded_bytes().first() == Some(&b'.')).map(PathBuf::from)
+}
+
+/// Copies a file, and waits until it is on the disk.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    fs::copy(from, to)?;
+    fs::File::open(to)?.sync_all()
+}
