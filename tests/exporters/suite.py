@@ -1,139 +1,172 @@
-"""Exports small random-weight models, compiles them with zqc, runs both in ONNX Runtime, and writes docs/models.md.
+"""Exports small models by the routes that people use, compiles them with zqc, runs both in ONNX Runtime, and writes docs/models.md.
 
-suite.py ZQC FOLDER [ARCHITECTURE ...]: FOLDER takes the models, ZQC is the program. Needs torch, transformers, onnx,
-onnxscript and onnxruntime (requirements.txt). Weights are random: the errors say that the graph is right, not how good
-a trained model would be.
+suite.py ZQC FOLDER [--older PYTHON] [ROW ...]: ZQC is the program, FOLDER takes the models and is read again where they are there,
+PYTHON runs the routes of requirements-older.txt, and this interpreter those of requirements.txt. A ROW is a part of a row's name;
+without any, all rows run and the document is written. Weights are random: the errors say that the graph is right, not how good a
+trained model would be.
 """
-import contextlib
-import io
+import argparse
+import collections
+import importlib.metadata
 import json
-import logging
+import pathlib
 import re
 import subprocess
 import sys
-import warnings
-from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime
-import torch
-import transformers
 
-from architectures import ARCHITECTURES, build
+import checkpoints
+import compare
+from rows import ROWS
 
-EXPORTERS = ["dynamo", "legacy"]
-METHODS = ["gptq", "rtn"]
-SAMPLES = 8
-DOCUMENT = Path(__file__).parents[2] / "docs/models.md"
-
-
-def export(name, exporter, path):
-    model, inputs = build(name)
-    example = inputs(torch.Generator().manual_seed(0))
-    common = dict(input_names=list(example), output_names=["output"])
-    dynamic = {key: [axis for axis in range(min(value.dim(), 2)) if value.dim() == 2 or axis == 0]
-               for key, value in example.items()}
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        if exporter == "dynamo":
-            axes = tuple({axis: torch.export.Dim.DYNAMIC for axis in dynamic[key]} for key in example)
-            torch.onnx.export(model, tuple(example.values()), str(path), dynamo=True, verbose=False,
-                              dynamic_shapes=(axes,), **common)
-        else:
-            axes = {key: {axis: f"{key}_{axis}" for axis in dynamic[key]} for key in example}
-            torch.onnx.export(model, tuple(example.values()), str(path), dynamo=False, opset_version=17,
-                              dynamic_axes=axes, **common)
-    return inputs
+HERE = pathlib.Path(__file__).parent
+PROJECT = HERE.parents[1]
+TINY = PROJECT / "examples/tiny"
+DOCUMENT = PROJECT / "docs/models.md"
+PACKAGES = ["torch", "transformers", "onnxruntime", "onnxruntime-genai"]
+SAMPLES = 16
 
 
-def feeds(inputs, seed):
-    return {key: value.numpy() for key, value in inputs(torch.Generator().manual_seed(seed)).items()}
+def clip(text, size=220):
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(text)).strip()
+    return text if len(text) <= size else text[:size] + "..."
 
 
-def run(path, samples):
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    known = {spec.name for spec in session.get_inputs()}
-    return [session.run(None, {key: value for key, value in sample.items() if key in known})[0] for sample in samples]
+class Suite:
+    def __init__(self, zqc, folder, older):
+        self.zqc, self.folder, self.older = pathlib.Path(zqc).resolve(), pathlib.Path(folder).resolve(), older
 
+    def checkpoint(self, name):
+        path = self.folder / "checkpoints" / name
+        if not (path / "config.json").exists():
+            checkpoints.make(name, path, TINY / "tokenizer.json")
+        return path
 
-def compile_model(zqc, path, method, calibration):
-    output, report = path.with_suffix(f".{method}.onnx"), path.with_suffix(f".{method}.json")
-    command = [zqc, path, "-o", output, "--group-size", "32", "--method", method, "--report", report]
-    if method == "gptq":
-        command += ["--calibration", *calibration]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip().splitlines()[-1])
-    return output, json.loads(report.read_text())
+    def export(self, row):
+        """The model of a row."""
+        folder = self.folder / "models" / row.name.replace("/", ".").replace(" ", ".")
+        model = folder / row.file
+        if not model.exists():
+            source = self.export(next(r for r in ROWS if r.name == row.source)) if row.source else self.checkpoint(row.checkpoint)
+            python = self.older if row.older else sys.executable
+            if not python:
+                raise RuntimeError("it needs --older")
+            done = subprocess.run([python, HERE / "export.py", row.route, source, folder, *row.arguments], capture_output=True, text=True)
+            if done.returncode or not model.exists():
+                raise RuntimeError((done.stderr or done.stdout).strip().splitlines()[-1])
+        tokenizer = model.parent / "tokenizer.json"
+        if not tokenizer.exists():
+            tokenizer.write_bytes((TINY / "tokenizer.json").read_bytes())
+        return model
 
+    def calibration(self, row, model):
+        """Options for calibration data: text where that is enough, else arrays for every input."""
+        if not row.arrays:
+            return ["--calibration", TINY / "calibration.txt", "--samples", SAMPLES, "--seq-len", 64]
+        inputs, files = compare.session(model).get_inputs(), []
+        for seed in range(8):
+            files.append(model.parent / f"calibration{seed}.npz")
+            np.savez(files[-1], **compare.feeds(inputs, np.random.default_rng(100 + seed), 1, 32))
+        return ["--calibration", *files]
 
-def entry(zqc, folder, name, exporter):
-    """One row of the table."""
-    row = {"model": name, "exporter": exporter}
-    path = folder / f"{name}.{exporter}.onnx"
-    try:
-        inputs = export(name, exporter, path)
-        row["opset"] = next(o.version for o in onnx.load(path, load_external_data=False).opset_import if not o.domain)
-        wanted = {spec.name for spec in onnx.load(path, load_external_data=False).graph.input}
-        test = [feeds(inputs, seed) for seed in range(1000, 1004)]
-        expected = run(path, test)
-    except Exception as error:  # whatever the exporter raises is a row of the table
-        reason = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines() or [type(error).__name__]
-        return row | {"result": f"the exporter fails: {reason[0][:160]}"}
-    calibration = []
-    for seed in range(SAMPLES):
-        calibration.append(path.with_suffix(f".{seed}.npz"))
-        np.savez(calibration[-1], **{k: v for k, v in feeds(inputs, seed).items() if k in wanted})
-    for method in METHODS:
+    def compile(self, row, model):
+        """Compiles the row's model, or its folder if onnxruntime-genai reads it; the result and the report."""
+        output = self.folder / "compiled" / row.name.replace("/", ".").replace(" ", ".")
+        output.mkdir(parents=True, exist_ok=True)
+        is_folder = (model.parent / "genai_config.json").exists() and row.file == "model.onnx"
+        source, result = (model.parent, output / "folder") if is_folder else (model, output / "model.onnx")
+        report = output / "report.json"
+        command = [self.zqc, source, "-o", result, "--report", report, "--no-resume", *row.options, *self.calibration(row, model)]
+        done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"zqc ends with {done.returncode}: {done.stderr.strip().splitlines()[-1]}")
+        return (result / "model.onnx" if is_folder else result), json.loads(report.read_text())
+
+    def run(self, row):
+        """What the table says of a row."""
+        result = {"row": row.name}
         try:
-            output, report = compile_model(zqc, path, method, calibration)
-            found = np.concatenate([array.ravel() for array in run(output, test)])
-        except Exception as error:
-            return row | {"result": f"{method}: {str(error).strip().splitlines()[0][:200]}"}
-        reference = np.concatenate([array.ravel() for array in expected])
-        row[method] = float(np.linalg.norm(found - reference) / np.linalg.norm(reference))
-    reasons = {}
-    for kept in report["kept"]:
-        reasons.setdefault(kept["reason"], []).append(kept["layer"])
-    return row | {"quantized": len(report["layers"]), "kept": reasons, "result": "runs"}
+            model = self.export(row)
+        except Exception as problem:
+            return result | {"result": f"the exporter fails: {clip(problem)}"}
+        try:
+            expected, expected_steps = compare.outputs(model, compare.WIDTH)
+        except Exception as problem:
+            expected, result["float"] = None, clip(problem)
+        try:
+            output, report = self.compile(row, model)
+        except Exception as problem:
+            return result | {"result": clip(problem)}
+        kept = collections.Counter(re.sub(r"\"[^\"]*\"", "..", item["reason"]) for item in report["kept"])
+        rounded = len(report["uncalibrated"])
+        sizes = report["totals"]
+        result |= {"quantized": len(report["layers"]), "gptq": len(report["layers"]) - rounded, "rtn": rounded,
+                   "uncalibrated": sorted({clip(item["reason"], 120) for item in report["uncalibrated"]}),
+                   "kept": {clip(reason, 120): count for reason, count in kept.items()},
+                   "verified": clip(report["verification"]), "warnings": [clip(warning) for warning in report["warnings"]],
+                   "size": sizes["file_bytes_after"] / sizes["file_bytes_before"], "backends": report.get("backends", [])}
+        if expected is None:
+            return result | {"result": "compiles; ONNX Runtime does not run the float model on the CPU"}
+        try:
+            found, found_steps = compare.outputs(output, compare.WIDTH)
+            result["error"] = compare.error(expected, found)
+            if expected_steps:
+                result["step"] = compare.error(expected_steps, found_steps)
+        except Exception as problem:
+            return result | {"result": f"ONNX Runtime: {clip(problem)}"}
+        if (output.parent / "genai_config.json").exists():
+            try:
+                float_tokens, tokens = compare.generate(model.parent), compare.generate(output.parent)
+                same = sum(a == b for a, b in zip(float_tokens, tokens))
+                result["generates"] = f"{same} of {len(tokens)}"
+            except Exception as problem:
+                result["generates"] = clip(problem, 80)
+        return result | {"result": "runs"}
 
 
-def document(rows):
-    versions = f"torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}, " \
-               f"ONNX Runtime {onnxruntime.__version__}"
+def per_cent(row, key):
+    return f"{100 * row[key]:.1f} %" if key in row else "-"
+
+
+def document(results):
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     lines = [
         "# Exported models that were tried", "",
-        "Written by `python tests/exporters/suite.py target/release/zqc FOLDER`; do not edit.", "",
-        f"{versions}. Small models with random weights, float32; groups of 32, else the default options; GPTQ on "
-        f"{SAMPLES} made-up samples. `quantized` counts distinct weights. The error is `|y - y'| / |y|` of the first output "
-        "on 4 other samples, both models run by ONNX Runtime on the CPU: with random weights it says that the graph is "
-        "right, not how good a trained model would be.", "",
-        "| model | exporter | opset | quantized | stays in float | error, GPTQ | error, RTN | result |",
-        "|---|---|---|---|---|---|---|---|"]
-    for row in rows:
-        kept = "; ".join(f"{len(layers)}: {reason}" for reason, layers in row.get("kept", {}).items()) or "-"
-        error = [f"{100 * row[method]:.1f} %" if method in row else "-" for method in METHODS]
-        cells = [row["model"], row["exporter"], row.get("opset", "-"), row.get("quantized", "-"), kept, *error,
-                 row["result"]]
+        "Written by `python tests/exporters/suite.py target/release/zqc FOLDER --older PYTHON`; do not edit.", "",
+        f"{versions}; rows marked * by the versions of `tests/exporters/requirements-older.txt`. Small models with random weights, "
+        f"compiled by the default options from the exported folder or file as it came, on {SAMPLES} windows of 64 tokens of "
+        "`examples/tiny/calibration.txt`, or on 8 samples of made-up arrays where a model has inputs that do not follow from tokens. "
+        "GPTQ and RTN count the layers solved by either. The errors are `|y - y'| / |y|` of the first output on 3 other prompts, and of "
+        "one decoding step after each, both models run by ONNX Runtime on the CPU: with random weights they say that the graph is "
+        "right, not how good a trained model would be. The last column counts the tokens of 20 that onnxruntime-genai writes alike "
+        "from the float and from the quantized folder: the logits of random weights are nearly level, so few are.", "",
+        "| route and model | GPTQ | RTN | stays in float | error | step | size | result | alike |",
+        "|---|---|---|---|---|---|---|---|---|"]
+    for row in results:
+        kept = "; ".join(f"{count}: {reason}" for reason, count in row.get("kept", {}).items()) or "-"
+        said = [row["result"], *row.get("uncalibrated", []), *([f"float: {row['float']}"] if "float" in row else [])]
+        cells = [row["row"], row.get("gptq", "-"), row.get("rtn", "-"), kept, per_cent(row, "error"), per_cent(row, "step"),
+                 per_cent(row, "size"), "; ".join(said), row.get("generates", "-")]
         lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
 
 def main():
-    zqc, folder, *names = sys.argv[1:]
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for name in names or ARCHITECTURES:
-        for exporter in EXPORTERS:
-            rows.append(entry(zqc, folder, name, exporter))
-            print(json.dumps(rows[-1]), flush=True)
-    if not names:
-        DOCUMENT.write_text(document(rows), encoding="utf-8")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("zqc")
+    parser.add_argument("folder")
+    parser.add_argument("rows", nargs="*")
+    parser.add_argument("--older", help="the interpreter with requirements-older.txt")
+    arguments = parser.parse_intermixed_args()
+    suite = Suite(arguments.zqc, arguments.folder, arguments.older)
+    results = []
+    for row in ROWS:
+        if not arguments.rows or any(part in row.name for part in arguments.rows):
+            results.append(suite.run(row))
+            print(json.dumps(results[-1]), flush=True)
+    if not arguments.rows:
+        DOCUMENT.write_text(document(results), encoding="utf-8")
 
 
 if __name__ == "__main__":
