@@ -1,4 +1,5 @@
 """Small Hugging Face checkpoints with random weights, one a folder, as `from_pretrained` and every exporter read them."""
+import json
 import shutil
 
 import torch
@@ -8,6 +9,8 @@ VOCABULARY = 2048  # that of the bundled tokenizer
 BASE = dict(vocab_size=VOCABULARY, hidden_size=128, intermediate_size=256, num_hidden_layers=3, num_attention_heads=4,
             max_position_embeddings=512, bos_token_id=0, eos_token_id=0, pad_token_id=0)
 GROUPED = dict(BASE, num_key_value_heads=2)
+HYBRID = dict(GROUPED, num_hidden_layers=4, head_dim=32, linear_key_head_dim=32, linear_value_head_dim=32,
+              linear_num_key_heads=2, linear_num_value_heads=4)
 SLIDING = ["sliding_attention", "sliding_attention", "full_attention"]
 YARN = {"rope_type": "yarn", "rope_theta": 150000.0, "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
         "original_max_position_embeddings": 4096}
@@ -28,8 +31,11 @@ MODELS = {
     "qwen2": causal("Qwen2", **GROUPED),
     "qwen3": causal("Qwen3", **GROUPED, head_dim=32),
     "qwen3-moe": causal("Qwen3Moe", **GROUPED, head_dim=32, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=128),
-    "qwen3.5": causal("Qwen3_5", "Qwen3_5TextConfig", **dict(GROUPED, num_hidden_layers=4), head_dim=32,
-                      linear_key_head_dim=32, linear_value_head_dim=32, linear_num_key_heads=2, linear_num_value_heads=4),
+    "qwen3.5": causal("Qwen3_5", "Qwen3_5TextConfig", **HYBRID),
+    "qwen3.5-vl": lambda: t.Qwen3_5ForConditionalGeneration(t.Qwen3_5Config(
+        text_config=t.Qwen3_5TextConfig(**HYBRID).to_dict(),
+        vision_config=dict(depth=1, hidden_size=64, intermediate_size=64, num_heads=2, out_hidden_size=128,
+                           num_position_embeddings=16, deepstack_visual_indexes=[]))),
     "phi": causal("Phi", **BASE),
     "phi3": causal("Phi3", **GROUPED, original_max_position_embeddings=512),
     "gemma": causal("Gemma", **GROUPED, head_dim=32),
@@ -77,4 +83,7 @@ def make(name, folder, tokenizer):
     model.save_pretrained(folder)
     loaded = t.PreTrainedTokenizerFast(tokenizer_file=str(tokenizer), bos_token="<s>", eos_token="<s>", unk_token="<s>")
     loaded.save_pretrained(folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    # The name that transformers 4 knows too.
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"tokenizer_class": "PreTrainedTokenizerFast"}))
     shutil.copy(tokenizer, folder / "tokenizer.json")

@@ -31,8 +31,8 @@ def cache(shape, batch, width):
 
 def value(name, shape, rng, batch, length, before, width):
     sizes = [extent(dimension) for dimension in shape]
-    if name in ("input_ids", "decoder_input_ids"):
-        return rng.integers(3, 2000, (sizes[0] or batch, length))
+    if name in ("input_ids", "decoder_input_ids", "in_0"):
+        return rng.integers(3, 2000, (sizes[0] or batch, sizes[1] or length))
     if name == "attention_mask" and len(shape) == 2:
         return np.ones((batch, before + length))
     if name in ("encoder_attention_mask", "decoder_attention_mask"):

@@ -160,8 +160,68 @@ def fp8(model, folder, activations="weights"):
     onnx.save(proto, folder / "model.onnx")
 
 
+def modelopt(checkpoint, folder):
+    """NVIDIA's ModelOpt: FP8 weights and activations by operators of TensorRT."""
+    import modelopt.torch.quantization as quantization
+    import torch
+
+    class Logits(torch.nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def forward(self, input_ids, attention_mask):
+            return self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, return_dict=False)[0]
+
+    folder.mkdir(parents=True, exist_ok=True)
+    model, tokens = load(checkpoint, attn_implementation="eager"), ids(2, 12)
+    quantization.quantize(model, quantization.FP8_DEFAULT_CFG, lambda model: model(tokens))
+    names = ["input_ids", "attention_mask"]
+    torch.onnx.export(Logits(model).eval(), (tokens, torch.ones_like(tokens)), str(folder / "model.onnx"), dynamo=False,
+                      opset_version=20, input_names=names, output_names=["logits"],
+                      dynamic_axes={name: {0: "batch", 1: "tokens"} for name in names})
+
+
+def jax(_, folder):
+    """jax2onnx on a decoder of flax, whose batch and length it fixes."""
+    import flax.nnx as nnx
+    import jax
+    import jax.numpy as jnp
+    from jax2onnx import to_onnx
+    width, heads = 128, 4
+
+    class Block(nnx.Module):
+        def __init__(self, rngs):
+            self.norms = nnx.List([nnx.LayerNorm(width, rngs=rngs) for _ in range(2)])
+            self.q, self.k, self.v, self.o = [nnx.Linear(width, width, rngs=rngs) for _ in range(4)]
+            self.up, self.down = nnx.Linear(width, 2 * width, rngs=rngs), nnx.Linear(2 * width, width, rngs=rngs)
+
+        def __call__(self, x):
+            batch, tokens, _ = x.shape
+            y = self.norms[0](x)
+            q, k, v = (part(y).reshape(batch, tokens, heads, -1).transpose(0, 2, 1, 3) for part in (self.q, self.k, self.v))
+            scores = jnp.where(jnp.tril(jnp.ones((tokens, tokens), bool)), q @ k.transpose(0, 1, 3, 2) / (width // heads) ** 0.5, -1e9)
+            x = x + self.o((jax.nn.softmax(scores) @ v).transpose(0, 2, 1, 3).reshape(batch, tokens, width))
+            return x + self.down(jax.nn.gelu(self.up(self.norms[1](x))))
+
+    class Decoder(nnx.Module):
+        def __init__(self, rngs):
+            self.embedding = nnx.Embed(2048, width, rngs=rngs)
+            self.blocks = nnx.List([Block(rngs) for _ in range(2)])
+            self.norm, self.head = nnx.LayerNorm(width, rngs=rngs), nnx.Linear(width, 2048, rngs=rngs)
+
+        def __call__(self, ids):
+            x = self.embedding(ids)
+            for block in self.blocks:
+                x = block(x)
+            return self.head(self.norm(x))
+
+    folder.mkdir(parents=True, exist_ok=True)
+    onnx.save(to_onnx(Decoder(nnx.Rngs(0)), [jax.ShapeDtypeStruct((2, 64), jnp.int32)]), folder / "model.onnx")
+
+
 ROUTES = {"genai": genai, "optimum": optimum, "transformers5": transformers5, "torch": torch_onnx, "optimized": optimized,
-          "float16": float16, "fp8": fp8}
+          "float16": float16, "fp8": fp8, "modelopt": modelopt, "jax": jax}
 
 if __name__ == "__main__":
     route, source, folder, *arguments = sys.argv[1:]

@@ -49,7 +49,7 @@ def parts(name, task, files):
 SEQ2SEQ = ["encoder_model", "decoder_model", "decoder_with_past_model", "decoder_model_merged"]
 WITH_PAST = "text-generation-with-past"
 ROWS = [
-    *[genai(name) for name in [*DECODERS, "gpt-oss", "qwen3.5"]],
+    *[genai(name) for name in [*DECODERS, "gpt-oss", "qwen3.5-vl"]],
     genai("whisper", file="encoder.onnx", arrays=True, label="encoder"),
     genai("whisper", file="decoder.onnx", arrays=True, label="decoder"),
     *[genai(name, "fp16", "cuda") for name in ["llama", "qwen3"]],
@@ -82,6 +82,8 @@ ROWS = [
       for file in SEQ2SEQ[:2]],
     Row("FP8 QDQ weights/llama", "fp8", source="Optimum*/llama", options=("--requantize",)),
     Row("FP8 QDQ weights and activations/llama", "fp8", source="Optimum*/llama", arguments=("activations",), options=("--requantize",)),
+    Row("ModelOpt FP8/llama", "modelopt", "llama"),
+    Row("jax2onnx, batch and length fixed/flax decoder", "jax", "llama"),
     *[torch(name, exporter) for name in ["llama", "mixtral", "opt", "bert"] for exporter in ["dynamo", "legacy"]],
     *[torch(name, exporter, arrays=True) for name in ["t5", "whisper", "vit"] for exporter in ["dynamo", "legacy"]],
 ]
