@@ -19,8 +19,9 @@ use rearranged::{Arrangement, Rearranged, transpose};
 /// Turns `MatMul`, `Gemm` and pointwise `Conv` with a constant matrix into [`Op::Linear`].
 ///
 /// The matrix, an initializer or a `Constant` node, may come through any chain of `Cast`, `Flatten`, `Identity`, `Reshape`,
-/// `Squeeze`, `Transpose` and `Unsqueeze`, which stays where it is until the layer is solved; where the initializer has
-/// other dimensions than the matrix, one that shares its payload joins it. A `Cast` between floating-point types is looked
+/// `Squeeze`, `Transpose` and `Unsqueeze`, and through `Gather`, `Slice` and `Split` with constant operands where these take
+/// a piece of it, as experts lie in a stack. The chain stays where it is until the layer is solved; where the initializer
+/// has other dimensions than the matrix, one that shares its payload joins it. A `Cast` between floating-point types is looked
 /// through: the layer computes in the type that it yields, from the weight as the file has it. The same holds for a
 /// `DequantizeLinear` of constants, if that is asked for: then the float weight joins the graph.
 ///
@@ -62,7 +63,10 @@ impl Pass for Canonicalize {
                 continue;
             };
             let weight = product.weight.constant.root;
-            let path = paths.issue(graph, node, weight);
+            let path = match product.weight.constant.index(graph) {
+                Some(index) => paths.issue_part(graph, node, weight, index),
+                None => paths.issue(graph, node, weight),
+            };
             match product.bias(graph) {
                 Ok(bias) => {
                     if let Some(weight) = Dequantized::of(graph, weight) {

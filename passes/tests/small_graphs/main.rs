@@ -7,6 +7,7 @@ mod inline_functions;
 mod kinds;
 mod lower;
 mod native;
+mod parts;
 mod quantize_activations;
 mod raise;
 mod select;
