@@ -6,14 +6,16 @@ use regex::Regex;
 use zqc_ir::op::{Linear, port};
 use zqc_ir::{Change, Graph, Model, NodeId, Op, Patch};
 
+use crate::attention::PackedAttention;
 use crate::einsum::EinsumProduct;
 use crate::expert_stack::ExpertStack;
 use crate::layer_path::LayerPaths;
+use crate::mixture::Mixture;
 use crate::pass::{Observer, Pass, PassError};
 use lm_head::Embeddings;
 
 /// Smaller weights save nothing.
-const MIN_ELEMENTS: usize = 1024;
+pub(crate) const MIN_ELEMENTS: usize = 1024;
 /// With fewer input features there is nothing to average the rounding errors over.
 const MIN_K: usize = 16;
 
@@ -107,8 +109,8 @@ impl<'g> Layer<'g> {
     }
 }
 
-/// A stack of experts that nobody took apart, or an `Einsum` that nobody wrote as a product, with its names as a [`Layer`] has
-/// them.
+/// A stack of experts, an `Attention` or a `MoE` that nobody took apart, or an `Einsum` that nobody wrote as a product, with its names
+/// as a [`Layer`] has them.
 struct Unexpanded<'g> {
     path: String,
     node: &'g str,
@@ -122,7 +124,9 @@ impl<'g> Unexpanded<'g> {
         let stack = ExpertStack::of(model, id).map(|stack| (stack.root, stack.features()));
         let einsum =
             || EinsumProduct::of(graph, id).and_then(|einsum| Some((einsum.root, einsum.features()?)));
-        let (root, features) = stack.or_else(einsum)?;
+        let attention = || PackedAttention::of(graph, id)?.ok().map(|it| (it.root, it.features()));
+        let mixture = || Mixture::of(model, id)?.ok().map(|it| (it.up[0].root, [it.up[0].k, it.up[0].n]));
+        let (root, features) = stack.or_else(einsum).or_else(attention).or_else(mixture)?;
         let node = graph.node(id);
         Some(Self {
             path: paths.issue(graph, node, root),
