@@ -60,11 +60,12 @@ pub struct Compiler {
 
 impl Compiler {
     /// The names of the built-in passes, in order; the target chooses how they are lowered.
-    pub const PASSES: [&'static str; 15] = [
+    pub const PASSES: [&'static str; 16] = [
         "raise_portable",
         "inline_functions",
         "expand_attention",
         "expand_moe",
+        "expand_fused",
         "expand_einsum",
         "split_experts",
         "canonicalize",

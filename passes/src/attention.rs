@@ -61,7 +61,7 @@ impl PackedAttention {
             Some("it rotates queries and keys".to_string())
         } else if is_set("past_present_share_buffer") || node.input(6).is_some() {
             Some("it writes keys and values into the buffer that it reads them from".to_string())
-        } else if sizes.iter().sum::<i64>() != n || sizes[0] != sizes[1] || sizes.contains(&0) {
+        } else if !are_parts(sizes, n) {
             Some(format!("its {n} features are no queries, keys and values of {sizes:?}"))
         } else {
             None
@@ -93,6 +93,12 @@ impl PackedAttention {
     pub(crate) fn shared() -> impl Iterator<Item = &'static str> {
         SHARED.into_iter()
     }
+}
+
+/// Whether queries, keys and values of these features are all of `n`.
+fn are_parts(sizes: [i64; 3], n: i64) -> bool {
+    let sum = sizes.iter().try_fold(0i64, |sum, &size| sum.checked_add(size));
+    sizes[0] == sizes[1] && sizes.iter().all(|&size| size > 0) && sum == Some(n)
 }
 
 impl Mask {

@@ -217,7 +217,8 @@ fn unsqueezed(dims: &[i64], axes: &[i64]) -> Option<Vec<i64>> {
     all.filter(|_| rest.next().is_none())
 }
 
-fn product(dims: &[i64]) -> Option<i64> {
+/// The number of elements in these dimensions; `None` where there are too many, or a dimension is negative.
+pub(crate) fn product(dims: &[i64]) -> Option<i64> {
     dims.iter().try_fold(1i64, |product, &dim| product.checked_mul(dim)).filter(|&product| product >= 0)
 }
 

@@ -13,7 +13,7 @@ use crate::pass::{Observer, Pass, PassError};
 use crate::select::Select;
 
 /// Turns every `MoE` of com.microsoft with constant weights into `TopK` of the router's probabilities, and for each of its
-/// layers a `MatMul` with the matrix that `Gather` looks up for every token and choice, if `select` quantizes a layer:
+/// layers a `MatMul` with the matrix that `Gather` looks up for every token and choice, if `select` quantizes some of each:
 /// [`SplitExperts`](crate::SplitExperts) makes a layer of each expert. The layers of the mixture at the path `p` are called
 /// `p.fc1`, `p.fc2` and `p.fc3`, as the operator calls them.
 #[derive(Debug, Clone, Default)]
@@ -36,17 +36,7 @@ impl Pass for ExpandMoe {
             let Some(Ok(mixture)) = Mixture::of(model, id) else { continue };
             let node = graph.node(id);
             let path = paths.issue(graph, node, mixture.up[0].root);
-            let is_kept = |experts: &Experts| {
-                let stack = &graph.value(experts.root).name;
-                (0..experts.experts).all(|expert| {
-                    let (layer, matrix) =
-                        (format!("{path}.{}.{expert}", experts.name), format!("{stack}.{expert}"));
-                    self.select
-                        .reason_to_keep(&[&layer, &node.name, &matrix], [experts.k, experts.n])
-                        .is_some()
-                })
-            };
-            if mixture.layers().all(is_kept) {
+            if mixture.kept(graph, &self.select, &path, &node.name).is_some() {
                 continue;
             }
             let y = node.output(0).map_or("", |y| &graph.value(y).name);

@@ -2,10 +2,11 @@
 
 use zqc_ir::onnx::proto::NodeProto;
 use zqc_ir::tensor::DataType;
-use zqc_ir::{Model, NodeId, ValueId};
+use zqc_ir::{Graph, Model, NodeId, ValueId};
 
 use crate::constant_view::{ConstantView, is_float};
 use crate::contrib::as_microsoft;
+use crate::select::Select;
 
 /// Since this opset `Unsqueeze` and `ReduceSum` read what was an attribute before.
 const READS_AXES: i64 = 13;
@@ -112,7 +113,8 @@ impl Mixture {
             Err("it chooses experts by a sparse mixer".to_string())
         } else {
             Activation::of(proto, has_third).and_then(|activation| {
-                whole(activation).ok_or_else(|| "its weights are no float constants".to_string())
+                let whole = whole(activation).filter(Self::fits);
+                whole.ok_or_else(|| "its weights are no float constants that fit together".to_string())
             })
         };
         Some(mixture.map_err(|obstacle| (view.root, format!("its MoE stays one operator: {obstacle}"))))
@@ -121,6 +123,34 @@ impl Mixture {
     /// The stacks of experts, the last layer last.
     pub(crate) fn layers(&self) -> impl Iterator<Item = &Experts> {
         self.up.iter().chain([&self.down])
+    }
+
+    /// The first stack none of whose experts `select` quantizes, in the mixture at this path that the node `node` is: all
+    /// stacks are taken apart or none, since one that stays would be copied for every token.
+    pub(crate) fn kept<'m>(
+        &'m self,
+        graph: &Graph,
+        select: &Select,
+        path: &str,
+        node: &str,
+    ) -> Option<&'m Experts> {
+        self.layers().find(|experts| {
+            let stack = &graph.value(experts.root).name;
+            (0..experts.experts).all(|expert| {
+                let (layer, matrix) =
+                    (format!("{path}.{}.{expert}", experts.name), format!("{stack}.{expert}"));
+                select.reason_to_keep(&[&layer, node, &matrix], [experts.k, experts.n]).is_some()
+            })
+        })
+    }
+
+    /// Whether the stacks have the sizes that belong together.
+    fn fits(&self) -> bool {
+        let joined = matches!(self.activation, Activation::SwiGlu(swiglu) if swiglu.layout != Halves::Apart);
+        let inside = self.down.k.checked_mul(if joined { 2 } else { 1 });
+        let first = &self.up[0];
+        let fits = |up: &Experts| up.experts == self.down.experts && Some(up.n) == inside && up.k == first.k;
+        self.down.experts > 0 && self.choices > 0 && self.up.iter().all(fits)
     }
 }
 

@@ -9,8 +9,9 @@ use zqc_ir::{Change, Graph, Model, NodeId, Op, Patch};
 use crate::attention::PackedAttention;
 use crate::einsum::EinsumProduct;
 use crate::expert_stack::ExpertStack;
+use crate::fused::FusedLayer;
 use crate::layer_path::LayerPaths;
-use crate::mixture::Mixture;
+use crate::mixture::{Experts, Mixture};
 use crate::pass::{Observer, Pass, PassError};
 use lm_head::Embeddings;
 
@@ -42,11 +43,12 @@ impl Pass for Select {
         let order = graph.order()?;
         let layers: Vec<Layer> = order.iter().filter_map(|&id| Layer::new(graph, id)).collect();
         let mut paths = LayerPaths::default();
-        let others = order.iter().filter_map(|&id| Unexpanded::new(model, id, &mut paths));
+        let others = order.iter().flat_map(|&id| Unexpanded::all(model, id, self, &mut paths));
         let others: Vec<Unexpanded> = others.collect();
         self.report_unmatched(&layers, &others, observer);
         for other in &others {
-            if let Some(reason) = self.reason_to_keep(&other.names(), other.features) {
+            let reason = self.reason_to_keep(&other.names(), other.features);
+            if let Some(reason) = reason.or_else(|| other.reason.clone()) {
                 observer.layer_kept(&other.path, &reason);
             }
         }
@@ -109,35 +111,50 @@ impl<'g> Layer<'g> {
     }
 }
 
-/// A stack of experts, an `Attention` or a `MoE` that nobody took apart, or an `Einsum` that nobody wrote as a product, with its names
+/// A stack of experts, an `Attention`, a `MoE` or a layer fused with its activation that nobody took apart, or an `Einsum` that nobody wrote as a product, with its names
 /// as a [`Layer`] has them.
-struct Unexpanded<'g> {
+struct Unexpanded {
     path: String,
-    node: &'g str,
-    weight: &'g str,
+    names: Vec<String>,
     features: [usize; 2],
+    /// Why it stays in float where none of these says so.
+    reason: Option<String>,
 }
 
-impl<'g> Unexpanded<'g> {
-    fn new(model: &'g Model, id: NodeId, paths: &mut LayerPaths) -> Option<Self> {
+impl Unexpanded {
+    /// Those in the node, the stacks of a `MoE` each by itself.
+    fn all(model: &Model, id: NodeId, select: &Select, paths: &mut LayerPaths) -> Vec<Self> {
         let graph = &model.graph;
+        let node = graph.node(id);
+        let new = |path: String, root, features, reason| {
+            let names = vec![path.clone(), node.name.clone(), graph.value(root).name.clone()];
+            Self { path, names, features, reason }
+        };
+        if let Some(Ok(mixture)) = Mixture::of(model, id) {
+            let path = paths.issue(graph, node, mixture.up[0].root);
+            let kept = mixture.kept(graph, select, &path, &node.name);
+            let reason = kept
+                .map(|kept| format!("its MoE stays one operator, as {path}.{} stays in float", kept.name));
+            let stack = |experts: &Experts| {
+                let path = format!("{path}.{}", experts.name);
+                let mut stack = new(path, experts.root, [experts.k, experts.n], reason.clone());
+                stack.names.extend((0..experts.experts).map(|expert| format!("{}.{expert}", stack.path)));
+                stack
+            };
+            return mixture.layers().map(stack).collect();
+        }
         let stack = ExpertStack::of(model, id).map(|stack| (stack.root, stack.features()));
         let einsum =
             || EinsumProduct::of(graph, id).and_then(|einsum| Some((einsum.root, einsum.features()?)));
         let attention = || PackedAttention::of(graph, id)?.ok().map(|it| (it.root, it.features()));
-        let mixture = || Mixture::of(model, id)?.ok().map(|it| (it.up[0].root, [it.up[0].k, it.up[0].n]));
-        let (root, features) = stack.or_else(einsum).or_else(attention).or_else(mixture)?;
-        let node = graph.node(id);
-        Some(Self {
-            path: paths.issue(graph, node, root),
-            node: &node.name,
-            weight: &graph.value(root).name,
-            features,
-        })
+        let fused = || FusedLayer::of(graph, id)?.ok().map(|it| (it.root, it.features));
+        let found = stack.or_else(einsum).or_else(attention).or_else(fused);
+        let whole = |(root, features)| new(paths.issue(graph, node, root), root, features, None);
+        found.map(whole).into_iter().collect()
     }
 
-    fn names(&self) -> [&str; 3] {
-        [&self.path, self.node, self.weight]
+    fn names(&self) -> Vec<&str> {
+        self.names.iter().map(String::as_str).collect()
     }
 }
 

@@ -13,6 +13,7 @@ use crate::dequantized::Dequantized;
 use crate::einsum::EinsumProduct;
 use crate::expert_stack::ExpertStack;
 use crate::folded::Folded;
+use crate::fused::FusedLayer;
 use crate::mixture::Mixture;
 use crate::nbits::NBits;
 use crate::rank::rank;
@@ -38,12 +39,9 @@ const QUANTIZED: [(&str, &str, usize); 12] = [
 ];
 
 /// Operators that ONNX Runtime's optimizer makes of products and what surrounds them.
-const FUSED: [(&str, &str, usize); 8] = [
+const FUSED: [(&str, &str, usize); 5] = [
     (MICROSOFT, "DecoderAttention", 2),
-    (MICROSOFT, "FusedConv", 1),
-    (MICROSOFT, "FusedGemm", 1),
     (MICROSOFT, "FusedMatMul", 1),
-    (MICROSOFT, "GemmFastGelu", 1),
     (MICROSOFT, "LongformerAttention", 1),
     (MICROSOFT, "PackedAttention", 1),
     (MICROSOFT, "TransposeMatMul", 1),
@@ -96,7 +94,8 @@ fn known(model: &Model, id: NodeId) -> Option<(ValueId, String)> {
         return Some((matrix, format!("{} is no linear layer", proto.op_type())));
     }
     let attention = PackedAttention::of(graph, id).and_then(Result::err);
-    if let Some(obstacle) = attention.or_else(|| Mixture::of(model, id)?.err()) {
+    let fused = || FusedLayer::of(graph, id)?.err();
+    if let Some(obstacle) = attention.or_else(|| Mixture::of(model, id)?.err()).or_else(fused) {
         return Some(obstacle);
     }
     let is = |op_type| node.op.as_standard(op_type).is_some();
@@ -131,7 +130,8 @@ fn unknown(model: &Model, id: NodeId, folded: &Folded) -> Option<(ValueId, Strin
             (function.domain(), function.name()) == (proto.domain(), proto.op_type())
         };
         let is_layer = matches!(PackedAttention::of(graph, id), Some(Ok(_)))
-            || matches!(Mixture::of(model, id), Some(Ok(_)));
+            || matches!(Mixture::of(model, id), Some(Ok(_)))
+            || matches!(FusedLayer::of(graph, id), Some(Ok(_)));
         let is_made_of_constants = node.inputs().iter().flatten().all(|&value| folded.contains(value));
         let is_other = TABLES.contains(&proto.op_type()) || model.header.functions.iter().any(calls);
         if is_layer || is_made_of_constants || is_other {

@@ -6,7 +6,7 @@ use zqc_ir::op::Layout;
 use zqc_ir::tensor::DataType;
 use zqc_ir::{FreshNames, Graph, NodeId, Tensor, ValueId};
 
-use crate::constant_view::{ConstantView, is_float};
+use crate::constant_view::{ConstantView, is_float, product};
 use crate::nbits::NBits;
 
 /// The constant matrix of a layer.
@@ -101,7 +101,7 @@ impl Constant {
 
     /// Which of the parts of this size it is, where it is less than what holds it.
     pub(super) fn index(&self, graph: &Graph) -> Option<usize> {
-        let size = usize::try_from(self.dims.iter().product::<i64>()).ok()?;
+        let size = usize::try_from(product(&self.dims)?).ok()?;
         let is_part = graph.literal(self.root)?.elements() != Ok(size);
         self.start.checked_div(size).filter(|_| is_part && self.codes.is_none())
     }

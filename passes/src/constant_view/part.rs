@@ -64,7 +64,8 @@ impl Part {
         let whole = Self { dims: self.dims.clone(), ..*self };
         ranges.into_iter().try_fold(whole, |part, (axis, (from, to))| {
             let extent = part.dims[axis];
-            let place = |at: i64| (if at < 0 { at.saturating_add(extent) } else { at }).clamp(0, extent);
+            let place =
+                |at: i64| (if at < 0 { at.saturating_add(extent) } else { at }).clamp(0, extent.max(0));
             part.narrowed(axis, place(from), place(to))
         })
     }

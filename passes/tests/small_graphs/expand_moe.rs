@@ -110,8 +110,30 @@ fn a_mixture_that_stays_in_float_stays_whole() {
         let expand = ExpandMoe { select: select.clone() };
         let text = run(&[&expand, &Canonicalize::default(), &select], &mut model);
         assert_eq!(written(&model), form.proto, "{name}");
-        assert!(text.contains("kept m.moe: not named by --only"), "{name}: {text}");
+        assert!(text.contains("kept m.moe.fc2: not named by --only"), "{name}: {text}");
     }
+}
+
+/// Taken apart by half, it would copy the matrices that stay for every token.
+#[test]
+fn a_mixture_of_which_a_stack_stays_in_float_stays_whole() {
+    let select = Select { keep: vec![Regex::new(r"fc2\.").unwrap()], ..Default::default() };
+    let mut model = swiglu(1).build();
+    let text = run(&[&ExpandMoe { select: select.clone() }, &Canonicalize::default(), &select], &mut model);
+    assert_eq!(written(&model), swiglu(1).proto);
+    assert!(
+        text.contains("kept m.moe.fc1: its MoE stays one operator, as m.moe.fc2 stays in float"),
+        "{text}"
+    );
+    let one = Select { keep: vec![Regex::new(r"fc2\.1$").unwrap()], ..Default::default() };
+    let passes: [&dyn Pass; 4] = [
+        &ExpandMoe { select: one.clone() },
+        &SplitExperts { select: one.clone() },
+        &Canonicalize::default(),
+        &one,
+    ];
+    let text = run(&passes, &mut swiglu(1).build());
+    assert_eq!(text.matches("zqc.linear").count(), 5, "{text}");
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod builder;
 mod canonicalize;
 mod expand_attention;
 mod expand_einsum;
+mod expand_fused;
 mod expand_moe;
 mod inline_functions;
 mod kinds;
