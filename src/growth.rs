@@ -30,7 +30,7 @@ pub(crate) fn warning(totals: &Totals, weights: &HashSet<String>, lowered: &Grap
         let bytes = DecimalBytes(still_there.iter().map(|(_, bytes)| bytes).sum());
         let names = names.join(", ");
         reasons.push(format!(
-            "{names}{more} ({bytes}) stay beside the layers made of them, since other nodes read them too"
+            "constants stay beside the layers made of them, as other nodes read them: {names}{more} ({bytes})"
         ));
     }
     if weight_bytes_after > weight_bytes_before {
@@ -73,7 +73,7 @@ mod tests {
         let stack = HashSet::from(["stack".to_string()]);
         assert_eq!(warning(&totals([8, 2], [10, 10]), &stack, &graph), None);
         let shared = warning(&totals([8, 2], [10, 12]), &stack, &graph).unwrap();
-        assert!(shared.contains("\"stack\" (4.00 kB) stay"), "{shared}");
+        assert!(shared.contains("read them: \"stack\" (4.00 kB)"), "{shared}");
         let gone = HashSet::from(["other".to_string()]);
         let codes = warning(&totals([8, 9], [10, 12]), &gone, &graph).unwrap();
         assert!(codes.contains("take 9 B where they took 8 B"), "{codes}");

@@ -1,10 +1,13 @@
 //! Which linear layers are quantized.
 
 mod lm_head;
+mod part;
+
+use std::collections::HashSet;
 
 use regex::Regex;
 use zqc_ir::op::{Linear, port};
-use zqc_ir::{Change, Graph, Model, NodeId, Op, Patch};
+use zqc_ir::{Change, FreshNames, Graph, Model, NodeId, Op, Patch, ValueId};
 
 use crate::attention::PackedAttention;
 use crate::einsum::EinsumProduct;
@@ -24,7 +27,8 @@ const MIN_K: usize = 16;
 ///
 /// A layer stays in float when `only` is given and none of it matches, when one of `keep` matches, when it is the
 /// language-model head (unless `only` names it), or when it is small. [`Observer::layer_kept`] hears the reason, of `Einsum` and stacks of
-/// experts too. The expressions are searched for in the layer's path, its node's name and its weight's name.
+/// experts too. Where its weight is a part of a constant and other parts are quantized, it reads the part alone, so that the
+/// rest goes. The expressions are searched for in the layer's path, its node's name and its weight's name.
 #[derive(Debug, Clone, Default)]
 pub struct Select {
     /// The layers that stay in float.
@@ -53,16 +57,27 @@ impl Pass for Select {
             }
         }
         let embeddings = Embeddings::find(graph);
-        let mut patch = Patch::default();
-        for layer in &layers {
-            let &Linear { k, n, layer: ref path, .. } = layer.linear;
+        let reason = |layer: &Layer| {
+            let &Linear { k, n, .. } = layer.linear;
             let lm_head = || embeddings.lm_head(layer.id, n).filter(|_| self.only.is_empty());
             let reason = self.reason_by_name(&layer.names);
             let reason = reason.or_else(|| Some(format!("lm_head: {}", lm_head()?)));
-            let Some(reason) = reason.or_else(|| too_small(k, n)) else { continue };
+            reason.or_else(|| too_small(k, n))
+        };
+        let reasons: Vec<Option<String>> = layers.iter().map(reason).collect();
+        let quantized = layers.iter().zip(&reasons).filter(|(_, reason)| reason.is_none());
+        let quantized: HashSet<ValueId> =
+            quantized.filter_map(|(layer, _)| part::stack(graph, layer.id)).collect();
+        let names = FreshNames::new(graph);
+        let mut patch = Patch::default();
+        for (layer, reason) in layers.iter().zip(reasons) {
+            let (Some(reason), path) = (reason, &layer.linear.layer) else { continue };
             observer.layer_kept(path, &reason);
             let why = format!("{path} stays in float: {reason}");
-            patch.changes.extend(Change::restore_origin(graph, layer.id, why));
+            if let Some(mut change) = Change::restore_origin(graph, layer.id, why) {
+                part::detach(graph, &names, layer.id, &quantized, &mut change);
+                patch.changes.push(change);
+            }
         }
         Ok(patch)
     }

@@ -117,22 +117,28 @@ fn a_part_that_stays_in_float_is_taken_from_the_stack_again() {
 }
 
 /// What a model is in which the layers that `keep` does not name are rounded to nearest.
-fn rounded(keep: &[&str]) -> (Vec<String>, Vec<String>) {
-    let mut model = plain().build();
+fn rounded(form: &Builder, keep: &[&str]) -> (Vec<String>, String) {
+    let mut model = form.build();
     let keep = keep.iter().map(|regex| Regex::new(regex).unwrap()).collect();
     let solve = SolveWeights { recipe: Recipe::default(), method: Method::Rtn };
-    run(&[&Canonicalize::default(), &Select { keep, only: Vec::new() }, &solve], &mut model);
+    let text = run(&[&Canonicalize::default(), &Select { keep, only: Vec::new() }, &solve], &mut model);
     let graph = &model.graph;
-    let initializers = graph.initializers().map(|(id, _)| graph.value(id).name.clone()).collect();
-    (initializers, graph.nodes().map(|(_, node)| node.op.kind().to_string()).collect())
+    (graph.initializers().map(|(id, _)| graph.value(id).name.clone()).collect(), text)
 }
 
 #[test]
-fn the_stack_goes_with_its_last_reader() {
-    let (initializers, nodes) = rounded(&[]);
-    assert_eq!(nodes, ["zqc.quantized_linear"; 2]);
-    assert!(initializers.iter().all(|name| name.starts_with("m.experts.")), "{initializers:?}");
-    let (initializers, nodes) = rounded(&[r"experts\.1$"]);
-    assert!(initializers.contains(&"m.experts".to_string()), "{initializers:?}");
-    assert!(nodes.contains(&"Split".to_string()), "{nodes:?}");
+fn the_stack_goes_with_its_last_quantized_part() {
+    for (name, form) in forms().into_iter().filter(|(name, _)| name.starts_with("split")) {
+        let (initializers, text) = rounded(&form, &[]);
+        assert_eq!(text.matches("zqc.quantized_linear").count(), 2, "{name}: {text}");
+        assert!(!text.contains("Split"), "{name}: {text}");
+        assert!(!initializers.contains(&"m.experts".to_string()), "{name}: {initializers:?}");
+        // One that stays in float has its matrix alone.
+        let (initializers, text) = rounded(&form, &["^m.experts.0$"]);
+        assert_eq!(text.matches("zqc.quantized_linear").count(), 1, "{name}: {text}");
+        assert!(!text.contains("Split"), "{name}: {text}");
+        assert!(initializers.contains(&"m.experts.0".to_string()), "{name}: {initializers:?}");
+        assert!(!initializers.contains(&"m.experts".to_string()), "{name}: {initializers:?}");
+        assert_snapshot("select", &format!("part_{name}"), &text);
+    }
 }
