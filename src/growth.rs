@@ -50,7 +50,7 @@ pub(crate) fn warning(totals: &Totals, weights: &HashSet<String>, lowered: &Grap
 mod tests {
     use zqc_ir::Tensor;
     use zqc_ir::onnx::from_proto;
-    use zqc_ir::onnx::proto::{GraphProto, ModelProto};
+    use zqc_ir::onnx::proto::{GraphProto, ModelProto, OperatorSetIdProto};
 
     use super::*;
 
@@ -68,7 +68,9 @@ mod tests {
     fn the_parts_that_grew_are_named() {
         let stack = Tensor::from_f32(&[2, 500], vec![0.0; 1000]).unwrap();
         let graph = GraphProto { initializer: vec![stack.to_proto("stack")], ..Default::default() };
-        let proto = ModelProto { ir_version: Some(10), graph: Some(graph), ..Default::default() };
+        let opset_import = vec![OperatorSetIdProto { domain: None, version: Some(20) }];
+        let proto =
+            ModelProto { ir_version: Some(10), opset_import, graph: Some(graph), ..Default::default() };
         let graph = from_proto(proto).unwrap().graph;
         let stack = HashSet::from(["stack".to_string()]);
         assert_eq!(warning(&totals([8, 2], [10, 10]), &stack, &graph), None);

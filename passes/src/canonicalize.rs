@@ -64,11 +64,13 @@ impl Pass for Canonicalize {
         let mut patch = Patch::default();
         let order = graph.order()?;
         let folded = Folded::new(graph, &order);
+        let mut others = Vec::new();
         for id in order {
             let node = graph.node(id);
             let Some(product) = Product::recognize(graph, id, self.requantize) else {
-                if let Some((weight, reason)) = foreign::reason(model, id, &folded) {
-                    observer.layer_kept(&paths.issue(graph, node, weight), &reason);
+                match foreign::reason(model, id) {
+                    Some((weight, reason)) => observer.layer_kept(&paths.issue(graph, node, weight), &reason),
+                    None => others.push(id),
                 }
                 continue;
             };
@@ -88,6 +90,12 @@ impl Pass for Canonicalize {
                     patch.changes.extend(writer.linear(path, product, bias));
                 }
                 Err(reason) => observer.layer_kept(&path, &reason),
+            }
+        }
+        // After the layers, whose names these do not change.
+        for id in others {
+            if let Some((weight, reason)) = foreign::other(model, id, &folded) {
+                observer.layer_kept(&paths.issue(graph, graph.node(id), weight), &reason);
             }
         }
         Ok(patch)

@@ -47,9 +47,8 @@ const FUSED: [(&str, &str, usize); 5] = [
     (MICROSOFT, "TransposeMatMul", 1),
 ];
 
-/// Standard operators on matrices that are no linear layers.
-const OTHERS: [(&str, &str, usize); 5] =
-    [("", "ConvTranspose", 1), ("", "DeformConv", 1), ("", "GRU", 1), ("", "LSTM", 1), ("", "RNN", 1)];
+/// Standard operators on matrices, the second inputs, that are no linear layers.
+const OTHERS: [&str; 5] = ["ConvTranspose", "DeformConv", "GRU", "LSTM", "RNN"];
 
 /// Operators of other domains whose constants are tables: embeddings, positions and masks.
 const TABLES: [&str; 9] = [
@@ -66,11 +65,7 @@ const TABLES: [&str; 9] = [
 
 /// The constant matrix of such a product, and why the product stays as it is; `None` for all other nodes, stacks of experts
 /// among them.
-pub(super) fn reason(model: &Model, id: NodeId, folded: &Folded) -> Option<(ValueId, String)> {
-    known(model, id).or_else(|| unknown(model, id, folded))
-}
-
-fn known(model: &Model, id: NodeId) -> Option<(ValueId, String)> {
+pub(super) fn reason(model: &Model, id: NodeId) -> Option<(ValueId, String)> {
     let graph = &model.graph;
     let node = graph.node(id);
     let Op::Onnx(proto) = &node.op else { return None };
@@ -89,9 +84,6 @@ fn known(model: &Model, id: NodeId) -> Option<(ValueId, String)> {
     if let Some(matrix) = input(&FUSED) {
         let reason = "was fused by ONNX Runtime's optimizer; compile the model as it was before";
         return Some((matrix, format!("{} {reason}", proto.op_type())));
-    }
-    if let Some(matrix) = input(&OTHERS) {
-        return Some((matrix, format!("{} is no linear layer", proto.op_type())));
     }
     let attention = PackedAttention::of(graph, id).and_then(Result::err);
     let fused = || FusedLayer::of(graph, id)?.err();
@@ -115,9 +107,9 @@ fn known(model: &Model, id: NodeId) -> Option<(ValueId, String)> {
     reason.or_else(|| left(graph, node).filter(|_| !is_expert_stack))
 }
 
-/// A product with a matrix that is made of constants by operators that no layer is seen through, or an unknown operator on a
-/// matrix.
-fn unknown(model: &Model, id: NodeId, folded: &Folded) -> Option<(ValueId, String)> {
+/// The constant matrix of all else, and why no layer is made of it: a product with a matrix that is made of constants by
+/// operators that no layer is seen through, another operator on a matrix, or an unknown one.
+pub(super) fn other(model: &Model, id: NodeId, folded: &Folded) -> Option<(ValueId, String)> {
     let graph = &model.graph;
     let node = graph.node(id);
     let Op::Onnx(proto) = &node.op else { return None };
@@ -139,6 +131,10 @@ fn unknown(model: &Model, id: NodeId, folded: &Folded) -> Option<(ValueId, Strin
         }
         let matrix = node.inputs().iter().flatten().find_map(|&value| weight(value))?;
         return Some((matrix, format!("it is an operand of {}, which zqc does not know", qualified(proto))));
+    }
+    if OTHERS.contains(&proto.op_type()) {
+        let matrix = weight(node.input(1)?)?;
+        return Some((matrix, format!("{} is no linear layer", proto.op_type())));
     }
     let [x, port] = match proto.op_type() {
         "MatMul" | "Gemm" | "Conv" if node.input(1).is_some_and(|value| folded.contains(value)) => [0, 1],
