@@ -4,6 +4,7 @@ mod recorder;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -12,16 +13,22 @@ use zqc_ir::tensor::DataType;
 use zqc_ir::{Model, Op, onnx};
 use zqc_kernels::EmitError;
 use zqc_passes::{
-    Calibration, Checkpoints, LowerNative, LowerPortable, Method as Solver, Observer, Pass,
+    Calibration, Checkpoints, LowerNative, LowerPortable, Method as Solver, Observer, Pass, PassError,
     QuantizeActivations, ShareConstants, ShareOperands, SolveWeights, SolvedWeights, UpgradeOpset, run,
+    weights_of_layers,
 };
 use zqc_runtime::{Array, Backend, BackendError, RunError, backend};
 
 use crate::bodies;
 use crate::calibration::{Samples, samples};
 use crate::error::Error;
+<<<<<<< HEAD
 use crate::memory::{PrivateMemory, peak};
 use crate::model_folder::{Destination, find_model};
+=======
+use crate::growth;
+use crate::memory;
+>>>>>>> layers
 use crate::options::{Emit, Method, Options, Target};
 use crate::raise::raise;
 use crate::report::Report;
@@ -58,9 +65,12 @@ pub struct Compiler {
 
 impl Compiler {
     /// The names of the built-in passes, in order; the target chooses how they are lowered.
-    pub const PASSES: [&'static str; 13] = [
+    pub const PASSES: [&'static str; 16] = [
         "raise_portable",
         "inline_functions",
+        "expand_attention",
+        "expand_moe",
+        "expand_fused",
         "expand_einsum",
         "split_experts",
         "canonicalize",
@@ -151,8 +161,15 @@ impl Compiler {
             report.resumed_stages = stages;
             report.warnings.extend(notes);
         }
+<<<<<<< HEAD
         let result =
             result.and_then(|()| self.emit(&mut model, &source, (&destination, output), &mut report, events));
+=======
+        let result = result.and_then(|weights| {
+            let bytes = self.emit(&mut model, &source, output, &mut report, events)?;
+            Ok((bytes, weights))
+        });
+>>>>>>> layers
         match &result {
             Ok(_) => State::remove(output),
             // What cannot be written now perhaps can be later.
@@ -163,7 +180,11 @@ impl Compiler {
             Err(_) if state.is_some_and(|state| state.has_stored()) => State::remove(output),
             Err(_) => {}
         }
-        report.totals.file_bytes_after = result?;
+        let (bytes, weights) = result?;
+        report.totals.file_bytes_after = bytes;
+        if self.options.emit == Emit::Onnx {
+            report.warnings.extend(growth::warning(&report.totals, &weights, &model.graph));
+        }
         report.totals.seconds = started.elapsed().as_secs_f64();
         report.totals.peak_memory_bytes = peak();
         report.totals.peak_private_bytes = memory.peak();
@@ -250,10 +271,10 @@ impl Compiler {
         report: &mut Report,
         events: &mut dyn Events,
     ) -> Result<(), Error> {
-        self.quantize_from(model, None, None, report, events)
+        self.quantize_from(model, None, None, report, events).map(drop)
     }
 
-    /// As [`Compiler::quantize`], of the model in the file `input`.
+    /// As [`Compiler::quantize`], of the model in the file `input`; the names of the constants that the layers were made of.
     fn quantize_from(
         &self,
         model: &mut Model,
@@ -261,7 +282,7 @@ impl Compiler {
         state: Option<&State>,
         report: &mut Report,
         events: &mut dyn Events,
-    ) -> Result<(), Error> {
+    ) -> Result<HashSet<String>, Error> {
         let options = &self.options;
         let source = model.clone();
         let mut steps = Steps { compiler: self, model, report, events };
@@ -285,8 +306,9 @@ impl Compiler {
                 }
             };
             steps.report.warnings.push(warning.to_string());
-            return Ok(());
+            return Ok(HashSet::new());
         }
+        let weights = weights_of_layers(&steps.model.graph).map_err(PassError::from)?;
         let backend = backend(&options.backend, options.threads)?;
         let mut raised = source;
         raise(&mut raised)?;
@@ -308,7 +330,7 @@ impl Compiler {
             steps.bodies(&samples.inputs, backend.as_ref(), &mut solved)?;
         }
         report.add_up();
-        Ok(())
+        Ok(weights)
     }
 
     /// Makes an ONNX model of the quantized graph again, if anything was quantized.

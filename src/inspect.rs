@@ -3,6 +3,7 @@
 mod native;
 mod package;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Serialize;
@@ -10,11 +11,12 @@ use zqc_ir::body::{Body, places};
 use zqc_ir::op::port;
 use zqc_ir::{Graph, Model, NodeId, Op, onnx, operands, tensor};
 use zqc_kernels::Package;
-use zqc_passes::{Select, Silent, finders, run};
+use zqc_passes::{Observer, Select, finders, run};
 use zqc_runtime::RunError;
 
 use crate::error::Error;
 use crate::model_folder::find_model;
+use crate::report::KeptLayer;
 
 /// The linear layers of a model or a package.
 #[derive(Debug, Clone, Serialize)]
@@ -26,6 +28,8 @@ pub struct Inspection {
     pub file: InspectedFile,
     /// Every linear layer, in the order of the graph.
     pub linears: Vec<LinearSummary>,
+    /// What has a constant matrix and is not compiled, with the reason.
+    pub kept: Vec<KeptLayer>,
     /// Weights in linear layers.
     pub weights: usize,
     /// Mean bits per weight over all linear layers, everything counted.
@@ -100,34 +104,61 @@ fn inspect_model(path: &Path) -> Result<Inspection, Error> {
     let nodes = model.graph.nodes().count();
     let constants = model.graph.initializers();
     let constant_bytes = constants.map(|(_, tensor)| tensor.byte_len().unwrap_or(0) as u64).sum();
-    let linears = linears(&mut model)?;
+    let mut layers = Layers::default();
+    layers.find(&mut model)?;
     let file = InspectedFile::Onnx { opset: model.opset(), nodes };
-    Ok(Inspection::new(path, file, linears, constant_bytes))
+    Ok(Inspection::new(path, file, layers, constant_bytes))
 }
 
-/// The linear layers of a model and of the bodies of its control-flow operators, which come after those around them.
-fn linears(model: &mut Model) -> Result<Vec<LinearSummary>, Error> {
-    let mut bodies = Vec::new();
-    for place in places(&model.graph) {
-        let label = model.graph.label(place.node);
-        let broken = |error| Error::Model(format!("a body of {label}: {error}"));
-        bodies.extend(Body::take(model, place).map_err(broken)?.map(|body| body.model));
+/// The layers that are found.
+#[derive(Default)]
+struct Layers {
+    linears: Vec<LinearSummary>,
+    kept: Vec<KeptLayer>,
+}
+
+impl Layers {
+    /// Adds those of a model and of the bodies of its control-flow operators, which come after those around them.
+    fn find(&mut self, model: &mut Model) -> Result<(), Error> {
+        let mut bodies = Vec::new();
+        for place in places(&model.graph) {
+            let label = model.graph.label(place.node);
+            let broken = |error| Error::Model(format!("a body of {label}: {error}"));
+            bodies.extend(Body::take(model, place).map_err(broken)?.map(|body| body.model));
+        }
+        let native = native::Layers::of(&model.graph);
+        let mut kept = Kept(Vec::new());
+        finders(&Select::default(), false)
+            .iter()
+            .try_for_each(|pass| run(pass.as_ref(), model, &mut kept))?;
+        // What is native is quantized by us, and in the list.
+        self.kept.extend(kept.0.into_iter().filter(|_| native.summaries.is_empty()));
+        let graph = &model.graph;
+        let order = graph.order().map_err(RunError::from)?;
+        let layers =
+            order.into_iter().map(|id| LinearSummary::of(graph, id, &native)).filter_map(Result::transpose);
+        self.linears.extend(layers.collect::<Result<Vec<_>, _>>()?);
+        bodies.iter_mut().try_for_each(|body| self.find(body))
     }
-    let native = native::Layers::of(&model.graph);
-    finders(&Select::default(), false).iter().try_for_each(|pass| run(pass.as_ref(), model, &mut Silent))?;
-    let graph = &model.graph;
-    let order = graph.order().map_err(RunError::from)?;
-    let layers =
-        order.into_iter().map(|id| LinearSummary::of(graph, id, &native)).filter_map(Result::transpose);
-    let mut layers: Vec<LinearSummary> = layers.collect::<Result<_, _>>()?;
-    for mut body in bodies {
-        layers.extend(linears(&mut body)?);
+}
+
+/// Hears what the finders leave.
+struct Kept(Vec<KeptLayer>);
+
+impl Observer for Kept {
+    fn layer_kept(&mut self, layer: &str, reason: &str) {
+        self.0.push(KeptLayer { layer: layer.to_string(), reason: reason.to_string() });
     }
-    Ok(layers)
 }
 
 impl Inspection {
-    fn new(path: &Path, file: InspectedFile, linears: Vec<LinearSummary>, constant_bytes: u64) -> Self {
+    /// What is not compiled, by the reason.
+    pub fn kept_by_reason(&self) -> BTreeMap<&str, Vec<&str>> {
+        KeptLayer::by_reason(&self.kept)
+    }
+
+    fn new(path: &Path, file: InspectedFile, layers: Layers, constant_bytes: u64) -> Self {
+        let Layers { linears, kept } = layers;
         let weights = linears.iter().map(|linear| linear.k * linear.n).sum();
         let bits = |linear: &LinearSummary| (linear.k * linear.n) as f64 * linear.bits_per_weight;
         let bits: f64 = linears.iter().map(bits).sum();
@@ -135,6 +166,7 @@ impl Inspection {
             model: path.display().to_string(),
             file,
             linears,
+            kept,
             weights,
             bits_per_weight: if weights == 0 { 0.0 } else { bits / weights as f64 },
             constant_bytes,

@@ -20,6 +20,7 @@ mod calibration;
 mod compiler;
 mod error;
 mod evaluate;
+mod growth;
 mod inspect;
 mod memory;
 mod model_folder;

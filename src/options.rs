@@ -99,7 +99,7 @@ pub struct Options {
     pub keep: Vec<Regex>,
     /// The only layers to quantize; empty means all that the policy allows.
     pub only: Vec<Regex>,
-    /// Whether weights behind `DequantizeLinear` are quantized again; else such layers stay as they are.
+    /// Whether weights behind `DequantizeLinear` or in `MatMulNBits` are quantized again; else such layers stay as they are.
     pub requantize: bool,
     /// Name of the back end that runs the standard operators.
     pub backend: String,

@@ -115,8 +115,6 @@ impl Report {
 
     /// The layers that stay in float, by the reason.
     pub fn kept_by_reason(&self) -> BTreeMap<&str, Vec<&str>> {
-        let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        self.kept.iter().for_each(|kept| reasons.entry(&kept.reason).or_default().push(&kept.layer));
-        reasons
+        KeptLayer::by_reason(&self.kept)
     }
 }

@@ -237,6 +237,11 @@ pub mod attribute {
         AttributeProto { f: Some(value), ..new(name, AttributeType::Float) }
     }
 
+    /// A list of floats.
+    pub fn floats(name: &str, values: &[f32]) -> AttributeProto {
+        AttributeProto { floats: values.to_vec(), ..new(name, AttributeType::Floats) }
+    }
+
     /// A string.
     pub fn string(name: &str, value: &str) -> AttributeProto {
         AttributeProto { s: Some(value.as_bytes().to_vec()), ..new(name, AttributeType::String) }

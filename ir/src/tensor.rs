@@ -105,22 +105,41 @@ impl Tensor {
         Ok(tensor)
     }
 
+    /// The elements from `start` on, in these dimensions; the payload is shared where it lies in one piece.
+    ///
+    /// # Errors
+    /// When the payload does not match type and dimensions or has fewer elements, or the part does not begin and end with a
+    /// byte.
+    pub fn part(&self, start: usize, dims: &[i64]) -> Result<Self, TensorError> {
+        let count = elements(dims)?;
+        if start == 0 && count == self.elements()? {
+            return self.reshaped(dims);
+        }
+        self.check()?;
+        let unfit = || TensorError::Dimensions(dims.to_vec());
+        let bits = bits(self.dtype()?).ok_or_else(unfit)?;
+        let byte =
+            |element: usize| element.checked_mul(bits).filter(|bits| bits % 8 == 0).map(|bits| bits / 8);
+        let range = byte(start).zip(start.checked_add(count).and_then(byte));
+        let data = match &self.proto.raw_data {
+            Some(raw) => raw.clone(),
+            None => self.bytes()?.into_owned().into(),
+        };
+        let (from, to) = range.filter(|&(_, to)| to <= data.len()).ok_or_else(unfit)?;
+        let dims: Vec<usize> = dims.iter().map(|&dim| dim as usize).collect();
+        Self::new(self.dtype()?, &dims, data.slice(from..to))
+    }
+
     /// The parts along the first dimension, which they lack; they share the payload where it lies in one piece.
     ///
     /// # Errors
     /// When the payload does not match type and dimensions, there is no dimension, or a part does not end with a byte.
     pub fn parts(&self) -> Result<Vec<Self>, TensorError> {
         self.check()?;
-        let dtype = self.dtype()?;
         let unfit = || TensorError::Dimensions(self.dims().to_vec());
         let (&count, inner) = self.dims().split_first().ok_or_else(unfit)?;
-        let data = match &self.proto.raw_data {
-            Some(raw) => raw.clone(),
-            None => self.bytes()?.into_owned().into(),
-        };
-        let (count, inner) = (count as usize, inner.iter().map(|&dim| dim as usize).collect::<Vec<_>>());
-        let size = data.len() / count.max(1);
-        (0..count).map(|at| Self::new(dtype, &inner, data.slice(at * size..(at + 1) * size))).collect()
+        let size = elements(inner)?;
+        (0..count as usize).map(|at| self.part(at * size, inner)).collect()
     }
 
     /// The element type.
@@ -150,10 +169,7 @@ impl Tensor {
     /// # Errors
     /// When a dimension is negative or the product overflows.
     pub fn elements(&self) -> Result<usize, TensorError> {
-        self.dims()
-            .iter()
-            .try_fold(1usize, |n, &d| n.checked_mul(usize::try_from(d).ok()?))
-            .ok_or_else(|| TensorError::Dimensions(self.dims().to_vec()))
+        elements(self.dims())
     }
 
     /// The payload's size in bytes, as its type and dimensions demand it.
@@ -266,6 +282,12 @@ impl fmt::Debug for Tensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Tensor({}{:?})", self.dtype().map_or("?", name), self.dims())
     }
+}
+
+/// The number of elements in these dimensions.
+fn elements(dims: &[i64]) -> Result<usize, TensorError> {
+    let count = dims.iter().try_fold(1usize, |count, &dim| count.checked_mul(usize::try_from(dim).ok()?));
+    count.ok_or_else(|| TensorError::Dimensions(dims.to_vec()))
 }
 
 /// Whether the payload lies in another file.

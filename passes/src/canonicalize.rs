@@ -10,30 +10,39 @@ use zqc_ir::op::{Layout, Linear};
 use zqc_ir::{Change, FreshNames, Graph, Model, NewNode, NodeId, Op, Patch, ValueId};
 
 use crate::constant_view::root;
+use crate::contrib::as_microsoft;
 use crate::dequantized::Dequantized;
+use crate::folded::Folded;
 use crate::layer_path::LayerPaths;
+use crate::nbits::NBits;
 use crate::pass::{Observer, Pass, PassError};
+use crate::rank::rank;
+use crate::select::too_small;
 use operand::{Constant, Initializers, Weight};
 use rearranged::{Arrangement, Rearranged, transpose};
 
-/// Turns `MatMul`, `Gemm` and pointwise `Conv` with a constant matrix into [`Op::Linear`].
+/// Turns `MatMul`, `Gemm`, pointwise `Conv` and ONNX Runtime's `FusedMatMul` with a constant matrix into [`Op::Linear`].
 ///
 /// The matrix, an initializer or a `Constant` node, may come through any chain of `Cast`, `Flatten`, `Identity`, `Reshape`,
-/// `Squeeze`, `Transpose` and `Unsqueeze`, which stays where it is until the layer is solved; where the initializer has
-/// other dimensions than the matrix, one that shares its payload joins it. A `Cast` between floating-point types is looked
+/// `Squeeze`, `Transpose` and `Unsqueeze`, and through `Gather`, `Slice` and `Split` with constant operands where these take
+/// a piece of it, as experts lie in a stack. The chain stays where it is until the layer is solved; where the initializer
+/// has other dimensions than the matrix, one that shares its payload joins it. A `Cast` between floating-point types is looked
 /// through: the layer computes in the type that it yields, from the weight as the file has it. The same holds for a
-/// `DequantizeLinear` of constants, if that is asked for: then the float weight joins the graph.
+/// `DequantizeLinear` of constants and for the codes of a `MatMulNBits`, if that is asked for: then the float weight joins the
+/// graph.
 ///
 /// A constant bias is taken in, be it the third operand of `Gemm` or `Conv` or an `Add` that is the only reader of the
 /// product. `Reshape` nodes around a `Gemm` stay: the layer then works on the two-dimensional rows between them. Where a
 /// `Gemm` transposes its activation, a `Transpose` does it before the layer; around a convolution with a window of 1, which
-/// is a linear layer over the channels, one brings the channels to the end and another brings them back.
+/// is a linear layer over the channels, one brings the channels to the end and another brings them back, and so they do
+/// around a product that has its matrix on the left.
 ///
 /// [`Observer::layer_kept`] hears of what stays as it is: a `Gemm` or a convolution that no linear layer can express, a matrix
-/// that is already quantized, and a product that ONNX Runtime fused.
+/// that is already quantized, a product that ONNX Runtime fused, a matrix behind operators that are not seen through, and an
+/// operand of an unknown operator.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Canonicalize {
-    /// Whether a weight behind `DequantizeLinear` is taken as the float weight that it yields, to be quantized again.
+    /// Whether a weight behind `DequantizeLinear` or of `MatMulNBits` is taken as the float weight that it yields, to be quantized again.
     /// All of these are held in memory in float.
     pub requantize: bool,
 }
@@ -53,24 +62,40 @@ impl Pass for Canonicalize {
             rearranged: Rearranged::default(),
         };
         let mut patch = Patch::default();
-        for id in graph.order()? {
+        let order = graph.order()?;
+        let folded = Folded::new(graph, &order);
+        let mut others = Vec::new();
+        for id in order {
             let node = graph.node(id);
             let Some(product) = Product::recognize(graph, id, self.requantize) else {
-                if let Some((weight, reason)) = foreign::reason(model, id) {
-                    observer.layer_kept(&paths.issue(graph, node, weight), &reason);
+                match foreign::reason(model, id) {
+                    Some((weight, reason)) => observer.layer_kept(&paths.issue(graph, node, weight), &reason),
+                    None => others.push(id),
                 }
                 continue;
             };
             let weight = product.weight.constant.root;
-            let path = paths.issue(graph, node, weight);
+            let path = match product.weight.constant.index(graph) {
+                Some(index) => paths.issue_part(graph, node, weight, index),
+                None => paths.issue(graph, node, weight),
+            };
             match product.bias(graph) {
                 Ok(bias) => {
-                    if let Some(weight) = Dequantized::of(graph, weight) {
+                    let codes = product.weight.constant.codes.and_then(|id| NBits::of(graph, id));
+                    if let Some(codes) = codes {
+                        observer.layer_requantized(&path, codes.stored(), codes.stored_bytes());
+                    } else if let Some(weight) = Dequantized::of(graph, weight) {
                         observer.layer_requantized(&path, weight.stored(), weight.stored_bytes());
                     }
                     patch.changes.extend(writer.linear(path, product, bias));
                 }
                 Err(reason) => observer.layer_kept(&path, &reason),
+            }
+        }
+        // After the layers, whose names these do not change.
+        for id in others {
+            if let Some((weight, reason)) = foreign::other(model, id, &folded) {
+                observer.layer_kept(&paths.issue(graph, graph.node(id), weight), &reason);
             }
         }
         Ok(patch)
@@ -82,6 +107,8 @@ struct Product {
     node: NodeId,
     x: ValueId,
     weight: Weight,
+    /// Factor on the product.
+    alpha: f32,
     arrangement: Arrangement,
 }
 
@@ -96,17 +123,37 @@ impl Product {
     fn recognize(graph: &Graph, id: NodeId, requantize: bool) -> Option<Self> {
         let node = graph.node(id);
         node.sole_output()?;
-        let (x, operand) = (node.input(0)?, node.input(1)?);
-        let is_set = |name| node.op.as_standard("Gemm").is_some_and(|gemm| gemm.int_or(name, 0) != 0);
-        let (weight, arrangement) = if node.op.as_standard("MatMul").or(node.op.as_standard("Gemm")).is_some()
-        {
+        let matrix = |port, layout| Weight::behind(graph, node.input(port)?, layout, requantize);
+        let gemm = ["MatMul", "Gemm"].iter().find_map(|op_type| node.op.as_standard(op_type));
+        let (x, weight, alpha, arrangement) = if let Some(gemm) = gemm {
+            let is_set = |name| gemm.int_or(name, 0) != 0;
+            let layout = |transposed| if transposed { Layout::OutputInput } else { Layout::InputOutput };
+            let alpha = gemm.float_or("alpha", 1.0);
+            if let Some(weight) = matrix(1, layout(is_set("transB"))) {
+                let arrangement =
+                    if is_set("transA") { Arrangement::transposed() } else { Arrangement::default() };
+                (node.input(0)?, weight, alpha, arrangement)
+            } else {
+                let x = node.input(1)?;
+                let weight = matrix(0, layout(!is_set("transA"))).filter(|_| node.input(2).is_none())?;
+                too_small(weight.k, weight.n).is_none().then_some(())?;
+                (x, weight, alpha, Arrangement::columns(rank(graph, x)?, is_set("transB"))?)
+            }
+        } else if let Some(fused) = as_microsoft(&node.op, "FusedMatMul") {
+            let is_set = |name| fused.int_or(name, 0) != 0;
+            if ["transA", "transBatchA", "transBatchB"].into_iter().any(is_set) {
+                return None;
+            }
             let layout = if is_set("transB") { Layout::OutputInput } else { Layout::InputOutput };
-            let weight = Weight::behind(graph, operand, layout, requantize)?;
-            (weight, if is_set("transA") { Arrangement::transposed() } else { Arrangement::default() })
+            (node.input(0)?, matrix(1, layout)?, fused.float_or("alpha", 1.0), Arrangement::default())
+        } else if requantize && let Some(weight) = Weight::of_codes(graph, id) {
+            (node.input(0)?, weight, 1.0, Arrangement::default())
         } else {
-            convolution::pointwise(graph, node, requantize)?
+            let (weight, arrangement) = convolution::pointwise(graph, node, requantize)?;
+            (node.input(0)?, weight, 1.0, arrangement)
         };
-        graph.literal(root(graph, x)).is_none().then_some(Self { node: id, x, weight, arrangement })
+        let computed = graph.literal(root(graph, x)).is_none();
+        computed.then_some(Self { node: id, x, weight, alpha, arrangement })
     }
 
     /// What is added to the product; the error says why no linear layer can express the node.
@@ -116,8 +163,9 @@ impl Product {
         if let Some(obstacle) = conv.and_then(convolution::obstacle) {
             return Err(obstacle);
         }
-        let Some(operand) = node.input(2) else {
-            return Ok(self.bias_add(graph, n).filter(|_| conv.is_none()));
+        let port = if self.weight.constant.codes.is_some() { 5 } else { 2 };
+        let Some(operand) = node.input(port) else {
+            return Ok(self.bias_add(graph, n).filter(|_| self.arrangement.after.is_none()));
         };
         let constant = Constant::vector(graph, operand, &[&[n], &[1, n]]);
         let not_constant =
@@ -183,7 +231,7 @@ impl Writer<'_> {
                 k,
                 n,
                 layout,
-                alpha: node.op.as_standard("Gemm").map_or(1.0, |gemm| gemm.float_or("alpha", 1.0)),
+                alpha: product.alpha,
                 beta: bias.map_or(1.0, |bias| bias.beta),
                 dtype,
                 origin: origin.iter().map(|&id| graph.node(id).clone()).collect(),

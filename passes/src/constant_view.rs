@@ -1,15 +1,23 @@
 //! What a value is when only constants stand behind it: an initializer, the tensor of a `Constant` node or what a
-//! `DequantizeLinear` yields, seen through operators that rearrange its elements without computing anything.
+//! `DequantizeLinear` yields, seen through operators that rearrange its elements or take some of them without computing
+//! anything.
 
+mod part;
+
+use zqc_ir::graph::Source;
 use zqc_ir::onnx::proto::NodeProto;
-use zqc_ir::tensor::DataType;
-use zqc_ir::{Graph, ValueId};
+use zqc_ir::tensor::{DataType, TensorError};
+use zqc_ir::{Graph, Tensor, ValueId};
 
 use crate::dequantized::Dequantized;
+use part::Part;
 
 /// Operators that hand their first input on, in another type, shape or order.
 pub(crate) const VIEWS: [&str; 8] =
     ["Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze", "Constant"];
+
+/// Operators that hand a part of their first input on; where their other inputs are constants, it is the same every time.
+const PARTS: [&str; 3] = ["Gather", "Slice", "Split"];
 
 /// Longer chains of views are not followed: no exporter writes them.
 const MAX_CHAIN: usize = 64;
@@ -19,6 +27,8 @@ const MAX_CHAIN: usize = 64;
 pub(crate) struct ConstantView {
     /// The constant, before all views: an initializer, or the result of a `Constant` or `DequantizeLinear` node.
     pub root: ValueId,
+    /// How many of its elements come before the first one that the operand has: those lie in one piece.
+    pub start: usize,
     /// The dimensions in which its elements are to be read, before `transposed`.
     pub dims: Vec<i64>,
     /// Whether the operand is the transpose of the matrix, or of each matrix in a stack, of these dimensions.
@@ -31,13 +41,13 @@ impl ConstantView {
     /// The view that `operand` is; `None` when it is computed, when the elements get into an order that no transposition of
     /// a matrix makes, or when the element type changes from or to anything but a floating-point one.
     pub(crate) fn of(graph: &Graph, operand: ValueId) -> Option<Self> {
-        let (root, chain) = chain(graph, operand)?;
+        let (root, chain) = chain(graph, operand, true)?;
         let (dims, dtype) = match (graph.literal(root), Dequantized::of(graph, root)) {
             (Some(tensor), _) => (tensor.dims().to_vec(), tensor.dtype().ok()?),
             (None, Some(weight)) => (weight.dims().to_vec(), weight.dtype),
             (None, None) => return None,
         };
-        let mut view = Self { root, dims, transposed: false, dtype };
+        let mut view = Self { root, start: 0, dims, transposed: false, dtype };
         for value in chain.into_iter().rev() {
             view = view.through(graph, value)?;
         }
@@ -46,7 +56,16 @@ impl ConstantView {
 
     /// The view that the node behind `value` makes of this one.
     fn through(mut self, graph: &Graph, value: ValueId) -> Option<Self> {
-        let node = graph.node(graph.producer(value)?);
+        let Source::Node { node, port } = graph.source(value) else { return None };
+        let node = graph.node(node);
+        if let Some(part) = Part::of(graph, node, port, &self.dims) {
+            // The last two axes of a transposed stack are in another order than its elements.
+            let whole = self.dims.len().saturating_sub(2);
+            (!self.transposed || part.axes <= whole).then_some(())?;
+            self.start = self.start.checked_add(part.start)?;
+            self.dims = part.dims;
+            return Some(self);
+        }
         node.sole_output()?;
         let proto = |op_type| node.op.as_standard(op_type);
         if proto("Identity").is_some() {
@@ -60,25 +79,48 @@ impl ConstantView {
         if let Some(transpose) = proto("Transpose") {
             return self.transpose(transpose);
         }
-        if self.transposed {
-            return None;
-        }
         let given = |port| match node.input(port) {
             Some(input) => graph.literal(input).and_then(|tensor| tensor.to_i64().ok()),
             None => None,
         };
+        if let Some(squeeze) = proto("Squeeze") {
+            let dims = squeezed(&self.dims, given(1).or_else(|| squeeze.ints("axes").map(<[i64]>::to_vec)))?;
+            let matrix = |dims: &[i64]| dims.len().checked_sub(2).map(|at| dims[at..].to_vec());
+            let keeps_matrix = matrix(&dims).is_some() && matrix(&dims) == matrix(&self.dims);
+            self.dims = dims;
+            return (!self.transposed || keeps_matrix).then_some(self);
+        }
+        if self.transposed {
+            return None;
+        }
         self.dims = if let Some(reshape) = proto("Reshape") {
             reshaped(&self.dims, &given(1)?, reshape.int_or("allowzero", 0) != 0)?
         } else if let Some(flatten) = proto("Flatten") {
             flattened(&self.dims, flatten.int_or("axis", 1))?
-        } else if let Some(squeeze) = proto("Squeeze") {
-            squeezed(&self.dims, given(1).or_else(|| squeeze.ints("axes").map(<[i64]>::to_vec)))?
         } else if let Some(unsqueeze) = proto("Unsqueeze") {
             unsqueezed(&self.dims, &given(1).or_else(|| unsqueeze.ints("axes").map(<[i64]>::to_vec))?)?
         } else {
             return None;
         };
         Some(self)
+    }
+
+    /// The elements as they are stored, in the dimensions before `transposed`; they share the payload of an initializer.
+    ///
+    /// # Errors
+    /// When the constant cannot be read, or is smaller than its dimensions say.
+    pub(crate) fn tensor(
+        graph: &Graph,
+        root: ValueId,
+        start: usize,
+        dims: &[i64],
+    ) -> Result<Tensor, TensorError> {
+        let whole = match (graph.literal(root), Dequantized::of(graph, root)) {
+            (Some(tensor), _) => tensor.into_owned(),
+            (None, Some(weight)) => weight.tensor()?,
+            (None, None) => return Err(TensorError::NotLoaded),
+        };
+        whole.part(start, dims)
     }
 
     fn transpose(mut self, node: &NodeProto) -> Option<Self> {
@@ -107,7 +149,7 @@ impl ConstantView {
 
 /// Where the constant behind `operand` lies; `operand` itself when it is computed.
 pub(crate) fn root(graph: &Graph, operand: ValueId) -> ValueId {
-    chain(graph, operand).map_or(operand, |(root, _)| root)
+    chain(graph, operand, false).map_or(operand, |(root, _)| root)
 }
 
 /// Whether tensors of this type hold the weights of float layers.
@@ -115,15 +157,18 @@ pub(crate) fn is_float(dtype: DataType) -> bool {
     matches!(dtype, DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double)
 }
 
-/// The constant behind `operand`, and the results of the views on the way, the last first.
-fn chain(graph: &Graph, operand: ValueId) -> Option<(ValueId, Vec<ValueId>)> {
+/// The constant behind `operand`, and the results of the views on the way, the last first; perhaps `through_parts`, too.
+fn chain(graph: &Graph, operand: ValueId, through_parts: bool) -> Option<(ValueId, Vec<ValueId>)> {
     let (mut root, mut chain) = (operand, Vec::new());
     while let Some(producer) = graph.producer(root) {
         let node = graph.node(producer);
         if Dequantized::of(graph, root).is_some() {
             break;
         }
-        VIEWS.iter().find(|op_type| node.op.as_standard(op_type).is_some())?;
+        let is = |op_type: &&str| node.op.as_standard(op_type).is_some();
+        let is_constant = |&input: &ValueId| graph.literal(input).is_some();
+        let is_part = || PARTS.iter().any(is) && node.inputs().iter().skip(1).flatten().all(is_constant);
+        (VIEWS.iter().any(is) || through_parts && is_part()).then_some(())?;
         if node.op.as_standard("Constant").is_some() {
             break;
         }
@@ -172,7 +217,8 @@ fn unsqueezed(dims: &[i64], axes: &[i64]) -> Option<Vec<i64>> {
     all.filter(|_| rest.next().is_none())
 }
 
-fn product(dims: &[i64]) -> Option<i64> {
+/// The number of elements in these dimensions; `None` where there are too many, or a dimension is negative.
+pub(crate) fn product(dims: &[i64]) -> Option<i64> {
     dims.iter().try_fold(1i64, |product, &dim| product.checked_mul(dim)).filter(|&product| product >= 0)
 }
 

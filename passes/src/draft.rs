@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use zqc_ir::onnx::proto::AttributeProto;
+use zqc_ir::tensor::DataType;
 use zqc_ir::{Change, FreshNames, Graph, NewNode, NodeId, Op, Tensor, ValueId};
 
 /// Constant integers by their dimensions and values: the changes of a pass share them.
@@ -49,6 +50,14 @@ impl<'g, 'i> Draft<'g, 'i> {
         name.clone()
     }
 
+    /// A scalar initializer of this type; `None` where it is no type of floating-point numbers.
+    pub fn scalar(&mut self, dtype: DataType, value: f32) -> Option<String> {
+        let tensor = Tensor::from_f32_as(dtype, &[], vec![value]).ok()?;
+        let name = self.fresh(&format!("scalar_{value}"));
+        self.change.initializers.push((name.clone(), tensor));
+        Some(name)
+    }
+
     /// Adds a node; the name of its result, the `part` of `y`.
     pub fn node(
         &mut self,
@@ -75,6 +84,29 @@ impl<'g, 'i> Draft<'g, 'i> {
         outputs
     }
 
+    /// Adds the node that yields the results `outputs` of the node that goes, and takes its name and its place.
+    pub fn successor(
+        &mut self,
+        of: NodeId,
+        op: Op,
+        inputs: Vec<Option<String>>,
+        outputs: Vec<Option<String>>,
+    ) {
+        let node = self.graph.node(of);
+        self.change.add.push(NewNode { name: node.name.clone(), op, inputs, outputs, rank: node.rank() });
+    }
+
+    /// Adds a node of any operator, with these names of values.
+    pub fn foreign(&mut self, op: Op, inputs: Vec<Option<String>>, outputs: Vec<Option<String>>) {
+        self.change.add.push(NewNode { name: String::new(), op, inputs, outputs, rank: None });
+    }
+
+    /// Lets the node that was added last yield this value of the graph.
+    pub fn yields(&mut self, value: ValueId) {
+        let name = self.name(value).to_string();
+        self.change.add.last_mut().into_iter().for_each(|node| node.outputs = vec![Some(name.clone())]);
+    }
+
     /// Names the node that was added last.
     pub fn rename(&mut self, name: String) {
         self.change.add.last_mut().into_iter().for_each(|node| node.name = name.clone());
@@ -82,17 +114,25 @@ impl<'g, 'i> Draft<'g, 'i> {
 
     /// The change, with `id` replaced by the node that was added last: that yields `y`.
     pub fn replace(self, id: NodeId) -> Change {
-        let (mut change, node) = (self.change, self.graph.node(id));
+        let (y, node) = (self.y, self.graph.node(id));
+        let mut change = self.without(id);
         if let Some(last) = change.add.last_mut() {
             (last.name, last.rank) = (node.name.clone(), node.rank());
-            last.outputs = vec![Some(self.y.to_string())];
+            last.outputs = vec![Some(y.to_string())];
         }
-        change.remove.push(id);
-        change.release = node.reads().collect();
         change
     }
 
-    fn fresh(&self, part: &str) -> String {
+    /// The change, with `id` removed: the nodes that were added yield its results.
+    pub fn without(self, id: NodeId) -> Change {
+        let mut change = self.change;
+        change.remove.push(id);
+        change.release = self.graph.node(id).reads().collect();
+        change
+    }
+
+    /// A name for a `part` of `y`.
+    pub fn fresh(&self, part: &str) -> String {
         self.names.fresh(&format!("{}_{part}", self.y))
     }
 

@@ -14,6 +14,8 @@ pub(crate) struct ExpertStack {
     pub x: ValueId,
     /// What holds the matrices: an initializer, or the result of a `Constant` node.
     pub root: ValueId,
+    /// How many of its elements come before the stack.
+    pub start: usize,
     /// Experts, and the two dimensions of a matrix as it lies.
     pub dims: [usize; 3],
     /// Whether a matrix lies as `[N, K]`.
@@ -63,12 +65,12 @@ impl ExpertStack {
     }
 
     fn new(graph: &Graph, x: ValueId, stack: ValueId, routing: Routing) -> Option<Self> {
-        let ConstantView { root: matrices, dims, transposed, dtype } = ConstantView::of(graph, stack)?;
+        let ConstantView { root: matrices, start, dims, transposed, dtype } = ConstantView::of(graph, stack)?;
         let &[experts, rows, columns] = &dims[..] else { return None };
         let extent = |dim| usize::try_from(dim).ok().filter(|&extent| extent > 0);
         let dims = [extent(experts)?, extent(rows)?, extent(columns)?];
         let multiplies = is_float(dtype) && graph.literal(root(graph, x)).is_none();
-        multiplies.then_some(Self { x, root: matrices, dims, transposed, dtype, routing })
+        multiplies.then_some(Self { x, root: matrices, start, dims, transposed, dtype, routing })
     }
 
     fn transposed_if(self, transposed: bool) -> Self {

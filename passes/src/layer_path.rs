@@ -14,13 +14,23 @@ impl LayerPaths {
     /// The path of the layer that `node` computes with `weight`: `model.layers.0.mlp.up_proj`, and
     /// `model.layers.0.mlp.up_proj#2` for the second one there.
     pub(crate) fn issue(&mut self, graph: &Graph, node: &Node, weight: ValueId) -> String {
-        let path = module_scope(node)
+        let path = Self::of(graph, node, weight);
+        self.unique(path)
+    }
+
+    /// As [`LayerPaths::issue`], of a layer whose matrix is this one of several in `weight`: `model.layers.0.mlp.experts.3`.
+    pub(crate) fn issue_part(&mut self, graph: &Graph, node: &Node, weight: ValueId, index: usize) -> String {
+        let path = Self::of(graph, node, weight);
+        self.unique(format!("{path}.{index}"))
+    }
+
+    fn of(graph: &Graph, node: &Node, weight: ValueId) -> String {
+        module_scope(node)
             .or_else(|| folder(&node.name))
             .or_else(|| graph.value(weight).name.strip_suffix(".weight").map(str::to_string))
             .or_else(|| Some(node.name.clone()).filter(|name| !name.is_empty()))
             .or_else(|| node.output(0).map(|result| graph.value(result).name.clone()))
-            .unwrap_or_default();
-        self.unique(path)
+            .unwrap_or_default()
     }
 
     fn unique(&mut self, path: String) -> String {

@@ -3,30 +3,42 @@
 //! In order:
 //! 1. [`RaisePortable`]: layers that zqc quantized before become our operators again.
 //! 2. [`InlineFunctions`]: model-local functions that hold linear layers become their bodies.
-//! 3. [`ExpandEinsum`]: an `Einsum` that is a linear layer becomes `MatMul`.
-//! 4. [`SplitExperts`]: a stack of expert weights becomes one matrix an expert.
-//! 5. [`Canonicalize`]: every form of a linear layer becomes `zqc.linear`. With the four passes before it, that is [`finders`].
-//! 6. [`Select`]: which of them are quantized; the others turn back into what they were, with a reason.
-//! 7. [`QuantizeActivations`]: one token-wise quantization per distinct input.
-//! 8. [`SolveWeights`]: stage by stage in topological order, the quantized prefix feeding the next stage: gather the
-//!    Hessians, solve the weights on the low-precision grid.
-//! 9. [`ShareConstants`]: what the file holds twice is stored once.
-//! 10. [`UpgradeOpset`]: the standard operators move to an opset that knows the types of the result.
-//! 11. [`LowerPortable`]: our operators become ONNX that stock runtimes execute. [`RaisePortable`] is its inverse. Or
+//! 3. [`ExpandAttention`]: ONNX Runtime's `Attention` becomes a linear layer and `MultiHeadAttention`.
+//! 4. [`ExpandMoe`]: ONNX Runtime's `MoE` becomes a router and products with stacks of experts.
+//! 5. [`ExpandFused`]: layers that ONNX Runtime fused with an activation become two operators.
+//! 6. [`ExpandEinsum`]: an `Einsum` that is a linear layer becomes `MatMul`.
+//! 7. [`SplitExperts`]: a stack of expert weights becomes one matrix an expert.
+//! 8. [`Canonicalize`]: every form of a linear layer becomes `zqc.linear`. With the passes before it, that is [`finders`].
+//! 9. [`Select`]: which of them are quantized; the others turn back into what they were, with a reason.
+//! 10. [`QuantizeActivations`]: one token-wise quantization per distinct input.
+//! 11. [`SolveWeights`]: stage by stage in topological order, the quantized prefix feeding the next stage: gather the
+//!     Hessians, solve the weights on the low-precision grid.
+//! 12. [`ShareConstants`]: what the file holds twice is stored once.
+//! 13. [`UpgradeOpset`]: the standard operators move to an opset that knows the types of the result.
+//! 14. [`LowerPortable`]: our operators become ONNX that stock runtimes execute. [`RaisePortable`] is its inverse. Or
 //!     [`LowerNative`]: they become ONNX in its own low-precision types, for importers that know them.
-//! 12. [`ShareOperands`]: what lowered layers of the graph and of its bodies have in common is stored once.
+//! 15. [`ShareOperands`]: what lowered layers of the graph and of its bodies have in common is stored once.
 
+mod attention;
 mod canonicalize;
 mod constant_view;
+mod contrib;
 mod dequantized;
 mod draft;
 mod einsum;
+mod expand_attention;
 mod expand_einsum;
+mod expand_fused;
+mod expand_moe;
 mod expert_stack;
 mod finders;
+mod folded;
+mod fused;
 mod inline_functions;
 mod layer_path;
 mod lower;
+mod mixture;
+mod nbits;
 mod pass;
 mod quantize_activations;
 mod raise;
@@ -43,8 +55,12 @@ mod upgrade_opset;
 mod vocabulary;
 
 pub use canonicalize::Canonicalize;
+pub use expand_attention::ExpandAttention;
 pub use expand_einsum::ExpandEinsum;
+pub use expand_fused::ExpandFused;
+pub use expand_moe::ExpandMoe;
 pub use finders::finders;
+pub use folded::weights_of_layers;
 pub use inline_functions::InlineFunctions;
 pub use lower::{LowerNative, LowerPortable};
 pub use pass::{Observer, Pass, PassError, Silent, run};

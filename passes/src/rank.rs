@@ -1,5 +1,6 @@
 //! How many dimensions a value has.
 
+use zqc_ir::onnx::proto::tensor_shape_proto::{Dimension, dimension};
 use zqc_ir::onnx::proto::type_proto;
 use zqc_ir::{Graph, ValueId};
 
@@ -74,6 +75,13 @@ impl Ranks<'_> {
         if let Some(removed) = axes("Squeeze") {
             return self.of(input(0)?)?.checked_sub(removed);
         }
+        if let Some(sum) = node.op.as_standard("ReduceSum") {
+            let axes = elements(1).or_else(|| sum.ints("axes").map(<[i64]>::len));
+            return match sum.int_or("keepdims", 1) {
+                0 => self.of(input(0)?)?.checked_sub(axes?),
+                _ => self.of(input(0)?),
+            };
+        }
         if is(&"MatMul") {
             // Below two dimensions the product has others.
             let [a, b] = [self.of(input(0)?)?, self.of(input(1)?)?];
@@ -91,8 +99,19 @@ impl Ranks<'_> {
 
 /// The number of dimensions of `value`, where the file declares its shape.
 pub(crate) fn declared_rank(graph: &Graph, value: ValueId) -> Option<usize> {
+    declared_dims(graph, value).map(|dims| dims.len())
+}
+
+/// The dimensions of `value`, where the file declares its shape; `None` for one without a number.
+pub(crate) fn declared_dims(graph: &Graph, value: ValueId) -> Option<Vec<Option<i64>>> {
     match graph.value(value).info.as_ref()?.r#type.as_ref()?.value.as_ref()? {
-        type_proto::Value::TensorType(tensor) => Some(tensor.shape.as_ref()?.dim.len()),
+        type_proto::Value::TensorType(tensor) => {
+            let number = |dim: &Dimension| match dim.value {
+                Some(dimension::Value::DimValue(number)) => Some(number),
+                _ => None,
+            };
+            Some(tensor.shape.as_ref()?.dim.iter().map(number).collect())
+        }
         _ => None,
     }
 }

@@ -1,19 +1,25 @@
 //! Which linear layers are quantized.
 
 mod lm_head;
+mod part;
+
+use std::collections::HashSet;
 
 use regex::Regex;
 use zqc_ir::op::{Linear, port};
-use zqc_ir::{Change, Graph, Model, NodeId, Op, Patch};
+use zqc_ir::{Change, FreshNames, Graph, Model, NodeId, Op, Patch, ValueId};
 
+use crate::attention::PackedAttention;
 use crate::einsum::EinsumProduct;
 use crate::expert_stack::ExpertStack;
+use crate::fused::FusedLayer;
 use crate::layer_path::LayerPaths;
+use crate::mixture::{Experts, Mixture};
 use crate::pass::{Observer, Pass, PassError};
 use lm_head::Embeddings;
 
 /// Smaller weights save nothing.
-const MIN_ELEMENTS: usize = 1024;
+pub(crate) const MIN_ELEMENTS: usize = 1024;
 /// With fewer input features there is nothing to average the rounding errors over.
 const MIN_K: usize = 16;
 
@@ -21,7 +27,8 @@ const MIN_K: usize = 16;
 ///
 /// A layer stays in float when `only` is given and none of it matches, when one of `keep` matches, when it is the
 /// language-model head (unless `only` names it), or when it is small. [`Observer::layer_kept`] hears the reason, of `Einsum` and stacks of
-/// experts too. The expressions are searched for in the layer's path, its node's name and its weight's name.
+/// experts too. Where its weight is a part of a constant and other parts are quantized, it reads the part alone, so that the
+/// rest goes. The expressions are searched for in the layer's path, its node's name and its weight's name.
 #[derive(Debug, Clone, Default)]
 pub struct Select {
     /// The layers that stay in float.
@@ -40,25 +47,37 @@ impl Pass for Select {
         let order = graph.order()?;
         let layers: Vec<Layer> = order.iter().filter_map(|&id| Layer::new(graph, id)).collect();
         let mut paths = LayerPaths::default();
-        let others = order.iter().filter_map(|&id| Unexpanded::new(model, id, &mut paths));
+        let others = order.iter().flat_map(|&id| Unexpanded::all(model, id, self, &mut paths));
         let others: Vec<Unexpanded> = others.collect();
         self.report_unmatched(&layers, &others, observer);
         for other in &others {
-            if let Some(reason) = self.reason_to_keep(&other.names(), other.features) {
+            let reason = self.reason_to_keep(&other.names(), other.features);
+            if let Some(reason) = reason.or_else(|| other.reason.clone()) {
                 observer.layer_kept(&other.path, &reason);
             }
         }
         let embeddings = Embeddings::find(graph);
-        let mut patch = Patch::default();
-        for layer in &layers {
-            let &Linear { k, n, layer: ref path, .. } = layer.linear;
+        let reason = |layer: &Layer| {
+            let &Linear { k, n, .. } = layer.linear;
             let lm_head = || embeddings.lm_head(layer.id, n).filter(|_| self.only.is_empty());
             let reason = self.reason_by_name(&layer.names);
             let reason = reason.or_else(|| Some(format!("lm_head: {}", lm_head()?)));
-            let Some(reason) = reason.or_else(|| too_small(k, n)) else { continue };
+            reason.or_else(|| too_small(k, n))
+        };
+        let reasons: Vec<Option<String>> = layers.iter().map(reason).collect();
+        let quantized = layers.iter().zip(&reasons).filter(|(_, reason)| reason.is_none());
+        let quantized: HashSet<ValueId> =
+            quantized.filter_map(|(layer, _)| part::stack(graph, layer.id)).collect();
+        let names = FreshNames::new(graph);
+        let mut patch = Patch::default();
+        for (layer, reason) in layers.iter().zip(reasons) {
+            let (Some(reason), path) = (reason, &layer.linear.layer) else { continue };
             observer.layer_kept(path, &reason);
             let why = format!("{path} stays in float: {reason}");
-            patch.changes.extend(Change::restore_origin(graph, layer.id, why));
+            if let Some(mut change) = Change::restore_origin(graph, layer.id, why) {
+                part::detach(graph, &names, layer.id, &quantized, &mut change);
+                patch.changes.push(change);
+            }
         }
         Ok(patch)
     }
@@ -107,33 +126,50 @@ impl<'g> Layer<'g> {
     }
 }
 
-/// A stack of experts that nobody took apart, or an `Einsum` that nobody wrote as a product, with its names as a [`Layer`] has
-/// them.
-struct Unexpanded<'g> {
+/// A stack of experts, an `Attention`, a `MoE` or a layer fused with its activation that nobody took apart, or an `Einsum` that nobody wrote as a product, with its names
+/// as a [`Layer`] has them.
+struct Unexpanded {
     path: String,
-    node: &'g str,
-    weight: &'g str,
+    names: Vec<String>,
     features: [usize; 2],
+    /// Why it stays in float where none of these says so.
+    reason: Option<String>,
 }
 
-impl<'g> Unexpanded<'g> {
-    fn new(model: &'g Model, id: NodeId, paths: &mut LayerPaths) -> Option<Self> {
+impl Unexpanded {
+    /// Those in the node, the stacks of a `MoE` each by itself.
+    fn all(model: &Model, id: NodeId, select: &Select, paths: &mut LayerPaths) -> Vec<Self> {
         let graph = &model.graph;
+        let node = graph.node(id);
+        let new = |path: String, root, features, reason| {
+            let names = vec![path.clone(), node.name.clone(), graph.value(root).name.clone()];
+            Self { path, names, features, reason }
+        };
+        if let Some(Ok(mixture)) = Mixture::of(model, id) {
+            let path = paths.issue(graph, node, mixture.up[0].root);
+            let kept = mixture.kept(graph, select, &path, &node.name);
+            let reason = kept
+                .map(|kept| format!("its MoE stays one operator, as {path}.{} stays in float", kept.name));
+            let stack = |experts: &Experts| {
+                let path = format!("{path}.{}", experts.name);
+                let mut stack = new(path, experts.root, [experts.k, experts.n], reason.clone());
+                stack.names.extend((0..experts.experts).map(|expert| format!("{}.{expert}", stack.path)));
+                stack
+            };
+            return mixture.layers().map(stack).collect();
+        }
         let stack = ExpertStack::of(model, id).map(|stack| (stack.root, stack.features()));
         let einsum =
             || EinsumProduct::of(graph, id).and_then(|einsum| Some((einsum.root, einsum.features()?)));
-        let (root, features) = stack.or_else(einsum)?;
-        let node = graph.node(id);
-        Some(Self {
-            path: paths.issue(graph, node, root),
-            node: &node.name,
-            weight: &graph.value(root).name,
-            features,
-        })
+        let attention = || PackedAttention::of(graph, id)?.ok().map(|it| (it.root, it.features()));
+        let fused = || FusedLayer::of(graph, id)?.ok().map(|it| (it.root, it.features));
+        let found = stack.or_else(einsum).or_else(attention).or_else(fused);
+        let whole = |(root, features)| new(paths.issue(graph, node, root), root, features, None);
+        found.map(whole).into_iter().collect()
     }
 
-    fn names(&self) -> [&str; 3] {
-        [&self.path, self.node, self.weight]
+    fn names(&self) -> Vec<&str> {
+        self.names.iter().map(String::as_str).collect()
     }
 }
 

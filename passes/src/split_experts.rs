@@ -8,6 +8,7 @@ use zqc_ir::op::attribute::{int, ints};
 use zqc_ir::tensor::TensorError;
 use zqc_ir::{Change, FreshNames, Graph, Model, NodeId, Patch, ValueId};
 
+use crate::constant_view::ConstantView;
 use crate::draft::{Draft, Integers};
 use crate::expert_stack::{ExpertStack, Routing};
 use crate::layer_path::LayerPaths;
@@ -93,7 +94,7 @@ struct Splitter<'g> {
     integers: Integers,
     routes: Routes,
     /// The initializers of the matrices of a stack in these dimensions.
-    matrices: HashMap<(ValueId, [usize; 3]), Vec<String>>,
+    matrices: HashMap<(ValueId, usize, [usize; 3]), Vec<String>>,
 }
 
 impl Splitter<'_> {
@@ -162,18 +163,18 @@ fn spread(draft: &mut Draft, x: &str, experts: usize, opset: i64) -> Vec<String>
 fn matrices(
     graph: &Graph,
     fresh: &FreshNames,
-    known: &mut HashMap<(ValueId, [usize; 3]), Vec<String>>,
+    known: &mut HashMap<(ValueId, usize, [usize; 3]), Vec<String>>,
     stack: &ExpertStack,
     names: &[Names],
     change: &mut Change,
 ) -> Result<Vec<String>, TensorError> {
-    if let Some(known) = known.get(&(stack.root, stack.dims)) {
+    if let Some(known) = known.get(&(stack.root, stack.start, stack.dims)) {
         return Ok(known.clone());
     }
-    let whole = graph.literal(stack.root).ok_or(TensorError::NotLoaded)?;
-    let parts = whole.reshaped(&stack.dims.map(|dim| dim as i64))?.parts()?;
+    let dims = stack.dims.map(|dim| dim as i64);
+    let parts = ConstantView::tensor(graph, stack.root, stack.start, &dims)?.parts()?;
     let names: Vec<String> = names.iter().map(|names| fresh.fresh(&names.matrix)).collect();
     change.initializers.extend(names.iter().cloned().zip(parts));
-    known.insert((stack.root, stack.dims), names.clone());
+    known.insert((stack.root, stack.start, stack.dims), names.clone());
     Ok(names)
 }

@@ -95,8 +95,8 @@ pub(super) struct Arguments {
     /// Quantize these layers and no others, the head included when it is named
     #[arg(long, help_heading = QUANTIZATION, num_args = 1.., value_name = "REGEX")]
     pub only: Vec<String>,
-    /// Quantizes again what is quantized already, where its weight is behind DequantizeLinear; such weights are held in
-    /// memory in float
+    /// Quantizes again what is quantized already, where its weight is behind DequantizeLinear or in MatMulNBits; such weights
+    /// are held in memory in float
     #[arg(long, help_heading = QUANTIZATION)]
     requantize: bool,
 

@@ -28,10 +28,10 @@ pub(super) fn print_report(report: &Report) {
             layer.seconds
         );
     }
-    for (reason, layers) in report.kept_by_reason() {
-        let more = if layers.len() > 1 { format!(" and {} more", layers.len() - 1) } else { String::new() };
-        say!("stays in float: {}{more} ({reason})", layers[0]);
-    }
+    report
+        .kept_by_reason()
+        .iter()
+        .for_each(|(reason, layers)| say!("stays in float: {}", kept(reason, layers)));
     report.warnings.iter().for_each(|warning| say!("warning: {warning}"));
     let totals = &report.totals;
     if !report.layers.is_empty() {
@@ -66,7 +66,13 @@ pub(super) fn print_report(report: &Report) {
     );
 }
 
-/// A line a linear layer, and the totals.
+/// The layers that one reason keeps.
+fn kept(reason: &str, layers: &[&str]) -> String {
+    let more = if layers.len() > 1 { format!(" and {} more", layers.len() - 1) } else { String::new() };
+    format!("{}{more} ({reason})", layers[0])
+}
+
+/// A line a linear layer, what is not compiled and why, and the totals.
 pub(super) fn inspection(inspection: &Inspection) -> String {
     let width = inspection.linears.iter().map(|linear| linear.layer.len()).max().unwrap_or(0).max(5);
     let mut lines = vec![format!(
@@ -88,6 +94,8 @@ pub(super) fn inspection(inspection: &Inspection) -> String {
             if linear.bias { "yes" } else { "no" }
         ));
     }
+    let others = inspection.kept_by_reason();
+    lines.extend(others.iter().map(|(reason, layers)| format!("not compiled: {}", kept(reason, layers))));
     let file = match &inspection.file {
         InspectedFile::Onnx { opset, nodes } => format!("opset {opset}, {nodes} nodes"),
         InspectedFile::Package { package_version, zqc_version, activations } => {

@@ -5,7 +5,7 @@ use std::path::Path;
 use zqc_kernels::{BLOCK, GroupScales, Package, PackedLayer};
 use zqc_numerics::ActivationFormat;
 
-use super::{InspectedFile, Inspection, LinearSummary};
+use super::{InspectedFile, Inspection, Layers, LinearSummary};
 use crate::error::Error;
 
 /// Lists the layers of the package in a folder.
@@ -20,8 +20,8 @@ pub(super) fn inspect(folder: &Path) -> Result<Inspection, Error> {
         zqc_version: manifest.zqc_version.clone(),
         activations: manifest.activations.len(),
     };
-    let linears = package.layers().map(summary).collect();
-    Ok(Inspection::new(folder, file, linears, manifest.weights_bytes as u64))
+    let layers = Layers { linears: package.layers().map(summary).collect(), kept: Vec::new() };
+    Ok(Inspection::new(folder, file, layers, manifest.weights_bytes as u64))
 }
 
 fn summary(layer: PackedLayer<'_>) -> LinearSummary {

@@ -1,5 +1,7 @@
 //! What became of a linear layer.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use zqc_numerics::Ladder;
 use zqc_passes::{CalibrationRecord, Coding, LayerRecord};
@@ -84,6 +86,15 @@ pub struct KeptLayer {
     pub layer: String,
     /// Why.
     pub reason: String,
+}
+
+impl KeptLayer {
+    /// The layers by the reason.
+    pub(crate) fn by_reason(kept: &[Self]) -> BTreeMap<&str, Vec<&str>> {
+        let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        kept.iter().for_each(|kept| reasons.entry(&kept.reason).or_default().push(&kept.layer));
+        reasons
+    }
 }
 
 impl From<LayerRecord> for LayerReport {

@@ -122,7 +122,7 @@ fn constants_that_old_models_list_as_inputs_are_quantized() {
 }
 
 #[test]
-fn a_weight_on_the_left_is_named_among_those_that_stay() {
+fn a_weight_on_the_left_is_quantized() {
     let left = one_layer_with(|graph| {
         graph.initializer.push(matrix("v", 48, 32));
         graph.output[0] = info("u", DataType::Float, &["48", "batch"]);
@@ -131,7 +131,47 @@ fn a_weight_on_the_left_is_named_among_those_that_stay() {
     });
     let bench = Bench::new();
     let printed = compiled(&left, &bench, &[]);
-    assert!(printed.contains("left (its weight is the left operand of its MatMul"), "{printed}");
+    assert!(printed.contains(VERIFIED), "{printed}");
+    let formats: Vec<Value> = layers(&bench.output()).iter().map(|layer| layer["format"].clone()).collect();
+    assert_eq!(formats, ["e2m1", "e2m1"]);
+}
+
+#[test]
+fn an_operand_of_an_unknown_operator_is_named_by_both_commands() {
+    const REASON: &str = "it is an operand of custom::Product, which zqc does not know";
+    let mut unknown = one_layer_with(|graph| {
+        graph.initializer.push(matrix("v", 32, 48));
+        graph.output[0] = info("u", DataType::Float, &["batch", "48"]);
+        let product = node("Product", "/next/Product", &["y", "v"], "u");
+        graph.node.push(NodeProto { domain: Some("custom".to_string()), ..product });
+    });
+    unknown.opset_import.push(zqc::ir::onnx::proto::OperatorSetIdProto {
+        domain: Some("custom".to_string()),
+        version: Some(1),
+    });
+    let bench = Bench::new();
+    let path = bench.model(&unknown);
+    let (_, printed) = bench.compile(&path, &bench.output(), &["--method", "rtn"]);
+    assert!(printed.contains(&format!("stays in float: next ({REASON})")), "{printed}");
+    let listed = zqc_ok(["inspect".as_ref(), path.as_os_str()]);
+    assert!(listed.contains(&format!("not compiled: next ({REASON})")), "{listed}");
+    let listed = zqc_ok(["inspect".as_ref(), path.as_os_str(), "--json".as_ref()]);
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(listed["kept"], serde_json::json!([{ "layer": "next", "reason": REASON }]));
+}
+
+#[test]
+fn an_output_that_is_larger_says_why() {
+    let shared = one_layer_with(|graph| {
+        graph.output.push(info("v", DataType::Float, &["64", "32"]));
+        graph.node.push(node("Neg", "other reader", &["w"], "v"));
+    });
+    let bench = Bench::new();
+    let printed = compiled(&shared, &bench, &[]);
+    let reason = "the output is larger than the model: constants stay beside the layers made of them, as other nodes read \
+                  them: \"w\" (8.19 kB)";
+    assert!(printed.contains(reason), "{printed}");
+    assert!(!compiled(&one_layer(), &bench, &[]).contains("constants stay"));
 }
 
 #[test]

@@ -168,6 +168,49 @@ def fused():
     return helper.make_model(graph, opset_imports=imports, ir_version=10), {"x": floats(2, 16, 64)}
 
 
+def microsoft(nodes, inputs, outputs, constants):
+    """A model with operators of ONNX Runtime's domain, which onnx does not check."""
+    graph = helper.make_graph(nodes, "form", inputs, outputs, [numpy_helper.from_array(c, name) for name, c in constants.items()])
+    imports = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=imports, ir_version=10)
+
+
+def split_apart():
+    """The experts of a stack, each on rows of its own, as transformers exports them; the second stack lies transposed."""
+    rows, up, down = (" ".join(f"{name}{expert}" for expert in range(3)) for name in ("r", "u", "d"))
+    nodes = [node("Split", "x", rows, axis=0, num_outputs=3), node("Split", "up", up, axis=0, num_outputs=3),
+             node("Transpose", "down", "turned", perm=[0, 2, 1]), node("Split", "turned", down, axis=0, num_outputs=3)]
+    for expert in range(3):
+        nodes += [node("Squeeze", f"u{expert} first", f"up{expert}"), node("MatMul", f"r{expert} up{expert}", f"h{expert}"),
+                  node("Tanh", f"h{expert}", f"t{expert}"), node("Squeeze", f"d{expert} first", f"down{expert}"),
+                  node("MatMul", f"t{expert} down{expert}", f"y{expert}")]
+    nodes.append(node("Concat", "y0 y1 y2", "y", axis=0))
+    constants = {"up": floats(3, 80, 48) / 9, "down": floats(3, 40, 48) / 7, "first": np.array([0])}
+    return model(nodes, [value("x", [36, 80])], [value("y", [36, 40])], constants), {"x": floats(36, 80)}
+
+
+def mixture():
+    nodes = [helper.make_node("MoE", "x router up up_bias down".split(), ["y"], domain="com.microsoft", k=2,
+                              activation_type="swiglu", swiglu_fusion=1, normalize_routing_weights=1)]
+    constants = {"up": floats(3, 96, 80) / 9, "up_bias": floats(3, 96), "down": floats(3, 80, 48) / 7}
+    inputs = [value("x", ["t", 80]), value("router", ["t", 3])]
+    return microsoft(nodes, inputs, [value("y", ["t", 80])], constants), {"x": floats(24, 80), "router": floats(24, 3)}
+
+
+def attention():
+    nodes = [helper.make_node("Attention", "x w b mask".split(), ["y"], domain="com.microsoft", num_heads=4)]
+    constants = {"w": floats(64, 192) / 8, "b": floats(192)}
+    inputs = [value("x", ["b", "t", 64]), value("mask", ["b"], TensorProto.INT32)]
+    return microsoft(nodes, inputs, [value("y", ["b", "t", 64])], constants), \
+        {"x": floats(2, 12, 64), "mask": np.array([12, 9], dtype=np.int32)}
+
+
+def left():
+    nodes = [node("MatMul", "w x", "y")]
+    return model(nodes, [value("x", ["b", 80, "t"])], [value("y", ["b", 48, "t"])], {"w": floats(48, 80) / 9}), \
+        {"x": floats(2, 80, 24)}
+
+
 FORMS = {
     "experts": lambda: experts([3, "t", 80], [3, 24, 80]),
     "experts, opset 13": lambda: experts([3, "t", 80], [3, 24, 80], 13),
@@ -178,6 +221,10 @@ FORMS = {
     "experts, looked up": lambda: looked_up([0, 2, 1, -1, 1, 0, 0, 2, -3, 1] * 4, False),
     "experts, looked up on the left": lambda: looked_up([0, 2, 1, -1, 1, 0, 0, 2, -3, 1] * 4, True),
     "experts, looked up but for one": lambda: looked_up([0, 2, 2, 0, -1] * 8, False),
+    "experts, split apart": split_apart,
+    "experts of one operator": mixture,
+    "attention": attention,
+    "on the left": left,
     "einsum": lambda: einsum(["b", "t", 80], [2, 12, 80], ["abc,cde->abde", "abcd,cde->abe"], [(80, 4, 12), (4, 12, 40)]),
     "einsum of other orders": lambda: einsum(["b", 80, "t"], [2, 80, 12], ["bds,hkd->bhsk", "bhsk,dhk->dbs"],
                                              [(4, 12, 80), (40, 4, 12)]),

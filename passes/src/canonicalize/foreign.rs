@@ -1,21 +1,32 @@
 //! Products with a constant matrix that are no linear layers of ours: somebody quantized or fused them before, or they are
 //! written in a form that is not compiled yet.
 
+use zqc_ir::onnx::proto::{FunctionProto, NodeProto};
+use zqc_ir::op::is_standard;
 use zqc_ir::tensor::name;
 use zqc_ir::{Graph, Model, Node, NodeId, Op, ValueId};
 
+use crate::attention::PackedAttention;
 use crate::constant_view::{ConstantView, VIEWS, is_float, root};
+use crate::contrib::MICROSOFT;
 use crate::dequantized::Dequantized;
 use crate::einsum::EinsumProduct;
 use crate::expert_stack::ExpertStack;
+use crate::folded::Folded;
+use crate::fused::FusedLayer;
+use crate::mixture::Mixture;
+use crate::nbits::NBits;
 use crate::rank::rank;
-use crate::select::too_small;
+use crate::select::{MIN_ELEMENTS, too_small};
 
-const MICROSOFT: &str = "com.microsoft";
+/// What a user can do about a quantized matrix.
+const WAY_OUT: &str = "; --requantize quantizes it again";
 
 /// Operators on quantized matrices: domain (empty for the standard one), type, and the input that is the matrix.
-const QUANTIZED: [(&str, &str, usize); 10] = [
+const QUANTIZED: [(&str, &str, usize); 12] = [
+    ("", "ConvInteger", 1),
     ("", "MatMulInteger", 1),
+    ("", "QLinearConv", 3),
     ("", "QLinearMatMul", 3),
     (MICROSOFT, "MatMulNBits", 1),
     (MICROSOFT, "MatMulBnb4", 1),
@@ -28,13 +39,28 @@ const QUANTIZED: [(&str, &str, usize); 10] = [
 ];
 
 /// Operators that ONNX Runtime's optimizer makes of products and what surrounds them.
-const FUSED: [(&str, &str, usize); 6] = [
+const FUSED: [(&str, &str, usize); 5] = [
+    (MICROSOFT, "DecoderAttention", 2),
     (MICROSOFT, "FusedMatMul", 1),
+    (MICROSOFT, "LongformerAttention", 1),
+    (MICROSOFT, "PackedAttention", 1),
     (MICROSOFT, "TransposeMatMul", 1),
-    (MICROSOFT, "FusedGemm", 1),
-    (MICROSOFT, "GemmFastGelu", 1),
-    (MICROSOFT, "Attention", 1),
-    (MICROSOFT, "MoE", 2),
+];
+
+/// Standard operators on matrices, the second inputs, that are no linear layers.
+const OTHERS: [&str; 5] = ["ConvTranspose", "DeformConv", "GRU", "LSTM", "RNN"];
+
+/// Operators of other domains whose constants are tables: embeddings, positions and masks.
+const TABLES: [&str; 9] = [
+    "EmbedLayerNormalization",
+    "GatedRelativePositionBias",
+    "GemmaRotaryEmbedding",
+    "GroupQueryAttention",
+    "MRotaryEmbedding",
+    "MultiHeadAttention",
+    "PagedAttention",
+    "RelativePositionBias",
+    "RotaryEmbedding",
 ];
 
 /// The constant matrix of such a product, and why the product stays as it is; `None` for all other nodes, stacks of experts
@@ -52,11 +78,17 @@ pub(super) fn reason(model: &Model, id: NodeId) -> Option<(ValueId, String)> {
         found.and_then(|&(_, _, port)| constant(node.input(port)?))
     };
     if let Some(matrix) = input(&QUANTIZED) {
-        return Some((matrix, format!("its weight is already quantized, for {}", proto.op_type())));
+        let way_out = if NBits::of(graph, id).is_some() { WAY_OUT } else { "" };
+        return Some((matrix, format!("its weight is already quantized, for {}{way_out}", proto.op_type())));
     }
     if let Some(matrix) = input(&FUSED) {
         let reason = "was fused by ONNX Runtime's optimizer; compile the model as it was before";
         return Some((matrix, format!("{} {reason}", proto.op_type())));
+    }
+    let attention = PackedAttention::of(graph, id).and_then(Result::err);
+    let fused = || FusedLayer::of(graph, id)?.err();
+    if let Some(obstacle) = attention.or_else(|| Mixture::of(model, id)?.err()).or_else(fused) {
+        return Some(obstacle);
     }
     let is = |op_type| node.op.as_standard(op_type).is_some();
     if is("Einsum") {
@@ -73,6 +105,67 @@ pub(super) fn reason(model: &Model, id: NodeId) -> Option<(ValueId, String)> {
     let reason = overridable(graph, node, &[0, 1]).or_else(|| dequantized(graph, node));
     let reason = reason.or_else(|| stack(graph, node)).or_else(chosen);
     reason.or_else(|| left(graph, node).filter(|_| !is_expert_stack))
+}
+
+/// The constant matrix of all else, and why no layer is made of it: a product with a matrix that is made of constants by
+/// operators that no layer is seen through, another operator on a matrix, or an unknown one.
+pub(super) fn other(model: &Model, id: NodeId, folded: &Folded) -> Option<(ValueId, String)> {
+    let graph = &model.graph;
+    let node = graph.node(id);
+    let Op::Onnx(proto) = &node.op else { return None };
+    let weight = |value: ValueId| {
+        let (matrix, elements) = folded.weight_behind(value)?;
+        (elements >= MIN_ELEMENTS).then_some(matrix)
+    };
+    if !is_standard(proto.domain()) {
+        let calls = |function: &FunctionProto| {
+            (function.domain(), function.name()) == (proto.domain(), proto.op_type())
+        };
+        let is_layer = matches!(PackedAttention::of(graph, id), Some(Ok(_)))
+            || matches!(Mixture::of(model, id), Some(Ok(_)))
+            || matches!(FusedLayer::of(graph, id), Some(Ok(_)));
+        let is_made_of_constants = node.inputs().iter().flatten().all(|&value| folded.contains(value));
+        let is_other = TABLES.contains(&proto.op_type()) || model.header.functions.iter().any(calls);
+        if is_layer || is_made_of_constants || is_other {
+            return None;
+        }
+        let matrix = node.inputs().iter().flatten().find_map(|&value| weight(value))?;
+        return Some((matrix, format!("it is an operand of {}, which zqc does not know", qualified(proto))));
+    }
+    if OTHERS.contains(&proto.op_type()) {
+        let matrix = weight(node.input(1)?)?;
+        return Some((matrix, format!("{} is no linear layer", proto.op_type())));
+    }
+    let [x, port] = match proto.op_type() {
+        "MatMul" | "Gemm" | "Conv" if node.input(1).is_some_and(|value| folded.contains(value)) => [0, 1],
+        "MatMul" | "Gemm" => [1, 0],
+        _ => return None,
+    };
+    let (x, operand) = (node.input(x)?, node.input(port)?);
+    let matrix = weight(operand).filter(|_| !folded.contains(x) && ExpertStack::of(model, id).is_none())?;
+    let maker = graph.producer(behind(graph, operand, &VIEWS)).map(|maker| &graph.node(maker).op);
+    let reason = match maker {
+        Some(Op::Onnx(maker)) if maker.op_type() != "Constant" => match is_standard(maker.domain()) {
+            true => format!("its weight is computed from constants, by {}", maker.op_type()),
+            false => format!("its weight comes from {}, which zqc does not know", qualified(maker)),
+        },
+        _ => {
+            let dims = graph.literal(matrix)?.dims().to_vec();
+            match proto.op_type() {
+                "Conv" if proto.int_or("group", 1) != 1 => {
+                    format!("its Conv has {} groups", proto.int_or("group", 1))
+                }
+                "Conv" => format!("its Conv has a window of {:?}", dims.get(2..).unwrap_or_default()),
+                kind => format!("its {kind} has a weight of dimensions {dims:?}"),
+            }
+        }
+    };
+    Some((matrix, reason))
+}
+
+/// An operator of another domain than the standard one.
+fn qualified(node: &NodeProto) -> String {
+    format!("{}::{}", node.domain(), node.op_type())
 }
 
 /// A product with a float matrix that is an input with a default, at one of these ports.
@@ -96,8 +189,11 @@ fn left(graph: &Graph, node: &Node) -> Option<(ValueId, String)> {
     let [.., rows, columns] = view.dims[..] else { return None };
     let (n, k) = (usize::try_from(rows).ok()?, usize::try_from(columns).ok()?);
     (computed && too_small(k, n).is_none()).then(|| {
-        let kind = node.op.kind();
-        (view.root, format!("its weight is the left operand of its {kind}, that of a layer is the right one"))
+        let obstacle = match node.op.kind() {
+            "Gemm" => "and it adds its third",
+            _ => "and how many dimensions the right one has is not known",
+        };
+        (view.root, format!("its weight is the left operand of its {}, {obstacle}", node.op.kind()))
     })
 }
 
@@ -110,7 +206,7 @@ fn dequantized(graph: &Graph, node: &Node) -> Option<(ValueId, String)> {
     let dtype = graph.literal(matrix)?.dtype().ok()?;
     (proto.op_type() == "DequantizeLinear").then(|| {
         let is_known = Dequantized::of(graph, weight).is_some();
-        let way_out = if is_known { "; --requantize quantizes it again" } else { "" };
+        let way_out = if is_known { WAY_OUT } else { "" };
         (matrix, format!("its weight is already quantized: {} behind DequantizeLinear{way_out}", name(dtype)))
     })
 }

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use zqc_ir::op::Layout;
 use zqc_ir::tensor::DataType;
-use zqc_ir::{FreshNames, Graph, Tensor, ValueId};
+use zqc_ir::{FreshNames, Graph, NodeId, Tensor, ValueId};
 
-use crate::constant_view::{ConstantView, is_float};
-use crate::dequantized::Dequantized;
+use crate::constant_view::{ConstantView, is_float, product};
+use crate::nbits::NBits;
 
 /// The constant matrix of a layer.
 pub(super) struct Weight {
@@ -31,8 +31,18 @@ impl Weight {
             Layout::InputOutput => (rows, columns),
             Layout::OutputInput => (columns, rows),
         };
-        let constant = Constant { root: view.root, dims: view.dims, dtype: None };
+        let constant =
+            Constant { root: view.root, start: view.start, dims: view.dims, dtype: None, codes: None };
         Some(Self { constant, layout, k, n, dtype: view.dtype })
+    }
+
+    /// The matrix of a `MatMulNBits`.
+    pub(super) fn of_codes(graph: &Graph, id: NodeId) -> Option<Self> {
+        let &NBits { n, k, dtype, .. } = &NBits::of(graph, id)?;
+        let root = graph.node(id).input(1)?;
+        let constant =
+            Constant { root, start: 0, dims: vec![n as i64, k as i64], dtype: None, codes: Some(id) };
+        Some(Self { constant, layout: Layout::OutputInput, k, n, dtype })
     }
 
     /// The constant matrix of a convolution with a window of 1, `[N, K, 1, ..]`, and the rank of what it reads.
@@ -42,7 +52,8 @@ impl Weight {
         if window.is_empty() || window.iter().any(|&extent| extent != 1) {
             return None;
         }
-        let constant = Constant { root: view.root, dims: vec![n, k], dtype: None };
+        let constant =
+            Constant { root: view.root, start: view.start, dims: vec![n, k], dtype: None, codes: None };
         let (n, k) = (usize::try_from(n).ok()?, usize::try_from(k).ok()?);
         let weight = Self { constant, layout: Layout::OutputInput, k, n, dtype: view.dtype };
         Some((weight, view.dims.len()))
@@ -59,9 +70,13 @@ fn view(graph: &Graph, operand: ValueId, requantize: bool) -> Option<ConstantVie
 pub(super) struct Constant {
     /// What holds the elements: an initializer, or the result of a `Constant` or `DequantizeLinear` node.
     pub root: ValueId,
+    /// How many of its elements come before those of the constant.
+    pub start: usize,
     pub dims: Vec<i64>,
     /// The type to convert to; `None` leaves the elements as they are.
     pub dtype: Option<DataType>,
+    /// The `MatMulNBits` that knows what its elements stand for.
+    pub codes: Option<NodeId>,
 }
 
 impl Constant {
@@ -71,21 +86,34 @@ impl Constant {
         let stored = graph.literal(view.root)?.dtype().ok()?;
         let fits = !view.transposed && shapes.contains(&view.dims.as_slice());
         let dtype = Some(view.dtype).filter(|&dtype| dtype != stored);
-        fits.then_some(Self { root: view.root, dims: view.dims, dtype })
+        fits.then_some(Self { root: view.root, start: view.start, dims: view.dims, dtype, codes: None })
     }
 
     fn tensor(&self, graph: &Graph) -> Option<Tensor> {
-        if let Some(weight) = Dequantized::of(graph, self.root) {
-            return weight.tensor().and_then(|tensor| tensor.reshaped(&self.dims)).ok();
+        if let Some(id) = self.codes {
+            return NBits::of(graph, id)?.tensor().ok();
         }
-        let stored = graph.literal(self.root)?;
-        match self.dtype {
-            None => stored.reshaped(&self.dims).ok(),
-            Some(dtype) => {
-                let dims: Vec<usize> = self.dims.iter().map(|&dim| dim as usize).collect();
-                Tensor::from_f32_as(dtype, &dims, stored.to_f32().ok()?).ok()
-            }
+        let stored = ConstantView::tensor(graph, self.root, self.start, &self.dims).ok()?;
+        let Some(dtype) = self.dtype else { return Some(stored) };
+        let dims: Vec<usize> = self.dims.iter().map(|&dim| dim as usize).collect();
+        Tensor::from_f32_as(dtype, &dims, stored.to_f32().ok()?).ok()
+    }
+
+    /// Which of the parts of this size it is, where it is less than what holds it.
+    pub(super) fn index(&self, graph: &Graph) -> Option<usize> {
+        let size = usize::try_from(product(&self.dims)?).ok()?;
+        let is_part = graph.literal(self.root)?.elements() != Ok(size);
+        self.start.checked_div(size).filter(|_| is_part && self.codes.is_none())
+    }
+
+    /// What an initializer of its own is called: a part like the matrix of a stack of experts, all else by its dimensions.
+    fn hint(&self, graph: &Graph) -> String {
+        let root = &graph.value(self.root).name;
+        if let Some(index) = self.index(graph) {
+            return format!("{root}.{index}");
         }
+        let dims: Vec<String> = self.dims.iter().map(i64::to_string).collect();
+        format!("{root}_{}", dims.join("x"))
     }
 }
 
@@ -105,14 +133,14 @@ impl Initializers {
         added: &mut Vec<(String, Tensor)>,
     ) -> Option<String> {
         let stored = graph.constant(constant.root);
-        if constant.dtype.is_none() && stored.is_some_and(|tensor| tensor.dims() == constant.dims) {
+        let is_plain = constant.dtype.is_none() && constant.codes.is_none();
+        if is_plain && stored.is_some_and(|tensor| tensor.dims() == constant.dims) {
             return Some(graph.value(constant.root).name.clone());
         }
         if let Some(name) = self.names.get(constant) {
             return Some(name.clone());
         }
-        let dims: Vec<String> = constant.dims.iter().map(i64::to_string).collect();
-        let name = names.fresh(&format!("{}_{}", graph.value(constant.root).name, dims.join("x")));
+        let name = names.fresh(&constant.hint(graph));
         added.push((name.clone(), constant.tensor(graph)?));
         self.names.insert(constant.clone(), name.clone());
         Some(name)

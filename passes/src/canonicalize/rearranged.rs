@@ -18,6 +18,14 @@ impl Arrangement {
         Self { before: Some(vec![1, 0]), after: None }
     }
 
+    /// Activation and result, of this rank, have what a layer has in rows in columns; the activation perhaps not, as it `lies`
+    /// in rows. `None` for vectors.
+    pub(super) fn columns(rank: usize, lies: bool) -> Option<Self> {
+        let mut order: Vec<i64> = (0..rank as i64).collect();
+        order.swap(rank.checked_sub(2)?, rank - 1);
+        Some(Self { before: (!lies).then(|| order.clone()), after: Some(order) })
+    }
+
     /// Activation and result, of this rank, have their channels at axis 1.
     pub(super) fn channels_last(rank: usize) -> Self {
         let last = rank as i64 - 1;

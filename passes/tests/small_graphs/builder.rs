@@ -70,6 +70,11 @@ impl Builder {
         self
     }
 
+    pub fn initializer(mut self, tensor: TensorProto) -> Self {
+        self.graph().initializer.push(tensor);
+        self
+    }
+
     /// A vector of integers: a shape, or axes.
     pub fn integers(mut self, name: &str, values: &[i64]) -> Self {
         let tensor = Tensor::from_i64(&[values.len()], values.to_vec()).unwrap();
@@ -79,6 +84,13 @@ impl Builder {
 
     pub fn opset(mut self, version: i64) -> Self {
         self.proto.opset_import[0].version = Some(version);
+        self
+    }
+
+    /// Imports version 1 of the operators of another domain.
+    pub fn import(mut self, domain: &str) -> Self {
+        let import = OperatorSetIdProto { domain: Some(domain.to_string()), version: Some(1) };
+        self.proto.opset_import.push(import);
         self
     }
 

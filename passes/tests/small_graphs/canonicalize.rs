@@ -338,7 +338,7 @@ fn forms() -> Vec<(&'static str, Builder)> {
                 .output("z"),
         ),
         (
-            "weight_on_the_left_stays",
+            "weight_on_the_left",
             Builder::new()
                 .input("x", Float, "32 cols")
                 .constant("w", Float, &[32, 32])
@@ -361,10 +361,7 @@ fn forms() -> Vec<(&'static str, Builder)> {
                 .named("/proj/MatMul_quant")
                 .output("y"),
         ),
-        (
-            "fused_matmul_stays",
-            matmul().node("FusedMatMul", &["x", "w"], "y").of("com.microsoft").output("y"),
-        ),
+        ("fused_matmul", matmul().node("FusedMatMul", &["x", "w"], "y").of("com.microsoft").output("y")),
         (
             "fused_matmul_of_activations",
             rows(Float)

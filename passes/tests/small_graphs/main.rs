@@ -1,12 +1,18 @@
 //! Each pass on small graphs, one a form; `tests/snapshots/<pass>/` holds what comes out.
 
+mod agreement;
 mod builder;
 mod canonicalize;
+mod expand_attention;
 mod expand_einsum;
+mod expand_fused;
+mod expand_moe;
 mod inline_functions;
 mod kinds;
 mod lower;
 mod native;
+mod nbits;
+mod parts;
 mod quantize_activations;
 mod raise;
 mod select;
@@ -14,6 +20,7 @@ mod share_constants;
 mod share_operands;
 mod solve_weights;
 mod split_experts;
+mod unknown;
 mod upgrade_opset;
 
 use std::fmt::Write;
