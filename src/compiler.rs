@@ -15,7 +15,7 @@ use zqc_passes::{
     Calibration, Checkpoints, LowerNative, LowerPortable, Method as Solver, Observer, Pass,
     QuantizeActivations, ShareConstants, ShareOperands, SolveWeights, SolvedWeights, UpgradeOpset, run,
 };
-use zqc_runtime::{Array, Backend, BackendError, RunError, backend};
+use zqc_runtime::{Array, Backend, RunError, backend};
 
 use crate::bodies;
 use crate::calibration::{Samples, samples};
@@ -223,6 +223,7 @@ impl Compiler {
             let runs = !report.layers.is_empty() && self.options.target == Target::Portable;
             let backend = runs.then(|| backend(&self.options.backend, self.options.threads)).transpose()?;
             report.verification = verify(&staged.path(), source, model, quantized, backend.as_deref())?;
+            report.note_library(backend.and_then(|backend| backend.used_library()));
         }
         Ok(staged.persist()?)
     }
@@ -294,6 +295,7 @@ impl Compiler {
             steps.run(&UpgradeOpset { to: PORTABLE_OPSET })?;
             steps.bodies(&samples.inputs, backend.as_ref(), &mut solved)?;
         }
+        report.note_library(backend.used_library());
         report.add_up();
         Ok(())
     }
@@ -428,9 +430,7 @@ impl Steps<'_> {
                 };
                 self.events.step(step);
                 match samples(source, input, options, backend, state, self.events) {
-                    Err(Error::Run(RunError::Backend(
-                        error @ (BackendError::UnsupportedNode { .. } | BackendError::Load { .. }),
-                    ))) => {
+                    Err(Error::Run(RunError::Backend(error))) => {
                         let warning = format!(
                             "the model cannot write its own calibration text ({error}): weights are rounded to \
                              nearest; give --calibration"

@@ -41,8 +41,8 @@ pub use evaluate::{Evaluation, Perplexity, evaluate};
 pub use inspect::{InspectedFile, Inspection, LinearSummary, inspect};
 pub use options::{Choice, Emit, Method, Options, Target};
 pub use report::{
-    ActivationReport, KeptLayer, LayerReport, Octave, OptionReport, Quantile, Report, RequantizedLayer,
-    RoundingError, Shift, StageReport, Totals, WeightHistogram,
+    ActivationReport, KeptLayer, LayerReport, LibraryReport, Octave, OptionReport, Quantile, Report,
+    RequantizedLayer, RoundingError, Shift, StageReport, Totals, WeightHistogram,
 };
 pub use verify::VerifyError;
 pub use zqc_numerics::{Order, ScaleSearch};
