@@ -3,10 +3,11 @@
 //! Back ends agree on what goes in and out (host arrays by declared name), so that they can be swapped and
 //! checked against each other. None of them ever sees FP8 or FP4: quantized layers are run by the caller.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 
 use zqc_ir::onnx::proto::ModelProto;
+use zqc_ir::onnx::proto::tensor_proto::DataType;
 
 use crate::array::{Array, ArrayError};
 
@@ -29,6 +30,15 @@ pub use ort::LibraryError;
 pub struct Piece {
     /// The part as a model of its own. Cloning it shares `raw_data`, which may point into a mapped file.
     pub model: ModelProto,
+    /// The element types of inputs that are declared without one, as far as the model that it is a part of tells.
+    pub types: HashMap<String, DataType>,
+}
+
+impl From<ModelProto> for Piece {
+    /// A model that is whole: its inputs are declared with their types.
+    fn from(model: ModelProto) -> Self {
+        Self { model, types: HashMap::new() }
+    }
 }
 
 /// A way to run pieces.

@@ -12,6 +12,7 @@ mod array;
 mod backend;
 mod control;
 mod dataset;
+mod element_types;
 mod guard;
 mod inputs;
 mod interpreter;

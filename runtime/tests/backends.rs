@@ -82,7 +82,7 @@ fn piece(graph: GraphProto) -> Piece {
         graph: Some(graph),
         ..Default::default()
     };
-    Piece { model }
+    Piece::from(model)
 }
 
 fn run(

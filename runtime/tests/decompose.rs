@@ -74,9 +74,12 @@ impl Case {
             version: Some(version),
         };
         let opset_import = vec![import("", opset), import("com.microsoft", 1)];
-        Piece {
-            model: ModelProto { ir_version: Some(8), opset_import, graph: Some(graph), ..Default::default() },
-        }
+        Piece::from(ModelProto {
+            ir_version: Some(8),
+            opset_import,
+            graph: Some(graph),
+            ..Default::default()
+        })
     }
 
     fn run(&self, name: &str, opset: i64, constants: &[usize]) -> Vec<Array> {

@@ -55,9 +55,15 @@ impl Backend for Auto {
     }
 }
 
-/// What rten refuses, in a word: the operator, or the reason where it names none.
+/// What rten refuses: the operator, or the reason where it names none.
 fn operator(refusal: &BackendError) -> String {
-    refusal.node().map_or_else(|| refusal.to_string(), |(_, op_type)| op_type.to_string())
+    match refusal {
+        BackendError::UnsupportedNode { op_type, .. } => op_type.clone(),
+        BackendError::Load { reason, .. }
+        | BackendError::Run { reason, .. }
+        | BackendError::Panic { reason, .. } => reason.clone(),
+        other => other.to_string(),
+    }
 }
 
 /// ONNX Runtime, where it is needed and found, and the operators that it was needed for.

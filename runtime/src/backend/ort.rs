@@ -2,6 +2,7 @@
 
 mod library;
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -13,12 +14,12 @@ use ort::session::SessionInputValue;
 use ort::session::builder::SessionBuilder;
 use ort::value::{DynValue, PrimitiveTensorElementType, Tensor, TensorElementType, TensorRef};
 use prost::Message;
-use zqc_ir::onnx::proto::ModelProto;
 use zqc_ir::onnx::proto::tensor_proto::DataType;
+use zqc_ir::onnx::proto::{ModelProto, TypeProto, type_proto};
 
 use super::externalize::externalize;
 use super::inline::inline_functions;
-use super::interface::Interface;
+use super::interface::{Interface, element_type};
 use super::widen::widen;
 use super::{Backend, BackendError, Piece, Session, UsedLibrary, decompose};
 use crate::array::{Array, ArrayData, ArrayError};
@@ -72,13 +73,34 @@ impl Backend for Ort {
     }
 
     fn load(&self, piece: &Piece) -> Result<Box<dyn Session>, BackendError> {
-        let (loaded, whole) = match self.load_model(&piece.model) {
-            Ok(loaded) => (loaded, Some(piece.clone())),
-            Err(refusal) => (self.load_apart(piece).ok_or(refusal)?, None),
-        };
-        Ok(Box::new(OrtSession { ort: self.clone(), loaded, whole }))
+        let inputs = piece.model.graph.iter().flat_map(|graph| &graph.input);
+        let is_typed = inputs.into_iter().all(|input| element_type(input).is_some());
+        let mut session =
+            OrtSession { ort: self.clone(), loaded: None, piece: piece.clone(), is_apart: false };
+        if is_typed {
+            session.load(&[])?;
+        }
+        Ok(Box::new(session))
     }
 }
+
+/// Declares the types of inputs that are fed, where they are not: those that the piece tells, as far as the arrays fit.
+fn declare_types(piece: &mut Piece, feeds: &[(&str, &Array)]) {
+    let Some(graph) = &mut piece.model.graph else { return };
+    for input in &mut graph.input {
+        let fed = feeds.iter().find(|(name, _)| *name == input.name());
+        let (None, Some((name, array))) = (element_type(input), fed) else { continue };
+        let is_float = matches!(array.data, ArrayData::F32(_));
+        let told = piece.types.get(*name).copied().filter(|&told| FLOATS.contains(&told) == is_float);
+        let elem_type = told.unwrap_or(array.data.data_type()) as i32;
+        let tensor = type_proto::Tensor { elem_type: Some(elem_type), shape: None };
+        let value = Some(type_proto::Value::TensorType(tensor));
+        input.r#type = Some(TypeProto { value, ..Default::default() });
+    }
+}
+
+/// The types whose arrays are of `f32`.
+const FLOATS: [DataType; 4] = [DataType::Float, DataType::Float16, DataType::Bfloat16, DataType::Double];
 
 impl Ort {
     fn load_model(&self, model: &ModelProto) -> Result<Loaded, BackendError> {
@@ -96,10 +118,10 @@ impl Ort {
         Ok(Loaded { session, interface })
     }
 
-    /// Loads a piece with its operators taken apart and in FLOAT, for those that its CPU does not have; `None` if it does not
+    /// Loads a model with its operators taken apart and in FLOAT, for those that its CPU does not have; `None` if it does not
     /// load so either.
-    fn load_apart(&self, piece: &Piece) -> Option<Loaded> {
-        let mut model = piece.model.clone();
+    fn load_apart(&self, model: &ModelProto) -> Option<Loaded> {
+        let mut model = model.clone();
         inline_functions(&mut model).ok()?;
         decompose::take_apart(&mut model, &decompose::operators().map(str::to_string).collect());
         widen(&mut model, &[DataType::Bfloat16, DataType::Float16]);
@@ -113,21 +135,41 @@ fn with_file(builder: SessionBuilder, file: &str, data: Arc<[u8]>) -> Result<Ses
 
 struct OrtSession {
     ort: Ort,
-    loaded: Loaded,
-    /// The piece, as long as it is run as it is.
-    whole: Option<Piece>,
+    piece: Piece,
+    /// What is run; nothing as long as the types of inputs are not known.
+    loaded: Option<Loaded>,
+    /// Whether the operators are taken apart.
+    is_apart: bool,
+}
+
+impl OrtSession {
+    fn load(&mut self, feeds: &[(&str, &Array)]) -> Result<(), BackendError> {
+        declare_types(&mut self.piece, feeds);
+        let model = &self.piece.model;
+        self.loaded = Some(match self.ort.load_model(model) {
+            Ok(loaded) => loaded,
+            Err(refusal) => {
+                self.is_apart = true;
+                self.ort.load_apart(model).ok_or(refusal)?
+            }
+        });
+        Ok(())
+    }
 }
 
 impl Session for OrtSession {
     fn run(&mut self, feeds: &[(&str, &Array)], fetch: &[&str]) -> Result<Vec<Array>, BackendError> {
-        let error = match self.loaded.run(feeds, fetch) {
-            Err(error @ BackendError::Run { .. }) => error,
+        if self.loaded.is_none() {
+            self.load(feeds)?;
+        }
+        let Some(loaded) = &mut self.loaded else { return Ok(Vec::new()) };
+        let error = match loaded.run(feeds, fetch) {
+            Err(error @ BackendError::Run { .. }) if !self.is_apart => error,
             result => return result,
         };
-        let apart = self.whole.as_ref().and_then(|piece| self.ort.load_apart(piece));
-        let Some(mut apart) = apart else { return Err(error) };
+        let Some(mut apart) = self.ort.load_apart(&self.piece.model) else { return Err(error) };
         let results = apart.run(feeds, fetch).map_err(|_| error)?;
-        (self.loaded, self.whole) = (apart, None);
+        (self.loaded, self.is_apart) = (Some(apart), true);
         Ok(results)
     }
 }
@@ -140,10 +182,18 @@ struct Loaded {
 impl Loaded {
     fn run(&mut self, feeds: &[(&str, &Array)], fetch: &[&str]) -> Result<Vec<Array>, BackendError> {
         let run_error = |error: ort::Error| BackendError::Run { backend: NAME, reason: error.to_string() };
-        let mut inputs = Vec::with_capacity(feeds.len());
+        let (mut arrays, mut inputs) = (Vec::new(), Vec::with_capacity(feeds.len()));
         for &(name, array) in feeds {
             let data_type = self.interface.input(name)?.unwrap_or(array.data.data_type());
-            inputs.push((name, to_ort(array, data_type).map_err(run_error)?));
+            let misfit = |source| BackendError::Value { name: name.into(), source };
+            let array = match FLOATS.contains(&data_type) || array.data.data_type() == data_type {
+                true => Cow::Borrowed(array),
+                false => Cow::Owned(array.clone().cast(data_type).map_err(misfit)?),
+            };
+            arrays.push((name, array, data_type));
+        }
+        for (name, array, data_type) in &arrays {
+            inputs.push((*name, to_ort(array, *data_type).map_err(run_error)?));
         }
         for name in fetch {
             self.interface.output(name)?;

@@ -179,17 +179,8 @@ impl Session for RtenSession {
             return Err(refusal);
         };
         (self.loaded, self.apart) = (loaded, apart);
-        self.run(feeds, fetch).map_err(|error| match error {
-            // What the node itself lacks says more than what stands for it.
-            BackendError::UnsupportedNode { ref reason, .. } if error.node() == refusal.node() => {
-                if is_unsupported(reason) {
-                    refusal
-                } else {
-                    BackendError::Run { backend: NAME, reason: refusal.to_string() }
-                }
-            }
-            other => other,
-        })
+        // What the node itself lacks says more than what its parts do.
+        self.run(feeds, fetch).map_err(|error| if error.node() == refusal.node() { refusal } else { error })
     }
 }
 
@@ -223,14 +214,17 @@ impl RtenSession {
         self.loaded.model.node_id(name).map_err(|error| self.run_error(error))
     }
 
-    /// An operator of ONNX Runtime's domain that fails is one that rten knows in part; a standard one is given what it
-    /// cannot take, unless rten says that it is not supported.
+    /// An operator of ONNX Runtime's domain that fails is one that rten knows in part; a standard one, or what stands for
+    /// another, is given what it cannot take, unless rten says that it is not supported.
     fn run_error(&self, error: RunError) -> BackendError {
         let reason = error.to_string();
         let path = error.node_path();
         let node = path.last().copied().flatten().filter(|_| error.kind() == RunErrorKind::OperatorError);
         match node.and_then(|node| find(&self.loaded.operators, node)) {
-            Some((node, operator)) if !operator.is_standard || is_unsupported(&reason) => {
+            Some((node, operator))
+                if is_unsupported(&reason)
+                    || !operator.is_standard && !self.apart.contains(&operator.op_type) =>
+            {
                 let (node, op_type) = (node.clone(), operator.op_type.clone());
                 BackendError::UnsupportedNode { backend: NAME, node, op_type, reason }
             }
