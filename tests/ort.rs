@@ -103,3 +103,25 @@ fn a_library_that_is_not_there_is_an_error_with_a_way_out() {
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }
+
+#[test]
+#[ignore = "needs a C++ compiler: tests/run"]
+fn a_library_that_is_too_old_is_an_error_with_its_version() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, library) = (folder.path().join("old.cc"), folder.path().join("libonnxruntime.so"));
+    let old = r#"
+        struct Base { const void* (*api)(unsigned); const char* (*version)(); };
+        static const void* api(unsigned) { return nullptr; }
+        static const char* version() { return "1.18.1"; }
+        static const Base base = {api, version};
+        extern "C" const Base* OrtGetApiBase() { return &base; }
+    "#;
+    std::fs::write(&source, old).unwrap();
+    let compiled = Command::new("c++").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status();
+    assert!(compiled.unwrap().success());
+    let result = eval(&tiny("model.onnx"), "ort").env("ORT_DYLIB_PATH", &library).output().unwrap();
+    assert_eq!(result.status.code(), Some(3), "{}", message(&result));
+    for word in ["ONNX Runtime 1.18.1", "is too old", "1.24", "pip install --upgrade onnxruntime"] {
+        assert!(message(&result).contains(word), "no {word:?} in: {}", message(&result));
+    }
+}

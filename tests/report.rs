@@ -27,6 +27,7 @@ fn report() -> Report {
         kept: vec![KeptLayer { layer: "lm_head".to_string(), reason: "tied to \"wte\"".to_string() }],
         warnings: vec!["--keep \"<head>\" matches no linear layer".to_string()],
         resumed_stages: 0,
+        onnxruntime: None,
         verification: String::new(),
         totals: Totals {
             weights: 4 * 256 * 128,

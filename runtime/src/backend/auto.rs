@@ -75,7 +75,12 @@ struct Second {
 
 impl Second {
     fn load(&self, piece: &Piece) -> Result<Box<dyn Session>, String> {
-        let ort = self.ort.get_or_init(|| Ort::new(self.threads).map_err(|error| error.to_string()));
+        let reason = |error| match error {
+            // Whoever chose neither back end has no use for the advice to choose the other.
+            BackendError::Library(error) => error.to_string(),
+            other => other.to_string(),
+        };
+        let ort = self.ort.get_or_init(|| Ort::new(self.threads).map_err(reason));
         ort.as_ref().map_err(String::clone)?.load(piece).map_err(|error| error.to_string())
     }
 

@@ -18,7 +18,7 @@ mod rotary;
 mod scaled_dot_product;
 mod skip_layer_normalization;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use zqc_ir::onnx::proto::ModelProto;
 use zqc_ir::opset;
@@ -30,42 +30,76 @@ use parts::{Parts, Shapes};
 /// Writes what stands for a node; `None` for a form that it does not cover.
 type Rule = fn(&mut Parts) -> Option<()>;
 
-/// The operators of domain `com.microsoft` that can be taken apart.
-const RULES: [(&str, Rule); 11] = [
-    ("Attention", attention::take_apart),
-    ("BiasSplitGelu", gelu::bias_split),
-    ("CausalConvWithState", causal_conv::take_apart),
-    ("EmbedLayerNormalization", embed_layer_normalization::take_apart),
-    ("FusedMatMul", fused_mat_mul::take_apart),
-    ("GroupQueryAttention", group_query_attention::take_apart),
-    ("MatMulNBits", mat_mul_n_bits::take_apart),
-    ("MultiHeadAttention", multi_head_attention::take_apart),
-    ("RelativePositionBias", relative_position_bias::take_apart),
-    ("SkipLayerNormalization", skip_layer_normalization::take_apart),
-    ("SkipSimplifiedLayerNormalization", skip_layer_normalization::take_apart),
+/// The operators of domain `com.microsoft` that can be taken apart, each with its rules: a later one leaves less to the back end,
+/// and computes more.
+const RULES: [(&str, &[Rule]); 11] = [
+    ("Attention", &[attention::take_apart]),
+    ("BiasSplitGelu", &[gelu::bias_split]),
+    ("CausalConvWithState", &[causal_conv::take_apart]),
+    ("EmbedLayerNormalization", &[embed_layer_normalization::take_apart]),
+    ("FusedMatMul", &[fused_mat_mul::take_apart]),
+    (
+        "GroupQueryAttention",
+        &[group_query_attention::without_extras, group_query_attention::in_standard_operators],
+    ),
+    ("MatMulNBits", &[mat_mul_n_bits::take_apart]),
+    ("MultiHeadAttention", &[multi_head_attention::take_apart]),
+    ("RelativePositionBias", &[relative_position_bias::take_apart]),
+    ("SkipLayerNormalization", &[skip_layer_normalization::take_apart]),
+    ("SkipSimplifiedLayerNormalization", &[skip_layer_normalization::take_apart]),
 ];
 
-/// The names of the operators that can be taken apart.
-pub fn operators() -> impl Iterator<Item = &'static str> {
-    RULES.iter().map(|(op_type, _)| *op_type)
+fn rules(op_type: &str) -> &'static [Rule] {
+    RULES.iter().find(|(name, _)| *name == op_type).map_or(&[], |(_, rules)| rules)
 }
 
-/// Takes every node of these `operators` apart, subgraphs included, where there is a rule for its form. [`whole`] finds
-/// the name of a node by that of its parts.
-pub fn take_apart(model: &mut ModelProto, operators: &BTreeSet<String>) {
-    let version = opset::version(&model.opset_import, "").unwrap_or(1);
-    let Some(graph) = &mut model.graph else { return };
-    visit::for_each_graph(graph, &mut |graph| {
-        let shapes = Shapes::of(graph);
-        let nodes = std::mem::take(&mut graph.node);
-        for node in nodes {
-            let is_meant = node.domain() == "com.microsoft" && operators.contains(node.op_type());
-            let rule = RULES.iter().find(|(op_type, _)| is_meant && *op_type == node.op_type());
-            let mut parts = Parts::new(&node, version, &shapes);
-            match rule.and_then(|(_, rule)| rule(&mut parts)) {
-                Some(()) => graph.node.extend(parts.into_nodes()),
-                None => graph.node.push(node),
-            }
+/// Operators that are taken apart, by the first of their rules that counts.
+#[derive(Clone, Debug, Default)]
+pub struct Apart(BTreeMap<String, usize>);
+
+impl Apart {
+    /// Every operator that can be.
+    pub fn all() -> Self {
+        Self(RULES.iter().map(|(op_type, _)| (op_type.to_string(), 0)).collect())
+    }
+
+    /// These operators.
+    pub fn of(operators: &[&str]) -> Self {
+        Self(operators.iter().map(|op_type| (op_type.to_string(), 0)).collect())
+    }
+
+    /// Whether the operator is among them.
+    pub fn holds(&self, op_type: &str) -> bool {
+        self.0.contains_key(op_type)
+    }
+
+    /// Adds an operator that a back end refuses, or the next of its rules where it is among them; `false` if there is none.
+    pub fn add(&mut self, op_type: &str) -> bool {
+        let rule = self.0.get(op_type).map_or(0, |rule| rule + 1);
+        let exists = rule < rules(op_type).len();
+        if exists {
+            self.0.insert(op_type.to_string(), rule);
         }
-    });
+        exists
+    }
+
+    /// Takes every node of these operators apart, subgraphs included, where there is a rule for its form. [`whole`] finds the name
+    /// of a node by that of its parts.
+    pub fn take(&self, model: &mut ModelProto) {
+        let version = opset::version(&model.opset_import, "").unwrap_or(1);
+        let Some(graph) = &mut model.graph else { return };
+        visit::for_each_graph(graph, &mut |graph| {
+            let shapes = Shapes::of(graph);
+            let nodes = std::mem::take(&mut graph.node);
+            for node in nodes {
+                let first = self.0.get(node.op_type()).filter(|_| node.domain() == "com.microsoft");
+                let counting = first.map_or(&[][..], |&first| &rules(node.op_type())[first..]);
+                let written = counting.iter().find_map(|rule| {
+                    let mut parts = Parts::new(&node, version, &shapes);
+                    rule(&mut parts).map(|()| parts.into_nodes())
+                });
+                graph.node.extend(written.unwrap_or_else(|| vec![node]));
+            }
+        });
+    }
 }

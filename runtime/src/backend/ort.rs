@@ -17,11 +17,12 @@ use prost::Message;
 use zqc_ir::onnx::proto::tensor_proto::DataType;
 use zqc_ir::onnx::proto::{ModelProto, TypeProto, type_proto};
 
+use super::decompose::Apart;
 use super::externalize::externalize;
 use super::inline::inline_functions;
 use super::interface::{Interface, element_type};
 use super::widen::widen;
-use super::{Backend, BackendError, Piece, Session, UsedLibrary, decompose};
+use super::{Backend, BackendError, Piece, Session, UsedLibrary};
 use crate::array::{Array, ArrayData, ArrayError};
 
 pub use library::LibraryError;
@@ -123,7 +124,7 @@ impl Ort {
     fn load_apart(&self, model: &ModelProto) -> Option<Loaded> {
         let mut model = model.clone();
         inline_functions(&mut model).ok()?;
-        decompose::take_apart(&mut model, &decompose::operators().map(str::to_string).collect());
+        Apart::all().take(&mut model);
         widen(&mut model, &[DataType::Bfloat16, DataType::Float16]);
         self.load_model(&model).ok()
     }

@@ -1,10 +1,10 @@
-//! The default back end: rten, pure Rust, any shape.
+//! The embedded back end: rten, pure Rust, any shape.
 //!
 //! rten knows four element types. INT64 and BOOL travel as `i32`, saturating as rten's own constants do;
 //! every float type is computed in `f32`. rten's graph optimizer is off: it saves no measurable time on language
 //! models, holds folded copies of weights, and its shape inference panics on malformed graphs.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::error::Error;
 use std::sync::Arc;
 
@@ -19,6 +19,7 @@ use zqc_ir::onnx::proto::ModelProto;
 use zqc_ir::onnx::proto::tensor_proto::DataType;
 use zqc_ir::op::is_standard;
 
+use super::decompose::Apart;
 use super::externalize::externalize;
 use super::inline::inline_functions;
 use super::interface::Interface;
@@ -54,7 +55,7 @@ impl Backend for Rten {
     fn load(&self, piece: &Piece) -> Result<Box<dyn Session>, BackendError> {
         let mut piece = piece.clone();
         prepare(&mut piece.model)?;
-        let apart = BTreeSet::from(ALWAYS_APART.map(str::to_string));
+        let apart = Apart::of(&ALWAYS_APART);
         let interface = Interface::of(&piece.model);
         let options = RunOptions::default().with_thread_pool(self.threads.clone());
         let (loaded, apart) = load_apart(&piece.model, apart)?;
@@ -62,7 +63,7 @@ impl Backend for Rten {
     }
 }
 
-/// What rten would not refuse and get wrong, or has never known.
+/// What rten has never known, and one load less to find out.
 const ALWAYS_APART: [&str; 1] = ["FusedMatMul"];
 
 /// Names the nodes of a model without functions.
@@ -85,10 +86,7 @@ struct Operator {
 }
 
 /// Loads a model with the operators `apart` taken apart, and those that rten refuses besides.
-fn load_apart(
-    model: &ModelProto,
-    mut apart: BTreeSet<String>,
-) -> Result<(Loaded, BTreeSet<String>), BackendError> {
+fn load_apart(model: &ModelProto, mut apart: Apart) -> Result<(Loaded, Apart), BackendError> {
     loop {
         match load(model, &apart) {
             Ok(loaded) => return Ok((loaded, apart)),
@@ -99,15 +97,14 @@ fn load_apart(
 }
 
 /// Adds the operator that is refused to those that are taken apart, if that may help.
-fn take_apart_next(refusal: &BackendError, apart: &mut BTreeSet<String>) -> bool {
-    let Some((_, op_type)) = refusal.node() else { return false };
-    decompose::operators().any(|known| known == op_type) && apart.insert(op_type.to_string())
+fn take_apart_next(refusal: &BackendError, apart: &mut Apart) -> bool {
+    refusal.node().is_some_and(|(_, op_type)| apart.add(op_type))
 }
 
-fn load(model: &ModelProto, apart: &BTreeSet<String>) -> Result<Loaded, BackendError> {
+fn load(model: &ModelProto, apart: &Apart) -> Result<Loaded, BackendError> {
     let mut model = model.clone();
     let operators = operators(&mut model);
-    decompose::take_apart(&mut model, apart);
+    apart.take(&mut model);
     flatten_axes(&mut model);
     widen(&mut model, &[DataType::Bfloat16]);
     let mut options = ModelOptions::with_all_ops();
@@ -163,7 +160,7 @@ fn find<'o>(operators: &'o HashMap<String, Operator>, name: &str) -> Option<(&'o
 struct RtenSession {
     piece: Piece,
     /// The operators that are taken apart.
-    apart: BTreeSet<String>,
+    apart: Apart,
     loaded: Loaded,
     interface: Interface,
     options: RunOptions,
@@ -223,7 +220,7 @@ impl RtenSession {
         match node.and_then(|node| find(&self.loaded.operators, node)) {
             Some((node, operator))
                 if is_unsupported(&reason)
-                    || !operator.is_standard && !self.apart.contains(&operator.op_type) =>
+                    || !operator.is_standard && !self.apart.holds(&operator.op_type) =>
             {
                 let (node, op_type) = (node.clone(), operator.op_type.clone());
                 BackendError::UnsupportedNode { backend: NAME, node, op_type, reason }

@@ -24,28 +24,29 @@ const NORMS: [(usize, &str); 2] = [(14, "q_norm_epsilon"), (15, "k_norm_epsilon"
 const UNCOVERED: [usize; 3] = [12, 13, 16];
 /// What plain attention has not, besides the inputs above: normalization, and a cache that is as long as the window only, which
 /// makes no difference to a prompt.
-const LIGHT: [&str; 4] = ["sliding_window_cache", "qk_norm_epsilon", "q_norm_epsilon", "k_norm_epsilon"];
+const EXTRAS: [&str; 4] = ["sliding_window_cache", "qk_norm_epsilon", "q_norm_epsilon", "k_norm_epsilon"];
 
-/// A node whose cache is quantized stays, as does one that yields its products.
-pub fn take_apart(parts: &mut Parts) -> Option<()> {
-    if UNCOVERED.iter().any(|&at| parts.input(at).is_some()) || parts.output(3).is_some() {
+/// Plain attention of what is normalized before it; any other form stays.
+pub fn without_extras(parts: &mut Parts) -> Option<()> {
+    let node = parts.node();
+    let has_extras = parts.is_set("sliding_window_cache") || parts.input(NORMS[0].0).is_some();
+    if !has_extras || is_uncovered(parts) || parts.input(SINK).is_some() {
         return None;
     }
-    let node = parts.node();
-    let is_light = parts.is_set("sliding_window_cache") || parts.input(NORMS[0].0).is_some();
-    let is_plain = parts.input(SINK).is_none()
-        && node.int_or("smooth_softmax", -1) <= 0
-        && node.int_or("causal", 1) == 1;
-    let [q, k, v] = heads(parts, node)?;
-    if !(is_light && is_plain) {
-        return in_standard_operators(parts, [q, k, v]);
+    if node.int_or("smooth_softmax", -1) > 0 || node.int_or("causal", 1) != 1 {
+        return None;
     }
-    let [q, k, v] = [q, k, v].map(|x| parts.reshape(&x, &[0, 0, -1]));
+    let [q, k, v] = heads(parts, node)?.map(|x| parts.reshape(&x, &[0, 0, -1]));
     let mut inputs = vec![q.as_str(), &k, &v];
     inputs.extend(node.input.iter().skip(3).take(SINK - 3).map(String::as_str));
-    let attributes = node.attribute.iter().filter(|attribute| !LIGHT.contains(&attribute.name())).cloned();
+    let attributes = node.attribute.iter().filter(|attribute| !EXTRAS.contains(&attribute.name())).cloned();
     parts.contrib("GroupQueryAttention", &inputs, node.output.clone(), attributes.collect());
     Some(())
+}
+
+/// Whether its cache is quantized, its queries are padded, or it yields its products.
+fn is_uncovered(parts: &Parts) -> bool {
+    UNCOVERED.iter().any(|&at| parts.input(at).is_some()) || parts.output(3).is_some()
 }
 
 /// Queries, keys and values, normalized, `[B, T, heads, D]`.
@@ -74,15 +75,18 @@ fn heads(parts: &mut Parts, node: &NodeProto) -> Option<[String; 3]> {
     Some([q, k, v])
 }
 
-/// The attention of queries, keys and values `[B, T, heads, D]`.
+/// Any form but those with a quantized cache, padded queries or the products as a result.
 ///
 /// A cache may hold more than is valid, and keys need not stand in the order of their positions: each has its position, and one
 /// that is not valid has one that no query sees. Keys that are given are the last; where there are none, the cache of another
 /// layer holds all.
-fn in_standard_operators(parts: &mut Parts, heads: [String; 3]) -> Option<()> {
+pub fn in_standard_operators(parts: &mut Parts) -> Option<()> {
+    if is_uncovered(parts) {
+        return None;
+    }
     let node = parts.node();
     let per_group = parts.count_of("num_heads")? / parts.count_of("kv_num_heads")?;
-    let [mut q, mut k, mut v] = heads.map(|x| parts.transpose(&x, &[0, 2, 1, 3]));
+    let [mut q, mut k, mut v] = heads(parts, node)?.map(|x| parts.transpose(&x, &[0, 2, 1, 3]));
     let (queries, given) = (parts.length(&q, 2), parts.length(&k, 2));
     let lengths = parts.input(LENGTHS)?;
     let lengths = parts.cast(lengths, DataType::Int64);

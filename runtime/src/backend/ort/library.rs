@@ -54,6 +54,9 @@ const ON_SYSTEM_PATH: &str = if cfg!(windows) {
     "libonnxruntime.so"
 };
 
+/// Where a virtual environment has its Python.
+const IN_ENVIRONMENT: &str = if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" };
+
 /// Loads the library that ORT_DYLIB_PATH names; without it, the one in the package onnxruntime of the active virtual
 /// environment or of the Python on PATH, or else the system's. Where one of these does not load, the next is tried.
 pub fn load() -> Result<PathBuf, LibraryError> {
@@ -62,7 +65,7 @@ pub fn load() -> Result<PathBuf, LibraryError> {
     }
     let mut tried = Vec::new();
     let mut failure = None;
-    let active = env::var_os("VIRTUAL_ENV").map(|folder| PathBuf::from(folder).join("bin/python").into());
+    let active = env::var_os("VIRTUAL_ENV").map(|folder| PathBuf::from(folder).join(IN_ENVIRONMENT).into());
     for python in active.into_iter().chain(["python3", "python"].map(OsString::from)) {
         match in_python(&python) {
             Ok(path) => match load_from(path) {
