@@ -17,18 +17,14 @@ use zqc_passes::{
     QuantizeActivations, ShareConstants, ShareOperands, SolveWeights, SolvedWeights, UpgradeOpset, run,
     weights_of_layers,
 };
-use zqc_runtime::{Array, Backend, BackendError, RunError, backend};
+use zqc_runtime::{Array, Backend, RunError, backend};
 
 use crate::bodies;
 use crate::calibration::{Samples, samples};
 use crate::error::Error;
-<<<<<<< HEAD
+use crate::growth;
 use crate::memory::{PrivateMemory, peak};
 use crate::model_folder::{Destination, find_model};
-=======
-use crate::growth;
-use crate::memory;
->>>>>>> layers
 use crate::options::{Emit, Method, Options, Target};
 use crate::raise::raise;
 use crate::report::Report;
@@ -161,21 +157,17 @@ impl Compiler {
             report.resumed_stages = stages;
             report.warnings.extend(notes);
         }
-<<<<<<< HEAD
-        let result =
-            result.and_then(|()| self.emit(&mut model, &source, (&destination, output), &mut report, events));
-=======
         let result = result.and_then(|weights| {
-            let bytes = self.emit(&mut model, &source, output, &mut report, events)?;
+            let bytes = self.emit(&mut model, &source, (&destination, output), &mut report, events)?;
             Ok((bytes, weights))
         });
->>>>>>> layers
         match &result {
             Ok(_) => State::remove(output),
             // What cannot be written now perhaps can be later.
             Err(Error::Write(
                 WriteError::Io { .. } | WriteError::Directory { .. } | WriteError::NotRegular { .. },
             )) => {}
+            Err(Error::Folder(_)) => {}
             // Whatever else is wrong is so the next time too; what an earlier run solved may be of another command.
             Err(_) if state.is_some_and(|state| state.has_stored()) => State::remove(output),
             Err(_) => {}
@@ -254,6 +246,7 @@ impl Compiler {
             let runs = !report.layers.is_empty() && self.options.target == Target::Portable;
             let backend = runs.then(|| backend(&self.options.backend, self.options.threads)).transpose()?;
             report.verification = verify(path, source, model, quantized, backend.as_deref())?;
+            report.note_library(backend.and_then(|backend| backend.used_library()));
             Ok(())
         })?;
         let names = destination.companions().iter().map(|file| file.display().to_string());
@@ -329,6 +322,7 @@ impl Compiler {
             steps.run(&UpgradeOpset { to: PORTABLE_OPSET })?;
             steps.bodies(&samples.inputs, backend.as_ref(), &mut solved)?;
         }
+        report.note_library(backend.used_library());
         report.add_up();
         Ok(weights)
     }
@@ -463,9 +457,7 @@ impl Steps<'_> {
                 };
                 self.events.step(step);
                 match samples(source, input, options, backend, state, self.events) {
-                    Err(Error::Run(RunError::Backend(
-                        error @ (BackendError::UnsupportedNode { .. } | BackendError::Load { .. }),
-                    ))) => {
+                    Err(Error::Run(RunError::Backend(error))) => {
                         let warning = format!(
                             "the model cannot write its own calibration text ({error}): weights are rounded to \
                              nearest; give --calibration"

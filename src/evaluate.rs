@@ -11,6 +11,7 @@ use zqc_runtime::{Array, Interpreter, RunError, Sample, Tokenizer, backend, make
 use crate::calibration::{input_specs, logits_output};
 use crate::error::Error;
 use crate::raise::{raise, raised_bodies};
+use crate::report::LibraryReport;
 
 /// What to evaluate and how.
 #[derive(Debug, Clone)]
@@ -46,6 +47,8 @@ pub struct Perplexity {
     pub model: String,
     /// The text's path.
     pub text: String,
+    /// The ONNX Runtime that ran what the embedded back end cannot; `None` where it was not needed.
+    pub onnxruntime: Option<LibraryReport>,
 }
 
 /// Measures the perplexity of a model on a text; `progress` hears how many windows of how many are done.
@@ -108,6 +111,7 @@ pub fn evaluate(
         nll,
         model: evaluation.model.display().to_string(),
         text: evaluation.text.display().to_string(),
+        onnxruntime: backend.used_library().map(LibraryReport::from),
     })
 }
 

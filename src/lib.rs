@@ -44,8 +44,8 @@ pub use inspect::{InspectedFile, Inspection, LinearSummary, inspect};
 pub use model_folder::find_model;
 pub use options::{Choice, Emit, Method, Options, Target};
 pub use report::{
-    ActivationReport, KeptLayer, LayerReport, Octave, OptionReport, Quantile, Report, RequantizedLayer,
-    RoundingError, Shift, StageReport, Totals, WeightHistogram,
+    ActivationReport, KeptLayer, LayerReport, LibraryReport, Octave, OptionReport, Quantile, Report,
+    RequantizedLayer, RoundingError, Shift, StageReport, Totals, WeightHistogram,
 };
 pub use verify::VerifyError;
 pub use zqc_numerics::{Order, ScaleSearch};

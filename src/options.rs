@@ -101,7 +101,7 @@ pub struct Options {
     pub only: Vec<Regex>,
     /// Whether weights behind `DequantizeLinear` or in `MatMulNBits` are quantized again; else such layers stay as they are.
     pub requantize: bool,
-    /// Name of the back end that runs the standard operators.
+    /// Name of the back end that runs the standard operators, see [`zqc_runtime::backend`].
     pub backend: String,
     /// Threads; by default one a core.
     pub threads: Option<usize>,
@@ -137,7 +137,7 @@ impl Default for Options {
             keep: Vec::new(),
             only: Vec::new(),
             requantize: false,
-            backend: "rten".to_string(),
+            backend: "auto".to_string(),
             threads: None,
             verify: true,
             resume: true,

@@ -5,6 +5,7 @@ mod calibration;
 mod html;
 mod kinds;
 mod layer;
+mod library;
 mod plots;
 mod sums;
 mod svg;
@@ -13,9 +14,11 @@ use std::collections::BTreeMap;
 
 use indicatif::DecimalBytes;
 use serde::Serialize;
+use zqc_runtime::UsedLibrary;
 
 pub use activation::{ActivationReport, Octave, Quantile, RoundingError};
 pub use layer::{KeptLayer, LayerReport, RequantizedLayer, Shift, WeightHistogram};
+pub use library::LibraryReport;
 
 /// The account of one compilation.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -48,6 +51,8 @@ pub struct Report {
     pub resumed_stages: usize,
     /// The files that went along with the model of a folder.
     pub companions: Vec<String>,
+    /// The ONNX Runtime that ran what the embedded back end cannot; `None` where it was not needed.
+    pub onnxruntime: Option<LibraryReport>,
     /// How what was written was checked, in words; empty when it was not.
     pub verification: String,
     /// Sums over the layers and the files.
@@ -111,6 +116,13 @@ impl Report {
     /// The report as one HTML page that needs no other file: the totals, plots, and a table of the layers.
     pub fn to_html(&self) -> String {
         html::page(self).into_string()
+    }
+
+    /// Notes that a back end has used a library.
+    pub(crate) fn note_library(&mut self, library: Option<UsedLibrary>) {
+        let Some(mut library) = library.map(LibraryReport::from) else { return };
+        self.onnxruntime.take().into_iter().for_each(|earlier| library.merge(earlier));
+        self.onnxruntime = Some(library);
     }
 
     /// The layers that stay in float, by the reason.

@@ -41,6 +41,7 @@ fn compile(output: &Path, options: &[&str]) -> serde_json::Value {
 }
 
 #[test]
+#[ignore = "needs Python with ONNX Runtime: tests/run"]
 fn layers_are_calibrated_as_in_the_embedded_back_end() {
     let folder = tempfile::tempdir().unwrap();
     let [rten, ort] = ["rten", "ort"].map(|backend| {
@@ -57,6 +58,7 @@ fn layers_are_calibrated_as_in_the_embedded_back_end() {
 }
 
 #[test]
+#[ignore = "needs Python with ONNX Runtime: tests/run"]
 fn evaluation_gives_what_the_embedded_back_end_does() {
     let folder = tempfile::tempdir().unwrap();
     let quantized = folder.path().join("quantized.onnx");
@@ -70,10 +72,16 @@ fn evaluation_gives_what_the_embedded_back_end_does() {
 
 #[test]
 #[ignore = "needs Python with ONNX Runtime: tests/run"]
-fn the_library_of_the_python_on_the_path_is_found() {
+fn the_library_of_a_python_is_found() {
     let python = python();
-    let mut command = eval(&tiny("model.onnx"), "ort");
-    nll(&command.env_remove("ORT_DYLIB_PATH").env("PATH", python.parent().unwrap()).output().unwrap());
+    let (folder, nowhere) = (python.parent().unwrap(), tempfile::tempdir().unwrap());
+    for (variable, value) in [("PATH", folder), ("VIRTUAL_ENV", folder.parent().unwrap())] {
+        let mut command = eval(&tiny("model.onnx"), "ort");
+        command.env_remove("ORT_DYLIB_PATH").env_remove("VIRTUAL_ENV").env("PATH", nowhere.path());
+        let output = command.env(variable, value).output().unwrap();
+        nll(&output);
+        assert!(message(&output).contains("ran the standard operators"), "{}", message(&output));
+    }
 }
 
 #[test]
@@ -86,11 +94,34 @@ fn a_library_that_is_not_there_is_an_error_with_a_way_out() {
     {
         let mut command = Command::new(env!("CARGO_BIN_EXE_zqc"));
         command.arg(tiny("model.onnx")).arg("-o").arg(&output).args(["--backend", "ort", "--samples", "1"]);
-        let result = command.env("ORT_DYLIB_PATH", library).env("PATH", folder.path()).output().unwrap();
+        command.env("ORT_DYLIB_PATH", library).env_remove("VIRTUAL_ENV").env("PATH", folder.path());
+        let result = command.output().unwrap();
         assert_eq!(result.status.code(), Some(3), "{}", message(&result));
-        for word in [reason, "set ORT_DYLIB_PATH", "use the back end rten"] {
+        for word in [reason, "pip install onnxruntime", "set ORT_DYLIB_PATH", "use the back end rten"] {
             assert!(message(&result).contains(word), "no {word:?} in: {}", message(&result));
         }
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}
+
+#[test]
+#[ignore = "needs a C++ compiler: tests/run"]
+fn a_library_that_is_too_old_is_an_error_with_its_version() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, library) = (folder.path().join("old.cc"), folder.path().join("libonnxruntime.so"));
+    let old = r#"
+        struct Base { const void* (*api)(unsigned); const char* (*version)(); };
+        static const void* api(unsigned) { return nullptr; }
+        static const char* version() { return "1.18.1"; }
+        static const Base base = {api, version};
+        extern "C" const Base* OrtGetApiBase() { return &base; }
+    "#;
+    std::fs::write(&source, old).unwrap();
+    let compiled = Command::new("c++").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status();
+    assert!(compiled.unwrap().success());
+    let result = eval(&tiny("model.onnx"), "ort").env("ORT_DYLIB_PATH", &library).output().unwrap();
+    assert_eq!(result.status.code(), Some(3), "{}", message(&result));
+    for word in ["ONNX Runtime 1.18.1", "is too old", "1.24", "pip install --upgrade onnxruntime"] {
+        assert!(message(&result).contains(word), "no {word:?} in: {}", message(&result));
     }
 }

@@ -28,6 +28,7 @@ fn report() -> Report {
         warnings: vec!["--keep \"<head>\" matches no linear layer".to_string()],
         resumed_stages: 0,
         companions: vec!["genai_config.json".to_string()],
+        onnxruntime: None,
         verification: String::new(),
         totals: Totals {
             weights: 4 * 256 * 128,

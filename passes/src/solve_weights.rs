@@ -33,8 +33,8 @@ const TOO_FEW: &str = "too few tokens of the calibration data come to it";
 /// Solves the weights of every `zqc.linear`, which becomes `zqc.quantized_linear`. A weight that several layers share
 /// is solved once, in the first stage that reads it, on the inputs of all its readers there.
 ///
-/// Before the first layer is solved, every stage is loaded once: layers behind an operator that the back end refuses are
-/// rounded to nearest, and [`Observer::layer_uncalibrated`] hears of them.
+/// Before the first layer is solved, every stage is loaded once, and run on the first sample: layers behind an operator that the
+/// back end refuses are rounded to nearest, and [`Observer::layer_uncalibrated`] hears of them.
 pub struct SolveWeights<'a> {
     /// What the weights become, and how.
     pub recipe: Recipe,
@@ -187,7 +187,7 @@ impl<'a> Solver<'a> {
 
     fn walk(&mut self, calibration: &Calibration, observer: &mut dyn Observer) -> Result<(), PassError> {
         let graph = &self.model.graph;
-        let blocked = Blocked::find(self.model, calibration.backend)?;
+        let blocked = Blocked::find(self.model, calibration)?;
         let wanted = blocked.last_layers(graph);
         if wanted.is_empty() {
             return self.round_blocked(&blocked, observer);

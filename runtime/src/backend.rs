@@ -3,20 +3,26 @@
 //! Back ends agree on what goes in and out (host arrays by declared name), so that they can be swapped and
 //! checked against each other. None of them ever sees FP8 or FP4: quantized layers are run by the caller.
 
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
+
 use zqc_ir::onnx::proto::ModelProto;
+use zqc_ir::onnx::proto::tensor_proto::DataType;
 
 use crate::array::{Array, ArrayError};
 
+mod auto;
+mod decompose;
 mod externalize;
-mod fused;
 mod inline;
 mod interface;
-#[cfg(feature = "ort")]
 mod ort;
 mod rten;
 mod softmax;
 mod visit;
 mod widen;
+
+pub use ort::LibraryError;
 
 /// A self-contained part of a model: every tensor's data is inline, and what may be fed and fetched is declared as
 /// the graph's inputs and outputs. An output needs a name only.
@@ -24,6 +30,15 @@ mod widen;
 pub struct Piece {
     /// The part as a model of its own. Cloning it shares `raw_data`, which may point into a mapped file.
     pub model: ModelProto,
+    /// The element types of inputs that are declared without one, as far as the model that it is a part of tells.
+    pub types: HashMap<String, DataType>,
+}
+
+impl From<ModelProto> for Piece {
+    /// A model that is whole: its inputs are declared with their types.
+    fn from(model: ModelProto) -> Self {
+        Self { model, types: HashMap::new() }
+    }
 }
 
 /// A way to run pieces.
@@ -36,11 +51,28 @@ pub trait Backend: Send + Sync {
         true
     }
 
+    /// The library that it has found and run pieces with; `None` as long as what is built in was enough.
+    fn used_library(&self) -> Option<UsedLibrary> {
+        None
+    }
+
     /// Prepares a piece for running. The piece's weights are copied at most once.
     ///
     /// # Errors
-    /// [`BackendError::UnsupportedNode`] when an operator cannot be run, [`BackendError::Load`] for all else.
+    /// [`BackendError::UnsupportedNode`] when an operator cannot be run, [`BackendError::Load`] for all else,
+    /// [`BackendError::Both`] of `auto`.
     fn load(&self, piece: &Piece) -> Result<Box<dyn Session>, BackendError>;
+}
+
+/// A library that was loaded to run pieces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsedLibrary {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Its version, where its file name tells.
+    pub version: Option<String>,
+    /// The operators for which it was needed; none where it runs all.
+    pub operators: BTreeSet<String>,
 }
 
 /// A loaded piece.
@@ -52,7 +84,8 @@ pub trait Session {
     ///
     /// # Errors
     /// [`BackendError::UnknownInput`] and [`BackendError::UnknownOutput`] for names not declared,
-    /// [`BackendError::Run`] when the computation fails.
+    /// [`BackendError::UnsupportedNode`] when an operator turns out to be unknown in this form, [`BackendError::Run`] when
+    /// the computation fails otherwise, [`BackendError::Both`] of `auto`.
     fn run(&mut self, feeds: &[(&str, &Array)], fetch: &[&str]) -> Result<Vec<Array>, BackendError>;
 }
 
@@ -60,22 +93,16 @@ pub trait Session {
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
     /// No back end has this name.
-    #[error("there is no back end {name:?}; this build has: {}", available_backends().join(", "))]
+    #[error("there is no back end {name:?}; there are: {}", available_backends().join(", "))]
     UnknownBackend {
         /// The name asked for.
         name: String,
     },
     /// ONNX Runtime's shared library was not found or not usable.
-    #[error(
-        "cannot use ONNX Runtime: {reason}; set ORT_DYLIB_PATH to libonnxruntime.so 1.24 or newer, or put a python3 \
-         with the package onnxruntime on PATH, or use the back end rten"
-    )]
-    Library {
-        /// What was tried and how it failed.
-        reason: String,
-    },
+    #[error("{0}; or use the back end rten")]
+    Library(LibraryError),
     /// The back end cannot run an operator of the piece.
-    #[error("{backend} cannot run node {node:?} ({op_type}): {reason}; try another back end")]
+    #[error("{backend} cannot run node {node:?} ({op_type}): {reason}")]
     UnsupportedNode {
         /// Name of the back end.
         backend: &'static str,
@@ -102,6 +129,22 @@ pub enum BackendError {
         /// What the back end says, with the node where known.
         reason: String,
     },
+    /// The back end came to an end that it does not foresee.
+    #[error("{backend} failed: {reason}")]
+    Panic {
+        /// Name of the back end.
+        backend: &'static str,
+        /// What it said.
+        reason: String,
+    },
+    /// Neither back end of `auto` can run the piece.
+    #[error("{rten}; {ort}")]
+    Both {
+        /// What rten says.
+        rten: Box<BackendError>,
+        /// What ONNX Runtime says, or why there is none.
+        ort: String,
+    },
     /// A feed names no input of the piece.
     #[error("the model has no input {name:?}")]
     UnknownInput {
@@ -124,9 +167,40 @@ pub enum BackendError {
     },
 }
 
-/// The names that [`backend`] knows in this build, the default first.
+impl BackendError {
+    /// The node that is refused and its operator type, where the back end names it.
+    pub fn node(&self) -> Option<(&str, &str)> {
+        match self {
+            Self::UnsupportedNode { node, op_type, .. } => Some((node, op_type)),
+            Self::Both { rten, .. } => rten.node(),
+            _ => None,
+        }
+    }
+
+    /// Whether the back end lacks something, whatever the data: what needs the piece cannot be run. Otherwise the data may be
+    /// what is wrong.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::UnsupportedNode { .. } | Self::Load { .. } | Self::Panic { .. } => true,
+            Self::Both { rten, .. } => rten.is_refusal(),
+            _ => false,
+        }
+    }
+
+    /// Whether another back end may get along with what this one failed on.
+    fn is_of_the_backend(&self) -> bool {
+        self.is_refusal() || matches!(self, Self::Run { .. })
+    }
+
+    /// This error of rten, after which ONNX Runtime failed too.
+    fn and(self, ort: String) -> Self {
+        Self::Both { rten: Box::new(self), ort }
+    }
+}
+
+/// The names that [`backend`] knows, the default first.
 pub fn available_backends() -> &'static [&'static str] {
-    if cfg!(feature = "ort") { &["rten", "ort"] } else { &["rten"] }
+    &["auto", "rten", "ort"]
 }
 
 /// The back end called `name`, running on `threads` threads (by default, one for each physical core; at most one for each
@@ -137,8 +211,8 @@ pub fn available_backends() -> &'static [&'static str] {
 pub fn backend(name: &str, threads: Option<usize>) -> Result<Box<dyn Backend>, BackendError> {
     let threads = threads.map(useful_threads);
     match name {
+        "auto" => Ok(Box::new(auto::Auto::new(threads))),
         "rten" => Ok(Box::new(rten::Rten::new(threads))),
-        #[cfg(feature = "ort")]
         "ort" => Ok(Box::new(ort::Ort::new(threads)?)),
         _ => Err(BackendError::UnknownBackend { name: name.into() }),
     }

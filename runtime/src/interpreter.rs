@@ -13,13 +13,14 @@ use std::sync::Arc;
 use zqc_ir::onnx::{WriteError, extract};
 use zqc_ir::op::port;
 use zqc_ir::operands::{self, OperandError};
-use zqc_ir::tensor::TensorError;
+use zqc_ir::tensor::{DataType, TensorError};
 use zqc_ir::{Graph, Model, NodeId, Op, ValueId};
 use zqc_numerics::{LowRank, matmul, quantize_dequantize_tokens};
 
 use crate::array::{Array, ArrayData};
 use crate::backend::{Backend, BackendError, Piece, Session};
 use crate::control::{self, Bodies, Control, LoadedBodies};
+use crate::element_types::element_types;
 use crate::partition::{Stage, partition};
 
 /// Why a graph could not be run.
@@ -64,6 +65,8 @@ pub struct Interpreter<'a> {
     stages: Vec<Stage>,
     /// What inputs are that a caller may leave out.
     defaults: Live,
+    /// The element types of results that are not declared.
+    types: HashMap<ValueId, DataType>,
 }
 
 impl<'a> Interpreter<'a> {
@@ -97,8 +100,8 @@ impl<'a> Interpreter<'a> {
     ) -> Result<Self, RunError> {
         let controls = control::ours(&model, backend, bodies)?;
         let stages = partition(&model.graph, &wanted, |id| controls.contains_key(&id))?;
-        let defaults = defaults(&model.graph);
-        Ok(Self { model, backend, wanted, controls, stages, defaults })
+        let (defaults, types) = (defaults(&model.graph), element_types(&model.graph));
+        Ok(Self { model, backend, wanted, controls, stages, defaults, types })
     }
 
     /// The graph that is run.
@@ -119,8 +122,11 @@ impl<'a> Interpreter<'a> {
         if stage.outputs.is_empty() {
             return Ok(None);
         }
+        let graph = &self.model.graph;
         let model = extract(&self.model, &stage.nodes, &stage.inputs, &stage.outputs)?;
-        Ok(Some(self.backend.load(&Piece { model })?))
+        let known = |&id: &ValueId| Some((graph.value(id).name.clone(), *self.types.get(&id)?));
+        let types = stage.inputs.iter().filter_map(known).collect();
+        Ok(Some(self.backend.load(&Piece { model, types })?))
     }
 
     /// Runs the standard operators of a stage on one sample; the results join `live`.

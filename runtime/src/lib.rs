@@ -12,6 +12,7 @@ mod array;
 mod backend;
 mod control;
 mod dataset;
+mod element_types;
 mod guard;
 mod inputs;
 mod interpreter;
@@ -21,7 +22,10 @@ mod synthesize;
 mod tokenizer;
 
 pub use array::{Array, ArrayData, ArrayError};
-pub use backend::{Backend, BackendError, Piece, Session, available_backends, backend, useful_threads};
+pub use backend::{
+    Backend, BackendError, LibraryError, Piece, Session, UsedLibrary, available_backends, backend,
+    useful_threads,
+};
 pub use control::{Bodies, Control, LoadedBodies, Raise, Watch};
 pub use dataset::{CalibrationSample, DataError, Sample, SampleOptions, TokenizerSource, load_calibration};
 pub use inputs::{Dimension, InputError, InputSpec, make_inputs, token_input};

@@ -52,7 +52,7 @@ fn load(folder: &Path) -> Piece {
             tensor.set_data_location(DataLocation::Default);
         }
     }
-    Piece { model }
+    Piece::from(model)
 }
 
 fn logits(backend_name: &str, piece: &Piece) -> Array {

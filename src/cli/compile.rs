@@ -116,8 +116,8 @@ pub(super) struct Arguments {
     #[arg(long, help_heading = CALIBRATION, value_name = "ID", value_parser = clap::value_parser!(i64).range(0..))]
     bos: Option<i64>,
 
-    /// What runs the standard operators in calibration
-    #[arg(long, help_heading = RUNTIME, default_value = "rten", value_name = "NAME")]
+    /// What runs the standard operators in calibration: rten, ort (ONNX Runtime), or auto: rten, and ort for what rten cannot
+    #[arg(long, help_heading = RUNTIME, default_value = "auto", value_name = "NAME")]
     backend: String,
     /// Threads, at most one a core [default: one a core]
     #[arg(long, help_heading = RUNTIME, value_parser = threads)]

@@ -28,8 +28,8 @@ pub(super) struct Arguments {
     /// Token id that begins every window
     #[arg(long, value_name = "ID", value_parser = clap::value_parser!(i64).range(0..))]
     bos: Option<i64>,
-    /// What runs the standard operators
-    #[arg(long, default_value = "rten", value_name = "NAME")]
+    /// What runs the standard operators: rten, ort (ONNX Runtime), or auto: rten, and ort for what rten cannot
+    #[arg(long, default_value = "auto", value_name = "NAME")]
     backend: String,
     /// Threads [default: one a core]
     #[arg(long, value_parser = threads)]
@@ -71,6 +71,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
     });
     bar.finish_and_clear();
     let result = result?;
+    result.onnxruntime.iter().for_each(|library| say!("{library}"));
     if arguments.json {
         return print(&json(&result)?);
     }

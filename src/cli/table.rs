@@ -49,6 +49,7 @@ pub(super) fn print_report(report: &Report) {
     if report.resumed_stages > 0 {
         say!("an earlier run, which was stopped, had solved {} stages", report.resumed_stages);
     }
+    report.onnxruntime.iter().for_each(|library| say!("{library}"));
     if !report.verification.is_empty() {
         say!("verified: {}", report.verification);
     }

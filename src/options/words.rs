@@ -69,7 +69,7 @@ mod tests {
             words.join(" "),
             "--emit onnx --target portable --weights fp4 --activations fp8 --group-size 64 --method gptq --order activation \
              --scale m3 --scale-search hessian --hessian quantized --propagation 0.5 --lorc-rank 8 --lorc activation \
-             --lorc-factors fp8 --lorc-rounds 2 --calibration a.txt b.txt --samples 4 --backend rten"
+             --lorc-factors fp8 --lorc-rounds 2 --calibration a.txt b.txt --samples 4 --backend auto"
         );
     }
 }

@@ -48,6 +48,7 @@ fn totals(report: &Report) -> Markup {
         format!("{} → {} ({ratio:.2}×)", DecimalBytes(before), DecimalBytes(after))
     };
     let peak = totals.peak_memory();
+    let library = report.onnxruntime.as_ref().map(|library| ("standard operators", library.to_string()));
     let facts = [
         ("layers", format!("{} quantized, {} in float", report.layers.len(), report.kept.len())),
         ("quantized weights", format!("{:.2} million", totals.weights as f64 / 1e6)),
@@ -61,7 +62,7 @@ fn totals(report: &Report) -> Markup {
     ];
     html! {
         dl {
-            @for (name, value) in facts { div { dt { (name) } dd { (value) } } }
+            @for (name, value) in facts.into_iter().chain(library) { div { dt { (name) } dd { (value) } } }
         }
     }
 }

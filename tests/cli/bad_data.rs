@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use crate::bench::Bench;
-use crate::models::{hundred_tokens, npz, one_layer};
+use zqc::ir::tensor::DataType;
+
+use crate::models::{hundred_tokens, info, matrix, node, npz, one_layer, one_layer_with};
 use crate::support::tiny;
 
 fn refuse(bench: &Bench, model: &Path, calibration: &Path, tokenizer: Option<&Path>, words: &[&str]) {
@@ -98,6 +100,27 @@ fn tokens_that_the_model_does_not_know() {
     let bench = Bench::new();
     let path = bench.write("data.jsonl", "{\"input_ids\": [1, 2, 100]}\n");
     refuse(&bench, &bench.model(&hundred_tokens()), &path, None, &["data.jsonl:1", "100"]);
+}
+
+/// That an operator fails on the data of a sample says nothing of the operator.
+#[test]
+fn arrays_that_do_not_go_together() {
+    let bench = Bench::new();
+    let model = one_layer_with(|graph| {
+        graph.input[1] = info("shift", DataType::Float, &["others", "32"]);
+        graph.node[1].output[0] = "total".to_string();
+        graph.node.push(node("MatMul", "/next/MatMul", &["total", "next"], "y"));
+        graph.initializer.push(matrix("next", 32, 32));
+    });
+    let rows = |count: usize, width: usize| {
+        let row = format!("[{}]", vec!["1.0"; width].join(","));
+        format!("[{}]", vec![row; count].join(","))
+    };
+    let line = |count: usize| format!("{{\"x\": {}, \"shift\": {}}}\n", rows(2, 64), rows(count, 32));
+    let path = bench.write("data.jsonl", line(3));
+    refuse(&bench, &bench.model(&model), &path, None, &["data.jsonl:1", "\"sum\" failed"]);
+    let path = bench.write("data.jsonl", [line(2), line(3)].concat());
+    refuse(&bench, &bench.model(&model), &path, None, &["data.jsonl:2", "\"sum\" failed"]);
 }
 
 #[test]

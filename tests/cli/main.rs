@@ -1,6 +1,7 @@
 //! The command line as scripts see it: exit codes, messages, and that a failed run leaves nothing behind.
 
 mod arguments;
+mod backends;
 mod bad_data;
 mod bad_models;
 mod bench;

@@ -105,7 +105,7 @@ class Suite:
                    "uncalibrated": sorted({clip(item["reason"], 120) for item in report["uncalibrated"]}),
                    "kept": {clip(reason, 120): count for reason, count in kept.items()},
                    "verified": clip(report["verification"]), "warnings": [clip(warning) for warning in report["warnings"]],
-                   "size": sizes["file_bytes_after"] / sizes["file_bytes_before"], "backends": report.get("backends", [])}
+                   "size": sizes["file_bytes_after"] / sizes["file_bytes_before"], "library": report.get("onnxruntime")}
         if expected is None:
             return result | {"result": "compiles; ONNX Runtime does not run the float model on the CPU"}
         try:

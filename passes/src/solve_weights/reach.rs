@@ -3,10 +3,12 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
+use zqc_ir::onnx::proto::GraphProto;
 use zqc_ir::{Graph, Model, NodeId, Op, ValueId};
-use zqc_runtime::{Backend, BackendError, Interpreter, RunError, Stage};
+use zqc_runtime::{BackendError, Interpreter, Live, LoadedBodies, RunError, Stage};
 
-use super::last_layers;
+use super::{Calibration, last_layers};
+use crate::pass::PassError;
 
 /// The nodes that cannot be run, or that wait for the result of one, with the reason.
 #[derive(Debug, Default)]
@@ -15,28 +17,93 @@ pub(super) struct Blocked {
 }
 
 impl Blocked {
-    /// Loads every stage of `model` once, and leaves out node by node what the back end refuses.
-    pub(super) fn find(model: &Model, backend: &dyn Backend) -> Result<Self, RunError> {
+    /// Loads every stage of `model` once, runs the first calibration sample through the float model, and leaves out node by node
+    /// what the back end refuses.
+    pub(super) fn find(model: &Model, calibration: &Calibration) -> Result<Self, PassError> {
         let graph = &model.graph;
         let mut blocked = Self::default();
-        let interpreter = Interpreter::new(model, backend, last_layers(graph, |_| true))?;
+        let interpreter = Interpreter::new(model, calibration.backend, last_layers(graph, |_| true))?;
+        let mut sample = calibration.samples.first().map(|sample| {
+            interpreter.feed(sample.iter().map(|(name, array)| (name.as_str(), array.clone())))
+        });
         for stage in interpreter.stages() {
             for &id in &stage.layers {
-                match interpreter.try_control(id) {
-                    Err(RunError::Backend(refusal)) => blocked.add(graph, id, &refusal),
-                    tried => tried?,
-                }
+                blocked.unless_refused(graph, &[id], interpreter.try_control(id))?;
             }
-            while let Err(error) = interpreter.load(&blocked.rest(graph, stage)) {
-                let RunError::Backend(refusal) = error else { return Err(error) };
-                let rest = blocked.rest(graph, stage).nodes;
-                match named(graph, &rest, &refusal) {
-                    Some(id) => blocked.add(graph, id, &refusal),
-                    None => rest.into_iter().for_each(|id| blocked.add(graph, id, &refusal)),
-                }
+            blocked.try_nodes(&interpreter, stage, sample.as_mut())?;
+            if let Some(live) = &mut sample {
+                blocked.run_layers(&interpreter, stage, live)?;
+                stage.last_read.iter().for_each(|value| drop(live.remove(value)));
             }
         }
         Ok(blocked)
+    }
+
+    /// Loads what the back end runs of a stage, and runs it on a sample if there is one.
+    fn try_nodes(
+        &mut self,
+        interpreter: &Interpreter,
+        stage: &Stage,
+        mut sample: Option<&mut Live>,
+    ) -> Result<(), PassError> {
+        let graph = interpreter.graph();
+        loop {
+            let rest = self.rest(graph, stage);
+            let Some(loaded) = self.unless_refused(graph, &rest.nodes, interpreter.load(&rest))? else {
+                continue;
+            };
+            let (Some(mut session), Some(live)) = (loaded, &mut sample) else { return Ok(()) };
+            let run = interpreter.run_nodes(&rest, session.as_mut(), live);
+            if self.unless_refused(graph, &rest.nodes, run).map_err(of_sample)?.is_some() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Runs what we run of a stage on a sample, with float weights.
+    fn run_layers(
+        &mut self,
+        interpreter: &Interpreter,
+        stage: &Stage,
+        live: &mut Live,
+    ) -> Result<(), PassError> {
+        let graph = interpreter.graph();
+        let control =
+            |id: NodeId, live: &mut Live| interpreter.run_control(id, &mut LoadedBodies::default(), live);
+        for &id in &stage.layers {
+            if !self.reasons.contains_key(&id) {
+                self.unless_refused(graph, &[id], control(id, live)).map_err(of_sample)?;
+            }
+        }
+        for &id in stage.layers.iter().filter(|id| !self.reasons.contains_key(id)) {
+            interpreter.pass_quantize(id, live).map_err(of_sample)?;
+        }
+        for &id in stage.layers.iter().filter(|id| !self.reasons.contains_key(id)) {
+            if let Op::Linear(_) = graph.node(id).op {
+                let (weight, _) = interpreter.weight(id)?;
+                interpreter.run_linear(id, &weight, None, live).map_err(of_sample)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What was tried; `None` if the back end refuses it, which blocks the node among `nodes` that is at fault, or all.
+    fn unless_refused<T>(
+        &mut self,
+        graph: &Graph,
+        nodes: &[NodeId],
+        tried: Result<T, RunError>,
+    ) -> Result<Option<T>, RunError> {
+        match tried {
+            Err(RunError::Backend(refusal)) if refusal.is_refusal() => {
+                match named(graph, nodes, &refusal) {
+                    Some(id) => self.add(graph, id, &refusal),
+                    None => nodes.iter().for_each(|&id| self.add(graph, id, &refusal)),
+                }
+                Ok(None)
+            }
+            tried => tried.map(Some),
+        }
     }
 
     /// Why no data comes to the node; `None` when it does.
@@ -66,23 +133,45 @@ impl Blocked {
         let nodes: Vec<NodeId> = stage.nodes.iter().copied().filter(runs).collect();
         let made: HashSet<ValueId> =
             nodes.iter().flat_map(|&id| graph.node(id).outputs()).flatten().copied().collect();
+        let read: HashSet<ValueId> = nodes.iter().flat_map(|&id| graph.node(id).reads()).collect();
+        let inputs = stage.inputs.iter().copied().filter(|value| read.contains(value)).collect();
         let outputs = stage.outputs.iter().copied().filter(|value| made.contains(value)).collect();
-        Stage { nodes, outputs, ..stage.clone() }
+        Stage { nodes, inputs, outputs, ..stage.clone() }
     }
 }
 
 /// The node among `nodes` that the back end refuses, or that holds the one that it refuses.
 fn named(graph: &Graph, nodes: &[NodeId], refusal: &BackendError) -> Option<NodeId> {
-    let BackendError::UnsupportedNode { node: name, op_type, .. } = refusal else { return None };
+    let (name, op_type) = refusal.node()?;
     let is_meant = |&&id: &&NodeId| {
         let node = graph.node(id);
         let output = node.output(0).map_or("", |value| graph.value(value).name.as_str());
-        let unnamed = node.name.is_empty() && *name == format!("{op_type}({output})");
-        node.op.kind() == op_type && (node.name == *name || unnamed)
+        let unnamed = node.name.is_empty() && name == format!("{op_type}({output})");
+        node.op.kind() == op_type && (node.name == name || unnamed)
     };
     let called = |&&id: &&NodeId| match &graph.node(id).op {
         Op::Onnx(proto) => !proto.name().is_empty() && name.starts_with(&format!("{}/", graph.node(id).name)),
         _ => false,
     };
-    nodes.iter().find(is_meant).or_else(|| nodes.iter().find(called)).copied()
+    let holds = |&&id: &&NodeId| match &graph.node(id).op {
+        Op::Onnx(proto) => proto.bodies().any(|body| holds_node(body, name, op_type)),
+        _ => false,
+    };
+    let found = nodes.iter().find(is_meant).or_else(|| nodes.iter().find(called));
+    found.or_else(|| nodes.iter().find(holds)).copied()
+}
+
+/// Whether a node of this name and type is in a body, or in one inside it.
+fn holds_node(body: &GraphProto, name: &str, op_type: &str) -> bool {
+    body.node.iter().any(|node| {
+        let output = node.output.first().map_or("", String::as_str);
+        let unnamed = node.name().is_empty() && name == format!("{op_type}({output})");
+        node.op_type() == op_type && (node.name() == name || unnamed)
+            || node.bodies().any(|body| holds_node(body, name, op_type))
+    })
+}
+
+/// An error of the first sample.
+fn of_sample(source: RunError) -> PassError {
+    PassError::Sample { sample: 0, source: Box::new(source) }
 }

@@ -37,7 +37,7 @@ impl Interface {
 }
 
 /// The element type of a tensor declaration.
-fn element_type(value: &ValueInfoProto) -> Option<DataType> {
+pub fn element_type(value: &ValueInfoProto) -> Option<DataType> {
     match value.r#type.as_ref()?.value.as_ref()? {
         type_proto::Value::TensorType(tensor) => {
             DataType::try_from(tensor.elem_type()).ok().filter(|&t| t != DataType::Undefined)

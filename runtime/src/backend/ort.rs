@@ -1,28 +1,40 @@
-//! The fast back end: ONNX Runtime, loaded at run time.
+//! ONNX Runtime, loaded at run time.
 
-use std::env;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+mod library;
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use half::{bf16, f16};
 use ort::environment::Environment;
+use ort::logging::LogLevel;
 use ort::session::SessionInputValue;
 use ort::session::builder::SessionBuilder;
 use ort::value::{DynValue, PrimitiveTensorElementType, Tensor, TensorElementType, TensorRef};
 use prost::Message;
 use zqc_ir::onnx::proto::tensor_proto::DataType;
+use zqc_ir::onnx::proto::{ModelProto, TypeProto, type_proto};
 
+use super::decompose::Apart;
 use super::externalize::externalize;
-use super::interface::Interface;
-use super::{Backend, BackendError, Piece, Session};
+use super::inline::inline_functions;
+use super::interface::{Interface, element_type};
+use super::widen::widen;
+use super::{Backend, BackendError, Piece, Session, UsedLibrary};
 use crate::array::{Array, ArrayData, ArrayError};
 
-const NAME: &str = "ort";
+pub use library::LibraryError;
+
+/// The name in errors.
+const NAME: &str = "ONNX Runtime";
 
 /// The back end: ONNX Runtime's process-wide environment.
+#[derive(Clone)]
 pub struct Ort {
     environment: Environment,
+    path: PathBuf,
     threads: Option<usize>,
 }
 
@@ -32,54 +44,70 @@ impl Ort {
     /// # Errors
     /// [`BackendError::Library`] when there is no usable library.
     pub fn new(threads: Option<usize>) -> Result<Self, BackendError> {
-        static ENVIRONMENT: OnceLock<Result<Environment, String>> = OnceLock::new();
-        let environment = ENVIRONMENT.get_or_init(|| {
-            let library = find_library()?;
-            let builder = ort::init_from(&library).map_err(|e| format!("{}: {e}", library.display()))?;
-            builder.with_name("zqc").with_telemetry(false).build().map_err(|e| e.to_string())
+        static LOADED: OnceLock<Result<(Environment, PathBuf), LibraryError>> = OnceLock::new();
+        let loaded = LOADED.get_or_init(|| {
+            let path = library::load()?;
+            let unusable = |error: ort::Error| LibraryError::Unusable { reason: error.to_string() };
+            let builder = ort::init().with_name("zqc").with_telemetry(false);
+            Ok((builder.build().map_err(unusable)?, path))
         });
-        match environment {
-            Ok(environment) => Ok(Self { environment: environment.clone(), threads }),
-            Err(reason) => Err(BackendError::Library { reason: reason.clone() }),
-        }
+        let (environment, path) = loaded.as_ref().map_err(|error| BackendError::Library(error.clone()))?;
+        // What fails is told by whoever tried.
+        environment.set_log_level(LogLevel::Fatal);
+        Ok(Self { environment: environment.clone(), path: path.clone(), threads })
     }
-}
 
-/// The library that ORT_DYLIB_PATH names, or else the one in the Python package onnxruntime.
-fn find_library() -> Result<PathBuf, String> {
-    if let Some(path) = env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty()) {
-        return Ok(path.into());
+    /// What was loaded.
+    pub fn library(&self) -> UsedLibrary {
+        let version = library::version(&self.path);
+        UsedLibrary { path: self.path.clone(), version, operators: BTreeSet::new() }
     }
-    const PRINT_PACKAGE: &str = "import onnxruntime; print(onnxruntime.__path__[0])";
-    let output = Command::new("python3")
-        .args(["-c", PRINT_PACKAGE])
-        .output()
-        .map_err(|e| format!("ORT_DYLIB_PATH is not set and python3 does not run: {e}"))?;
-    if !output.status.success() {
-        return Err("ORT_DYLIB_PATH is not set and python3 has no package onnxruntime".into());
-    }
-    let folder = Path::new(String::from_utf8_lossy(&output.stdout).trim()).join("capi");
-    let entries = folder.read_dir().map_err(|e| format!("{}: {e}", folder.display()))?;
-    let is_library = |path: &PathBuf| {
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        ["libonnxruntime.so", "libonnxruntime.dylib", "libonnxruntime.1.", "onnxruntime.dll"]
-            .iter()
-            .any(|stem| name.starts_with(stem))
-    };
-    let mut libraries: Vec<PathBuf> =
-        entries.flatten().map(|entry| entry.path()).filter(is_library).collect();
-    libraries.sort();
-    libraries.pop().ok_or_else(|| format!("{} holds no libonnxruntime", folder.display()))
 }
 
 impl Backend for Ort {
     fn name(&self) -> &'static str {
-        NAME
+        "ort"
+    }
+
+    fn used_library(&self) -> Option<UsedLibrary> {
+        Some(self.library())
     }
 
     fn load(&self, piece: &Piece) -> Result<Box<dyn Session>, BackendError> {
+        let inputs = piece.model.graph.iter().flat_map(|graph| &graph.input);
+        let is_typed = inputs.into_iter().all(|input| element_type(input).is_some());
+        let mut session =
+            OrtSession { ort: self.clone(), loaded: None, piece: piece.clone(), is_apart: false };
+        if is_typed {
+            session.load(&[])?;
+        }
+        Ok(Box::new(session))
+    }
+}
+
+/// Declares the types of inputs that are fed, where they are not: those that the piece tells, as far as the arrays fit.
+fn declare_types(piece: &mut Piece, feeds: &[(&str, &Array)]) {
+    let Some(graph) = &mut piece.model.graph else { return };
+    for input in &mut graph.input {
+        let fed = feeds.iter().find(|(name, _)| *name == input.name());
+        let (None, Some((name, array))) = (element_type(input), fed) else { continue };
+        let is_float = matches!(array.data, ArrayData::F32(_));
+        let told = piece.types.get(*name).copied().filter(|&told| FLOATS.contains(&told) == is_float);
+        let elem_type = told.unwrap_or(array.data.data_type()) as i32;
+        let tensor = type_proto::Tensor { elem_type: Some(elem_type), shape: None };
+        let value = Some(type_proto::Value::TensorType(tensor));
+        input.r#type = Some(TypeProto { value, ..Default::default() });
+    }
+}
+
+/// The types whose arrays are of `f32`.
+const FLOATS: [DataType; 4] = [DataType::Float, DataType::Float16, DataType::Bfloat16, DataType::Double];
+
+impl Ort {
+    fn load_model(&self, model: &ModelProto) -> Result<Loaded, BackendError> {
         let load_error = |error: ort::Error| BackendError::Load { backend: NAME, reason: error.to_string() };
-        let mut model = piece.model.clone();
+        let interface = Interface::of(model);
+        let mut model = model.clone();
         let mut builder = ort::session::Session::builder(&self.environment).map_err(load_error)?;
         if let Some(threads) = self.threads {
             builder = builder.with_intra_threads(threads).map_err(|e| load_error(e.into()))?;
@@ -88,7 +116,17 @@ impl Backend for Ort {
             builder = with_file(builder, &file, Arc::from(&*data)).map_err(load_error)?;
         }
         let session = builder.commit_from_memory(&model.encode_to_vec()).map_err(load_error)?;
-        Ok(Box::new(OrtSession { session, interface: Interface::of(&piece.model) }))
+        Ok(Loaded { session, interface })
+    }
+
+    /// Loads a model with its operators taken apart and in FLOAT, for those that its CPU does not have; `None` if it does not
+    /// load so either.
+    fn load_apart(&self, model: &ModelProto) -> Option<Loaded> {
+        let mut model = model.clone();
+        inline_functions(&mut model).ok()?;
+        Apart::all().take(&mut model);
+        widen(&mut model, &[DataType::Bfloat16, DataType::Float16]);
+        self.load_model(&model).ok()
     }
 }
 
@@ -97,17 +135,66 @@ fn with_file(builder: SessionBuilder, file: &str, data: Arc<[u8]>) -> Result<Ses
 }
 
 struct OrtSession {
-    session: ort::session::Session,
-    interface: Interface,
+    ort: Ort,
+    piece: Piece,
+    /// What is run; nothing as long as the types of inputs are not known.
+    loaded: Option<Loaded>,
+    /// Whether the operators are taken apart.
+    is_apart: bool,
+}
+
+impl OrtSession {
+    fn load(&mut self, feeds: &[(&str, &Array)]) -> Result<(), BackendError> {
+        declare_types(&mut self.piece, feeds);
+        let model = &self.piece.model;
+        self.loaded = Some(match self.ort.load_model(model) {
+            Ok(loaded) => loaded,
+            Err(refusal) => {
+                self.is_apart = true;
+                self.ort.load_apart(model).ok_or(refusal)?
+            }
+        });
+        Ok(())
+    }
 }
 
 impl Session for OrtSession {
     fn run(&mut self, feeds: &[(&str, &Array)], fetch: &[&str]) -> Result<Vec<Array>, BackendError> {
+        if self.loaded.is_none() {
+            self.load(feeds)?;
+        }
+        let Some(loaded) = &mut self.loaded else { return Ok(Vec::new()) };
+        let error = match loaded.run(feeds, fetch) {
+            Err(error @ BackendError::Run { .. }) if !self.is_apart => error,
+            result => return result,
+        };
+        let Some(mut apart) = self.ort.load_apart(&self.piece.model) else { return Err(error) };
+        let results = apart.run(feeds, fetch).map_err(|_| error)?;
+        (self.loaded, self.is_apart) = (Some(apart), true);
+        Ok(results)
+    }
+}
+
+struct Loaded {
+    session: ort::session::Session,
+    interface: Interface,
+}
+
+impl Loaded {
+    fn run(&mut self, feeds: &[(&str, &Array)], fetch: &[&str]) -> Result<Vec<Array>, BackendError> {
         let run_error = |error: ort::Error| BackendError::Run { backend: NAME, reason: error.to_string() };
-        let mut inputs = Vec::with_capacity(feeds.len());
+        let (mut arrays, mut inputs) = (Vec::new(), Vec::with_capacity(feeds.len()));
         for &(name, array) in feeds {
             let data_type = self.interface.input(name)?.unwrap_or(array.data.data_type());
-            inputs.push((name, to_ort(array, data_type).map_err(run_error)?));
+            let misfit = |source| BackendError::Value { name: name.into(), source };
+            let array = match FLOATS.contains(&data_type) || array.data.data_type() == data_type {
+                true => Cow::Borrowed(array),
+                false => Cow::Owned(array.clone().cast(data_type).map_err(misfit)?),
+            };
+            arrays.push((name, array, data_type));
+        }
+        for (name, array, data_type) in &arrays {
+            inputs.push((*name, to_ort(array, *data_type).map_err(run_error)?));
         }
         for name in fetch {
             self.interface.output(name)?;

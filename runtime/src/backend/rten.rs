@@ -1,4 +1,4 @@
-//! The default back end: rten, pure Rust, any shape.
+//! The embedded back end: rten, pure Rust, any shape.
 //!
 //! rten knows four element types. INT64 and BOOL travel as `i32`, saturating as rten's own constants do;
 //! every float type is computed in `f32`. rten's graph optimizer is off: it saves no measurable time on language
@@ -10,21 +10,22 @@ use std::sync::Arc;
 
 use prost::Message;
 use rten::{
-    LoadErrorKind, Model, ModelOptions, NodeId, RunError, RunOptions, ThreadPool, Value, ValueOrView,
-    ValueView,
+    LoadErrorKind, Model, ModelOptions, NodeId, RunError, RunErrorKind, RunOptions, ThreadPool, Value,
+    ValueOrView, ValueView,
 };
 use rten_tensor::Tensor;
 use rten_tensor::prelude::*;
 use zqc_ir::onnx::proto::ModelProto;
 use zqc_ir::onnx::proto::tensor_proto::DataType;
+use zqc_ir::op::is_standard;
 
+use super::decompose::Apart;
 use super::externalize::externalize;
-use super::fused::take_apart;
 use super::inline::inline_functions;
 use super::interface::Interface;
 use super::softmax::flatten_axes;
 use super::widen::widen;
-use super::{Backend, BackendError, Piece, Session, visit};
+use super::{Backend, BackendError, Piece, Session, decompose, visit};
 use crate::array::{Array, ArrayData, ArrayError};
 use crate::guard::guarded;
 
@@ -52,61 +53,136 @@ impl Backend for Rten {
     }
 
     fn load(&self, piece: &Piece) -> Result<Box<dyn Session>, BackendError> {
-        let mut model = piece.model.clone();
-        inline_functions(&mut model).map_err(|reason| BackendError::Load { backend: NAME, reason })?;
-        take_apart(&mut model);
-        flatten_axes(&mut model);
-        widen(&mut model);
-        let op_types = name_nodes(&mut model);
-
-        let mut options = ModelOptions::with_all_ops();
-        options.enable_optimization(false);
-        for (file, data) in externalize(&mut model) {
-            options.external_data(&file, data.into());
-        }
-        let loaded = guarded(|| options.load(model.encode_to_vec()))
-            .map_err(|reason| BackendError::Load { backend: NAME, reason })?;
-        let model = loaded.map_err(|error| {
-            let reason = error.source().map_or_else(|| error.to_string(), |source| source.to_string());
-            match error.node().and_then(|node| op_types.get_key_value(node)) {
-                Some((node, op_type)) if error.kind() == LoadErrorKind::OperatorInvalid => {
-                    let (node, op_type) = (node.clone(), op_type.clone());
-                    BackendError::UnsupportedNode { backend: NAME, node, op_type, reason }
-                }
-                _ => BackendError::Load { backend: NAME, reason: error.to_string() },
-            }
-        })?;
-        Ok(Box::new(RtenSession {
-            model,
-            interface: Interface::of(&piece.model),
-            options: RunOptions::default().with_thread_pool(self.threads.clone()),
-        }))
+        let mut piece = piece.clone();
+        prepare(&mut piece.model)?;
+        let apart = Apart::of(&ALWAYS_APART);
+        let interface = Interface::of(&piece.model);
+        let options = RunOptions::default().with_thread_pool(self.threads.clone());
+        let (loaded, apart) = load_apart(&piece.model, apart)?;
+        Ok(Box::new(RtenSession { piece, apart, loaded, interface, options }))
     }
 }
 
-/// Gives every node without a name one, so that errors can name it; returns the operator type by node name.
-fn name_nodes(model: &mut ModelProto) -> HashMap<String, String> {
-    let mut op_types = HashMap::new();
+/// What rten has never known, and one load less to find out.
+const ALWAYS_APART: [&str; 1] = ["FusedMatMul"];
+
+/// Names the nodes of a model without functions.
+fn prepare(model: &mut ModelProto) -> Result<(), BackendError> {
+    inline_functions(model).map_err(|reason| BackendError::Load { backend: NAME, reason })?;
+    name_nodes(model);
+    Ok(())
+}
+
+/// A model as rten has it.
+struct Loaded {
+    model: Model,
+    /// The operators by the names of the nodes of the piece.
+    operators: HashMap<String, Operator>,
+}
+
+struct Operator {
+    op_type: String,
+    is_standard: bool,
+}
+
+/// Loads a model with the operators `apart` taken apart, and those that rten refuses besides.
+fn load_apart(model: &ModelProto, mut apart: Apart) -> Result<(Loaded, Apart), BackendError> {
+    loop {
+        match load(model, &apart) {
+            Ok(loaded) => return Ok((loaded, apart)),
+            Err(error) if take_apart_next(&error, &mut apart) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Adds the operator that is refused to those that are taken apart, if that may help.
+fn take_apart_next(refusal: &BackendError, apart: &mut Apart) -> bool {
+    refusal.node().is_some_and(|(_, op_type)| apart.add(op_type))
+}
+
+fn load(model: &ModelProto, apart: &Apart) -> Result<Loaded, BackendError> {
+    let mut model = model.clone();
+    let operators = operators(&mut model);
+    apart.take(&mut model);
+    flatten_axes(&mut model);
+    widen(&mut model, &[DataType::Bfloat16]);
+    let mut options = ModelOptions::with_all_ops();
+    options.enable_optimization(false);
+    for (file, data) in externalize(&mut model) {
+        options.external_data(&file, data.into());
+    }
+    let loaded = guarded(|| options.load(model.encode_to_vec()))
+        .map_err(|reason| BackendError::Load { backend: NAME, reason })?;
+    let model = loaded.map_err(|error| {
+        let reason = error.source().map_or_else(|| error.to_string(), |source| source.to_string());
+        match error.node().and_then(|node| find(&operators, node)) {
+            Some((node, operator)) if error.kind() == LoadErrorKind::OperatorInvalid => {
+                let (node, op_type) = (node.clone(), operator.op_type.clone());
+                BackendError::UnsupportedNode { backend: NAME, node, op_type, reason }
+            }
+            _ => BackendError::Load { backend: NAME, reason: error.to_string() },
+        }
+    })?;
+    Ok(Loaded { model, operators })
+}
+
+/// Gives every node without a name one, so that errors can name it.
+fn name_nodes(model: &mut ModelProto) {
+    let Some(graph) = &mut model.graph else { return };
+    visit::for_each_node(graph, &mut |node| {
+        if node.name().is_empty() {
+            let output = node.output.first().cloned().unwrap_or_default();
+            node.name = Some(format!("{}({output})", node.op_type()));
+        }
+    });
+}
+
+/// The operators by the names of their nodes.
+fn operators(model: &mut ModelProto) -> HashMap<String, Operator> {
+    let mut operators = HashMap::new();
     if let Some(graph) = &mut model.graph {
         visit::for_each_node(graph, &mut |node| {
-            if node.name().is_empty() {
-                let output = node.output.first().cloned().unwrap_or_default();
-                node.name = Some(format!("{}({output})", node.op_type()));
-            }
-            op_types.insert(node.name().to_owned(), node.op_type().to_owned());
+            let operator =
+                Operator { op_type: node.op_type().to_owned(), is_standard: is_standard(node.domain()) };
+            operators.insert(node.name().to_owned(), operator);
         });
     }
-    op_types
+    operators
+}
+
+/// The node of this name, or of which the node of this name is a part.
+fn find<'o>(operators: &'o HashMap<String, Operator>, name: &str) -> Option<(&'o String, &'o Operator)> {
+    let found = operators.get_key_value(name);
+    found.or_else(|| operators.get_key_value(decompose::whole(name)?))
 }
 
 struct RtenSession {
-    model: Model,
+    piece: Piece,
+    /// The operators that are taken apart.
+    apart: Apart,
+    loaded: Loaded,
     interface: Interface,
     options: RunOptions,
 }
 
 impl Session for RtenSession {
     fn run(&mut self, feeds: &[(&str, &Array)], fetch: &[&str]) -> Result<Vec<Array>, BackendError> {
+        let refusal = match self.attempt(feeds, fetch) {
+            Err(error) if take_apart_next(&error, &mut self.apart) => error,
+            result => return result,
+        };
+        let Ok((loaded, apart)) = load_apart(&self.piece.model, self.apart.clone()) else {
+            return Err(refusal);
+        };
+        (self.loaded, self.apart) = (loaded, apart);
+        // What the node itself lacks says more than what its parts do.
+        self.run(feeds, fetch).map_err(|error| if error.node() == refusal.node() { refusal } else { error })
+    }
+}
+
+impl RtenSession {
+    fn attempt(&self, feeds: &[(&str, &Array)], fetch: &[&str]) -> Result<Vec<Array>, BackendError> {
         let inputs = feeds
             .iter()
             .map(|&(name, array)| {
@@ -118,9 +194,9 @@ impl Session for RtenSession {
             .collect::<Result<_, BackendError>>()?;
         let types = fetch.iter().map(|name| self.interface.output(name)).collect::<Result<Vec<_>, _>>()?;
         let ids = fetch.iter().map(|name| self.node_id(name)).collect::<Result<Vec<_>, _>>()?;
-        let values = guarded(|| self.model.run(inputs, &ids, Some(self.options.clone())))
-            .map_err(|reason| BackendError::Run { backend: NAME, reason })?
-            .map_err(run_error)?;
+        let values = guarded(|| self.loaded.model.run(inputs, &ids, Some(self.options.clone())))
+            .map_err(|reason| BackendError::Panic { backend: NAME, reason })?
+            .map_err(|error| self.run_error(error))?;
         values
             .into_iter()
             .zip(fetch.iter().zip(types))
@@ -130,16 +206,33 @@ impl Session for RtenSession {
             })
             .collect()
     }
-}
 
-impl RtenSession {
     fn node_id(&self, name: &str) -> Result<NodeId, BackendError> {
-        self.model.node_id(name).map_err(run_error)
+        self.loaded.model.node_id(name).map_err(|error| self.run_error(error))
+    }
+
+    /// An operator of ONNX Runtime's domain that fails is one that rten knows in part; a standard one, or what stands for
+    /// another, is given what it cannot take, unless rten says that it is not supported.
+    fn run_error(&self, error: RunError) -> BackendError {
+        let reason = error.to_string();
+        let path = error.node_path();
+        let node = path.last().copied().flatten().filter(|_| error.kind() == RunErrorKind::OperatorError);
+        match node.and_then(|node| find(&self.loaded.operators, node)) {
+            Some((node, operator))
+                if is_unsupported(&reason)
+                    || !operator.is_standard && !self.apart.holds(&operator.op_type) =>
+            {
+                let (node, op_type) = (node.clone(), operator.op_type.clone());
+                BackendError::UnsupportedNode { backend: NAME, node, op_type, reason }
+            }
+            _ => BackendError::Run { backend: NAME, reason },
+        }
     }
 }
 
-fn run_error(error: RunError) -> BackendError {
-    BackendError::Run { backend: NAME, reason: error.to_string() }
+/// Whether this is what rten says of a form of an operator that it does not know.
+fn is_unsupported(reason: &str) -> bool {
+    reason.contains("unsupported") || reason.contains("not supported")
 }
 
 /// An array as rten takes it, borrowed where the element type is one of rten's.
