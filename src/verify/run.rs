@@ -7,7 +7,6 @@ use zqc_runtime::{
 };
 
 use super::VerifyError;
-use crate::calibration::input_specs;
 use crate::error::Error;
 use crate::raise::raised_bodies;
 
@@ -22,7 +21,7 @@ const TOLERANCE: f64 = 0.01;
 
 /// Inputs of a short run, by name.
 pub(super) fn short_inputs(model: &Model) -> Result<Vec<(String, Array)>, Error> {
-    let specs = input_specs(model)?;
+    let specs = InputSpec::of_graph(&model.graph)?;
     if let Some(tokens) = token_input(&specs) {
         let ids = Array::sequence((0..TOKENS as i64).collect());
         if let Ok(inputs) = make_inputs(&specs, &Sample::from([(tokens.name.clone(), ids)])) {
@@ -36,7 +35,11 @@ pub(super) fn short_inputs(model: &Model) -> Result<Vec<(String, Array)>, Error>
 
 /// Small numbers in the shape of an input, whose open dimensions become 1 in front and a few tokens elsewhere.
 fn made_up(spec: &InputSpec) -> Result<Array, InputError> {
-    let missing = || InputError::Missing { name: spec.name.clone(), spec: spec.to_string() };
+    let missing = || InputError::Missing {
+        name: spec.name.clone(),
+        spec: spec.to_string(),
+        reason: "it is too large".to_string(),
+    };
     let extent = |(place, dimension): (usize, &Dimension)| match dimension {
         Dimension::Fixed(extent) => *extent,
         Dimension::Symbolic(_) if place == 0 => 1,
