@@ -10,7 +10,7 @@ use crate::einsum::EinsumProduct;
 use crate::expert_stack::ExpertStack;
 use crate::layer_path::LayerPaths;
 use crate::pass::{Observer, Pass, PassError};
-use lm_head::Embeddings;
+use lm_head::Heads;
 
 /// Smaller weights save nothing.
 const MIN_ELEMENTS: usize = 1024;
@@ -48,11 +48,11 @@ impl Pass for Select {
                 observer.layer_kept(&other.path, &reason);
             }
         }
-        let embeddings = Embeddings::find(graph);
+        let heads = Heads::find(graph);
         let mut patch = Patch::default();
         for layer in &layers {
             let &Linear { k, n, layer: ref path, .. } = layer.linear;
-            let lm_head = || embeddings.lm_head(layer.id, n).filter(|_| self.only.is_empty());
+            let lm_head = || heads.reason(layer.id, k, n).filter(|_| self.only.is_empty());
             let reason = self.reason_by_name(&layer.names);
             let reason = reason.or_else(|| Some(format!("lm_head: {}", lm_head()?)));
             let Some(reason) = reason.or_else(|| too_small(k, n)) else { continue };

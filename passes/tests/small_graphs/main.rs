@@ -5,6 +5,7 @@ mod canonicalize;
 mod expand_einsum;
 mod inline_functions;
 mod kinds;
+mod lm_head;
 mod lower;
 mod native;
 mod quantize_activations;
