@@ -25,7 +25,7 @@ use crate::options::{Emit, Method, Options, Target};
 use crate::raise::raise;
 use crate::report::Report;
 use crate::resume::State;
-use crate::verify::verify;
+use crate::verify::{Inputs, verify};
 use recorder::Recorder;
 
 /// The least opset whose `Cast` knows FP8.
@@ -148,7 +148,8 @@ impl Compiler {
             report.resumed_stages = stages;
             report.warnings.extend(notes);
         }
-        let result = result.and_then(|()| self.emit(&mut model, &source, output, &mut report, events));
+        let result =
+            result.and_then(|sample| self.emit(&mut model, &source, sample, output, &mut report, events));
         match &result {
             Ok(_) => State::remove(output),
             // What cannot be written now perhaps can be later.
@@ -186,11 +187,12 @@ impl Compiler {
         Ok(Some(State::new(output, model, &self.options, &passes)?))
     }
 
-    /// Writes what the quantized model, made of `source`, becomes; the size of the files.
+    /// Writes what the quantized model, made of `source`, becomes, which is verified on `sample` if there is one; the size of the files.
     fn emit(
         &self,
         model: &mut Model,
         source: &Model,
+        sample: Option<Inputs>,
         output: &Path,
         report: &mut Report,
         events: &mut dyn Events,
@@ -222,7 +224,8 @@ impl Compiler {
             events.step("verifying");
             let runs = !report.layers.is_empty() && self.options.target == Target::Portable;
             let backend = runs.then(|| backend(&self.options.backend, self.options.threads)).transpose()?;
-            report.verification = verify(&staged.path(), source, model, quantized, backend.as_deref())?;
+            report.verification =
+                verify(&staged.path(), source, model, quantized, backend.as_deref(), sample.as_ref())?;
         }
         Ok(staged.persist()?)
     }
@@ -237,10 +240,10 @@ impl Compiler {
         report: &mut Report,
         events: &mut dyn Events,
     ) -> Result<(), Error> {
-        self.quantize_from(model, None, None, report, events)
+        self.quantize_from(model, None, None, report, events).map(drop)
     }
 
-    /// As [`Compiler::quantize`], of the model in the file `input`.
+    /// As [`Compiler::quantize`], of the model in the file `input`; gives the first calibration sample, if there are any.
     fn quantize_from(
         &self,
         model: &mut Model,
@@ -248,7 +251,7 @@ impl Compiler {
         state: Option<&State>,
         report: &mut Report,
         events: &mut dyn Events,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Inputs>, Error> {
         let options = &self.options;
         let source = model.clone();
         let mut steps = Steps { compiler: self, model, report, events };
@@ -272,7 +275,7 @@ impl Compiler {
                 }
             };
             steps.report.warnings.push(warning.to_string());
-            return Ok(());
+            return Ok(None);
         }
         let backend = backend(&options.backend, options.threads)?;
         let mut raised = source;
@@ -295,7 +298,7 @@ impl Compiler {
             steps.bodies(&samples.inputs, backend.as_ref(), &mut solved)?;
         }
         report.add_up();
-        Ok(())
+        Ok(samples.inputs.into_iter().next())
     }
 
     /// Makes an ONNX model of the quantized graph again, if anything was quantized.
