@@ -11,6 +11,7 @@ mod defaults;
 mod faults;
 mod formats;
 mod kills;
+mod made_up_inputs;
 mod models;
 mod odd_models;
 mod packages;
