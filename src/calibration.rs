@@ -9,7 +9,7 @@ use zqc_ir::tensor::DataType;
 use zqc_passes::{PassError, vocabulary};
 use zqc_runtime::{
     Array, Backend, Dimension, InputSpec, Interpreter, Sample, SampleOptions, Tokenizer, load_calibration,
-    make_inputs, synthesize, token_input,
+    make_inputs, pack, synthesize, token_input,
 };
 
 use crate::compiler::Events;
@@ -51,13 +51,6 @@ impl Samples {
     }
 }
 
-/// What the callers of `model` must feed.
-pub(crate) fn input_specs(model: &Model) -> Result<Vec<InputSpec>, Error> {
-    let graph = &model.graph;
-    let infos = graph.required_inputs().map(|id| graph.value(id).info.clone().unwrap_or_default());
-    Ok(infos.map(|info| InputSpec::of_input(&info)).collect::<Result<_, _>>()?)
-}
-
 /// The `tokenizer.json` that lies beside a model, or else one folder above it, as exporters put it.
 pub fn find_tokenizer(model: &Path) -> Option<PathBuf> {
     let folder = match model.parent()? {
@@ -78,7 +71,7 @@ pub(crate) fn samples(
     state: Option<&State>,
     events: &mut dyn Events,
 ) -> Result<Samples, Error> {
-    let specs = input_specs(model)?;
+    let specs = InputSpec::of_graph(&model.graph)?;
     if options.calibration.is_empty() {
         return written(model, &specs, options, backend, state, events);
     }
@@ -108,12 +101,16 @@ pub(crate) fn samples(
         events.tokenizer_found(path);
     }
     let loaded = loaded?;
-    let inputs = loaded.iter().map(|loaded| make_inputs(&specs, &loaded.sample));
-    let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
     let files: Vec<_> = options.calibration.iter().map(|path| path.display().to_string()).collect();
-    let origin = format!("{} samples of {}", inputs.len(), files.join(", "));
-    let places = loaded.into_iter().map(|loaded| loaded.place).collect();
-    Ok(Samples { inputs, places, origin })
+    let origin = format!("{} samples of {}", loaded.len(), files.join(", "));
+    let (samples, places): (Vec<_>, Vec<_>) =
+        loaded.into_iter().map(|loaded| (loaded.sample, loaded.place)).unzip();
+    let (mut inputs, mut begins) = (Vec::new(), Vec::new());
+    for run in pack(&specs, &samples) {
+        inputs.push(make_inputs(&specs, &run.sample)?);
+        begins.push(places[run.first].clone());
+    }
+    Ok(Samples { inputs, places: begins, origin })
 }
 
 /// Text that a causal language model samples from its own logits.
@@ -139,18 +136,18 @@ fn written(
     let (count, length) = (options.samples.unwrap_or(16), options.seq_len.unwrap_or(512));
     let interpreter = Interpreter::new(model, backend, vec![logits])?;
     let mut prepared = interpreter.prepare()?;
-    let inputs = |sequence: &[i64]| {
-        let given = Sample::from([(tokens.clone(), Array::sequence(sequence.to_vec()))]);
-        make_inputs(specs, &given)
-    };
+    let sample = |sequence: &[i64]| Sample::from([(tokens.clone(), Array::sequence(sequence.to_vec()))]);
     let (mut runs, all) = (0, count * (PASSAGE.min(length) - 1));
     let mut run = |sequence: &[i64]| -> Result<Array, Error> {
         events.step_advanced(runs, all);
         runs += 1;
-        let inputs = inputs(sequence)?;
+        let inputs = make_inputs(specs, &sample(sequence))?;
         let live = interpreter.feed(inputs.iter().map(|(name, array)| (name.as_str(), array.clone())));
         let mut results = prepared.run(live)?;
-        results.pop().ok_or_else(|| cannot("it has no logits"))
+        let logits = results.pop().ok_or_else(|| cannot("it has no logits"))?;
+        // A model of fixed batch has the sequence in all of it.
+        let first = if logits.shape.first() > Some(&1) { logits.rows().next() } else { None };
+        Ok(first.unwrap_or(logits))
     };
     let sequences = match state.and_then(State::text) {
         Some(sequences) => sequences,
@@ -161,7 +158,9 @@ fn written(
             sequences
         }
     };
-    let inputs = sequences.iter().map(|s| inputs(s)).collect::<Result<Vec<_>, _>>()?;
+    let samples: Vec<Sample> = sequences.iter().map(|sequence| sample(sequence)).collect();
+    let runs = pack(specs, &samples).into_iter();
+    let inputs = runs.map(|run| make_inputs(specs, &run.sample)).collect::<Result<Vec<_>, _>>()?;
     let origin = format!("{count} samples of {length} tokens that the model wrote itself");
     Ok(Samples { inputs, places: Vec::new(), origin })
 }

@@ -29,7 +29,7 @@ use crate::options::{Emit, Method, Options, Target};
 use crate::raise::raise;
 use crate::report::Report;
 use crate::resume::State;
-use crate::verify::verify;
+use crate::verify::{Inputs, verify};
 use recorder::Recorder;
 
 /// The least opset whose `Cast` knows FP8.
@@ -51,6 +51,21 @@ pub trait Events: Observer {
 }
 
 impl Events for zqc_passes::Silent {}
+
+/// What is kept of quantizing.
+#[derive(Default)]
+struct Quantized {
+    /// The names of the constants that the layers were made of.
+    weights: HashSet<String>,
+    /// The first calibration sample.
+    sample: Option<Inputs>,
+}
+
+/// What an output is checked against.
+struct Reference<'a> {
+    source: &'a Model,
+    sample: Option<Inputs>,
+}
 
 /// Compiles models with one set of options.
 pub struct Compiler {
@@ -157,9 +172,10 @@ impl Compiler {
             report.resumed_stages = stages;
             report.warnings.extend(notes);
         }
-        let result = result.and_then(|weights| {
-            let bytes = self.emit(&mut model, &source, (&destination, output), &mut report, events)?;
-            Ok((bytes, weights))
+        let result = result.and_then(|quantized| {
+            let reference = Reference { source: &source, sample: quantized.sample };
+            let bytes = self.emit(&mut model, reference, (&destination, output), &mut report, events)?;
+            Ok((bytes, quantized.weights))
         });
         match &result {
             Ok(_) => State::remove(output),
@@ -209,11 +225,11 @@ impl Compiler {
         Ok(Some(State::new(output, model, &self.options, &passes)?))
     }
 
-    /// Writes what the quantized model, made of `source`, becomes; the size of the files.
+    /// Writes what the quantized model, made of `source`, becomes, which is verified on `sample` if there is one; the size of the files.
     fn emit(
         &self,
         model: &mut Model,
-        source: &Model,
+        reference: Reference,
         (destination, output): (&Destination, &Path),
         report: &mut Report,
         events: &mut dyn Events,
@@ -245,7 +261,9 @@ impl Compiler {
             events.step("verifying");
             let runs = !report.layers.is_empty() && self.options.target == Target::Portable;
             let backend = runs.then(|| backend(&self.options.backend, self.options.threads)).transpose()?;
-            report.verification = verify(path, source, model, quantized, backend.as_deref())?;
+            let Reference { source, sample } = &reference;
+            report.verification =
+                verify(path, source, model, quantized, backend.as_deref(), sample.as_ref())?;
             report.note_library(backend.and_then(|backend| backend.used_library()));
             Ok(())
         })?;
@@ -267,7 +285,7 @@ impl Compiler {
         self.quantize_from(model, None, None, report, events).map(drop)
     }
 
-    /// As [`Compiler::quantize`], of the model in the file `input`; the names of the constants that the layers were made of.
+    /// As [`Compiler::quantize`], of the model in the file `input`.
     fn quantize_from(
         &self,
         model: &mut Model,
@@ -275,7 +293,7 @@ impl Compiler {
         state: Option<&State>,
         report: &mut Report,
         events: &mut dyn Events,
-    ) -> Result<HashSet<String>, Error> {
+    ) -> Result<Quantized, Error> {
         let options = &self.options;
         let source = model.clone();
         let mut steps = Steps { compiler: self, model, report, events };
@@ -299,7 +317,7 @@ impl Compiler {
                 }
             };
             steps.report.warnings.push(warning.to_string());
-            return Ok(HashSet::new());
+            return Ok(Quantized::default());
         }
         let weights = weights_of_layers(&steps.model.graph).map_err(PassError::from)?;
         let backend = backend(&options.backend, options.threads)?;
@@ -324,7 +342,7 @@ impl Compiler {
         }
         report.note_library(backend.used_library());
         report.add_up();
-        Ok(weights)
+        Ok(Quantized { weights, sample: samples.inputs.into_iter().next() })
     }
 
     /// Makes an ONNX model of the quantized graph again, if anything was quantized.

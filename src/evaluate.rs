@@ -6,9 +6,11 @@ use std::path::Path;
 use serde::Serialize;
 use zqc_ir::{Op, onnx};
 use zqc_passes::vocabulary;
-use zqc_runtime::{Array, Interpreter, RunError, Sample, Tokenizer, backend, make_inputs, token_input};
+use zqc_runtime::{
+    Array, InputSpec, Interpreter, RunError, Sample, Tokenizer, backend, make_inputs, token_input,
+};
 
-use crate::calibration::{input_specs, logits_output};
+use crate::calibration::logits_output;
 use crate::error::Error;
 use crate::raise::{raise, raised_bodies};
 use crate::report::LibraryReport;
@@ -67,7 +69,7 @@ pub fn evaluate(
     let backend = backend(evaluation.backend, evaluation.threads)?;
     let mut model = onnx::read(evaluation.model)?;
     raise(&mut model)?;
-    let specs = input_specs(&model)?;
+    let specs = InputSpec::of_graph(&model.graph)?;
     let not_a_language_model = |missing: &str| {
         Error::Model(format!("{:?} is no language model: it has no {missing}", evaluation.model))
     };
@@ -144,15 +146,16 @@ fn windows(evaluation: &Evaluation, vocabulary: usize) -> Result<Vec<Vec<i64>>, 
         .collect())
 }
 
-/// The rows of the logits `[1, tokens, vocabulary]` of a window; `None` when they are anything else.
+/// The rows of the logits `[batch, tokens, vocabulary]` of a window, which is all of a batch that the model may have fixed; `None` when
+/// they are anything else.
 fn logits_of_every_token<'a>(
     results: &'a [Array],
     window: &[i64],
 ) -> Option<impl Iterator<Item = &'a [f32]> + use<'a>> {
     let [logits] = results else { return None };
     match logits.shape[..] {
-        [1, tokens, vocabulary] if tokens == window.len() && vocabulary > 0 => {
-            Some(logits.as_f32()?.chunks_exact(vocabulary))
+        [batch, tokens, vocabulary] if batch > 0 && tokens == window.len() && vocabulary > 0 => {
+            Some(logits.as_f32()?.chunks_exact(vocabulary).take(tokens))
         }
         _ => None,
     }

@@ -10,11 +10,12 @@ use zqc_ir::onnx::{self, Content, ReadError, WriteError, strict};
 use zqc_ir::verify::Faults;
 use zqc_kernels::OpenError;
 use zqc_passes::PassError;
-use zqc_runtime::{Array, Backend, RunError};
+use zqc_runtime::{Backend, RunError};
 
 use crate::error::Error;
 use crate::raise::raise;
-use run::{Outputs, short_inputs};
+pub(crate) use run::Inputs;
+use run::{Outputs, inputs};
 
 /// A float model has all of its weights in one stage, and is loaded whole: a larger one is not run, and the declarations of
 /// its outputs count instead.
@@ -64,14 +65,15 @@ pub enum VerifyError {
     },
 }
 
-/// Checks the file in `path`, which was to hold `lowered`, made of `source`, and runs it on `backend` if there is one; the
-/// result in words.
+/// Checks the file in `path`, which was to hold `lowered`, made of `source`, and runs it on `backend` if there is one, on a
+/// calibration `sample` if there is one; the result in words.
 pub(crate) fn verify(
     path: &Path,
     source: &Model,
     lowered: &Model,
     mut quantized: Model,
     backend: Option<&dyn Backend>,
+    sample: Option<&Inputs>,
 ) -> Result<String, Error> {
     let fault = |source: VerifyError| Error::Verify { source };
     let mut written = onnx::read(path).map_err(|source| fault(source.into()))?;
@@ -86,7 +88,7 @@ pub(crate) fn verify(
     let not_run = |reason: String| Ok(format!("{read_back}; no run, as {reason}"));
     let mut expect = || {
         raise(&mut quantized)?; // layers that an earlier zqc quantized, where the pass was left out
-        let inputs = short_inputs(&quantized)?;
+        let inputs = inputs(&quantized, sample)?;
         let expected = Outputs::of(&quantized, backend, &inputs)?;
         Ok::<_, Error>((inputs, expected))
     };
@@ -107,7 +109,7 @@ pub(crate) fn verify(
 }
 
 /// What the float model gives, if it can be run, and loaded beside the others.
-fn float_outputs(source: &Model, backend: &dyn Backend, inputs: &[(String, Array)]) -> Option<Outputs> {
+fn float_outputs(source: &Model, backend: &dyn Backend, inputs: &Inputs) -> Option<Outputs> {
     if source.source_bytes > MOST_FLOAT_BYTES {
         return None;
     }
@@ -159,8 +161,9 @@ mod tests {
         onnx::write(&lowered, &path, onnx::Storage::Inline).unwrap();
         let backend = backend("rten", None).unwrap();
         let source = onnx::read(&bundled()).unwrap();
-        let verify =
-            |quantized: &Model| verify(&path, &source, &lowered, quantized.clone(), Some(backend.as_ref()));
+        let verify = |quantized: &Model| {
+            verify(&path, &source, &lowered, quantized.clone(), Some(backend.as_ref()), None)
+        };
         let words = verify(&quantized).unwrap();
         assert!(words.contains("its outputs are those of the quantized model"), "{words}");
         let fault = |result| match result {
@@ -187,7 +190,7 @@ mod tests {
         let path = folder.path().join("model.onnx");
         onnx::write(&lowered, &path, onnx::Storage::Inline).unwrap();
         let (source, backend) = (onnx::read(&bundled()).unwrap(), backend("rten", None).unwrap());
-        match verify(&path, &source, &lowered, quantized, Some(backend.as_ref())) {
+        match verify(&path, &source, &lowered, quantized, Some(backend.as_ref()), None) {
             Err(Error::Verify { source }) => source,
             other => panic!("{other:?}"),
         }

@@ -16,7 +16,7 @@ use crate::fused::FusedLayer;
 use crate::layer_path::LayerPaths;
 use crate::mixture::{Experts, Mixture};
 use crate::pass::{Observer, Pass, PassError};
-use lm_head::Embeddings;
+use lm_head::Heads;
 
 /// Smaller weights save nothing.
 pub(crate) const MIN_ELEMENTS: usize = 1024;
@@ -56,10 +56,10 @@ impl Pass for Select {
                 observer.layer_kept(&other.path, &reason);
             }
         }
-        let embeddings = Embeddings::find(graph);
+        let heads = Heads::find(graph);
         let reason = |layer: &Layer| {
             let &Linear { k, n, .. } = layer.linear;
-            let lm_head = || embeddings.lm_head(layer.id, n).filter(|_| self.only.is_empty());
+            let lm_head = || heads.reason(layer.id, k, n).filter(|_| self.only.is_empty());
             let reason = self.reason_by_name(&layer.names);
             let reason = reason.or_else(|| Some(format!("lm_head: {}", lm_head()?)));
             reason.or_else(|| too_small(k, n))

@@ -1,18 +1,62 @@
 //! How many tokens a language model knows.
 
-use std::borrow::Cow;
-
 use zqc_ir::body::{Body, places};
 use zqc_ir::graph::Source;
-use zqc_ir::{Graph, Model, ValueId};
+use zqc_ir::{Graph, Model, Node, Op, ValueId};
 
-use crate::constant_view::root;
+use crate::constant_view::{ConstantView, root};
 
 /// Operators that change the type or the shape of token ids and nothing else.
 const KEEPS_IDS: [&str; 6] = ["Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"];
 
+/// Operators of ONNX Runtime that look tokens up, with the inputs that are the table and the ids. They have other tables as well,
+/// of positions and segments.
+const LOOK_UPS: [(&str, usize, usize); 2] =
+    [("EmbedLayerNormalization", 2, 0), ("GatherBlockQuantized", 0, 1)];
+
+/// A constant matrix whose rows a node looks up.
+pub(crate) struct Table {
+    /// What holds the elements.
+    pub root: ValueId,
+    /// How many rows there are to look up.
+    pub rows: usize,
+    /// The input of the graph that the ids come from, if nothing but their type and shape is changed on the way.
+    pub ids: Option<ValueId>,
+}
+
+impl Table {
+    /// The table that `node` looks rows up in.
+    pub(crate) fn of(graph: &Graph, node: &Node) -> Option<Self> {
+        let Op::Onnx(proto) = &node.op else { return None };
+        let (table, ids) = match node.op.as_standard("Gather") {
+            Some(gather) if gather.int_or("axis", 0) == 0 => (0, 1),
+            Some(_) => return None,
+            None => {
+                let look_up = LOOK_UPS.iter().find(|(op_type, ..)| *op_type == proto.op_type())?;
+                (look_up.1, look_up.2)
+            }
+        };
+        let table = node.input(table)?;
+        let (root, rows) = match ConstantView::of(graph, table) {
+            Some(view) => match view.dims[..] {
+                [_, rows] if view.transposed => (view.root, rows),
+                [rows, _] => (view.root, rows),
+                _ => return None,
+            },
+            // Another table may be put in its place, of as many rows.
+            None => {
+                let root = root(graph, table);
+                let [rows, _] = graph.default_of(root)?.dims()[..] else { return None };
+                (root, rows)
+            }
+        };
+        let ids = ids_input(graph, node.input(ids)?);
+        Some(Self { root, rows: usize::try_from(rows).ok()?, ids })
+    }
+}
+
 /// The input of the graph that `ids` come from, up to their type and shape.
-pub(crate) fn ids_input(graph: &Graph, mut ids: ValueId) -> Option<ValueId> {
+fn ids_input(graph: &Graph, mut ids: ValueId) -> Option<ValueId> {
     while let Some(producer) = graph.producer(ids) {
         let node = graph.node(producer);
         let passed_on = KEEPS_IDS.iter().any(|op_type| node.op.as_standard(op_type).is_some());
@@ -21,19 +65,14 @@ pub(crate) fn ids_input(graph: &Graph, mut ids: ValueId) -> Option<ValueId> {
     (graph.source(ids) == Source::Input).then_some(ids)
 }
 
-/// The number of tokens that the model's embedding knows: the rows of the constant table in which a `Gather` looks up
-/// the graph's input `tokens`, there or in the body of a control-flow operator; a caller may put another table in its place.
+/// The number of tokens that the model's embedding knows: the rows of the constant table in which the graph's input `tokens` is
+/// looked up, there or in the body of a control-flow operator; a caller may put another table in its place.
 /// `None` when there is no such table.
 pub fn vocabulary(model: &Model, tokens: &str) -> Option<usize> {
     let graph = &model.graph;
     let input = graph.find(tokens)?;
-    let here = graph.nodes().find_map(|(_, node)| {
-        node.op.as_standard("Gather")?;
-        let (table, ids) = (root(graph, node.input(0)?), node.input(1)?);
-        let table = graph.literal(table).or_else(|| graph.default_of(table).map(Cow::Borrowed));
-        let [rows, _] = table?.matrix_dims()?;
-        (ids_input(graph, ids) == Some(input)).then_some(rows)
-    });
+    let mut tables = graph.nodes().filter_map(|(_, node)| Table::of(graph, node));
+    let here = tables.find(|table| table.ids == Some(input)).map(|table| table.rows);
     // A body has what it reads from outside as inputs of the same names.
     let body = |place| vocabulary(&Body::take(model, place).ok()??.model, tokens);
     here.or_else(|| places(graph).into_iter().find_map(body))

@@ -4,36 +4,27 @@
 //! exporters mean those inputs; anything else must be given.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
-use zqc_ir::onnx::proto::tensor_proto::DataType;
-use zqc_ir::onnx::proto::tensor_shape_proto::dimension::Value;
-use zqc_ir::onnx::proto::{GraphProto, TensorShapeProto, ValueInfoProto, type_proto};
+use crate::array::{Array, ArrayError};
 
-use crate::array::{Array, ArrayData, ArrayError};
+mod batches;
+mod rules;
+mod sizes;
+mod spec;
 
-/// Rotary embeddings of several axes have a row of positions for each.
-const MOST_POSITION_ROWS: usize = 16;
+pub use batches::{Packed, pack};
+use rules::Run;
+pub use rules::names_cache;
+pub use spec::{Dimension, InputSpec};
 
-/// One input of a model.
-#[derive(Clone, Debug, PartialEq)]
-pub struct InputSpec {
-    /// Its name.
-    pub name: String,
-    /// Its element type.
-    pub data_type: DataType,
-    /// Its dimensions, `None` when the model does not even declare the rank.
-    pub shape: Option<Vec<Dimension>>,
-}
+/// Inputs of more elements are not made up.
+const MOST_VALUES: usize = 1 << 26;
 
-/// One dimension of an input.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Dimension {
-    /// Always this extent.
-    Fixed(usize),
-    /// Any extent; the symbol is empty when the model gives none.
-    Symbolic(String),
-}
+/// Names of inputs that take token ids; of several, the first is what calibration text goes to.
+const TOKENS: [&str; 2] = ["input_ids", "decoder_input_ids"];
+
+/// The input that has the embeddings of tokens in place of the tokens, `[batch, seq, features]`.
+pub const EMBEDDINGS: &str = "inputs_embeds";
 
 /// Why the inputs of a model could not be put together.
 #[derive(Debug, thiserror::Error)]
@@ -54,14 +45,16 @@ pub enum InputError {
     },
     /// An input is not given and does not follow from those that are.
     #[error(
-        "input {name:?} {spec} is not given and cannot be made up; give it under this name: in every line of a .jsonl file, \
-         where it may stand beside \"text\", or as an array of all samples in an .npz or .safetensors file"
+        "input {name:?} {spec} is not given and cannot be made up: {reason}; give it under this name: in every line of a \
+         .jsonl file, where it may stand beside \"text\", or as an array of all samples in an .npz or .safetensors file"
     )]
     Missing {
         /// Name of the input.
         name: String,
         /// Its type and shape.
         spec: String,
+        /// Why it cannot be made up.
+        reason: String,
     },
     /// A given array has the wrong rank or extents.
     #[error("input {name:?} must be {spec}, not of shape {found:?}")]
@@ -83,81 +76,10 @@ pub enum InputError {
     },
 }
 
-impl fmt::Display for Dimension {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Dimension::Fixed(extent) => write!(f, "{extent}"),
-            Dimension::Symbolic(symbol) if symbol.is_empty() => f.write_str("?"),
-            Dimension::Symbolic(symbol) => f.write_str(symbol),
-        }
-    }
-}
-
-/// Type and shape, such as `INT64[batch, 16]`.
-impl fmt::Display for InputSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.data_type.as_str_name())?;
-        match &self.shape {
-            None => f.write_str(" of any shape"),
-            Some(dims) => {
-                write!(f, "[{}]", dims.iter().map(Dimension::to_string).collect::<Vec<_>>().join(", "))
-            }
-        }
-    }
-}
-
 impl InputSpec {
-    /// The inputs that a caller of `graph` must provide: those that no initializer stands for.
-    ///
-    /// # Errors
-    /// [`InputError::NotATensor`].
-    pub fn of_graph(graph: &GraphProto) -> Result<Vec<Self>, InputError> {
-        let is_initializer = |name| graph.initializer.iter().any(|tensor| tensor.name() == name);
-        graph.input.iter().filter(|input| !is_initializer(input.name())).map(Self::of_input).collect()
-    }
-
-    /// The input that `input` declares.
-    ///
-    /// # Errors
-    /// [`InputError::NotATensor`].
-    pub fn of_input(input: &ValueInfoProto) -> Result<Self, InputError> {
-        let not_a_tensor = || InputError::NotATensor { name: input.name().into() };
-        let Some(type_proto::Value::TensorType(tensor)) =
-            input.r#type.as_ref().and_then(|t| t.value.as_ref())
-        else {
-            return Err(not_a_tensor());
-        };
-        match DataType::try_from(tensor.elem_type()) {
-            Ok(data_type) if data_type != DataType::Undefined => Ok(Self {
-                name: input.name().into(),
-                data_type,
-                shape: tensor.shape.as_ref().map(dimensions),
-            }),
-            _ => Err(not_a_tensor()),
-        }
-    }
-
-    pub(crate) fn rank(&self) -> Option<usize> {
-        self.shape.as_ref().map(Vec::len)
-    }
-
-    /// Whether its elements are of a floating-point type that has a host form.
-    pub fn is_float(&self) -> bool {
-        use DataType::{Bfloat16, Double, Float, Float16};
-        matches!(self.data_type, Float | Float16 | Bfloat16 | Double)
-    }
-
-    fn is_integer(&self) -> bool {
-        matches!(self.data_type, DataType::Int64 | DataType::Int32)
-    }
-
     /// The array as this input takes it.
     fn admit(&self, array: Array) -> Result<Array, InputError> {
-        let fits = self.shape.as_ref().is_none_or(|dims| {
-            let extents = || dims.iter().zip(&array.shape);
-            dims.len() == array.shape.len() && extents().all(|(dim, &extent)| dim.admits(extent))
-        });
-        if !fits {
+        if !self.admits(&array.shape) {
             return Err(InputError::Shape {
                 name: self.name.clone(),
                 spec: self.to_string(),
@@ -166,86 +88,43 @@ impl InputSpec {
         }
         array.cast(self.data_type).map_err(|source| InputError::Type { name: self.name.clone(), source })
     }
-
-    /// What exporters mean by an input of this name, for `batch` sequences of `seq` tokens and no past.
-    fn make_up(&self, batch: usize, seq: usize) -> Option<Array> {
-        let array = |shape: Vec<usize>, data: ArrayData| Some(Array { shape, data });
-        match (self.name.as_str(), self.rank()) {
-            ("attention_mask", Some(2)) => array(vec![batch, seq], vec![1i64; batch * seq].into()),
-            ("token_type_ids", Some(2)) => array(vec![batch, seq], vec![0i64; batch * seq].into()),
-            ("position_ids", Some(2)) => {
-                let rows = match self.shape.as_deref() {
-                    Some([Dimension::Fixed(rows), _]) if *rows <= batch.max(MOST_POSITION_ROWS) => *rows,
-                    Some([Dimension::Fixed(_), _]) => return None,
-                    _ => batch,
-                };
-                array(vec![rows, seq], (0..rows).flat_map(|_| 0..seq as i64).collect::<Vec<_>>().into())
-            }
-            ("position_ids" | "cache_position", Some(1)) => {
-                array(vec![seq], (0..seq as i64).collect::<Vec<_>>().into())
-            }
-            ("use_cache_branch", _) => array(vec![1], vec![false].into()),
-            (name, Some(4 | 5)) if name.starts_with("past") || name.contains("cache") => {
-                array(self.empty_cache(batch)?, Vec::<f32>::new().into())
-            }
-            _ => None,
-        }
-    }
-
-    /// Shape of a cache of no tokens: its symbolic dimensions are the batch, unless that is fixed, and the length.
-    fn empty_cache(&self, batch: usize) -> Option<Vec<usize>> {
-        let dims = self.shape.as_ref()?;
-        let is_symbolic = |dim: &Dimension| matches!(dim, Dimension::Symbolic(_));
-        let first_is_symbolic = dims.first().is_some_and(is_symbolic);
-        let mut symbols = match (dims.iter().filter(|&dim| is_symbolic(dim)).count(), first_is_symbolic) {
-            (2, _) => vec![batch, 0],
-            (1, false) => vec![0],
-            _ => return None,
-        }
-        .into_iter();
-        dims.iter()
-            .map(|dim| match dim {
-                Dimension::Fixed(extent) => Some(*extent),
-                Dimension::Symbolic(_) => symbols.next(),
-            })
-            .collect()
-    }
 }
 
-impl Dimension {
-    fn admits(&self, extent: usize) -> bool {
-        match self {
-            Dimension::Fixed(fixed) => *fixed == extent,
-            Dimension::Symbolic(_) => true,
-        }
+/// The inputs that take token ids: those that exporters name so, or else all of integers, of rank 1 or 2, that mean nothing else.
+pub fn token_inputs(specs: &[InputSpec]) -> Vec<&InputSpec> {
+    let named: Vec<_> =
+        TOKENS.iter().filter_map(|name| specs.iter().find(|spec| spec.name == *name)).collect();
+    if !named.is_empty() {
+        return named;
     }
-}
-
-fn dimensions(shape: &TensorShapeProto) -> Vec<Dimension> {
-    let dimension = |value: &Option<Value>| match value {
-        Some(Value::DimValue(extent)) => {
-            usize::try_from(*extent).map_or(Dimension::Symbolic(String::new()), Dimension::Fixed)
-        }
-        Some(Value::DimParam(symbol)) => Dimension::Symbolic(symbol.clone()),
-        None => Dimension::Symbolic(String::new()),
+    let fits = |spec: &&InputSpec| {
+        spec.is_integer() && spec.rank().is_none_or(|rank| matches!(rank, 1 | 2)) && spec.meaning().is_none()
     };
-    shape.dim.iter().map(|dim| dimension(&dim.value)).collect()
+    specs.iter().filter(fits).collect()
 }
 
-/// The input that takes token ids, `[batch, seq]`: `input_ids`, or else the only integer input of rank 2.
+/// The input that takes token ids, `[batch, seq]`: `input_ids`, else `decoder_input_ids`, or else the only one of integers of rank 2
+/// that means nothing else.
 pub fn token_input(specs: &[InputSpec]) -> Option<&InputSpec> {
-    let by_name = specs.iter().find(|spec| spec.name == "input_ids");
-    by_name.or_else(|| {
-        let mut candidates = specs.iter().filter(|spec| spec.is_integer() && spec.rank() == Some(2));
-        candidates.next().filter(|_| candidates.next().is_none())
-    })
+    let candidates = token_inputs(specs);
+    match candidates.first() {
+        Some(first) if TOKENS.contains(&first.name.as_str()) => Some(*first),
+        _ => {
+            let mut matrices = candidates.into_iter().filter(|spec| spec.rank() == Some(2));
+            matrices.next().filter(|_| matrices.next().is_none())
+        }
+    }
+}
+
+/// The input that says how many sequences of how many tokens there are: that of tokens, or of their embeddings.
+fn leading_input(specs: &[InputSpec]) -> Option<&InputSpec> {
+    token_input(specs).or_else(|| specs.iter().find(|spec| spec.name == EMBEDDINGS))
 }
 
 /// All inputs of a model, in the order of `specs`: those `given`, checked and converted, and the rest made up.
 ///
-/// Made up are `attention_mask` (ones), `token_type_ids` (zeros), `position_ids` and `cache_position` (0, 1, ...),
-/// caches (empty, from names that start with `past` or contain `cache`) and `use_cache_branch` (false); batch and
-/// length are those of the token input, or else of `inputs_embeds`.
+/// Made up is what follows from the tokens, or else from `inputs_embeds`: masks, positions, token types, lengths, caches and
+/// states as they are before the first token. Where the batch is fixed above 1, a single sequence is given to all of it.
 ///
 /// # Errors
 /// An [`InputError`] that names the input.
@@ -257,15 +136,23 @@ pub fn make_inputs(
         let inputs = specs.iter().map(|spec| spec.name.as_str()).collect::<Vec<_>>().join(", ");
         return Err(InputError::Unknown { name: name.clone(), inputs });
     }
-    let leading = token_input(specs).and_then(|spec| given.get(&spec.name)).or(given.get("inputs_embeds"));
-    let extents = leading.and_then(|array| Some((*array.shape.first()?, *array.shape.get(1)?)));
+    let given = &batches::fill(specs, given);
+    let embeddings = specs.iter().filter(|spec| spec.name == EMBEDDINGS);
+    let leading = token_input(specs).into_iter().chain(embeddings);
+    let run = leading.filter_map(|leading| Some((leading, given.get(&leading.name)?))).find_map(|found| {
+        let (leading, tokens) = found;
+        let (&batch, &seq) = (tokens.shape.first()?, tokens.shape.get(1)?);
+        Some(Run { batch, seq, leading, tokens, specs, given })
+    });
     specs
         .iter()
         .map(|spec| {
-            let missing = || InputError::Missing { name: spec.name.clone(), spec: spec.to_string() };
-            let array = match given.get(&spec.name) {
-                Some(array) => array.clone(),
-                None => extents.and_then(|(batch, seq)| spec.make_up(batch, seq)).ok_or_else(missing)?,
+            let missing =
+                |reason| InputError::Missing { name: spec.name.clone(), spec: spec.to_string(), reason };
+            let array = match (given.get(&spec.name), &run) {
+                (Some(array), _) => array.clone(),
+                (None, Some(run)) => run.make_up(spec).map_err(missing)?,
+                (None, None) => return Err(missing("there are no tokens to go by".to_string())),
             };
             Ok((spec.name.clone(), spec.admit(array)?))
         })
@@ -274,6 +161,8 @@ pub fn make_inputs(
 
 #[cfg(test)]
 mod tests {
+    use zqc_ir::onnx::proto::tensor_proto::DataType;
+
     use super::*;
 
     /// An input of the given type; a negative extent is symbolic.
@@ -289,64 +178,49 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_from_the_tokens_is_made_up() {
-        use DataType::{Bool, Float16, Int32, Int64};
-        let cases: [(InputSpec, Array); 9] = [
-            (spec("attention_mask", Int64, &[-1, -1]), Array::new(vec![2, 3], vec![1i64; 6]).unwrap()),
-            (spec("attention_mask", Bool, &[-1, -1]), Array::new(vec![2, 3], vec![true; 6]).unwrap()),
-            (spec("token_type_ids", Int32, &[-1, -1]), Array::new(vec![2, 3], vec![0i32; 6]).unwrap()),
-            (
-                spec("position_ids", Int64, &[-1, -1]),
-                Array::new(vec![2, 3], vec![0i64, 1, 2, 0, 1, 2]).unwrap(),
-            ),
-            (spec("position_ids", Int64, &[1, -1]), Array::sequence(vec![0, 1, 2])),
-            (spec("cache_position", Int64, &[-1]), Array::new(vec![3], vec![0i64, 1, 2]).unwrap()),
-            (spec("use_cache_branch", Bool, &[1]), Array::new(vec![1], vec![false]).unwrap()),
-            (
-                spec("past_key_values.0.key", Float16, &[-1, 4, -1, 8]),
-                Array::new(vec![2, 4, 0, 8], Vec::<f32>::new()).unwrap(),
-            ),
-            (
-                spec("past_0", DataType::Float, &[2, -1, 4, -1, 8]),
-                Array::new(vec![2, 2, 4, 0, 8], Vec::<f32>::new()).unwrap(),
-            ),
-        ];
-        for (wanted, expected) in cases {
-            let specs = [spec("input_ids", Int64, &[-1, -1]), wanted];
-            let inputs = make_inputs(&specs, &ids(2, 3)).unwrap();
-            assert_eq!(inputs[1], (specs[1].name.clone(), expected));
-        }
-    }
-
-    #[test]
     fn errors_name_the_input() {
         let tokens = spec("input_ids", DataType::Int64, &[1, -1]);
-        let mask = |shape| spec("attention_mask", DataType::Float, shape);
+        let features = |shape| spec("features", DataType::Float, shape);
         let error = |specs: &[InputSpec], given| make_inputs(specs, &given).unwrap_err().to_string();
 
-        let missing = error(&[tokens.clone(), mask(&[-1, 1, -1, -1])], ids(1, 2));
-        assert!(missing.contains("\"attention_mask\" FLOAT[n, 1, n, n]"), "{missing}");
+        let missing = error(&[tokens.clone(), features(&[-1, 1, -1, -1])], ids(1, 2));
+        assert!(missing.contains("\"features\" FLOAT[n, 1, n, n]"), "{missing}");
         let no_tokens = error(std::slice::from_ref(&tokens), BTreeMap::new());
         assert!(no_tokens.contains("\"input_ids\""), "{no_tokens}");
         let shape = error(std::slice::from_ref(&tokens), ids(2, 2));
         assert!(shape.contains("INT64[1, n]") && shape.contains("[2, 2]"), "{shape}");
-        let unknown = error(&[mask(&[-1, -1])], ids(1, 2));
-        assert!(unknown.contains("no input \"input_ids\"; it has: attention_mask"), "{unknown}");
+        let unknown = error(&[features(&[-1, -1])], ids(1, 2));
+        assert!(unknown.contains("no input \"input_ids\"; it has: features"), "{unknown}");
         let floats = BTreeMap::from([("input_ids".into(), Array::new(vec![1, 1], vec![0.5f32]).unwrap())]);
         assert!(
             error(&[tokens], floats).contains("\"input_ids\": elements of type FLOAT cannot become INT64")
         );
-        let ambiguous = spec("past.key", DataType::Float, &[-1, -1, -1, 8]);
-        assert!(ambiguous.make_up(1, 2).is_none());
     }
 
     #[test]
-    fn tokens_go_to_the_only_integer_matrix_without_a_name_to_go_by() {
+    fn tokens_go_where_integers_mean_nothing_else() {
         let a = spec("tokens", DataType::Int32, &[-1, -1]);
         let b = spec("segments", DataType::Int64, &[-1, -1]);
+        let mask = spec("attention_mask", DataType::Int64, &[-1, -1]);
+        let positions = spec("position_ids", DataType::Int64, &[-1, -1]);
+        let decoder = spec("decoder_input_ids", DataType::Int64, &[-1, -1]);
         let floats = spec("features", DataType::Float, &[-1, -1]);
         assert_eq!(token_input(&[floats.clone(), a.clone()]), Some(&a));
+        assert_eq!(token_input(&[mask.clone(), positions, a.clone()]), Some(&a));
+        assert_eq!(token_input(&[a.clone(), b.clone(), decoder.clone()]), Some(&decoder));
+        assert_eq!(token_inputs(&[a.clone(), floats.clone(), b.clone()]), [&a, &b]);
+        assert_eq!(token_inputs(&[a.clone(), decoder.clone()]), [&decoder]);
         assert_eq!(token_input(&[a, b]), None);
-        assert_eq!(token_input(&[floats]), None);
+        assert_eq!(token_input(&[floats, mask]), None);
+    }
+
+    #[test]
+    fn embeddings_say_how_many_tokens_there_are() {
+        let embeds = spec("inputs_embeds", DataType::Float, &[-1, -1, 4]);
+        let mask = spec("attention_mask", DataType::Int64, &[-1, -1]);
+        let given =
+            BTreeMap::from([("inputs_embeds".into(), Array::new(vec![1, 2, 4], vec![0.5f32; 8]).unwrap())]);
+        let inputs = make_inputs(&[embeds, mask], &given).unwrap();
+        assert_eq!(inputs[1].1, Array::sequence(vec![1, 1]));
     }
 }

@@ -28,7 +28,10 @@ pub use backend::{
 };
 pub use control::{Bodies, Control, LoadedBodies, Raise, Watch};
 pub use dataset::{CalibrationSample, DataError, Sample, SampleOptions, TokenizerSource, load_calibration};
-pub use inputs::{Dimension, InputError, InputSpec, make_inputs, token_input};
+pub use inputs::{
+    Dimension, EMBEDDINGS, InputError, InputSpec, Packed, make_inputs, names_cache, pack, token_input,
+    token_inputs,
+};
 pub use interpreter::{Interpreter, Live, Prepared, RunError};
 pub use partition::{Stage, partition};
 pub use synthesize::{SynthesizeError, synthesize};

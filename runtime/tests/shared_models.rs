@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use prost::Message;
+use zqc_ir::onnx::from_proto;
 use zqc_ir::onnx::proto::ModelProto;
 use zqc_ir::onnx::proto::tensor_proto::DataLocation;
 use zqc_runtime::{Array, BackendError, InputSpec, Piece, available_backends, backend, make_inputs};
@@ -55,9 +56,12 @@ fn load(folder: &Path) -> Piece {
     Piece::from(model)
 }
 
+fn specs(piece: &Piece) -> Vec<InputSpec> {
+    InputSpec::of_graph(&from_proto(piece.model.clone()).unwrap().graph).unwrap()
+}
+
 fn logits(backend_name: &str, piece: &Piece) -> Array {
-    let graph = piece.model.graph.as_ref().unwrap();
-    let specs = InputSpec::of_graph(graph).unwrap();
+    let specs = specs(piece);
     let given = BTreeMap::from([("input_ids".to_owned(), Array::sequence(TOKENS.to_vec()))]);
     let inputs = make_inputs(&specs, &given).unwrap();
     let feeds: Vec<_> = inputs.iter().map(|(name, array)| (name.as_str(), array)).collect();
@@ -94,7 +98,7 @@ fn a_past_changes_the_logits_as_the_whole_sequence_does() {
     for variant in ["dynamo-past-fp32", "legacy-past-fp32"] {
         let piece = load(&folder.join(variant));
         let graph = piece.model.graph.as_ref().unwrap();
-        let specs = InputSpec::of_graph(graph).unwrap();
+        let specs = specs(&piece);
         let caches: Vec<&str> =
             graph.output.iter().map(|output| output.name()).filter(|name| *name != "logits").collect();
         let mut session = backend("rten", None).unwrap().load(&piece).unwrap();

@@ -1,4 +1,4 @@
-//! Models are run beside each other on a few made-up inputs, and their outputs compared.
+//! Models are run beside each other on the same inputs, and their outputs compared.
 
 use zqc_ir::{Graph, Model, ValueId};
 use zqc_runtime::{
@@ -7,9 +7,11 @@ use zqc_runtime::{
 };
 
 use super::VerifyError;
-use crate::calibration::input_specs;
 use crate::error::Error;
 use crate::raise::raised_bodies;
+
+/// Inputs by name.
+pub(crate) type Inputs = Vec<(String, Array)>;
 
 /// Tokens of the run.
 const TOKENS: usize = 8;
@@ -20,23 +22,46 @@ const TURNS: usize = 256;
 /// Two orders of the same additions may differ by this share; a wrong operand or connection differs by far more.
 const TOLERANCE: f64 = 0.01;
 
-/// Inputs of a short run, by name.
-pub(super) fn short_inputs(model: &Model) -> Result<Vec<(String, Array)>, Error> {
-    let specs = input_specs(model)?;
-    if let Some(tokens) = token_input(&specs) {
-        let ids = Array::sequence((0..TOKENS as i64).collect());
-        if let Ok(inputs) = make_inputs(&specs, &Sample::from([(tokens.name.clone(), ids)])) {
-            return Ok(inputs);
+/// Inputs of the run, by name: those of a calibration sample, or else made up.
+///
+/// A sample in which all follows from the token ids is cut to a few. What a model without samples asks for beside token ids is small
+/// numbers: they say nothing of its quality, which is not what is looked at.
+pub(super) fn inputs(model: &Model, sample: Option<&Inputs>) -> Result<Inputs, Error> {
+    let specs = InputSpec::of_graph(&model.graph)?;
+    if let Some(sample) = sample {
+        return Ok(cut(&specs, sample).unwrap_or_else(|| sample.clone()));
+    }
+    let ids = Array::sequence((0..TOKENS as i64).collect());
+    let mut given: Sample =
+        token_input(&specs).map(|tokens| (tokens.name.clone(), ids)).into_iter().collect();
+    loop {
+        match make_inputs(&specs, &given) {
+            Err(InputError::Missing { name, .. }) if !given.contains_key(&name) => {
+                let spec = specs.iter().find(|spec| spec.name == name);
+                given.extend(spec.map(|spec| Ok::<_, InputError>((name, made_up(spec)?))).transpose()?);
+            }
+            inputs => return Ok(inputs?),
         }
     }
-    let made_up = specs.iter().map(|spec| Ok((spec.name.clone(), made_up(spec)?)));
-    let sample = made_up.collect::<Result<Sample, InputError>>()?;
-    Ok(make_inputs(&specs, &sample)?)
+}
+
+/// The first tokens of a sample, if all else in it follows from them, and the model takes so few.
+fn cut(specs: &[InputSpec], sample: &Inputs) -> Option<Inputs> {
+    let tokens = token_input(specs)?;
+    let (name, ids) = sample.iter().find(|(name, _)| *name == tokens.name)?;
+    let of_tokens = |ids: Array| make_inputs(specs, &Sample::from([(name.clone(), ids)])).ok();
+    of_tokens(ids.clone()).filter(|inputs| inputs == sample)?;
+    let first: Vec<i64> = ids.to_i64()?.into_iter().take(ids.shape[1].min(TOKENS)).collect();
+    of_tokens(Array::sequence(first))
 }
 
 /// Small numbers in the shape of an input, whose open dimensions become 1 in front and a few tokens elsewhere.
 fn made_up(spec: &InputSpec) -> Result<Array, InputError> {
-    let missing = || InputError::Missing { name: spec.name.clone(), spec: spec.to_string() };
+    let missing = || InputError::Missing {
+        name: spec.name.clone(),
+        spec: spec.to_string(),
+        reason: "it is too large".to_string(),
+    };
     let extent = |(place, dimension): (usize, &Dimension)| match dimension {
         Dimension::Fixed(extent) => *extent,
         Dimension::Symbolic(_) if place == 0 => 1,
@@ -57,11 +82,7 @@ pub(super) struct Outputs(pub(super) Vec<(String, Array)>);
 
 impl Outputs {
     /// What `model` gives for these inputs.
-    pub(super) fn of(
-        model: &Model,
-        backend: &dyn Backend,
-        inputs: &[(String, Array)],
-    ) -> Result<Self, RunError> {
+    pub(super) fn of(model: &Model, backend: &dyn Backend, inputs: &Inputs) -> Result<Self, RunError> {
         let graph = &model.graph;
         let computed = |id: &ValueId| graph.producer(*id).is_some();
         let wanted: Vec<ValueId> = graph.outputs().iter().copied().filter(computed).collect();

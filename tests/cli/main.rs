@@ -13,6 +13,7 @@ mod faults;
 mod folders;
 mod formats;
 mod kills;
+mod made_up_inputs;
 mod models;
 mod odd_models;
 mod packages;

@@ -2,70 +2,108 @@
 
 use std::collections::{HashMap, HashSet};
 
-use zqc_ir::tensor::DataType;
 use zqc_ir::{Graph, NodeId, Op, ValueId};
+use zqc_runtime::{EMBEDDINGS, InputSpec, names_cache, token_inputs};
 
 use crate::constant_view::root;
-use crate::vocabulary::ids_input;
+use crate::rank::rank;
+use crate::vocabulary::Table;
 
-/// The embedding tables of a graph: constants that a `Gather` reads.
-pub(super) struct Embeddings<'g> {
+/// The output that exporters so name.
+const LOGITS: &str = "logits";
+
+/// Operators that read how large a value is, and not the value.
+const READ_SIZES: [&str; 2] = ["Shape", "Size"];
+
+/// What tells the head of a language model from its other layers.
+///
+/// A tied head reads an embedding table itself. An untied one, or one that reads a transposed copy as exporters leave it that fold
+/// constants, is a layer from which results come through no other layer, and
+///
+/// * it has as many outputs as there are rows in the table of the tokens, and the result is no cache; or
+/// * the result is called `logits` and is `[batch, tokens, ..]`, with more of them for a token than the layer has inputs, in a decoder:
+///   a model that keeps caches, or is fed the embeddings of its tokens. There the table may be missing, or of another size.
+///
+/// What a classifier calls logits is one row for a sample, or has few entries, and its layer is quantized like any other.
+pub(super) struct Heads<'g> {
     graph: &'g Graph,
+    /// Constants whose rows are looked up.
     tables: HashSet<ValueId>,
-    /// The tables that ids from outside are looked up in, by their number of rows.
+    /// Those that tokens are looked up in, by their number of rows.
     vocabularies: HashMap<usize, ValueId>,
+    /// The layers that write a result that is no cache.
+    last: HashSet<NodeId>,
+    /// Those that write the logits of a decoder.
+    logits: HashSet<NodeId>,
 }
 
-impl<'g> Embeddings<'g> {
+impl<'g> Heads<'g> {
     pub(super) fn find(graph: &'g Graph) -> Self {
-        let mut found = Self { graph, tables: HashSet::new(), vocabularies: HashMap::new() };
-        for (_, node) in graph.nodes() {
-            let (Some(_), Some(data), Some(ids)) =
-                (node.op.as_standard("Gather"), node.input(0), node.input(1))
-            else {
-                continue;
-            };
-            let table = root(graph, data);
-            let Some([rows, _]) = graph.literal(table).and_then(|tensor| tensor.matrix_dims()) else {
-                continue;
-            };
-            found.tables.insert(table);
-            let integer = |ids| matches!(graph.value(ids).dtype(), Some(DataType::Int64 | DataType::Int32));
-            if ids_input(graph, ids).is_some_and(integer) {
-                found.vocabularies.insert(rows, table);
+        let tokens = tokens(graph);
+        let (mut tables, mut vocabularies) = (HashSet::new(), HashMap::new());
+        for table in graph.nodes().filter_map(|(_, node)| Table::of(graph, node)) {
+            tables.insert(table.root);
+            if table.ids.is_some_and(|ids| tokens.contains(&ids)) {
+                vocabularies.insert(table.rows, table.root);
             }
         }
-        found
+        let name = |id: ValueId| graph.value(id).name.as_str();
+        let results = graph.outputs().iter().copied().filter(|&id| !names_cache(name(id)));
+        let logits = graph.outputs().iter().copied().filter(|&id| name(id) == LOGITS);
+        let logits = logits.filter(|&id| is_decoder(graph) && rank(graph, id).is_none_or(|rank| rank == 3));
+        Self {
+            graph,
+            tables,
+            vocabularies,
+            last: last_layers(graph, results),
+            logits: last_layers(graph, logits),
+        }
     }
 
-    /// Why the linear layer `id` with `n` output features is the language-model head; `None` if it is not.
-    ///
-    /// A tied head reads the embedding table itself. Exporters that fold constants leave a transposed copy, and an
-    /// untied head has its own weight: these have as many outputs as there are tokens, and no layer comes after.
-    pub(super) fn lm_head(&self, id: NodeId, n: usize) -> Option<String> {
+    /// Why the linear layer `id` of `k` input and `n` output features is the language-model head; `None` if it is not.
+    pub(super) fn reason(&self, id: NodeId, k: usize, n: usize) -> Option<String> {
         let Op::Linear(linear) = &self.graph.node(id).op else { return None };
         let weight = root(self.graph, linear.origin.first()?.input(1)?);
         let name = |value: ValueId| &self.graph.value(value).name;
         if self.tables.contains(&weight) {
             return Some(format!("tied to the embedding table \"{}\"", name(weight)));
         }
-        let table = *self.vocabularies.get(&n)?;
-        is_last_layer(self.graph, id).then(|| {
-            format!("writes the logits, one for each row of the embedding table \"{}\"", name(table))
-        })
+        if let Some(&table) = self.vocabularies.get(&n).filter(|_| self.last.contains(&id)) {
+            let table = name(table);
+            return Some(format!("writes the logits, one for each row of the embedding table \"{table}\""));
+        }
+        (n > k && self.logits.contains(&id)).then(|| format!("writes the decoder's logits, {n} for a token"))
     }
 }
 
-/// Whether a result of the graph depends on `layer` through no other linear layer.
-fn is_last_layer(graph: &Graph, layer: NodeId) -> bool {
-    let mut seen = HashSet::from([layer]);
-    let mut open = vec![layer];
+/// The inputs that take token ids.
+fn tokens(graph: &Graph) -> Vec<ValueId> {
+    let spec = |&id: &ValueId| InputSpec::of_input(graph.value(id).info.as_ref()?).ok();
+    let specs: Vec<InputSpec> = graph.inputs().iter().filter_map(spec).collect();
+    token_inputs(&specs).into_iter().filter_map(|spec| graph.find(&spec.name)).collect()
+}
+
+/// Whether the graph keeps caches, or is fed embeddings.
+fn is_decoder(graph: &Graph) -> bool {
+    let name = |id: &ValueId| graph.value(*id).name.as_str();
+    graph.outputs().iter().any(|id| names_cache(name(id)))
+        || graph.inputs().iter().any(|id| name(id) == EMBEDDINGS)
+}
+
+/// The layers from which `results` are computed through no other layer; what only a size depends on is not computed from it.
+fn last_layers(graph: &Graph, results: impl Iterator<Item = ValueId>) -> HashSet<NodeId> {
+    let mut open: Vec<NodeId> = results.filter_map(|result| graph.producer(result)).collect();
+    let (mut seen, mut layers) = (HashSet::new(), HashSet::new());
     while let Some(id) = open.pop() {
-        if graph.node(id).outputs().iter().flatten().any(|&value| graph.is_output(value)) {
-            return true;
+        if !seen.insert(id) {
+            continue;
         }
-        let linear = |id: NodeId| matches!(graph.node(id).op, Op::Linear(_));
-        open.extend(graph.successors(id).filter(|&next| !linear(next) && seen.insert(next)));
+        let node = graph.node(id);
+        if matches!(node.op, Op::Linear(_)) {
+            layers.insert(id);
+        } else if !READ_SIZES.iter().any(|op_type| node.op.as_standard(op_type).is_some()) {
+            open.extend(node.reads().filter_map(|value| graph.producer(value)));
+        }
     }
-    false
+    layers
 }

@@ -9,6 +9,7 @@ mod expand_fused;
 mod expand_moe;
 mod inline_functions;
 mod kinds;
+mod lm_head;
 mod lower;
 mod native;
 mod nbits;

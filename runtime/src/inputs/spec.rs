@@ -1,0 +1,138 @@
+//! What an input of a model is: its name, its element type and its sizes.
+
+use std::fmt;
+
+use zqc_ir::Graph;
+use zqc_ir::onnx::proto::tensor_proto::DataType;
+use zqc_ir::onnx::proto::tensor_shape_proto::dimension::Value;
+use zqc_ir::onnx::proto::{TensorShapeProto, ValueInfoProto, type_proto};
+
+use super::{InputError, sizes};
+
+/// One input of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InputSpec {
+    /// Its name.
+    pub name: String,
+    /// Its element type.
+    pub data_type: DataType,
+    /// Its dimensions, `None` when the model does not even declare the rank.
+    pub shape: Option<Vec<Dimension>>,
+}
+
+/// One dimension of an input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Dimension {
+    /// Always this extent.
+    Fixed(usize),
+    /// Any extent; the symbol is empty when the model gives none.
+    Symbolic(String),
+}
+
+impl fmt::Display for Dimension {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Dimension::Fixed(extent) => write!(f, "{extent}"),
+            Dimension::Symbolic(symbol) if symbol.is_empty() => f.write_str("?"),
+            Dimension::Symbolic(symbol) => f.write_str(symbol),
+        }
+    }
+}
+
+/// Type and shape, such as `INT64[batch, 16]`.
+impl fmt::Display for InputSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.data_type.as_str_name())?;
+        match &self.shape {
+            None => f.write_str(" of any shape"),
+            Some(dims) => {
+                write!(f, "[{}]", dims.iter().map(Dimension::to_string).collect::<Vec<_>>().join(", "))
+            }
+        }
+    }
+}
+
+impl InputSpec {
+    /// The inputs that a caller of `graph` must provide: those that no initializer stands for. Sizes that an input leaves open, and
+    /// that the node which reads it implies, are fixed: of a cache of `GroupQueryAttention` the number of heads and their width.
+    ///
+    /// # Errors
+    /// [`InputError::NotATensor`].
+    pub fn of_graph(graph: &Graph) -> Result<Vec<Self>, InputError> {
+        let input = |id| {
+            let value = graph.value(id);
+            let info = value.info.as_ref().ok_or_else(|| InputError::NotATensor { name: value.name.clone() });
+            let mut spec = Self::of_input(info?)?;
+            if let Some(dims) = &mut spec.shape {
+                sizes::fix(graph, id, dims);
+            }
+            Ok(spec)
+        };
+        graph.required_inputs().map(input).collect()
+    }
+
+    /// The input that `input` declares.
+    ///
+    /// # Errors
+    /// [`InputError::NotATensor`].
+    pub fn of_input(input: &ValueInfoProto) -> Result<Self, InputError> {
+        let not_a_tensor = || InputError::NotATensor { name: input.name().into() };
+        let Some(type_proto::Value::TensorType(tensor)) =
+            input.r#type.as_ref().and_then(|t| t.value.as_ref())
+        else {
+            return Err(not_a_tensor());
+        };
+        match DataType::try_from(tensor.elem_type()) {
+            Ok(data_type) if data_type != DataType::Undefined => Ok(Self {
+                name: input.name().into(),
+                data_type,
+                shape: tensor.shape.as_ref().map(dimensions),
+            }),
+            _ => Err(not_a_tensor()),
+        }
+    }
+
+    pub(crate) fn rank(&self) -> Option<usize> {
+        self.shape.as_ref().map(Vec::len)
+    }
+
+    /// Whether its elements are of a floating-point type that has a host form.
+    pub fn is_float(&self) -> bool {
+        use DataType::{Bfloat16, Double, Float, Float16};
+        matches!(self.data_type, Float | Float16 | Bfloat16 | Double)
+    }
+
+    pub(super) fn is_integer(&self) -> bool {
+        matches!(self.data_type, DataType::Int64 | DataType::Int32)
+    }
+
+    /// Whether the input takes arrays of this shape.
+    pub(super) fn admits(&self, shape: &[usize]) -> bool {
+        self.shape.as_ref().is_none_or(|dims| {
+            dims.len() == shape.len() && dims.iter().zip(shape).all(|(dim, &extent)| dim.admits(extent))
+        })
+    }
+}
+
+impl Dimension {
+    fn admits(&self, extent: usize) -> bool {
+        match self {
+            Dimension::Fixed(fixed) => *fixed == extent,
+            Dimension::Symbolic(_) => true,
+        }
+    }
+}
+
+fn dimensions(shape: &TensorShapeProto) -> Vec<Dimension> {
+    let dimension = |value: &Option<Value>| match value {
+        Some(Value::DimValue(extent)) => {
+            usize::try_from(*extent).map_or(Dimension::Symbolic(String::new()), Dimension::Fixed)
+        }
+        // Some exporters write a known extent as a symbol of digits.
+        Some(Value::DimParam(symbol)) => {
+            symbol.parse().map_or_else(|_| Dimension::Symbolic(symbol.clone()), Dimension::Fixed)
+        }
+        None => Dimension::Symbolic(String::new()),
+    };
+    shape.dim.iter().map(|dim| dimension(&dim.value)).collect()
+}
