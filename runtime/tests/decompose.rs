@@ -197,6 +197,14 @@ fn grouped_queries_with_a_sink() {
     grouped(BATCH, 5, 5, [0, 0], vec![int("smooth_softmax", 1)]).check();
 }
 
+/// Of a layer that has no keys of its own.
+#[test]
+#[ignore = "needs Python with ONNX Runtime: tests/run"]
+fn grouped_queries_to_the_cache_of_another_layer() {
+    grouped(1, 2, 0, [6, 6], vec![]).check();
+    grouped(1, 1, 0, [6, 8], vec![int("local_window_size", 3)]).check_result();
+}
+
 #[test]
 #[ignore = "needs Python with ONNX Runtime: tests/run"]
 fn grouped_queries_packed_with_a_sink() {

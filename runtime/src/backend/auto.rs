@@ -34,18 +34,14 @@ impl Backend for Auto {
     }
 
     fn load(&self, piece: &Piece) -> Result<Box<dyn Session>, BackendError> {
-        match self.rten.load(piece) {
-            Ok(session) => {
-                let (piece, second) = (piece.clone(), self.second.clone());
-                Ok(Box::new(AutoSession { session, first_try: Some((piece, second)) }))
-            }
-            Err(refusal) => {
-                let operator = operator(&refusal);
-                let session = self.second.load(piece).map_err(|error| refusal.and(error))?;
-                self.second.note(operator);
-                Ok(Box::new(AutoSession { session, first_try: None }))
-            }
-        }
+        let (session, next) = match self.rten.load(piece) {
+            Ok(session) => (session, Next::Second(piece.clone())),
+            Err(refusal) => match self.second.load(piece) {
+                Ok(session) => (session, Next::Judge(refusal)),
+                Err(error) => return Err(refusal.and(error)),
+            },
+        };
+        Ok(Box::new(AutoSession { session, next, second: self.second.clone() }))
     }
 
     fn used_library(&self) -> Option<UsedLibrary> {
@@ -84,6 +80,18 @@ impl Second {
         ort.as_ref().map_err(String::clone)?.load(piece).map_err(|error| error.to_string())
     }
 
+    /// Loads a piece and runs it.
+    fn run(
+        &self,
+        piece: &Piece,
+        feeds: &[(&str, &Array)],
+        fetch: &[&str],
+    ) -> Result<(Box<dyn Session>, Vec<Array>), String> {
+        let mut session = self.load(piece)?;
+        let results = session.run(feeds, fetch).map_err(|error| error.to_string())?;
+        Ok((session, results))
+    }
+
     fn note(&self, operator: String) {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).insert(operator);
     }
@@ -91,27 +99,47 @@ impl Second {
 
 struct AutoSession {
     session: Box<dyn Session>,
-    /// The piece, as long as rten runs it.
-    first_try: Option<(Piece, Arc<Second>)>,
+    next: Next,
+    second: Arc<Second>,
+}
+
+/// What comes of the session's next run.
+enum Next {
+    /// It is rten's: where it fails, ONNX Runtime gets the piece.
+    Second(Piece),
+    /// It is the first of ONNX Runtime, after rten refused the piece for this: only now it is seen whether it does better.
+    Judge(BackendError),
+    /// It is ONNX Runtime's.
+    Nothing,
 }
 
 impl Session for AutoSession {
     fn run(&mut self, feeds: &[(&str, &Array)], fetch: &[&str]) -> Result<Vec<Array>, BackendError> {
-        let error = match (self.session.run(feeds, fetch), &self.first_try) {
-            (Err(error), Some(_)) if error.is_of_the_backend() => error,
-            (result, _) => return result,
-        };
-        let Some((piece, second)) = &self.first_try else { return Err(error) };
-        let mut session = match second.load(piece) {
-            Ok(session) => session,
-            Err(reason) => return Err(error.and(reason)),
-        };
-        let results = match session.run(feeds, fetch) {
-            Ok(results) => results,
-            Err(other) => return Err(error.and(other.to_string())),
-        };
-        second.note(operator(&error));
-        (self.session, self.first_try) = (session, None);
-        Ok(results)
+        let result = self.session.run(feeds, fetch);
+        match (std::mem::replace(&mut self.next, Next::Nothing), result) {
+            (Next::Second(piece), Err(error)) if error.is_of_the_backend() => {
+                match self.second.run(&piece, feeds, fetch) {
+                    Ok((session, results)) => {
+                        self.second.note(operator(&error));
+                        self.session = session;
+                        Ok(results)
+                    }
+                    Err(reason) => {
+                        self.next = Next::Second(piece);
+                        Err(error.and(reason))
+                    }
+                }
+            }
+            (Next::Second(piece), result) => {
+                self.next = Next::Second(piece);
+                result
+            }
+            (Next::Judge(refusal), Ok(results)) => {
+                self.second.note(operator(&refusal));
+                Ok(results)
+            }
+            (Next::Judge(refusal), Err(error)) => Err(refusal.and(error.to_string())),
+            (Next::Nothing, result) => result,
+        }
     }
 }

@@ -55,8 +55,12 @@ fn heads(parts: &mut Parts, node: &NodeProto) -> Option<[String; 3]> {
     let query = parts.input(0)?;
     let [mut q, mut k, v] = match (parts.input(1), parts.input(2)) {
         (Some(key), Some(value)) => {
-            let split = [(query, heads), (key, groups), (value, groups)];
-            split.map(|(x, heads)| parts.reshape(x, &[0, 0, heads, -1]))
+            // Keys may be none, of which no width can be inferred.
+            let q = parts.reshape(query, &[0, 0, heads, -1]);
+            let (width, rest) = (parts.length(&q, 3), parts.ints(&[0, 0, groups]));
+            let shape = parts.concat(&[&rest, &width], 0);
+            let [k, v] = [key, value].map(|x| parts.op("Reshape", &[x, &shape], Vec::new()));
+            [q, k, v]
         }
         _ => {
             let packed = parts.reshape(query, &[0, 0, heads + 2 * groups, -1]);
