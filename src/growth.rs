@@ -14,7 +14,8 @@ const MOST_NAMES: usize = 3;
 /// names of the constants that these were made of.
 pub(crate) fn warning(totals: &Totals, weights: &HashSet<String>, lowered: &Graph) -> Option<String> {
     let Totals { file_bytes_before, file_bytes_after, weight_bytes_before, weight_bytes_after, .. } = *totals;
-    (file_bytes_after > file_bytes_before).then_some(())?;
+    // Without layers it is the model as it came.
+    (file_bytes_after > file_bytes_before && !weights.is_empty()).then_some(())?;
     let still_there = lowered.initializers().filter(|&(id, _)| weights.contains(&lowered.value(id).name));
     let still_there: Vec<(&str, u64)> = still_there
         .map(|(id, tensor)| (lowered.value(id).name.as_str(), tensor.byte_len().unwrap_or(0) as u64))

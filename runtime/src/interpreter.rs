@@ -172,8 +172,9 @@ impl<'a> Interpreter<'a> {
         let Op::QuantizeActivation(quantize) = &node.op else { return Ok(()) };
         let (input, output) = (node.input(0), node.output(0));
         self.activation(id, input, live, None)?;
-        let only_reader = |value: &ValueId| self.model.graph.uses(*value).len() == 1;
-        let taken = input.filter(only_reader).and_then(|value| live.remove(&value));
+        let is_free =
+            |value: &ValueId| self.model.graph.uses(*value).len() == 1 && !self.wanted.contains(value);
+        let taken = input.filter(is_free).and_then(|value| live.remove(&value));
         let Some(mut array) = taken.or_else(|| input.and_then(|value| live.get(&value).cloned())) else {
             return Ok(());
         };

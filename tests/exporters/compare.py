@@ -1,10 +1,13 @@
 """Runs a float model and what zqc made of it in ONNX Runtime, and says how far apart they are."""
+import json
+
 import numpy as np
 import onnxruntime as ort
 
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64, "tensor(int32)": np.int32,
          "tensor(bool)": np.bool_, "tensor(double)": np.float64}
 CACHES = [("input.past_key_values", "output.past_key_values"), ("past_key_values", "present"), ("past", "present")]
+ENCODER = 16  # tokens of a made-up encoder
 WIDTH = 32  # of the heads of every checkpoint whose exports leave it open
 
 
@@ -35,8 +38,10 @@ def value(name, shape, rng, batch, length, before, width):
         return rng.integers(3, 2000, (sizes[0] or batch, sizes[1] or length))
     if name == "attention_mask" and len(shape) == 2:
         return np.ones((batch, before + length))
-    if name in ("encoder_attention_mask", "decoder_attention_mask"):
+    if name == "decoder_attention_mask":
         return np.ones((batch, length))
+    if name == "encoder_attention_mask":
+        return np.ones((batch, ENCODER))
     if name == "position_ids":
         positions = np.arange(before, before + length)
         return np.broadcast_to(positions, (*[size or batch for size in sizes[:-1]], length))
@@ -46,21 +51,27 @@ def value(name, shape, rng, batch, length, before, width):
         return np.array([before > 0])
     if name == "num_logits_to_keep":
         return np.array(length)
+    if "cross" in name or "encoder" in name and "past" in name:
+        return rng.normal(size=[size or (batch if axis == 0 else ENCODER) for axis, size in enumerate(sizes)])
     if "past" in name or "states" in name and "encoder" not in name and "hidden" not in name:
         return cache(shape, batch, width)
     if name in ("input_features", "audio_features"):
         return rng.normal(size=(batch, 80, 3000))
     defaults = {1: 3} if len(shape) == 4 else {}
-    rest = 32 if len(shape) == 4 else length
+    rest = 32 if len(shape) == 4 else ENCODER if name == "encoder_hidden_states" else length
     return rng.normal(size=[size or (batch if axis == 0 else defaults.get(axis, rest)) for axis, size in enumerate(sizes)])
 
 
-def feeds(inputs, rng, batch, length, past=None, width=WIDTH):
-    """What a model of these inputs takes; `past` maps names of caches to arrays."""
-    before = next(iter(past.values())).shape[2] if past else 0
-    past = past or {}
+def feeds(inputs, rng, batch, length, past={}, before=0, width=WIDTH):
+    """What a model of these inputs takes; `past` maps names of caches of `before` tokens to arrays."""
     return {i.name: np.asarray(past[i.name] if i.name in past else value(i.name, i.shape, rng, batch, length, before, width))
             .astype(TYPES[i.type]) for i in inputs}
+
+
+def head_width(folder):
+    """That of the heads of a model that leaves it open, by the configuration of onnxruntime-genai."""
+    config = folder / "genai_config.json"
+    return json.loads(config.read_text())["model"]["decoder"].get("head_size", WIDTH) if config.exists() else WIDTH
 
 
 def outputs(path, width):
@@ -76,8 +87,7 @@ def outputs(path, width):
         present = {i.name: next(i.name.replace(a, b) for a, b in CACHES if a in i.name) for i in model.get_inputs() if "past" in i.name}
         if present and all(name in found for name in present.values()) and "use_cache_branch" not in fed:
             past = {name: found[output] for name, output in present.items()}
-            if all(array.ndim == 4 for array in past.values()):
-                steps.append(model.run(names[:1], feeds(model.get_inputs(), rng, 1, 1, past=past, width=width))[0])
+            steps.append(model.run(names[:1], feeds(model.get_inputs(), rng, 1, 1, past, length, width))[0])
     return first, steps
 
 

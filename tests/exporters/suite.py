@@ -9,6 +9,7 @@ import argparse
 import collections
 import importlib.metadata
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -26,6 +27,8 @@ TINY = PROJECT / "examples/tiny"
 DOCUMENT = PROJECT / "docs/models.md"
 PACKAGES = ["torch", "transformers", "onnxruntime", "onnxruntime-genai"]
 SAMPLES = 16
+# zqc finds ONNX Runtime where the first python3 of PATH has it.
+ENVIRONMENT = os.environ | {"PATH": os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ["PATH"]])}
 
 
 def clip(text, size=220):
@@ -78,7 +81,7 @@ class Suite:
         source, result = (model.parent, output / "folder") if is_folder else (model, output / "model.onnx")
         report = output / "report.json"
         command = [self.zqc, source, "-o", result, "--report", report, "--no-resume", *row.options, *self.calibration(row, model)]
-        done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+        done = subprocess.run([str(word) for word in command], capture_output=True, text=True, env=ENVIRONMENT)
         if done.returncode:
             raise RuntimeError(f"zqc ends with {done.returncode}: {done.stderr.strip().splitlines()[-1]}")
         return (result / "model.onnx" if is_folder else result), json.loads(report.read_text())
@@ -91,7 +94,8 @@ class Suite:
         except Exception as problem:
             return result | {"result": f"the exporter fails: {clip(problem)}"}
         try:
-            expected, expected_steps = compare.outputs(model, compare.WIDTH)
+            width = compare.head_width(model.parent)
+            expected, expected_steps = compare.outputs(model, width)
         except Exception as problem:
             expected, result["float"] = None, clip(problem)
         try:
@@ -109,7 +113,7 @@ class Suite:
         if expected is None:
             return result | {"result": "compiles; ONNX Runtime does not run the float model on the CPU"}
         try:
-            found, found_steps = compare.outputs(output, compare.WIDTH)
+            found, found_steps = compare.outputs(output, width)
             result["error"] = compare.error(expected, found)
             if expected_steps:
                 result["step"] = compare.error(expected_steps, found_steps)
