@@ -9,7 +9,9 @@ VOCABULARY = 2048  # that of the bundled tokenizer
 BASE = dict(vocab_size=VOCABULARY, hidden_size=128, intermediate_size=256, num_hidden_layers=3, num_attention_heads=4,
             max_position_embeddings=512, bos_token_id=0, eos_token_id=0, pad_token_id=0)
 GROUPED = dict(BASE, num_key_value_heads=2)
-HYBRID = dict(GROUPED, num_hidden_layers=4, head_dim=32, linear_key_head_dim=32, linear_value_head_dim=32,
+ROTARY = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5, "mrope_section": [4, 2, 2],
+          "mrope_interleaved": True}
+HYBRID = dict(GROUPED, num_hidden_layers=4, head_dim=32, rope_parameters=ROTARY, linear_key_head_dim=32, linear_value_head_dim=32,
               linear_num_key_heads=2, linear_num_value_heads=4)
 SLIDING = ["sliding_attention", "sliding_attention", "full_attention"]
 YARN = {"rope_type": "yarn", "rope_theta": 150000.0, "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
