@@ -467,4 +467,13 @@ mod tests {
             assert!(!names_cache(name), "{name}");
         }
     }
+
+    #[test]
+    fn the_document_has_every_name() {
+        let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/calibration.md");
+        let document = std::fs::read_to_string(document).unwrap();
+        for name in RULES.iter().flat_map(|rule| rule.names) {
+            assert!(document.contains(&format!("`{name}`")), "{name}");
+        }
+    }
 }
