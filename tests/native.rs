@@ -66,15 +66,17 @@ fn inspection_finds_the_layers() {
 }
 
 #[test]
-fn evaluation_asks_for_the_portable_model() {
+fn evaluation_in_rten_asks_for_the_portable_model() {
     let folder = tempfile::tempdir().unwrap();
     let (text, tokenizer) = (tiny("heldout.txt"), tiny("tokenizer.json"));
     for weights in ["fp4", "int8"] {
         let output = folder.path().join(weights);
         compile(&output, &["--target", "native", "--weights", weights, "--activations", "none"]);
         let paths = ["eval".as_ref(), output.as_os_str(), "--text".as_ref(), text.as_os_str()];
-        let options = ["--tokenizer".as_ref(), tokenizer.as_os_str(), "--max-tokens".as_ref(), "64".as_ref()];
-        let result = zqc(paths.into_iter().chain(options));
+        let tokenizer = ["--tokenizer".as_ref(), tokenizer.as_os_str()];
+        // ONNX Runtime knows some of the native types.
+        let options = ["--max-tokens", "64", "--backend", "rten"].map(|option| option.as_ref());
+        let result = zqc(paths.into_iter().chain(tokenizer).chain(options));
         let message = String::from_utf8(result.stderr).unwrap();
         assert_eq!(result.status.code(), Some(3), "{message}");
         assert!(message.contains("--target portable"), "{message}");

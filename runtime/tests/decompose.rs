@@ -251,9 +251,8 @@ fn grouped_queries_that_are_normalized() {
     let plain = || grouped(BATCH, 5, 5, [0, 0], vec![]);
     let weights = [floats(&[WIDTH], 10), floats(&[WIDTH], 11)];
     let mut normal = plain();
-    for at in 0..2 {
-        let x = normal.inputs[at].as_ref().unwrap();
-        normal.inputs[at] = Some(normalized(x, &weights[at], 1e-3));
+    for (input, weight) in normal.inputs.iter_mut().zip(&weights) {
+        *input = input.as_ref().map(|x| normalized(x, weight, 1e-3));
     }
     let mut case = plain();
     case.attributes.push(attribute::float("qk_norm_epsilon", 1e-3));

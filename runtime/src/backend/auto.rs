@@ -35,7 +35,7 @@ impl Backend for Auto {
 
     fn load(&self, piece: &Piece) -> Result<Box<dyn Session>, BackendError> {
         let (session, next) = match self.rten.load(piece) {
-            Ok(session) => (session, Next::Second(piece.clone())),
+            Ok(session) => (session, Next::Second(Box::new(piece.clone()))),
             Err(refusal) => match self.second.load(piece) {
                 Ok(session) => (session, Next::Judge(refusal)),
                 Err(error) => return Err(refusal.and(error)),
@@ -106,7 +106,7 @@ struct AutoSession {
 /// What comes of the session's next run.
 enum Next {
     /// It is rten's: where it fails, ONNX Runtime gets the piece.
-    Second(Piece),
+    Second(Box<Piece>),
     /// It is the first of ONNX Runtime, after rten refused the piece for this: only now it is seen whether it does better.
     Judge(BackendError),
     /// It is ONNX Runtime's.

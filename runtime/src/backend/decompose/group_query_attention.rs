@@ -113,7 +113,11 @@ pub fn in_standard_operators(parts: &mut Parts) -> Option<()> {
         let tables = [parts.input(COS)?, parts.input(SIN)?];
         let positions = parts.input(POSITIONS).unwrap_or(&query_positions).to_string();
         let interleaved = parts.is_set("rotary_interleaved");
-        [q, k] = [q, k].map(|x| rotate(parts, &x, &positions, tables, interleaved));
+        // Keys that are given stand where the queries do.
+        let start = parts.ints(&[0]);
+        let of_keys = parts.slice(&positions, &start, &given, 1, 1);
+        q = rotate(parts, &q, &positions, tables, interleaved);
+        k = rotate(parts, &k, &of_keys, tables, interleaved);
     }
     if let (Some(past_key), Some(past_value)) = (parts.input(PAST_KEY), parts.input(PAST_VALUE)) {
         let never = parts.int(i64::from(i32::MAX));
