@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use zqc_ir::Model;
 use zqc_ir::tensor::DataType;
-use zqc_passes::{PassError, vocabulary};
+use zqc_passes::{PassError, context_length, vocabulary};
 use zqc_runtime::{
     Array, Backend, Dimension, InputSpec, Interpreter, Sample, SampleOptions, Tokenizer, load_calibration,
     make_inputs, pack, synthesize, token_input,
@@ -23,7 +23,9 @@ const PASSAGE: usize = 32;
 const SEED: u64 = 0;
 
 /// Tokens of a sample of a file, unless the model or the options say otherwise.
-const LENGTH: usize = 2048;
+pub(crate) const LENGTH: usize = 2048;
+/// Tokens of a sample of text that the model writes itself, likewise.
+const OWN_LENGTH: usize = 512;
 
 /// Inputs of the model by name, one entry a sample, and where they come from, in words.
 pub(crate) struct Samples {
@@ -82,10 +84,6 @@ pub(crate) fn samples(
         path.map(|path| Tokenizer::load(&path).map(Arc::new)).transpose()
     };
     let tokens = token_input(&specs);
-    let fixed = tokens.and_then(|tokens| match tokens.shape.as_deref() {
-        Some([_, Dimension::Fixed(length)]) => Some(*length),
-        _ => None,
-    });
     let loaded = load_calibration(
         &options.calibration,
         &SampleOptions {
@@ -93,7 +91,7 @@ pub(crate) fn samples(
             vocabulary: tokens.and_then(|tokens| vocabulary(model, &tokens.name)),
             tokenizer: &tokenizer,
             samples: options.samples.unwrap_or(128),
-            seq_len: options.seq_len.or(fixed).unwrap_or(LENGTH),
+            seq_len: options.seq_len.unwrap_or_else(|| length(model, tokens, LENGTH)),
             bos: options.bos,
         },
     );
@@ -111,6 +109,15 @@ pub(crate) fn samples(
         begins.push(places[run.first].clone());
     }
     Ok(Samples { inputs, places: begins, origin })
+}
+
+/// `wished` tokens, or as many as the model's input `tokens` takes.
+pub(crate) fn length(model: &Model, tokens: Option<&InputSpec>, wished: usize) -> usize {
+    let Some(tokens) = tokens else { return wished };
+    match tokens.shape.as_deref() {
+        Some([_, Dimension::Fixed(length)]) => *length,
+        _ => context_length(model, &tokens.name).map_or(wished, |most| wished.min(most)),
+    }
 }
 
 /// Text that a causal language model samples from its own logits.
@@ -133,7 +140,10 @@ fn written(
     if let Some(bos) = options.bos.filter(|&bos| bos >= vocabulary as i64) {
         return Err(Error::Model(format!("--bos {bos}: the model knows only {vocabulary} tokens")));
     }
-    let (count, length) = (options.samples.unwrap_or(16), options.seq_len.unwrap_or(512));
+    let (count, length) = (
+        options.samples.unwrap_or(16),
+        options.seq_len.unwrap_or_else(|| length(model, token_input(specs), OWN_LENGTH)),
+    );
     let interpreter = Interpreter::new(model, backend, vec![logits])?;
     let mut prepared = interpreter.prepare()?;
     let sample = |sequence: &[i64]| Sample::from([(tokens.clone(), Array::sequence(sequence.to_vec()))]);

@@ -10,7 +10,7 @@ use zqc_runtime::{
     Array, InputSpec, Interpreter, RunError, Sample, Tokenizer, backend, make_inputs, token_input,
 };
 
-use crate::calibration::logits_output;
+use crate::calibration::{LENGTH, length, logits_output};
 use crate::error::Error;
 use crate::raise::{raise, raised_bodies};
 use crate::report::LibraryReport;
@@ -24,8 +24,8 @@ pub struct Evaluation<'a> {
     pub text: &'a Path,
     /// Its tokenizer.
     pub tokenizer: &'a Path,
-    /// Tokens of a window, the BOS token included.
-    pub window: usize,
+    /// Tokens of a window, the BOS token included; by default 2048, or as many as the model takes.
+    pub window: Option<usize>,
     /// The most tokens of the text to use.
     pub max_tokens: Option<usize>,
     /// Token id that begins every window.
@@ -43,6 +43,8 @@ pub struct Perplexity {
     pub perplexity: f64,
     /// Predicted tokens.
     pub tokens: usize,
+    /// Tokens of a window.
+    pub window: usize,
     /// Mean negative log-likelihood of a predicted token, in nats.
     pub nll: f64,
     /// The model's path.
@@ -63,7 +65,7 @@ pub fn evaluate(
     evaluation: &Evaluation,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Perplexity, Error> {
-    if evaluation.window < 2 {
+    if evaluation.window.is_some_and(|window| window < 2) {
         return Err(Error::Usage("--window: a window needs at least two tokens".to_string()));
     }
     let backend = backend(evaluation.backend, evaluation.threads)?;
@@ -77,7 +79,8 @@ pub fn evaluate(
     let vocabulary = vocabulary(&model, &input.name)
         .ok_or_else(|| not_a_language_model("embedding table of its tokens"))?;
     let logits = logits_output(&model, vocabulary).ok_or_else(|| not_a_language_model("logits"))?;
-    let windows = windows(evaluation, vocabulary)?;
+    let window = evaluation.window.unwrap_or_else(|| length(&model, Some(input), LENGTH));
+    let windows = windows(evaluation, window, vocabulary)?;
 
     let unrunnable = |error: RunError| {
         if !model.graph.nodes().any(|(_, node)| dequantizes_blocks(&node.op)) {
@@ -110,6 +113,7 @@ pub fn evaluate(
     Ok(Perplexity {
         perplexity: nll.exp(),
         tokens,
+        window: windows[0].len(),
         nll,
         model: evaluation.model.display().to_string(),
         text: evaluation.text.display().to_string(),
@@ -123,7 +127,7 @@ fn dequantizes_blocks(op: &Op) -> bool {
 }
 
 /// The windows of the text, as ids of the `vocabulary` of the model.
-fn windows(evaluation: &Evaluation, vocabulary: usize) -> Result<Vec<Vec<i64>>, Error> {
+fn windows(evaluation: &Evaluation, window: usize, vocabulary: usize) -> Result<Vec<Vec<i64>>, Error> {
     if let Some(bos) = evaluation.bos.filter(|&bos| bos >= vocabulary as i64) {
         return Err(Error::Model(format!("--bos {bos}: the model knows only {vocabulary} tokens")));
     }
@@ -133,7 +137,7 @@ fn windows(evaluation: &Evaluation, vocabulary: usize) -> Result<Vec<Vec<i64>>, 
     let mut ids: Vec<i64> = tokenizer.encode(&text, Some(vocabulary))?.into_iter().map(i64::from).collect();
     ids.truncate(evaluation.max_tokens.unwrap_or(usize::MAX));
     let given = usize::from(evaluation.bos.is_some());
-    let fresh = ids.len().min(evaluation.window - given);
+    let fresh = ids.len().min(window.saturating_sub(given));
     if fresh == 0 || fresh + given < 2 {
         let (text, count) = (evaluation.text, ids.len());
         return Err(Error::Model(format!(

@@ -22,6 +22,7 @@
 mod attention;
 mod canonicalize;
 mod constant_view;
+mod context_length;
 mod contrib;
 mod dequantized;
 mod draft;
@@ -55,6 +56,7 @@ mod upgrade_opset;
 mod vocabulary;
 
 pub use canonicalize::Canonicalize;
+pub use context_length::context_length;
 pub use expand_attention::ExpandAttention;
 pub use expand_einsum::ExpandEinsum;
 pub use expand_fused::ExpandFused;

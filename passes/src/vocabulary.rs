@@ -20,6 +20,8 @@ pub(crate) struct Table {
     pub root: ValueId,
     /// How many rows there are to look up.
     pub rows: usize,
+    /// How long each is.
+    pub columns: usize,
     /// The input of the graph that the ids come from, if nothing but their type and shape is changed on the way.
     pub ids: Option<ValueId>,
 }
@@ -37,21 +39,22 @@ impl Table {
             }
         };
         let table = node.input(table)?;
-        let (root, rows) = match ConstantView::of(graph, table) {
+        let (root, rows, columns) = match ConstantView::of(graph, table) {
             Some(view) => match view.dims[..] {
-                [_, rows] if view.transposed => (view.root, rows),
-                [rows, _] => (view.root, rows),
+                [columns, rows] if view.transposed => (view.root, rows, columns),
+                [rows, columns] => (view.root, rows, columns),
                 _ => return None,
             },
             // Another table may be put in its place, of as many rows.
             None => {
                 let root = root(graph, table);
-                let [rows, _] = graph.default_of(root)?.dims()[..] else { return None };
-                (root, rows)
+                let [rows, columns] = graph.default_of(root)?.dims()[..] else { return None };
+                (root, rows, columns)
             }
         };
         let ids = ids_input(graph, node.input(ids)?);
-        Some(Self { root, rows: usize::try_from(rows).ok()?, ids })
+        let extent = |dim| usize::try_from(dim).ok();
+        Some(Self { root, rows: extent(rows)?, columns: extent(columns)?, ids })
     }
 }
 

@@ -19,9 +19,9 @@ pub(super) struct Arguments {
     /// The model's tokenizer.json [default: the one beside the model, or one folder above]
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
-    /// Tokens of a window
-    #[arg(long, default_value_t = 2048, value_parser = positive)]
-    window: usize,
+    /// Tokens of a window [default: 2048, or what the model takes]
+    #[arg(long, value_parser = positive)]
+    window: Option<usize>,
     /// Use only this many tokens of the text
     #[arg(long, value_name = "N", value_parser = positive)]
     max_tokens: Option<usize>,
@@ -76,7 +76,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
         return print(&json(&result)?);
     }
     print(&format!(
-        "perplexity {:.4} over {} tokens ({:.4} nats a token)",
-        result.perplexity, result.tokens, result.nll
+        "perplexity {:.4} over {} tokens in windows of {} ({:.4} nats a token)",
+        result.perplexity, result.tokens, result.window, result.nll
     ))
 }

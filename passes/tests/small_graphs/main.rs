@@ -3,6 +3,7 @@
 mod agreement;
 mod builder;
 mod canonicalize;
+mod context_length;
 mod expand_attention;
 mod expand_einsum;
 mod expand_fused;

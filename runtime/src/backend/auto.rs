@@ -51,13 +51,13 @@ impl Backend for Auto {
     }
 }
 
-/// What rten refuses: the operator, or the reason where it names none.
+/// What rten refuses: the operator, or the reason where it names none, without the node.
 fn operator(refusal: &BackendError) -> String {
     match refusal {
         BackendError::UnsupportedNode { op_type, .. } => op_type.clone(),
         BackendError::Load { reason, .. }
         | BackendError::Run { reason, .. }
-        | BackendError::Panic { reason, .. } => reason.clone(),
+        | BackendError::Panic { reason, .. } => reason.rsplit(": ").next().unwrap_or(reason).to_string(),
         other => other.to_string(),
     }
 }
