@@ -27,6 +27,7 @@ TINY = PROJECT / "examples/tiny"
 DOCUMENT = PROJECT / "docs/models.md"
 PACKAGES = ["torch", "transformers", "onnxruntime", "onnxruntime-genai"]
 SAMPLES = 16
+LIMIT = 900  # seconds for an export
 # zqc finds ONNX Runtime where the first python3 of PATH has it.
 ENVIRONMENT = os.environ | {"PATH": os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ["PATH"]])}
 
@@ -55,7 +56,7 @@ class Suite:
             python = self.older if row.older else sys.executable
             if not python:
                 raise RuntimeError("it needs --older")
-            done = subprocess.run([python, HERE / "export.py", row.route, source, folder, *row.arguments], capture_output=True, text=True)
+            done = subprocess.run([python, HERE / "export.py", row.route, source, folder, *row.arguments], capture_output=True, text=True, timeout=LIMIT)
             if done.returncode or not model.exists():
                 raise RuntimeError((done.stderr or done.stdout).strip().splitlines()[-1])
         tokenizer = model.parent / "tokenizer.json"
