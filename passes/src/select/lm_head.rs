@@ -9,7 +9,7 @@ use crate::constant_view::root;
 use crate::rank::rank;
 use crate::vocabulary::Table;
 
-/// The output that exporters so name.
+/// How the names of outputs end that hold them; the branches of a merged model may have more in front.
 const LOGITS: &str = "logits";
 
 /// Operators that read how large a value is, and not the value.
@@ -21,7 +21,7 @@ const READ_SIZES: [&str; 2] = ["Shape", "Size"];
 /// constants, is a layer from which results come through no other layer, and
 ///
 /// * it has as many outputs as there are rows in the table of the tokens, and the result is no cache; or
-/// * the result is called `logits` and is `[batch, tokens, ..]`, with more of them for a token than the layer has inputs, in a decoder:
+/// * the name of the result ends with `logits`, and it is `[batch, tokens, ..]`, with more of them for a token than the layer has inputs, in a decoder:
 ///   a model that keeps caches, or is fed the embeddings of its tokens. There the table may be missing, or of another size.
 ///
 /// What a classifier calls logits is one row for a sample, or has few entries, and its layer is quantized like any other.
@@ -49,7 +49,7 @@ impl<'g> Heads<'g> {
         }
         let name = |id: ValueId| graph.value(id).name.as_str();
         let results = graph.outputs().iter().copied().filter(|&id| !names_cache(name(id)));
-        let logits = graph.outputs().iter().copied().filter(|&id| name(id) == LOGITS);
+        let logits = graph.outputs().iter().copied().filter(|&id| name(id).ends_with(LOGITS));
         let logits = logits.filter(|&id| is_decoder(graph) && rank(graph, id).is_none_or(|rank| rank == 3));
         Self {
             graph,

@@ -123,6 +123,14 @@ fn caches_and_sizes_do_not_make_a_layer_the_last() {
 }
 
 #[test]
+fn a_branch_that_is_named_after_its_past_has_logits() {
+    // As in the bodies of a merged decoder.
+    let model = layer(embedded(), "key", 96, "h", "nopast_present.0.key").output("nopast_present.0.key");
+    let model = layer(model, "head", 96, "h", "nopast_logits").output("nopast_logits");
+    assert_eq!(heads(&model), ["head"]);
+}
+
+#[test]
 fn a_decoder_without_a_table_has_a_head() {
     let embeds = || Builder::new().input("inputs_embeds", Float, "batch seq 32");
     let head =

@@ -115,8 +115,12 @@ fn matches(pattern: &str, name: &str) -> bool {
     }
 }
 
-/// Whether an input or an output of this name hands keys, values or states from one run of a decoder to the next.
+/// Whether an input or an output of this name hands keys, values or states from one run of a decoder to the next. Logits never do,
+/// though a merged model may have what its branches are for in front of the names there: `nopast_logits`.
 pub fn names_cache(name: &str) -> bool {
+    if name.ends_with("logits") {
+        return false;
+    }
     let is_cache = |meaning| matches!(meaning, Meaning::Cache | Meaning::State | Meaning::EncoderCache);
     meaning_of(&name.replace("present", "past"), None).is_some_and(is_cache)
 }
@@ -461,9 +465,14 @@ mod tests {
         ] {
             assert!(names_cache(name), "{name}");
         }
-        for name in
-            ["logits", "last_hidden_state", "use_cache_branch", "cache_position", "encoder_hidden_states"]
-        {
+        for name in [
+            "logits",
+            "nopast_logits",
+            "last_hidden_state",
+            "use_cache_branch",
+            "cache_position",
+            "encoder_hidden_states",
+        ] {
             assert!(!names_cache(name), "{name}");
         }
     }
