@@ -156,7 +156,8 @@ impl Destination {
     /// that of a model; compiled to where it is, only its model is replaced.
     ///
     /// # Errors
-    /// As [`find_model`], and when the folder cannot be read.
+    /// As [`find_model`], when the folder cannot be read, and when the model to replace is a link out of it, as in a cache: many
+    /// folders share what lies there.
     pub fn of(input: &Path, output: &Path) -> Result<Self, Error> {
         if !input.is_dir() || is_model(output) && !output.is_dir() {
             return Ok(Self::File(output.to_path_buf()));
@@ -165,7 +166,16 @@ impl Destination {
         let unreadable = |error: io::Error| Error::Model(format!("{}: {error}", input.display()));
         let (source, target) = (input.canonicalize().map_err(unreadable)?, output.canonicalize().ok());
         if target.as_ref() == Some(&source) {
-            return Ok(Self::File(input.join(model)));
+            let path = input.join(model);
+            let real = path.canonicalize().map_err(unreadable)?;
+            if !real.starts_with(&source) {
+                let real = real.display();
+                let reason = format!(
+                    "it is a link to {real}, which others may read; name another folder for the output"
+                );
+                return Err(FolderError::Occupied { path, reason }.into());
+            }
+            return Ok(Self::File(path));
         }
         let mut all = files(input).map_err(unreadable)?;
         // An earlier result in the folder that it was made of is no part of that.

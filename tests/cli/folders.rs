@@ -235,3 +235,21 @@ fn no_report_is_written_into_a_folder_that_is_replaced() {
     bench.compile(&folder, &folder, &[&RTN[..], &["--report", report.to_str().unwrap()]].concat());
     assert!(report.is_file());
 }
+
+#[cfg(unix)]
+#[test]
+fn what_folders_of_a_cache_share_is_not_replaced() {
+    use std::os::unix::fs::symlink;
+
+    let bench = Bench::new();
+    let blobs = genai_folder(&bench);
+    let snapshot = bench.path("snapshot");
+    fs::create_dir(&snapshot).unwrap();
+    for file in ["decoder.onnx", "decoder.onnx.data", "genai_config.json"] {
+        symlink(blobs.join(file), snapshot.join(file)).unwrap();
+    }
+    let options = ["-o", snapshot.to_str().unwrap(), "--method", "rtn"];
+    bench.refuse(4, &snapshot, &options, &["cannot write", "genai/decoder.onnx", "name another folder"]);
+    bench.compile(&snapshot, &bench.path("out/quantized"), &RTN);
+    assert!(!is_quantized(&blobs) && is_quantized(&bench.path("out/quantized")));
+}
