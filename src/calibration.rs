@@ -8,8 +8,8 @@ use zqc_ir::Model;
 use zqc_ir::tensor::DataType;
 use zqc_passes::{PassError, context_length, vocabulary};
 use zqc_runtime::{
-    Array, Backend, Dimension, InputSpec, Interpreter, Sample, SampleOptions, Tokenizer, load_calibration,
-    make_inputs, pack, synthesize, token_input,
+    Array, Backend, Dimension, InputSpec, Interpreter, RunError, Sample, SampleOptions, SynthesizeError,
+    Tokenizer, load_calibration, make_inputs, pack, synthesize, token_input,
 };
 
 use crate::compiler::Events;
@@ -33,20 +33,24 @@ pub(crate) struct Samples {
     /// Where each sample is in the files; of text that the model wrote itself, nowhere.
     pub places: Vec<String>,
     pub origin: String,
+    /// What may help where the model does not run on them, or nothing.
+    pub hint: String,
 }
 
 impl Samples {
     /// No samples: weights are rounded to nearest.
     pub fn none() -> Self {
         let origin = "none: weights are rounded to nearest".to_string();
-        Self { inputs: Vec::new(), places: Vec::new(), origin }
+        Self { inputs: Vec::new(), places: Vec::new(), origin, hint: String::new() }
     }
 
     /// An error of calibration with the place of the sample that it comes of.
     pub fn named(&self, error: Error) -> Error {
         match error {
             Error::Pass(PassError::Sample { sample, source }) if sample < self.places.len() => {
-                Error::Sample { place: self.places[sample].clone(), source }
+                let hint =
+                    if matches!(*source, RunError::Backend(_)) { self.hint.clone() } else { String::new() };
+                Error::Sample { place: self.places[sample].clone(), source, hint }
             }
             other => other,
         }
@@ -99,6 +103,9 @@ pub(crate) fn samples(
         events.tokenizer_found(path);
     }
     let loaded = loaded?;
+    let of_text = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "txt");
+    let unasked = options.seq_len.is_none() && options.calibration.iter().any(of_text);
+    let hint = if unasked { too_long(length(model, tokens, LENGTH), "--seq-len") } else { String::new() };
     let files: Vec<_> = options.calibration.iter().map(|path| path.display().to_string()).collect();
     let origin = format!("{} samples of {}", loaded.len(), files.join(", "));
     let (samples, places): (Vec<_>, Vec<_>) =
@@ -108,7 +115,12 @@ pub(crate) fn samples(
         inputs.push(make_inputs(&specs, &run.sample)?);
         begins.push(places[run.first].clone());
     }
-    Ok(Samples { inputs, places: begins, origin })
+    Ok(Samples { inputs, places: begins, origin, hint })
+}
+
+/// What may help a model that does not run on samples of `length` tokens, which nobody asked for.
+pub(crate) fn too_long(length: usize, option: &str) -> String {
+    format!("; it is given up to {length} tokens in a row: if it takes fewer, say how many with {option}")
 }
 
 /// `wished` tokens, or as many as the model's input `tokens` takes.
@@ -163,7 +175,12 @@ fn written(
         Some(sequences) => sequences,
         None => {
             let sequences = synthesize(vocabulary, count, length, options.bos, SEED, PASSAGE, &mut run)
-                .map_err(|error| Error::Model(error.to_string()))?;
+                .map_err(|error| {
+                    let fails = matches!(error, SynthesizeError::Model(Error::Run(RunError::Backend(_))));
+                    let unasked = fails && options.seq_len.is_none();
+                    let hint = if unasked { too_long(length, "--seq-len") } else { String::new() };
+                    Error::Model(format!("{error}{hint}"))
+                })?;
             state.into_iter().for_each(|state| state.store_text(&sequences));
             sequences
         }
@@ -172,7 +189,7 @@ fn written(
     let runs = pack(specs, &samples).into_iter();
     let inputs = runs.map(|run| make_inputs(specs, &run.sample)).collect::<Result<Vec<_>, _>>()?;
     let origin = format!("{count} samples of {length} tokens that the model wrote itself");
-    Ok(Samples { inputs, places: Vec::new(), origin })
+    Ok(Samples { inputs, places: Vec::new(), origin, hint: String::new() })
 }
 
 /// The output that holds the logits: the one so named, else the first of floats whose declared width is the

@@ -37,12 +37,14 @@ pub enum Error {
     #[error(transparent)]
     Pass(#[from] PassError),
     /// A sample of the calibration data makes a pass fail.
-    #[error("{place}: {source}")]
+    #[error("{place}: {source}{hint}")]
     Sample {
         /// File and line, or file and number of the sample.
         place: String,
         /// What fails.
         source: Box<RunError>,
+        /// What may help, after a semicolon, or nothing.
+        hint: String,
     },
     /// No built-in pass has this name.
     #[error("there is no pass {name:?}; the passes are {}", known.join(", "))]

@@ -10,7 +10,7 @@ use zqc_runtime::{
     Array, InputSpec, Interpreter, RunError, Sample, Tokenizer, backend, make_inputs, token_input,
 };
 
-use crate::calibration::{LENGTH, length, logits_output};
+use crate::calibration::{LENGTH, length, logits_output, too_long};
 use crate::error::Error;
 use crate::raise::{raise, raised_bodies};
 use crate::report::LibraryReport;
@@ -84,7 +84,12 @@ pub fn evaluate(
 
     let unrunnable = |error: RunError| {
         if !model.graph.nodes().any(|(_, node)| dequantizes_blocks(&node.op)) {
-            return Error::Run(error);
+            return match (&error, evaluation.window) {
+                (RunError::Backend(_), None) => {
+                    Error::Model(format!("{error}{}", too_long(window, "--window")))
+                }
+                _ => Error::Run(error),
+            };
         }
         let reason =
             "is native ONNX, for importers; evaluate what --target portable makes of the same source";

@@ -15,7 +15,7 @@ const GENAI_CONFIG: &str = "genai_config.json";
 /// The model of a folder, unless its configuration names another.
 const MODELS: [&str; 2] = ["model.onnx", "onnx/model.onnx"];
 /// Other forms of the weights, by the ends of their names; they stay behind.
-const WEIGHTS: [&str; 8] = [
+const WEIGHTS: [&str; 11] = [
     ".safetensors",
     ".safetensors.index.json",
     ".bin",
@@ -24,6 +24,9 @@ const WEIGHTS: [&str; 8] = [
     ".pt",
     ".pth",
     ".msgpack",
+    ".h5",
+    ".ot",
+    ".tflite",
 ];
 /// Deeper folders are not looked into.
 const DEPTH: usize = 8;
@@ -74,9 +77,12 @@ fn named_by_config(folder: &Path) -> Result<Option<PathBuf>, Error> {
     let config: serde_json::Value =
         serde_json::from_slice(&text).map_err(|error| wrong(format!("it is no JSON: {error}")))?;
     let named = config["model"]["decoder"]["filename"].as_str().map(PathBuf::from);
-    let inside = |path: &PathBuf| path.components().all(|part| matches!(part, Component::Normal(_)));
+    let inside = |path: &PathBuf| {
+        path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+    };
+    let plain = |path: PathBuf| path.components().filter(|part| *part != Component::CurDir).collect();
     let no_decoder = "model.decoder.filename names no file in the folder; name the ONNX file itself";
-    named.filter(inside).map(Some).ok_or_else(|| wrong(no_decoder.to_string()))
+    named.filter(inside).map(plain).map(Some).ok_or_else(|| wrong(no_decoder.to_string()))
 }
 
 fn is_model(path: &Path) -> bool {
@@ -85,26 +91,45 @@ fn is_model(path: &Path) -> bool {
 
 /// The files in a folder and in those below, by their path in it; those whose names begin with a dot are hidden.
 fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    fn walk(folder: &Path, below: &Path, depth: usize, found: &mut Vec<PathBuf>) -> io::Result<()> {
-        for entry in fs::read_dir(folder.join(below))? {
+    let mut walk = Walk { folder, above: vec![folder.canonicalize()?], found: Vec::new() };
+    walk.enter(Path::new(""))?;
+    walk.found.sort();
+    Ok(walk.found)
+}
+
+/// A walk through a folder and those below.
+struct Walk<'a> {
+    folder: &'a Path,
+    /// The real places of the folders that it is in.
+    above: Vec<PathBuf>,
+    found: Vec<PathBuf>,
+}
+
+impl Walk<'_> {
+    fn enter(&mut self, below: &Path) -> io::Result<()> {
+        let place = self.folder.join(below);
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", place.display()));
+        for entry in fs::read_dir(&place).map_err(named)? {
             let name = entry?.file_name();
             let path = below.join(&name);
             let hidden = name.as_encoded_bytes().first() == Some(&b'.');
             // A link leads to a file, as in the cache of the Hugging Face hub; one that leads nowhere is no file.
-            match fs::metadata(folder.join(&path)) {
-                Ok(metadata) if metadata.is_file() && !hidden => found.push(path),
-                Ok(metadata) if metadata.is_dir() && !hidden && depth > 0 => {
-                    walk(folder, &path, depth - 1, found)?;
+            match fs::metadata(self.folder.join(&path)) {
+                Ok(metadata) if metadata.is_file() && !hidden => self.found.push(path),
+                Ok(metadata) if metadata.is_dir() && !hidden && self.above.len() <= DEPTH => {
+                    let real = self.folder.join(&path).canonicalize()?;
+                    // A link to where the walk is, or to what that lies in, would lead it in a circle.
+                    if !self.above.iter().any(|above| above.starts_with(&real)) {
+                        self.above.push(real);
+                        self.enter(&path)?;
+                        self.above.pop();
+                    }
                 }
                 _ => {}
             }
         }
         Ok(())
     }
-    let mut found = Vec::new();
-    walk(folder, Path::new(""), DEPTH, &mut found)?;
-    found.sort();
-    Ok(found)
 }
 
 /// Where a compiled ONNX model goes.
@@ -131,28 +156,44 @@ impl Destination {
     /// that of a model; compiled to where it is, only its model is replaced.
     ///
     /// # Errors
-    /// As [`find_model`], and when the folder cannot be read.
+    /// As [`find_model`], when the folder cannot be read, and when the model to replace is a link out of it, as in a cache: many
+    /// folders share what lies there.
     pub fn of(input: &Path, output: &Path) -> Result<Self, Error> {
-        if !input.is_dir() || is_model(output) {
+        if !input.is_dir() || is_model(output) && !output.is_dir() {
             return Ok(Self::File(output.to_path_buf()));
         }
         let model = model_in(input)?;
-        let same =
-            output.canonicalize().is_ok_and(|output| input.canonicalize().is_ok_and(|input| input == output));
-        if same {
-            return Ok(Self::File(input.join(model)));
-        }
         let unreadable = |error: io::Error| Error::Model(format!("{}: {error}", input.display()));
-        let all = files(input).map_err(unreadable)?;
+        let (source, target) = (input.canonicalize().map_err(unreadable)?, output.canonicalize().ok());
+        if target.as_ref() == Some(&source) {
+            let path = input.join(model);
+            let real = path.canonicalize().map_err(unreadable)?;
+            if !real.starts_with(&source) {
+                let real = real.display();
+                let reason = format!(
+                    "it is a link to {real}, which others may read; name another folder for the output"
+                );
+                return Err(FolderError::Occupied { path, reason }.into());
+            }
+            return Ok(Self::File(path));
+        }
+        let mut all = files(input).map_err(unreadable)?;
+        // An earlier result in the folder that it was made of is no part of that.
+        if let Some(earlier) = target.as_ref().and_then(|target| target.strip_prefix(&source).ok()) {
+            all.retain(|file| !file.starts_with(earlier));
+        }
         let data = onnx::data_files(&input.join(&model));
         let storage = if data.is_empty() { Storage::Auto } else { Storage::External };
         let mut stays: BTreeSet<PathBuf> = data;
-        stays.insert(input.join(&model));
-        if !input.join(GENAI_CONFIG).is_file() {
+        let models = all.iter().filter(|file| is_model(file) && **file != model).map(|file| input.join(file));
+        if input.join(GENAI_CONFIG).is_file() {
+            // Other parts, which may read a file of weights that the model reads too.
+            models.for_each(|part| stays.retain(|file| !onnx::data_files(&part).contains(file)));
+        } else {
             // Other forms of the same model: quantized, merged, in halves.
-            let models = all.iter().filter(|file| is_model(file)).map(|file| input.join(file));
             stays.extend(models.flat_map(|model| onnx::data_files(&model).into_iter().chain([model])));
         }
+        stays.insert(input.join(&model));
         let is_weights = |file: &Path| {
             let name = file.file_name().and_then(OsStr::to_str).unwrap_or_default();
             WEIGHTS.iter().any(|ending| name.ends_with(ending))
@@ -167,14 +208,14 @@ impl Destination {
         }))
     }
 
-    /// Finds out, before any work is spent, whether the result can be written.
+    /// Finds out, before any work is spent, whether the result can be written, and read what goes along.
     ///
     /// # Errors
     /// When it cannot.
     pub fn check_writable(&self) -> Result<(), Error> {
         match self {
             Self::File(path) => Ok(onnx::check_writable(path)?),
-            Self::Folder(folder) => folder.stage().map(drop),
+            Self::Folder(folder) => folder.check_readable().and_then(|()| folder.stage()).map(drop),
         }
     }
 
@@ -197,12 +238,13 @@ impl Destination {
                     let parent = staged.path().join(file.parent().unwrap_or(Path::new("")));
                     fs::create_dir_all(&parent).map_err(|source| folder.io(file, source))?;
                 }
-                let size = onnx::write(model, &path, folder.storage)?;
-                check(&path)?;
+                // Before the model, whose data file has a name that none of them has.
                 for file in &folder.companions {
                     let copied = copy(&folder.source.join(file), &staged.path().join(file));
                     copied.map_err(|source| folder.io(file, source))?;
                 }
+                let size = onnx::write(model, &path, folder.storage)?;
+                check(&path)?;
                 staged.commit()?;
                 Ok(size)
             }
@@ -219,6 +261,20 @@ impl Destination {
 }
 
 impl ModelFolder {
+    fn check_readable(&self) -> Result<(), Error> {
+        self.companions.iter().try_for_each(|file| {
+            let path = self.source.join(file);
+            let wrong = |error: io::Error| {
+                let reason = "it goes along with the model, and cannot be read";
+                Error::Model(format!(
+                    "{}: {reason}: {error}; move it elsewhere, or name the ONNX file itself",
+                    path.display()
+                ))
+            };
+            fs::File::open(&path).map(drop).map_err(wrong)
+        })
+    }
+
     /// An empty folder beside the target, which may replace an earlier result of the same files and nothing else.
     fn stage(&self) -> Result<StagedFolder, Error> {
         Ok(StagedFolder::new(&self.target, |folder, _| {
@@ -235,11 +291,8 @@ impl ModelFolder {
     }
 
     fn is_ours(&self, file: &Path) -> bool {
-        let data = || {
-            let name = |path: &Path| path.file_name().and_then(OsStr::to_str).unwrap_or_default().to_string();
-            file.parent() == self.model.parent() && name(file).starts_with(&name(&self.model))
-        };
-        self.companions.iter().any(|companion| companion == file) || data()
+        let is_companion = || self.companions.iter().any(|companion| companion == file);
+        file == self.model || onnx::is_data_file(file, &self.model) || is_companion()
     }
 
     fn io(&self, file: &Path, source: io::Error) -> Error {

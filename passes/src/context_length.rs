@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 
-use zqc_ir::{Graph, Model, Node, Op};
+use zqc_ir::{Graph, Model, Node, Op, ValueId};
+use zqc_runtime::names_positions;
 
 use crate::constant_view::ConstantView;
 use crate::vocabulary::Table;
@@ -27,9 +28,15 @@ pub fn context_length(model: &Model, tokens: &str) -> Option<usize> {
     let looked_up: Vec<Table> = graph.nodes().filter_map(|(_, node)| Table::of(graph, node)).collect();
     let (words, others): (Vec<&Table>, Vec<&Table>) =
         looked_up.iter().partition(|table| table.ids.is_some() && table.ids == tokens);
-    // Positions are added to words, so their vectors are as long.
+    // Positions are added to words, so their vectors are as long. What other inputs look up, as languages or the tokens of a
+    // decoder, has a row for each kind and not for each token.
     let widths: HashSet<usize> = words.iter().map(|table| table.columns).collect();
-    let added = others.iter().filter(|table| widths.contains(&table.columns)).map(|table| table.rows);
+    let is_kind = |ids: ValueId| !names_positions(&graph.value(ids).name);
+    let added = others
+        .iter()
+        .filter(|table| widths.contains(&table.columns) && !table.ids.is_some_and(is_kind))
+        .filter(|table| words.iter().all(|word| word.root != table.root))
+        .map(|table| table.rows);
     let rows = added.chain(graph.nodes().filter_map(|(_, node)| rows(graph, node)));
     rows.filter(|&rows| rows >= FEWEST).min().map(|rows| rows / MULTIPLE * MULTIPLE)
 }

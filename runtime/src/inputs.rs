@@ -14,7 +14,7 @@ mod spec;
 
 pub use batches::{Packed, pack};
 use rules::Run;
-pub use rules::names_cache;
+pub use rules::{names_cache, names_positions};
 pub use spec::{Dimension, InputSpec};
 
 /// Inputs of more elements are not made up.
@@ -151,7 +151,14 @@ pub fn make_inputs(
                 |reason| InputError::Missing { name: spec.name.clone(), spec: spec.to_string(), reason };
             let array = match (given.get(&spec.name), &run) {
                 (Some(array), _) => array.clone(),
-                (None, Some(run)) => run.make_up(spec).map_err(missing)?,
+                (None, Some(run)) => {
+                    let array = run.make_up(spec).map_err(missing)?;
+                    if !spec.admits(&array.shape) {
+                        let (tokens, shape) = (run.seq, &array.shape);
+                        return Err(missing(format!("for {tokens} tokens it would be of shape {shape:?}")));
+                    }
+                    array
+                }
                 (None, None) => return Err(missing("there are no tokens to go by".to_string())),
             };
             Ok((spec.name.clone(), spec.admit(array)?))
@@ -195,6 +202,16 @@ mod tests {
         assert!(
             error(&[tokens], floats).contains("\"input_ids\": elements of type FLOAT cannot become INT64")
         );
+    }
+
+    #[test]
+    fn what_is_made_up_and_does_not_fit_was_not_given() {
+        let specs =
+            [spec("input_ids", DataType::Int64, &[1, -1]), spec("cache_position", DataType::Int64, &[1])];
+        let error = make_inputs(&specs, &ids(1, 3)).unwrap_err().to_string();
+        assert!(error.contains("\"cache_position\" INT64[1] is not given"), "{error}");
+        assert!(error.contains("for 3 tokens it would be of shape [3]; give it"), "{error}");
+        assert!(make_inputs(&specs, &ids(1, 1)).is_ok());
     }
 
     #[test]

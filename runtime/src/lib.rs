@@ -29,8 +29,8 @@ pub use backend::{
 pub use control::{Bodies, Control, LoadedBodies, Raise, Watch};
 pub use dataset::{CalibrationSample, DataError, Sample, SampleOptions, TokenizerSource, load_calibration};
 pub use inputs::{
-    Dimension, EMBEDDINGS, InputError, InputSpec, Packed, make_inputs, names_cache, pack, token_input,
-    token_inputs,
+    Dimension, EMBEDDINGS, InputError, InputSpec, Packed, make_inputs, names_cache, names_positions, pack,
+    token_input, token_inputs,
 };
 pub use interpreter::{Interpreter, Live, Prepared, RunError};
 pub use partition::{Stage, partition};

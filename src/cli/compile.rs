@@ -177,6 +177,12 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Error> {
     if arguments.report.as_ref().is_some_and(|report| report.is_at(&arguments.output)) {
         return Err(Error::Usage("--report: this file is the output; name another".to_string()));
     }
+    let in_place =
+        model.canonicalize().is_ok_and(|model| arguments.output.canonicalize().is_ok_and(|to| to == model));
+    if !in_place && arguments.report.as_ref().is_some_and(|report| report.is_below(&arguments.output)) {
+        let reason = "it lies in the output, a folder that is replaced as a whole; name a file out of it";
+        return Err(Error::Usage(format!("--report: {reason}")));
+    }
     set_threads(arguments.threads)?;
     arguments.report.as_ref().map_or(Ok(()), ReportFile::check_writable)?;
     let options = Options {

@@ -36,6 +36,11 @@ impl ReportFile {
         self.path == path
     }
 
+    /// Whether it goes to a place below the folder `path`.
+    pub(super) fn is_below(&self, path: &Path) -> bool {
+        self.path.starts_with(path) && !self.is_at(path)
+    }
+
     /// Checks that the file could be written.
     pub(super) fn check_writable(&self) -> Result<(), Error> {
         Ok(zqc::ir::onnx::check_writable(&self.path)?)

@@ -97,3 +97,24 @@ fn rten_alone_looks_for_nothing() {
     assert_eq!(calibrated(&report), [true, false], "{report}");
     assert!(report["onnxruntime"].is_null() && !said.contains("ONNX Runtime"), "{said}");
 }
+
+#[test]
+fn a_folder_of_its_name_where_one_works_is_not_onnxruntime() {
+    let bench = Bench::new();
+    std::fs::create_dir_all(bench.path("onnxruntime/capi")).unwrap();
+    bench.write("onnxruntime/__init__.py", "");
+    bench.write("onnxruntime/capi/libonnxruntime.so", "whatever lies there");
+    let (source, sample) = (bench.model(&around(refused())), bench.write("s.npz", npz(&[("x", [8, 64])])));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_zqc"));
+    command
+        .arg(&source)
+        .arg("-o")
+        .arg(bench.output())
+        .arg("--calibration")
+        .arg(&sample)
+        .args(["--backend", "ort"]);
+    let output = command.env_remove("ORT_DYLIB_PATH").current_dir(bench.path("")).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    // Whether there is an ONNX Runtime or not.
+    assert!(!said.contains(bench.path("onnxruntime").to_str().unwrap()), "{said}");
+}

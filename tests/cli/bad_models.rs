@@ -49,7 +49,7 @@ fn missing() {
 #[test]
 fn a_folder() {
     let bench = Bench::new();
-    bench.refuse_to_compile(3, &bench.path("out"), &RTN, &["out: cannot read", "no regular file"]);
+    bench.refuse_to_compile(3, &bench.path("out"), &RTN, &["out: it is a folder without an ONNX model"]);
 }
 
 #[test]

@@ -240,3 +240,35 @@ fn a_model_of_fixed_length_takes_text_of_that_length() {
     let (_, message) = bench.compile(&model, &bench.output(), &options);
     assert!(message.contains("calibration: 3 samples"), "{message}");
 }
+
+#[test]
+fn where_a_model_does_not_run_a_length_that_nobody_asked_for_is_told() {
+    let bench = Bench::new();
+    let mut proto = hundred_tokens();
+    let graph = proto.graph.as_mut().unwrap();
+    graph.output = vec![info("logits", DataType::Float, &["batch", "tokens", "2048"])];
+    graph.initializer = vec![
+        matrix("table", 2048, 64),
+        matrix("positions", 16, 64),
+        matrix("inner", 64, 64),
+        matrix("head", 64, 2048),
+    ];
+    graph.node[0].output = vec!["words".to_string()];
+    graph.node.insert(1, node("Add", "/Add", &["words", "positions"], "h"));
+    let model = bench.model(&proto);
+    let [text, tokenizer] =
+        ["calibration.txt", "tokenizer.json"].map(|name| tiny(name).display().to_string());
+    let options = ["--calibration", &text, "--tokenizer", &tokenizer, "--samples", "1", "--backend", "rten"];
+    bench.refuse_to_compile(3, &model, &options, &["sample 0", "2048 tokens in a row", "--seq-len"]);
+    let eval = ["eval", model.to_str().unwrap(), "--text", &text, "--tokenizer", &tokenizer];
+    let message = String::from_utf8(zqc(eval).stderr).unwrap();
+    assert!(message.contains("2048 tokens in a row") && message.contains("--window"), "{message}");
+    bench.compile(&model, &bench.output(), &[&options[..], &["--seq-len", "16"]].concat());
+    // Whoever says how many need not be told.
+    let asked = [&options[..], &["--seq-len", "8"]].concat();
+    let bench = Bench::new();
+    let model = bench.model(&proto);
+    let output =
+        zqc([&[model.to_str().unwrap(), "-o", bench.output().to_str().unwrap()], &asked[..]].concat());
+    assert!(!String::from_utf8(output.stderr).unwrap().contains("in a row"));
+}

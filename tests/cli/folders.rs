@@ -150,3 +150,106 @@ fn a_configuration_that_names_no_decoder_is_told() {
     }
     assert_eq!(bench.names("out"), [""; 0]);
 }
+
+#[test]
+fn a_file_whose_name_begins_as_the_models_is_kept() {
+    let bench = Bench::new();
+    let folder = genai_folder(&bench);
+    let output = bench.path("out/quantized");
+    bench.compile(&folder, &output, &RTN);
+    for other in ["decoder.onnx.bak", "decoder.onnx.data.old", "decoder.onnx.0123.data"] {
+        fs::write(output.join(other), "mine").unwrap();
+        let options = ["-o", output.to_str().unwrap(), "--method", "rtn"];
+        bench.refuse(4, &folder, &options, &["cannot write", other, "which is not of this model"]);
+        assert_eq!(fs::read(output.join(other)).unwrap(), b"mine");
+        fs::remove_file(output.join(other)).unwrap();
+    }
+}
+
+#[test]
+fn a_part_keeps_the_weights_that_it_shares_with_the_model() {
+    let bench = Bench::new();
+    let folder = genai_folder(&bench);
+    fs::copy(folder.join("decoder.onnx"), folder.join("embedding.onnx")).unwrap();
+    let output = bench.path("out/quantized");
+    for _ in 0..2 {
+        bench.compile(&folder, &output, &RTN);
+        let data = |file: &str| fs::read(folder.join(file)).unwrap() == fs::read(output.join(file)).unwrap();
+        assert!(data("decoder.onnx.data") && data("embedding.onnx"));
+        assert!(is_quantized(&output) && !is_quantized(&output.join("embedding.onnx")));
+    }
+}
+
+#[test]
+fn an_earlier_result_in_the_folder_does_not_go_along() {
+    let bench = Bench::new();
+    let folder = genai_folder(&bench);
+    let output = folder.join("quantized");
+    bench.compile(&folder, &output, &RTN);
+    let names = bench.names("genai/quantized");
+    bench.compile(&folder, &output, &RTN);
+    assert_eq!(bench.names("genai/quantized"), names);
+}
+
+#[cfg(unix)]
+#[test]
+fn links_in_a_circle_are_not_followed() {
+    use std::os::unix::fs::symlink;
+
+    let bench = Bench::new();
+    let folder = genai_folder(&bench);
+    fs::create_dir(bench.path("beside")).unwrap();
+    bench.write("beside/file", "not of the model");
+    symlink(".", folder.join("self")).unwrap();
+    symlink("../..", folder.join("adapters/up")).unwrap();
+    let output = bench.path("out/quantized");
+    let (_, said) = bench.compile(&folder, &output, &RTN);
+    assert!(
+        said.contains("with it: adapters/a.json, embedding.onnx, genai_config.json, tokenizer.json"),
+        "{said}"
+    );
+    assert_eq!(bench.names("out/quantized/adapters"), ["a.json"]);
+}
+
+#[test]
+fn the_name_of_a_folder_may_end_as_that_of_a_model() {
+    let bench = Bench::new();
+    let folder = bench.path("genai.onnx");
+    fs::rename(genai_folder(&bench), &folder).unwrap();
+    let config = r#"{"model": {"decoder": {"filename": "./decoder.onnx"}}}"#;
+    fs::write(folder.join("genai_config.json"), config).unwrap();
+    bench.compile(&folder, &folder, &RTN);
+    assert!(is_quantized(&folder));
+}
+
+#[test]
+fn no_report_is_written_into_a_folder_that_is_replaced() {
+    let bench = Bench::new();
+    let folder = genai_folder(&bench);
+    let output = bench.path("out/quantized");
+    let report = output.join("report.html");
+    let (to, report) = (output.to_str().unwrap(), report.to_str().unwrap());
+    let options = ["-o", to, "--method", "rtn", "--report", report];
+    bench.refuse(2, &folder, &options, &["--report", "replaced as a whole"]);
+    let report = folder.join("report.json");
+    bench.compile(&folder, &folder, &[&RTN[..], &["--report", report.to_str().unwrap()]].concat());
+    assert!(report.is_file());
+}
+
+#[cfg(unix)]
+#[test]
+fn what_folders_of_a_cache_share_is_not_replaced() {
+    use std::os::unix::fs::symlink;
+
+    let bench = Bench::new();
+    let blobs = genai_folder(&bench);
+    let snapshot = bench.path("snapshot");
+    fs::create_dir(&snapshot).unwrap();
+    for file in ["decoder.onnx", "decoder.onnx.data", "genai_config.json"] {
+        symlink(blobs.join(file), snapshot.join(file)).unwrap();
+    }
+    let options = ["-o", snapshot.to_str().unwrap(), "--method", "rtn"];
+    bench.refuse(4, &snapshot, &options, &["cannot write", "genai/decoder.onnx", "name another folder"]);
+    bench.compile(&snapshot, &bench.path("out/quantized"), &RTN);
+    assert!(!is_quantized(&blobs) && is_quantized(&bench.path("out/quantized")));
+}

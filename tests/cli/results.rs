@@ -108,7 +108,7 @@ fn evaluation_prints_these_keys_and_no_others() {
     let result = json(&zqc_ok(paths.into_iter().chain(options)));
     let mut keys: Vec<_> = result.as_object().unwrap().keys().map(String::as_str).collect();
     keys.sort();
-    assert_eq!(keys, ["model", "nll", "onnxruntime", "perplexity", "text", "tokens"]);
+    assert_eq!(keys, ["model", "nll", "onnxruntime", "perplexity", "text", "tokens", "window"]);
     assert_eq!((&result["model"], &result["text"]), (&model.to_str().into(), &text.to_str().into()));
     assert_eq!(result["tokens"], 630, "ten windows of 64, the first token of each given");
     let (perplexity, nll) = (result["perplexity"].as_f64().unwrap(), result["nll"].as_f64().unwrap());

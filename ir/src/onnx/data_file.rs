@@ -126,7 +126,8 @@ pub(super) fn old_data(path: &Path) -> BTreeSet<PathBuf> {
     let ours =
         |path: &PathBuf| path.file_name().and_then(OsStr::to_str).is_some_and(|file| is_hashed(file, name));
     let name_of = |path: &Path| path.file_name().and_then(OsStr::to_str).unwrap_or_default().to_string();
-    let mut old: BTreeSet<String> = data_files(path).iter().map(|file| name_of(file)).collect();
+    let beside = data_files(path).into_iter().filter(|file| file.parent() == path.parent());
+    let mut old: BTreeSet<String> = beside.map(|file| name_of(&file)).collect();
     old.retain(|file| file.starts_with(name));
     let is_model = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "onnx");
     for other in files().filter(|other| is_model(other) && other.file_name() != path.file_name()) {
@@ -153,19 +154,32 @@ fn is_hashed(file: &str, name: &str) -> bool {
         .is_some_and(|digits| digits.len() == DIGITS && digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
 }
 
-/// The files in the folder of the model at `path` that hold its weights; none where there is no model.
+/// Whether `file` has a name under which [`write`](super::write()) puts the weights of a model beside it that is at `model`.
+pub fn is_data_file(file: &Path, model: &Path) -> bool {
+    let name = |path: &Path| path.file_name().and_then(OsStr::to_str).map(str::to_string);
+    let (Some(file_name), Some(model_name)) = (name(file), name(model)) else { return false };
+    file.parent() == model.parent()
+        && (file_name == format!("{model_name}.data") || is_hashed(&file_name, &model_name))
+}
+
+/// The files in the folder of the model at `path`, and in those below, that hold its weights; none where there is no model.
 pub fn data_files(path: &Path) -> BTreeSet<PathBuf> {
     let Ok(mut proto) = map_file(path).map(ModelProto::decode) else { return BTreeSet::new() };
     let Ok(proto) = &mut proto else { return BTreeSet::new() };
     let entries = external_entries(proto).filter(|entry| entry.key() == "location");
-    let is_name = |location: &str| {
-        matches!(Path::new(location).components().collect::<Vec<_>>()[..], [Component::Normal(_)])
-    };
-    entries
-        .map(|entry| entry.value())
-        .filter(|location| is_name(location))
-        .map(|name| path.with_file_name(name))
-        .collect()
+    entries.filter_map(|entry| inside(entry.value())).map(|file| path.with_file_name(file)).collect()
+}
+
+/// The path of a data file in the folder of its model, without `.`; `None` where it leads out of it.
+fn inside(location: &str) -> Option<PathBuf> {
+    let parts = Path::new(location).components().filter(|part| *part != Component::CurDir);
+    let plain: Option<PathBuf> = parts
+        .map(|part| match part {
+            Component::Normal(name) => Some(name),
+            _ => None,
+        })
+        .collect();
+    plain.filter(|path| !path.as_os_str().is_empty())
 }
 
 fn external_entries(proto: &mut ModelProto) -> impl Iterator<Item = &mut StringStringEntryProto> {

@@ -14,7 +14,7 @@ mod unknown;
 mod write;
 
 pub use content::Content;
-pub use data_file::data_files;
+pub use data_file::{data_files, is_data_file};
 pub use external::{ExternalError, map_file};
 pub use folder::{FolderError, StagedFolder};
 pub use instantiate::instantiate;

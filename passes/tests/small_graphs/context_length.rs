@@ -40,6 +40,22 @@ fn positions_that_are_looked_up_end_with_their_table() {
 }
 
 #[test]
+fn what_other_inputs_look_up_has_no_row_for_a_token() {
+    let model = embedded()
+        .input("langs", Int64, "batch seq")
+        .input("decoder_input_ids", Int64, "batch seq")
+        .constant("languages", Float, &[40, 32])
+        .node("Gather", &["languages", "langs"], "l")
+        .node("Gather", &["words", "decoder_input_ids"], "d")
+        .node("Shape", &["input_ids"], "shape")
+        .node("Gather", &["words", "shape"], "again")
+        .node("Add", &["w", "l"], "y")
+        .output("y")
+        .output("d");
+    assert_eq!(length(&model), None);
+}
+
+#[test]
 fn the_tables_of_operators_of_their_own_end_it_too() {
     let rotary = |rows: i64, domain: &str, inputs: &[&str]| {
         embedded()

@@ -47,7 +47,7 @@ impl Ort {
         static LOADED: OnceLock<Result<(Environment, PathBuf), LibraryError>> = OnceLock::new();
         let loaded = LOADED.get_or_init(|| {
             let path = library::load()?;
-            let unusable = |error: ort::Error| LibraryError::Unusable { reason: error.to_string() };
+            let unusable = |error: ort::Error| LibraryError::Unusable { reason: message(&error) };
             let builder = ort::init().with_name("zqc").with_telemetry(false);
             Ok((builder.build().map_err(unusable)?, path))
         });
@@ -105,7 +105,7 @@ const FLOATS: [DataType; 4] = [DataType::Float, DataType::Float16, DataType::Bfl
 
 impl Ort {
     fn load_model(&self, model: &ModelProto) -> Result<Loaded, BackendError> {
-        let load_error = |error: ort::Error| BackendError::Load { backend: NAME, reason: error.to_string() };
+        let load_error = |error: ort::Error| BackendError::Load { backend: NAME, reason: message(&error) };
         let interface = Interface::of(model);
         let mut model = model.clone();
         let mut builder = ort::session::Session::builder(&self.environment).map_err(load_error)?;
@@ -182,7 +182,7 @@ struct Loaded {
 
 impl Loaded {
     fn run(&mut self, feeds: &[(&str, &Array)], fetch: &[&str]) -> Result<Vec<Array>, BackendError> {
-        let run_error = |error: ort::Error| BackendError::Run { backend: NAME, reason: error.to_string() };
+        let run_error = |error: ort::Error| BackendError::Run { backend: NAME, reason: message(&error) };
         let (mut arrays, mut inputs) = (Vec::new(), Vec::with_capacity(feeds.len()));
         for &(name, array) in feeds {
             let data_type = self.interface.input(name)?.unwrap_or(array.data.data_type());
@@ -239,6 +239,11 @@ fn to_ort(array: &Array, declared: DataType) -> Result<SessionInputValue<'_>, or
         (ArrayData::U8(v), _) => borrowed(shape, v),
         (ArrayData::Bool(v), _) => borrowed(shape, v),
     }
+}
+
+/// What ONNX Runtime says, without the end of line that some of it has, for more to follow.
+fn message(error: &ort::Error) -> String {
+    error.to_string().trim_end().to_string()
 }
 
 /// A tensor of ONNX Runtime as an array.

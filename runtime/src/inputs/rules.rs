@@ -15,7 +15,7 @@ const MOST_POSITION_ROWS: usize = 16;
 pub(super) enum Meaning {
     /// Whether caches are filled: false.
     UseCache,
-    /// Which tokens count: ones.
+    /// Which tokens count: ones, after zeros for the places in caches of fixed length if it is declared with them.
     Mask,
     /// Which states of the encoder count: ones, as many as are given.
     EncoderMask,
@@ -125,6 +125,11 @@ pub fn names_cache(name: &str) -> bool {
     meaning_of(&name.replace("present", "past"), None).is_some_and(is_cache)
 }
 
+/// Whether an input of this name says where tokens stand.
+pub fn names_positions(name: &str) -> bool {
+    meaning_of(name, None) == Some(Meaning::Positions)
+}
+
 impl InputSpec {
     /// What this input means, if a rule knows it.
     pub(super) fn meaning(&self) -> Option<Meaning> {
@@ -164,7 +169,7 @@ impl Run<'_> {
         match meaning {
             Meaning::UseCache | Meaning::LogitsToKeep => value(0),
             Meaning::Window => value(i32::MAX.into()),
-            Meaning::Mask => filled(vec![self.batch, self.seq], 1),
+            Meaning::Mask => self.mask(spec),
             Meaning::Segments => filled(vec![self.batch, self.seq], 0),
             Meaning::EncoderMask => filled(vec![self.batch, self.encoded().ok_or(UNCOUNTED)?], 1),
             Meaning::CausalMask => self.causal_mask(spec),
@@ -188,6 +193,23 @@ impl Run<'_> {
             let axis = [states, caches].iter().position(|meaning| *meaning == spec.meaning())? + 1;
             self.given.get(&spec.name)?.shape.get(axis).copied()
         })
+    }
+
+    fn mask(&self, spec: &InputSpec) -> Result<Array, String> {
+        let before = match spec.shape.as_deref() {
+            Some([_, Dimension::Fixed(all)]) => all.saturating_sub(self.seq),
+            _ => 0,
+        };
+        let holds = |spec: &InputSpec| {
+            let is_cache = spec.meaning() == Some(Meaning::Cache);
+            is_cache && spec.shape.iter().flatten().any(|dim| *dim == Dimension::Fixed(before))
+        };
+        if before == 0 || !self.specs.iter().any(holds) {
+            return filled(vec![self.batch, self.seq], 1);
+        }
+        let shape = vec![self.batch, before + self.seq];
+        let counts = (0..count(&shape)?).map(|at| i64::from(at % (before + self.seq) >= before));
+        Ok(Array { data: counts.collect::<Vec<_>>().into(), shape })
     }
 
     fn takes_branch_without_caches(&self) -> bool {
@@ -332,6 +354,19 @@ mod tests {
 
     fn array(shape: &[usize], data: impl Into<ArrayData>) -> Result<Array, String> {
         Ok(Array::new(shape.to_vec(), data).unwrap())
+    }
+
+    #[test]
+    fn a_mask_of_fixed_length_has_the_places_in_caches_too() {
+        let cache = spec("past_key_values.0.key", Float, "b 2 4 8");
+        let mask = spec("attention_mask", Int64, "b 7");
+        let made = made_up_beside(std::slice::from_ref(&cache), &mask).unwrap();
+        let row = [0i64, 0, 0, 0, 1, 1, 1];
+        assert_eq!(made, Array::new(vec![2, 7], row.repeat(2)).unwrap());
+        let other = spec("past_key_values.0.key", Float, "b 2 5 8");
+        assert!(made_up_beside(&[other], &mask).unwrap_err().contains("it would be of shape [2, 3]"));
+        let open = spec("attention_mask", Int64, "b t");
+        assert_eq!(made_up_beside(&[cache], &open).unwrap().shape, [2, 3]);
     }
 
     #[test]

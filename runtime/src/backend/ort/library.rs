@@ -91,10 +91,11 @@ fn load_from(path: PathBuf) -> Result<PathBuf, LibraryError> {
     }
 }
 
-/// The library in the package onnxruntime of a Python, which need not import it.
+/// The library in the package onnxruntime of a Python, which need not import it. A folder of that name in the working directory,
+/// where Python looks first, is none that anybody installed.
 fn in_python(python: &OsString) -> Result<PathBuf, String> {
-    const PRINT_PACKAGE: &str =
-        "import importlib.util as u; print(*u.find_spec('onnxruntime').submodule_search_locations)";
+    const PRINT_PACKAGE: &str = "import sys; sys.path = [p for p in sys.path if p]; import importlib.util as u; \
+                                 print(*u.find_spec('onnxruntime').submodule_search_locations)";
     let mut command = Command::new(python);
     command.args(["-c", PRINT_PACKAGE]).stdin(Stdio::null());
     let output = command.output().map_err(|error| format!("does not run: {error}"))?;
