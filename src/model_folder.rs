@@ -7,6 +7,7 @@ use std::{fs, io};
 
 use zqc_ir::Model;
 use zqc_ir::onnx::{self, FolderError, StagedFolder, Storage};
+use zqc_passes::FUNCTION_DOMAIN;
 
 use crate::error::Error;
 
@@ -280,13 +281,15 @@ impl ModelFolder {
         Ok(StagedFolder::new(&self.target, |folder, _| {
             let found = files(folder).unwrap_or_default();
             let other = found.iter().find(|file| !self.is_ours(file));
-            let other = other.cloned().or_else(|| hidden(folder));
-            other.map(|other| {
-                format!(
-                    "it is a folder with {other:?} in it, which is not of this model; name one that does not exist yet, is \
-                     empty, or holds an earlier result"
-                )
-            })
+            let what = match other.cloned().or_else(|| hidden(folder)) {
+                Some(other) => format!("{other:?} in it, which is not of this model"),
+                None if !is_result(&folder.join(&self.model)) => {
+                    format!("{:?} in it, which zqc has not quantized", self.model)
+                }
+                None => return None,
+            };
+            let way_out = "name one that does not exist yet, is empty, or holds an earlier result";
+            Some(format!("it is a folder with {what}; {way_out}"))
         })?)
     }
 
@@ -298,6 +301,13 @@ impl ModelFolder {
     fn io(&self, file: &Path, source: io::Error) -> Error {
         FolderError::Io { path: self.target.join(file), source }.into()
     }
+}
+
+/// Whether the model at `path` is missing, or calls functions of ours, as a portable result does.
+fn is_result(path: &Path) -> bool {
+    let calls_ours =
+        |model: Model| model.header.opset_import.iter().any(|opset| opset.domain() == FUNCTION_DOMAIN);
+    !path.exists() || onnx::read(path).is_ok_and(calls_ours)
 }
 
 /// Something in the folder that [`files`] does not see.

@@ -2,7 +2,7 @@
 
 use zqc_ir::onnx::proto::tensor_shape_proto::{Dimension, dimension};
 use zqc_ir::onnx::proto::type_proto;
-use zqc_ir::{Graph, ValueId};
+use zqc_ir::{Graph, Op, ValueId};
 
 /// Values looked at before the rank counts as unknown.
 const MOST_VALUES: usize = 64;
@@ -58,6 +58,12 @@ impl Ranks<'_> {
         let node = graph.node(graph.producer(value)?);
         let is = |op_type: &&str| node.op.as_standard(op_type).is_some();
         let input = |port| node.input(port);
+        if let Op::Onnx(proto) = &node.op
+            && (proto.domain(), proto.op_type()) == ("com.microsoft", "EmbedLayerNormalization")
+        {
+            // Embeddings, how many tokens of each sequence count, and the sum before the normalization.
+            return Some(if node.output(1) == Some(value) { 1 } else { 3 });
+        }
         let elements = |port| graph.literal(input(port)?)?.elements().ok();
         if KEEP.iter().any(is) {
             return self.of(input(0)?);

@@ -75,6 +75,12 @@ fn what_is_not_of_the_model_is_not_replaced() {
         bench.refuse(4, &folder, &options, &["cannot write", other, "which is not of this model"]);
         fs::remove_dir_all(&output).unwrap();
     }
+    let output = bench.path("out/another");
+    fs::create_dir(&output).unwrap();
+    let another = onnx::from_proto(one_layer()).unwrap();
+    onnx::write(&another, &output.join("decoder.onnx"), Storage::External).unwrap();
+    let options = ["-o", output.to_str().unwrap(), "--method", "rtn"];
+    bench.refuse(4, &folder, &options, &["decoder.onnx", "which zqc has not quantized"]);
     let file = bench.write("out/file", "mine");
     bench.refuse(4, &folder, &["-o", file.to_str().unwrap(), "--method", "rtn"], &["a file is there"]);
 }

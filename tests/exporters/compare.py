@@ -1,7 +1,9 @@
 """Runs a float model and what zqc made of it in ONNX Runtime, and says how far apart they are."""
 import json
+import types
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64, "tensor(int32)": np.int32,
@@ -16,6 +18,20 @@ def session(path):
     options.log_severity_level = 3
     options.intra_op_num_threads = 2
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def inputs(path):
+    """What a model declares, in ONNX Runtime's words, whether that runs it or not."""
+    graph = onnx.load(path, load_external_data=False).graph
+    words = {1: "tensor(float)", 6: "tensor(int32)", 7: "tensor(int64)", 9: "tensor(bool)", 10: "tensor(float16)", 11: "tensor(double)"}
+    initializers = {tensor.name for tensor in graph.initializer}
+    found = []
+    for value in graph.input:
+        tensor = value.type.tensor_type
+        shape = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param for dim in tensor.shape.dim]
+        if value.name not in initializers:
+            found.append(types.SimpleNamespace(name=value.name, type=words[tensor.elem_type], shape=shape))
+    return found
 
 
 def extent(dimension):

@@ -68,7 +68,7 @@ class Suite:
         """Options for calibration data: text where that is enough, else arrays for every input."""
         if not row.arrays:
             return ["--calibration", TINY / "calibration.txt", "--samples", SAMPLES, "--seq-len", 64]
-        inputs, files = compare.session(model).get_inputs(), []
+        inputs, files = compare.inputs(model), []
         for seed in range(8):
             files.append(model.parent / f"calibration{seed}.npz")
             np.savez(files[-1], **compare.feeds(inputs, np.random.default_rng(100 + seed), 1, 32))

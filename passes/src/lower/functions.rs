@@ -6,7 +6,7 @@ use zqc_ir::onnx::proto::{AttributeProto, FunctionProto, NodeProto, OperatorSetI
 use zqc_numerics::Format;
 
 /// The domain of the functions.
-pub(crate) const DOMAIN: &str = "ai.zqc";
+pub const DOMAIN: &str = "ai.zqc";
 /// Its version: what a function computes under a version never changes.
 pub(crate) const VERSION: i64 = 1;
 /// The least version of the standard operators that the bodies are valid in: there, `Cast` learnt FP8.
