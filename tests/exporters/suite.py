@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -77,7 +78,8 @@ class Suite:
     def compile(self, row, model):
         """Compiles the row's model, or its folder if onnxruntime-genai reads it; the result and the report."""
         output = self.folder / "compiled" / row.name.replace("/", ".").replace(" ", ".")
-        output.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(output, ignore_errors=True)
+        output.mkdir(parents=True)
         is_folder = (model.parent / "genai_config.json").exists() and row.file == "model.onnx"
         source, result = (model.parent, output / "folder") if is_folder else (model, output / "model.onnx")
         report = output / "report.json"
@@ -142,7 +144,7 @@ def document(results):
         f"{versions}; rows marked * by the versions of `tests/exporters/requirements-older.txt`. Small models with random weights, "
         f"compiled by the default options from the exported folder or file as it came, on {SAMPLES} windows of 64 tokens of "
         "`examples/tiny/calibration.txt`, or on 8 samples of made-up arrays where a model has inputs that do not follow from tokens. "
-        "GPTQ and RTN count the layers solved by either. The errors are `|y - y'| / |y|` of the first output on 3 other prompts, and of "
+        "GPTQ counts the layers that calibration data came to, RTN those rounded without any. The errors are `|y - y'| / |y|` of the first output on 3 other prompts, and of "
         "one decoding step after each, both models run by ONNX Runtime on the CPU: with random weights they say that the graph is "
         "right, not how good a trained model would be. The last column counts the tokens of 20 that onnxruntime-genai writes alike "
         "from the float and from the quantized folder: the logits of random weights are nearly level, so few are.", "",
