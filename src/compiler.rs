@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use zqc_ir::onnx::WriteError;
+use zqc_ir::onnx::{Storage, WriteError};
 use zqc_ir::tensor::DataType;
 use zqc_ir::{Model, Op, onnx};
 use zqc_kernels::EmitError;
@@ -203,7 +203,7 @@ impl Compiler {
     fn destination(&self, input: &Path, output: &Path) -> Result<Destination, Error> {
         let destination = match self.options.emit {
             Emit::Onnx => Destination::of(input, output)?,
-            Emit::Cuda | Emit::Ir => Destination::File(output.to_path_buf()),
+            Emit::Cuda | Emit::Ir => Destination::File(output.to_path_buf(), Storage::Auto),
         };
         match self.options.emit {
             Emit::Cuda => zqc_kernels::check_writable(output)?,

@@ -75,8 +75,9 @@ fn named_by_config(folder: &Path) -> Result<Option<PathBuf>, Error> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         text => text.map_err(|error| wrong(error.to_string()))?,
     };
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text); // a byte-order mark, as editors of Windows write it
     let config: serde_json::Value =
-        serde_json::from_slice(&text).map_err(|error| wrong(format!("it is no JSON: {error}")))?;
+        serde_json::from_slice(text).map_err(|error| wrong(format!("it is no JSON: {error}")))?;
     let named = config["model"]["decoder"]["filename"].as_str().map(PathBuf::from);
     let inside = |path: &PathBuf| {
         path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
@@ -136,7 +137,7 @@ impl Walk<'_> {
 /// Where a compiled ONNX model goes.
 pub(crate) enum Destination {
     /// A file of its own.
-    File(PathBuf),
+    File(PathBuf, Storage),
     /// A folder, with all that lies beside the source.
     Folder(ModelFolder),
 }
@@ -161,9 +162,11 @@ impl Destination {
     /// folders share what lies there.
     pub fn of(input: &Path, output: &Path) -> Result<Self, Error> {
         if !input.is_dir() || is_model(output) && !output.is_dir() {
-            return Ok(Self::File(output.to_path_buf()));
+            return Ok(Self::File(output.to_path_buf(), Storage::Auto));
         }
         let model = model_in(input)?;
+        let data = onnx::data_files(&input.join(&model));
+        let storage = if data.is_empty() { Storage::Auto } else { Storage::External };
         let unreadable = |error: io::Error| Error::Model(format!("{}: {error}", input.display()));
         let (source, target) = (input.canonicalize().map_err(unreadable)?, output.canonicalize().ok());
         if target.as_ref() == Some(&source) {
@@ -176,15 +179,13 @@ impl Destination {
                 );
                 return Err(FolderError::Occupied { path, reason }.into());
             }
-            return Ok(Self::File(path));
+            return Ok(Self::File(path, storage));
         }
         let mut all = files(input).map_err(unreadable)?;
         // An earlier result in the folder that it was made of is no part of that.
         if let Some(earlier) = target.as_ref().and_then(|target| target.strip_prefix(&source).ok()) {
             all.retain(|file| !file.starts_with(earlier));
         }
-        let data = onnx::data_files(&input.join(&model));
-        let storage = if data.is_empty() { Storage::Auto } else { Storage::External };
         let mut stays: BTreeSet<PathBuf> = data;
         let models = all.iter().filter(|file| is_model(file) && **file != model).map(|file| input.join(file));
         if input.join(GENAI_CONFIG).is_file() {
@@ -215,7 +216,7 @@ impl Destination {
     /// When it cannot.
     pub fn check_writable(&self) -> Result<(), Error> {
         match self {
-            Self::File(path) => Ok(onnx::check_writable(path)?),
+            Self::File(path, _) => Ok(onnx::check_writable(path)?),
             Self::Folder(folder) => folder.check_readable().and_then(|()| folder.stage()).map(drop),
         }
     }
@@ -227,8 +228,8 @@ impl Destination {
     /// When it cannot be written, or what `check` says.
     pub fn write(&self, model: &Model, check: impl FnOnce(&Path) -> Result<(), Error>) -> Result<u64, Error> {
         match self {
-            Self::File(path) => {
-                let staged = onnx::stage(model, path, Storage::Auto)?;
+            Self::File(path, storage) => {
+                let staged = onnx::stage(model, path, *storage)?;
                 check(&staged.path())?;
                 Ok(staged.persist()?)
             }
@@ -255,7 +256,7 @@ impl Destination {
     /// What goes along with the model.
     pub fn companions(&self) -> &[PathBuf] {
         match self {
-            Self::File(_) => &[],
+            Self::File(..) => &[],
             Self::Folder(folder) => &folder.companions,
         }
     }

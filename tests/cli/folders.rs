@@ -15,8 +15,11 @@ fn genai_folder(bench: &Bench) -> PathBuf {
     fs::create_dir_all(folder.join("adapters")).unwrap();
     let model = onnx::from_proto(one_layer()).unwrap();
     onnx::write(&model, &folder.join("decoder.onnx"), Storage::External).unwrap();
-    fs::write(folder.join("genai_config.json"), r#"{"model": {"decoder": {"filename": "decoder.onnx"}}}"#)
-        .unwrap();
+    fs::write(
+        folder.join("genai_config.json"),
+        "\u{feff}{\"model\": {\"decoder\": {\"filename\": \"decoder.onnx\"}}}",
+    )
+    .unwrap();
     fs::write(folder.join("embedding.onnx"), "another part").unwrap();
     fs::write(folder.join("adapters/a.json"), "{}").unwrap();
     fs::write(folder.join(".gitattributes"), "hidden").unwrap();
@@ -89,9 +92,8 @@ fn what_is_not_of_the_model_is_not_replaced() {
 fn compiled_to_where_it_is_only_the_model_of_a_folder_changes() {
     let bench = Bench::new();
     let folder = genai_folder(&bench);
-    let mut names = bench.names("genai");
+    let names = bench.names("genai");
     bench.compile(&folder, &bench.path("out/../genai"), &RTN);
-    names.retain(|name| name != "decoder.onnx.data"); // small enough for one file
     assert_eq!(bench.names("genai"), names);
     assert!(is_quantized(&folder));
 }
