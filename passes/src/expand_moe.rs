@@ -1,6 +1,5 @@
 //! `MoE` of ONNX Runtime becomes the router and products with stacks of experts.
 
-use zqc_ir::onnx::proto::AttributeProto;
 use zqc_ir::op::attribute::{int, ints};
 use zqc_ir::tensor::DataType;
 use zqc_ir::{Change, FreshNames, Model, NodeId, Patch};
@@ -60,21 +59,22 @@ impl Expansion<'_, '_, '_> {
         let mixture = self.mixture;
         let (k, n, choices) = (mixture.up[0].k as i64, mixture.down.n as i64, mixture.choices);
         let (x, router) = (self.draft.name(mixture.x), self.draft.name(mixture.router));
-        let probabilities = self.node("Softmax", vec![int("axis", -1)], &[router], "probabilities");
+        let probabilities = self.draft.node("Softmax", vec![int("axis", -1)], &[router], "probabilities");
         let most = self.draft.integers(&[1], &[choices]);
         let best = ["weights", "experts"].map(str::to_string).into_iter();
         let best = self.draft.node_of_several("TopK", vec![int("axis", -1)], &[&probabilities, &most], best);
         let [mut weights, chosen] = [0, 1].map(|at| best[at].clone());
         if mixture.normalized {
             let last = self.draft.integers(&[1], &[-1]);
-            let sum = self.node("ReduceSum", vec![int("keepdims", 1)], &[&weights, &last], "weights.sum");
-            weights = self.node("Div", vec![], &[&weights, &sum], "weights.normalized");
+            let sum =
+                self.draft.node("ReduceSum", vec![int("keepdims", 1)], &[&weights, &last], "weights.sum");
+            weights = self.draft.node("Div", vec![], &[&weights, &sum], "weights.normalized");
         }
         let chosen = self.reshaped(&chosen, &[-1], "chosen");
         // Every token once for each of its choices.
         let tokens = self.reshaped(x, &[-1, 1, k], "tokens");
         let each = self.draft.integers(&[3], &[1, choices, 1]);
-        let each = self.node("Expand", vec![], &[&tokens, &each], "tokens.each");
+        let each = self.draft.node("Expand", vec![], &[&tokens, &each], "tokens.each");
         let rows = self.reshaped(&each, &[-1, 1, k], "rows");
         let mut halves = Vec::new();
         for experts in &mixture.up {
@@ -84,23 +84,13 @@ impl Expansion<'_, '_, '_> {
         let yielded = self.layer(&mixture.down, &activated, &chosen);
         let yielded = self.reshaped(&yielded, &[-1, choices, n], "yielded");
         let last = self.draft.integers(&[1], &[-1]);
-        let weights = self.node("Unsqueeze", vec![], &[&weights, &last], "weights.column");
-        let weighted = self.node("Mul", vec![], &[&yielded, &weights], "weighted");
+        let weights = self.draft.node("Unsqueeze", vec![], &[&weights, &last], "weights.column");
+        let weighted = self.draft.node("Mul", vec![], &[&yielded, &weights], "weighted");
         let second = self.draft.integers(&[1], &[1]);
-        let sum = self.node("ReduceSum", vec![int("keepdims", 0)], &[&weighted, &second], "sum");
-        let shape = self.node("Shape", vec![], &[x], "shape");
-        self.node("Reshape", vec![], &[&sum, &shape], "mixture");
+        let sum = self.draft.node("ReduceSum", vec![int("keepdims", 0)], &[&weighted, &second], "sum");
+        let shape = self.draft.node("Shape", vec![], &[x], "shape");
+        self.draft.node("Reshape", vec![], &[&sum, &shape], "mixture");
         Some(self.draft.replace(id))
-    }
-
-    fn node(
-        &mut self,
-        op_type: &str,
-        attributes: Vec<AttributeProto>,
-        inputs: &[&str],
-        part: &str,
-    ) -> String {
-        self.draft.node(op_type, attributes, inputs, part)
     }
 
     fn reshaped(&mut self, value: &str, dims: &[i64], part: &str) -> String {
@@ -112,18 +102,19 @@ impl Expansion<'_, '_, '_> {
     fn layer(&mut self, experts: &Experts, rows: &str, chosen: &str) -> String {
         let name = experts.name;
         let stack = self.draft.name(experts.stack);
-        let matrices = self.node("Gather", vec![int("axis", 0)], &[stack, chosen], &format!("{name}.chosen"));
+        let matrices =
+            self.draft.node("Gather", vec![int("axis", 0)], &[stack, chosen], &format!("{name}.chosen"));
         let turned = vec![ints("perm", &[0, 2, 1])];
-        let matrices = self.node("Transpose", turned, &[&matrices], &format!("{name}.turned"));
-        let mut y = self.node("MatMul", vec![], &[rows, &matrices], name);
+        let matrices = self.draft.node("Transpose", turned, &[&matrices], &format!("{name}.turned"));
+        let mut y = self.draft.node("MatMul", vec![], &[rows, &matrices], name);
         self.draft.rename(format!("{}.{name}/MatMul", self.path));
         if let Some(bias) = experts.bias {
             let bias = self.draft.name(bias);
             let biases =
-                self.node("Gather", vec![int("axis", 0)], &[bias, chosen], &format!("{name}.biases"));
+                self.draft.node("Gather", vec![int("axis", 0)], &[bias, chosen], &format!("{name}.biases"));
             let second = self.draft.integers(&[1], &[1]);
-            let biases = self.node("Unsqueeze", vec![], &[&biases, &second], &format!("{name}.bias"));
-            y = self.node("Add", vec![], &[&y, &biases], &format!("{name}.sum"));
+            let biases = self.draft.node("Unsqueeze", vec![], &[&biases, &second], &format!("{name}.bias"));
+            y = self.draft.node("Add", vec![], &[&y, &biases], &format!("{name}.sum"));
         }
         y
     }
@@ -132,7 +123,7 @@ impl Expansion<'_, '_, '_> {
         let x = halves.first()?;
         Some(match self.mixture.activation {
             Activation::Identity => x.clone(),
-            Activation::Relu => self.node("Relu", vec![], &[x], "activated"),
+            Activation::Relu => self.draft.node("Relu", vec![], &[x], "activated"),
             Activation::Silu => self.gated(x, x, "activated"),
             Activation::Gelu => {
                 // The standard operator knows the tangent since opset 20 only.
@@ -147,8 +138,8 @@ impl Expansion<'_, '_, '_> {
 
     /// `x sigmoid(gate)`.
     fn gated(&mut self, x: &str, gate: &str, part: &str) -> String {
-        let gate = self.node("Sigmoid", vec![], &[gate], &format!("{part}.gate"));
-        self.node("Mul", vec![], &[x, &gate], part)
+        let gate = self.draft.node("Sigmoid", vec![], &[gate], &format!("{part}.gate"));
+        self.draft.node("Mul", vec![], &[x, &gate], part)
     }
 
     fn swiglu(&mut self, swiglu: SwiGlu, halves: &[String]) -> Option<String> {
@@ -161,7 +152,7 @@ impl Expansion<'_, '_, '_> {
                 let both = self.reshaped(both, &dims, "halves");
                 let mut half = |at: i64, part: &str| {
                     let index = self.draft.integers(&[], &[at]);
-                    let half = self.node("Gather", vec![int("axis", axis)], &[&both, &index], part);
+                    let half = self.draft.node("Gather", vec![int("axis", axis)], &[&both, &index], part);
                     self.reshaped(&half, &[-1, 1, n], &format!("{part}.rows"))
                 };
                 (half(0, "gate"), half(1, "linear"))
@@ -172,19 +163,19 @@ impl Expansion<'_, '_, '_> {
         if let Some(limit) = limit {
             let most = self.draft.scalar(dtype, limit)?;
             let least = self.draft.scalar(dtype, -limit)?;
-            gate = self.node("Min", vec![], &[&gate, &most], "gate.clipped");
-            linear = self.node("Clip", vec![], &[&linear, &least, &most], "linear.clipped");
+            gate = self.draft.node("Min", vec![], &[&gate, &most], "gate.clipped");
+            linear = self.draft.node("Clip", vec![], &[&linear, &least, &most], "linear.clipped");
         }
         let mut steep = gate.clone();
         if alpha != 1.0 {
             let alpha = self.draft.scalar(dtype, alpha)?;
-            steep = self.node("Mul", vec![], &[&gate, &alpha], "gate.scaled");
+            steep = self.draft.node("Mul", vec![], &[&gate, &alpha], "gate.scaled");
         }
         if beta != 0.0 {
             let beta = self.draft.scalar(dtype, beta)?;
-            linear = self.node("Add", vec![], &[&linear, &beta], "linear.shifted");
+            linear = self.draft.node("Add", vec![], &[&linear, &beta], "linear.shifted");
         }
         let gate = self.gated(&gate, &steep, "swish");
-        Some(self.node("Mul", vec![], &[&gate, &linear], "activated"))
+        Some(self.draft.node("Mul", vec![], &[&gate, &linear], "activated"))
     }
 }

@@ -22,10 +22,10 @@ const RUNTIME: &str = "Runtime";
 /// The main job.
 #[derive(Args)]
 pub(super) struct Arguments {
-    /// The ONNX model to compile
+    /// The ONNX model to compile, or a folder with one
     pub model: Option<PathBuf>,
 
-    /// Where the result goes: a file, or with --emit cuda a folder
+    /// Where the result goes: a file, or a folder where MODEL is one or with --emit cuda
     #[arg(short, long, help_heading = OUTPUT)]
     output: PathBuf,
     /// What the result is: an ONNX model, a folder of packed weights and CUDA kernels, or the textual form of the quantized

@@ -11,7 +11,7 @@ use super::{json, print, set_threads};
 
 #[derive(Args)]
 pub(super) struct Arguments {
-    /// The model: any ONNX language model, or one that zqc wrote
+    /// The model: any ONNX language model, or one that zqc wrote, or a folder with one
     model: PathBuf,
     /// The text
     #[arg(long, value_name = "FILE")]

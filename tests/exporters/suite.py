@@ -136,7 +136,7 @@ def per_cent(row, key):
     return f"{100 * row[key]:.1f} %" if key in row else "-"
 
 
-def document(results):
+def document(results, folder):
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     lines = [
         "# Exported models that were tried", "",
@@ -156,7 +156,11 @@ def document(results):
         cells = [row["row"], row.get("gptq", "-"), row.get("rtn", "-"), kept, per_cent(row, "error"), per_cent(row, "step"),
                  per_cent(row, "size"), "; ".join(said), row.get("generates", "-")]
         lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
+    text = "\n".join(lines) + "\n"
+    # What a library says may hold paths of the machine that ran it.
+    for place in (folder, sys.prefix, PROJECT):
+        text = text.replace(f"{place}/", "")
+    return text
 
 
 def main():
@@ -173,7 +177,7 @@ def main():
             results.append(suite.run(row))
             print(json.dumps(results[-1]), flush=True)
     if not arguments.rows:
-        DOCUMENT.write_text(document(results), encoding="utf-8")
+        DOCUMENT.write_text(document(results, suite.folder), encoding="utf-8")
 
 
 if __name__ == "__main__":
