@@ -6,7 +6,7 @@ use zqc_ir::onnx::proto::FunctionProto;
 use zqc_ir::op::{QuantizeActivation, QuantizedLinear, attribute, port};
 use zqc_ir::tensor::TensorError;
 use zqc_ir::{Change, FreshNames, Graph, Model, NewNode, NodeId, Op, Patch, Tensor, ValueId};
-use zqc_numerics::{FUNCTION_DOMAIN, GROUP_SIZE, OUTPUT_TYPE, Signature};
+use zqc_numerics::{FUNCTION_DOMAIN, FUNCTION_VERSION, GROUP_SIZE, OUTPUT_TYPE, Signature};
 
 use super::{activation, bias, dequantize, functions, layout, signature};
 use crate::pass::{Observer, Pass, PassError};
@@ -57,7 +57,7 @@ impl Pass for LowerPortable {
         Ok(Patch {
             changes: lowering.changes,
             functions: lowering.functions,
-            opsets: vec![(FUNCTION_DOMAIN.to_string(), functions::VERSION)],
+            opsets: vec![(FUNCTION_DOMAIN.to_string(), FUNCTION_VERSION)],
             ir_version: Some(functions::LEAST_IR_VERSION),
             ..Default::default()
         })
