@@ -64,7 +64,7 @@ pub use expand_moe::ExpandMoe;
 pub use finders::finders;
 pub use folded::weights_of_layers;
 pub use inline_functions::InlineFunctions;
-pub use lower::{LowerNative, LowerPortable, functions::DOMAIN as FUNCTION_DOMAIN};
+pub use lower::{LowerNative, LowerPortable};
 pub use pass::{Observer, Pass, PassError, Silent, run};
 pub use quantize_activations::QuantizeActivations;
 pub use raise::RaisePortable;

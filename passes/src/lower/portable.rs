@@ -6,10 +6,9 @@ use zqc_ir::onnx::proto::FunctionProto;
 use zqc_ir::op::{QuantizeActivation, QuantizedLinear, attribute, port};
 use zqc_ir::tensor::TensorError;
 use zqc_ir::{Change, FreshNames, Graph, Model, NewNode, NodeId, Op, Patch, Tensor, ValueId};
+use zqc_numerics::{FUNCTION_DOMAIN, GROUP_SIZE, OUTPUT_TYPE, Signature};
 
-use super::functions::{self, DOMAIN, GROUP_SIZE, OUTPUT_TYPE};
-use super::signature::Signature;
-use super::{activation, bias, layout};
+use super::{activation, bias, dequantize, functions, layout, signature};
 use crate::pass::{Observer, Pass, PassError};
 
 /// Turns every [`Op::QuantizeActivation`] and [`Op::QuantizedLinear`] into one call of a function of domain `ai.zqc`
@@ -58,7 +57,7 @@ impl Pass for LowerPortable {
         Ok(Patch {
             changes: lowering.changes,
             functions: lowering.functions,
-            opsets: vec![(DOMAIN.to_string(), functions::VERSION)],
+            opsets: vec![(FUNCTION_DOMAIN.to_string(), functions::VERSION)],
             ir_version: Some(functions::LEAST_IR_VERSION),
             ..Default::default()
         })
@@ -87,11 +86,11 @@ impl Lowering<'_> {
             let codes = &graph.value(quantized).name;
             let parts = ["_scales", "_zero_points"].map(|part| self.names.fresh(&format!("{codes}{part}")));
             let mut names: Vec<String> = [codes.clone()].into_iter().chain(parts).collect();
-            names.truncate(activation::outputs(format).len());
+            names.truncate(format.quantized().len());
             node.outputs = names.iter().cloned().map(Some).collect();
             self.activations.insert(quantized, names);
         }
-        let function = activation::name(format);
+        let function = format.quantize_function();
         node.op = functions::call(&function, Vec::new());
         let why = format!("{} becomes a call of {function}", graph.label(id));
         self.changes.push(Change { remove: vec![id], add: vec![node], ..Change::new(why) });
@@ -101,7 +100,7 @@ impl Lowering<'_> {
     fn linear(&mut self, id: NodeId, linear: &QuantizedLinear) -> Result<(), PassError> {
         let (graph, node) = (self.graph, self.graph.node(id));
         let unreadable = |source| PassError::Weight { layer: linear.layer.clone(), source };
-        let signature = Signature::of(graph, node, linear).map_err(unreadable)?;
+        let signature = signature::of(graph, node, linear).map_err(unreadable)?;
         let mut call = NewNode::restore(graph, node);
         call.name = linear.layer.clone();
         call.op = functions::call(
@@ -116,7 +115,7 @@ impl Lowering<'_> {
             Some(names) => names.iter().cloned().map(Some).collect(),
             None => vec![call.inputs[port::X].take()],
         };
-        let operands = signature.operands().into_iter().map(|(at, _)| call.inputs[at].take());
+        let operands = signature.operands().map(|operand| call.inputs[signature::port(operand)].take());
         call.inputs = activation.into_iter().chain(operands).collect();
         let mut change =
             Change::new(format!("layer {} becomes a call of {}", linear.layer, signature.name()));
@@ -127,8 +126,8 @@ impl Lowering<'_> {
             bias::add(graph, &self.names, &mut change, linear, bias, y).map_err(unreadable)?;
         }
         self.changes.push(change);
-        self.define(signature.dequantize_definition(self.opset));
-        self.define(signature.definition(self.opset));
+        self.define(dequantize::definition(signature.weight, self.opset));
+        self.define(signature::definition(signature, self.opset));
         Ok(())
     }
 
@@ -147,7 +146,8 @@ impl Lowering<'_> {
         signature: Signature,
     ) -> Result<Vec<(ValueId, Tensor)>, TensorError> {
         let mut replaced = Vec::new();
-        for (at, _) in signature.operands() {
+        for operand in signature.operands() {
+            let at = signature::port(operand);
             let value = self.graph.node(id).input(at).ok_or(TensorError::NotLoaded)?;
             if self.transposed.insert(value) {
                 let tensor = self.graph.constant(value).ok_or(TensorError::NotLoaded)?;
