@@ -12,6 +12,10 @@
 //! | `ZeroPoints` | every group has a zero point |
 //! | `ActE5M2` `ActInt8` | format of the activation |
 //! | `LowRank` `LowRankBf16` | low-rank branch with E4M3 or bfloat16 factors |
+//! | `TransB` | the operands lie row by row, `[N, ...]`, as ONNX's `Gemm` calls it: those of a table |
+//!
+//! A table, from which `GatherInt8`, `GatherE2M1_Thirds` ... look rows up, lies row by row, as do the operands of a
+//! language-model head that is tied to it. ONNX's `Gather` knows no FP8: there, E4M3 codes are the bytes of a `uint8` tensor.
 //!
 //! Its 8-bit activation is what `QuantizeActivationE4M3`, `QuantizeActivationE5M2` or `QuantizeActivationInt8` yields.
 
@@ -28,6 +32,9 @@ pub const GROUP_SIZE: &str = "group_size";
 
 /// The attribute of a layer that holds the element type of its output, a `TensorProto.DataType`.
 pub const OUTPUT_TYPE: &str = "output_type";
+
+/// What names append where operands lie row by row.
+const TRANS_B: &str = "_TransB";
 
 /// What a weight consists of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -90,6 +97,27 @@ impl WeightKind {
             let extras = ladders.map(Extra::Shifts).chain(zero_points).map(Some);
             [None].into_iter().chain(extras).map(move |extra| Self { format, extra })
         })
+    }
+
+    /// The kinds that tables have: INT8 and E4M3 with a scale for every row, and E2M1.
+    pub fn tables() -> impl Iterator<Item = Self> {
+        let has_tables = |kind: &Self| matches!(kind.format, Format::E2M1 | Format::E4M3 | Format::Int8);
+        Self::all().filter(move |kind| has_tables(kind) && kind.extra != Some(Extra::ZeroPoints))
+    }
+
+    /// The kind of the tables that the function of this name looks rows up in.
+    pub fn of_gather(name: &str) -> Option<Self> {
+        Self::tables().find(|kind| kind.gather_function() == name)
+    }
+
+    /// The name of the function that looks rows up in a table of this kind: `GatherE2M1_Thirds`.
+    pub fn gather_function(self) -> String {
+        format!("Gather{}{}", self.format.spelling(), self.suffix())
+    }
+
+    /// The name of the function that yields float rows: `DequantizeE2M1_Thirds_TransB`.
+    pub fn dequantize_rows_function(self) -> String {
+        format!("{}{TRANS_B}", self.dequantize_function())
     }
 
     /// What the scales of its groups are steps of, if they are.
@@ -172,6 +200,8 @@ pub struct Signature {
     pub activation: Option<ActivationFormat>,
     /// Format of the factors of the low-rank branch, if there is one.
     pub low_rank: Option<FactorFormat>,
+    /// Whether the operands lie row by row, as those of a table do.
+    pub trans_b: bool,
 }
 
 impl Signature {
@@ -179,10 +209,15 @@ impl Signature {
     pub fn all() -> impl Iterator<Item = Self> {
         let activations = || ActivationFormat::ALL.into_iter().map(Some).chain([None]);
         let branches = [None, Some(FactorFormat::E4M3), Some(FactorFormat::Bf16)];
-        WeightKind::all().flat_map(move |weight| {
-            activations()
-                .flat_map(move |activation| branches.map(|low_rank| Self { weight, activation, low_rank }))
-        })
+        let layers = WeightKind::all().flat_map(move |weight| {
+            activations().flat_map(move |activation| {
+                branches.map(|low_rank| Self { weight, activation, low_rank, trans_b: false })
+            })
+        });
+        let tied = WeightKind::tables().flat_map(move |weight| {
+            activations().map(move |activation| Self { weight, activation, low_rank: None, trans_b: true })
+        });
+        layers.chain(tied)
     }
 
     /// The signature of the function of this name.
@@ -208,7 +243,8 @@ impl Signature {
         };
         let (bits, activation_bits) = (format.bits(), if self.activation.is_some() { 8 } else { 16 });
         let extra = self.weight.suffix();
-        format!("W{bits}A{activation_bits}Linear{weight}{extra}{activation}{low_rank}")
+        let trans_b = if self.trans_b { TRANS_B } else { "" };
+        format!("W{bits}A{activation_bits}Linear{weight}{extra}{activation}{low_rank}{trans_b}")
     }
 
     /// The names of what stands for the activation, the first inputs of the function.
@@ -232,7 +268,7 @@ mod tests {
     #[test]
     fn every_signature_has_a_name_of_its_own_that_leads_back() {
         let names: HashSet<String> = Signature::all().map(Signature::name).collect();
-        assert_eq!(names.len(), 11 * 4 * 3);
+        assert_eq!(names.len(), 11 * 4 * 3 + 5 * 4);
         for signature in Signature::all() {
             assert_eq!(Signature::parse(&signature.name()), Some(signature));
         }
@@ -246,6 +282,7 @@ mod tests {
             &["", "_Octaves", "_Thirds", "_ZeroPoints"],
             &["", "_ActE4M3", "_ActE5M2", "_ActInt8"],
             &["", "_LowRank", "_LowRankBf16"],
+            &["", "_TransB"],
         ];
         let spelled = parts.into_iter().fold(vec![String::new()], |names, part| {
             names.iter().flat_map(|name| part.iter().map(move |part| format!("{name}{part}"))).collect()
@@ -257,6 +294,9 @@ mod tests {
             "W4A8Linear_Thirds_LowRank",
             "W8A8Linear_Int8_ActInt8",
             "W8A16Linear",
+            "W8A8Linear_TransB",
+            "W8A16Linear_Int8_TransB",
+            "W4A16Linear_Thirds_TransB",
             "W4A8Linear_Int4_ZeroPoints_ActE5M2_LowRankBf16",
         ];
         assert!(known.into_iter().all(|name| Signature::parse(name).is_some()));
@@ -268,7 +308,22 @@ mod tests {
             "W4A8Linear_Int8",
             "W8A8Linear_Octaves",
             "W4A8Linear_ZeroPoints",
+            "W4A8Linear_LowRank_TransB",
+            "W8A8Linear_Int8_ZeroPoints_TransB",
         ];
         assert!(unknown.into_iter().all(|name| Signature::parse(name).is_none()));
+    }
+
+    #[test]
+    fn tables_have_functions_that_lead_back() {
+        let names: Vec<String> = WeightKind::tables().map(WeightKind::gather_function).collect();
+        assert_eq!(
+            names,
+            ["GatherE2M1", "GatherE2M1_Octaves", "GatherE2M1_Thirds", "GatherE4M3", "GatherInt8"]
+        );
+        for kind in WeightKind::tables() {
+            assert_eq!(WeightKind::of_gather(&kind.gather_function()), Some(kind));
+        }
+        assert_eq!(WeightKind::of_gather("GatherE5M2"), None);
     }
 }

@@ -7,7 +7,7 @@ use clap::builder::{PathBufValueParser, PossibleValuesParser, TypedValueParser, 
 use regex::Regex;
 use zqc::numerics::{ActivationFormat, FactorFormat, Order, ScaleConstraint, ScaleSearch, WeightFormat};
 use zqc::passes::{BranchMetric, HessianSource};
-use zqc::{Choice, Compiler, Emit, Error, Method, Options, Target};
+use zqc::{Choice, Compiler, Emit, Error, Head, Method, Options, Target};
 
 use super::progress::Progress;
 use super::report_file::ReportFile;
@@ -58,6 +58,11 @@ pub(super) struct Arguments {
     /// Weights along the input that share a scale; 0 for the whole row
     #[arg(long, help_heading = QUANTIZATION, default_value_t = 64)]
     group_size: usize,
+    /// The language-model head and the table of the token embeddings, which a tied head shares: a scale for every entry (int8,
+    /// fp8), or groups as in other layers (fp4); int8 reads the activation in float [default: int8; float with --target native
+    /// or --emit cuda]
+    #[arg(long, help_heading = QUANTIZATION, value_parser = choice::<Head>())]
+    head: Option<Head>,
     /// How weights are solved
     #[arg(long, help_heading = QUANTIZATION, value_parser = choice::<Method>(), default_value = "gptq")]
     method: Method,
@@ -191,6 +196,7 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Error> {
         weights: arguments.weights,
         activations: arguments.activations.0,
         group_size: arguments.group_size,
+        head: arguments.head,
         method: arguments.method,
         order: arguments.order,
         scale: arguments.scale,

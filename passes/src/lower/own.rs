@@ -6,14 +6,11 @@ use zqc_ir::opset;
 use zqc_numerics::{FUNCTION_DOMAIN, Signature, WeightKind};
 
 use super::functions::LEAST_OPSET;
-use super::{activation, dequantize, signature};
+use super::{activation, dequantize, dequantize_rows, gather, signature};
 
 /// Whether the function has the name of one of ours. [`is_foreign`] says whether it is another all the same.
 pub(crate) fn is_ours(function: &FunctionProto) -> bool {
-    let name = function.name();
-    let is_weight = || WeightKind::all().any(|weight| weight.dequantize_function() == name);
-    function.domain() == FUNCTION_DOMAIN
-        && (activation::parse(name).is_some() || Signature::parse(name).is_some() || is_weight())
+    function.domain() == FUNCTION_DOMAIN && definition(function.name(), LEAST_OPSET).is_some()
 }
 
 /// Whether the function has the name of one of ours and is another: other operands, or another body.
@@ -30,8 +27,13 @@ fn definition(name: &str, opset: i64) -> Option<FunctionProto> {
     if let Some(signature) = Signature::parse(name) {
         return Some(signature::definition(signature, opset));
     }
-    let weight = WeightKind::all().find(|weight| weight.dequantize_function() == name)?;
-    Some(dequantize::definition(weight, opset))
+    if let Some(table) = WeightKind::of_gather(name) {
+        return Some(gather::definition(table, opset));
+    }
+    let weight = WeightKind::all().find(|weight| weight.dequantize_function() == name);
+    let rows = || WeightKind::tables().find(|table| table.dequantize_rows_function() == name);
+    let weight = weight.map(|weight| dequantize::definition(weight, opset));
+    weight.or_else(|| Some(dequantize_rows::definition(rows()?, opset)))
 }
 
 /// Whether two functions have the same interface and the same body. Documentation, names of nodes and metadata may differ, and
@@ -74,10 +76,10 @@ mod tests {
     fn all() -> Vec<FunctionProto> {
         let activations = ActivationFormat::ALL.into_iter().map(|format| activation::definition(format, 21));
         let layers = Signature::all().map(|signature| signature::definition(signature, 19));
-        activations
-            .chain(layers)
-            .chain(WeightKind::all().map(|weight| dequantize::definition(weight, 24)))
-            .collect()
+        let weights = WeightKind::all().map(|weight| dequantize::definition(weight, 24));
+        let tables = WeightKind::tables()
+            .flat_map(|table| [dequantize_rows::definition(table, 19), gather::definition(table, 23)]);
+        activations.chain(layers).chain(weights).chain(tables).collect()
     }
 
     #[test]

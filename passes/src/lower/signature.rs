@@ -1,8 +1,9 @@
 //! The functions that compute a whole layer: which one a layer calls, what its operands are in the file, and what it
 //! consists of. [`Signature`] has the names.
 
+use zqc_ir::graph::Use;
 use zqc_ir::onnx::proto::{FunctionProto, NodeProto};
-use zqc_ir::op::attribute::{int, int_reference};
+use zqc_ir::op::attribute::{int, int_reference, ints};
 use zqc_ir::op::{QuantizedLinear, port};
 use zqc_ir::operands::{codes_dtype, factor_dtype, factor_format};
 use zqc_ir::tensor::{DataType, TensorError};
@@ -12,6 +13,7 @@ use zqc_numerics::{
 };
 
 use super::functions::{function, node, own_node};
+use super::{dequantize, dequantize_rows};
 
 /// The signature of the layer `linear`, which `node` is.
 ///
@@ -28,7 +30,9 @@ pub(super) fn of(graph: &Graph, node: &Node, linear: &QuantizedLinear) -> Result
     });
     let factor = node.input(port::LOW_RANK_UP).and_then(|value| graph.constant(value));
     let low_rank = factor.map(|factor| factor_format(factor.dtype()?)).transpose()?;
-    Ok(Signature { weight: WeightKind { format: linear.format, extra }, activation, low_rank })
+    let looks_up = |place: &Use| matches!(graph.node(place.node).op, Op::QuantizedGather(_));
+    let trans_b = node.input(port::WEIGHT).is_some_and(|codes| graph.uses(codes).iter().any(looks_up));
+    Ok(Signature { weight: WeightKind { format: linear.format, extra }, activation, low_rank, trans_b })
 }
 
 /// The port of a `zqc.quantized_linear` that an operand comes from.
@@ -44,13 +48,8 @@ pub(crate) fn port(operand: Operand) -> usize {
     }
 }
 
-/// The operand that an input of the function is, if it is one.
-pub(crate) fn operand(signature: Signature, input: usize) -> Option<Operand> {
-    signature.operands().nth(input.checked_sub(signature.activation_inputs().len())?)
-}
-
-/// What an operand of a layer is in the file: its element type and its dimensions.
-pub(crate) fn file_type(
+/// What an operand of a layer is in the file where it is transposed: its element type and its dimensions.
+pub(super) fn file_type(
     signature: Signature,
     operand: Operand,
     linear: &QuantizedLinear,
@@ -68,6 +67,22 @@ pub(crate) fn file_type(
         Operand::LowRankDown => (factors, vec![k, rank]),
         Operand::LowRankUp => (factors, vec![rank, n]),
         Operand::LowRankScales => (DataType::Float, vec![rank]),
+    }
+}
+
+/// The function of the weight that the body calls.
+pub(super) fn weight_definition(signature: Signature, opset: i64) -> FunctionProto {
+    match signature.trans_b {
+        true => dequantize_rows::definition(signature.weight, opset),
+        false => dequantize::definition(signature.weight, opset),
+    }
+}
+
+/// The name of that function.
+fn weight_function(signature: Signature) -> String {
+    match signature.trans_b {
+        true => signature.weight.dequantize_rows_function(),
+        false => signature.weight.dequantize_function(),
     }
 }
 
@@ -92,14 +107,18 @@ fn body(signature: Signature) -> Vec<NodeProto> {
         ],
     };
     let mut weight: Vec<&str> = signature.weight.operands().map(Operand::name).collect();
-    if matches!(signature.weight.format, Format::E4M3 | Format::E5M2) {
+    if matches!(signature.weight.format, Format::E4M3 | Format::E5M2) && !signature.trans_b {
         // ONNX Runtime knows the types of an input from the standard operators that read it, and takes it for none of
         // FP8 where only a function does.
         body.push(node("Identity", &["Wq"], &["fp8"], vec![]));
         weight[0] = "fp8";
     }
     let group_size = vec![int_reference(GROUP_SIZE, GROUP_SIZE)];
-    body.push(own_node(&signature.weight.dequantize_function(), &weight, &["w"], group_size));
+    let w = if signature.trans_b { "rows" } else { "w" };
+    body.push(own_node(&weight_function(signature), &weight, &[w], group_size));
+    if signature.trans_b {
+        body.push(node("Transpose", &["rows"], &["w"], vec![ints("perm", &[1, 0])]));
+    }
     if signature.low_rank.is_some() {
         body.extend([
             node("MatMul", &["x", "w"], &["product"], vec![]),
@@ -129,6 +148,7 @@ fn doc(signature: Signature) -> String {
         Some(format) => format!("{inputs} are what {} yields", format.quantize_function()),
     };
     let operands: Vec<&str> = signature.weight.operands().map(Operand::name).collect();
+    let weight = if signature.trans_b { "the transpose of W [K, N]" } else { "W [K, N]" };
     let branch = match signature.low_rank {
         None => String::new(),
         Some(_) => format!(" + (({x} V) * S) U"),
@@ -140,8 +160,8 @@ fn doc(signature: Signature) -> String {
     };
     format!(
         "A linear layer: Y [..., N] = {x} W{branch} in float32, cast to output_type, a TensorProto.DataType. {source}; \
-         W [K, N] is what {} yields of {} and group_size{factors}.",
-        signature.weight.dequantize_function(),
+         {weight} is what {} yields of {} and group_size{factors}.",
+        weight_function(signature),
         operands.join(", "),
     )
 }
