@@ -27,11 +27,18 @@
 //! refused.
 
 mod error;
+mod finish;
+mod forward;
 mod isa;
+mod kernels;
+mod lanes;
 mod layer;
+mod matrix;
 mod operands;
 mod packed;
+mod panel;
 mod pool;
+mod prepare;
 pub mod reference;
 mod tokens;
 

@@ -1,52 +1,56 @@
 //! A layer in the order in which the kernels read it.
 
 use crate::error::{PackError, ShapeError};
+use crate::forward::forward;
 use crate::isa::Isa;
-use crate::layer::{Extra, Layer, Layout, LowRank};
+use crate::layer::{Extra, Layer};
+use crate::matrix::{Matrix, PANEL};
 use crate::operands::{Output, Tokens};
 use crate::pool::Pool;
-use crate::reference;
-use zqc_numerics::{FactorFormat, Format, Ladder};
 
 /// A layer, packed.
 pub struct PackedLinear {
-    isa: Isa,
-    shape: (usize, usize, usize, Layout, Format),
-    codes: Vec<u8>,
-    scales: Vec<f32>,
-    shifts: Option<(Ladder, Vec<u8>)>,
-    zero_points: Option<Vec<i8>>,
-    low_rank: Option<(usize, FactorFormat, Vec<u8>, Vec<u8>, Vec<f32>)>,
-    bias: Option<Vec<f32>>,
+    pub(crate) isa: Isa,
+    pub(crate) k: usize,
+    pub(crate) n: usize,
+    pub(crate) weight: Matrix,
+    /// Scales of output features, `[panel][16]`, or none.
+    pub(crate) row_scales: Vec<[f32; PANEL]>,
+    pub(crate) low_rank: Option<PackedLowRank>,
+    /// Biases of output features, `[panel][16]`, or none.
+    pub(crate) bias: Vec<[f32; PANEL]>,
+}
+
+/// A low-rank branch, packed.
+pub(crate) struct PackedLowRank {
+    /// `V`, `[K, R]`.
+    pub down: Matrix,
+    /// `U`, `[R, N]`.
+    pub up: Matrix,
+    /// Scales of the components.
+    pub scales: Vec<f32>,
 }
 
 impl PackedLinear {
-    /// Packs a layer for an instruction set.
+    /// Packs a layer for an instruction set. The result needs none of the layer's operands.
     ///
     /// # Errors
     /// When the layer is not well-formed, see [`Layer::check`], or the instruction set is not available.
     pub fn pack(layer: &Layer<'_>, isa: Isa) -> Result<Self, PackError> {
+        let isa = isa.check()?;
         layer.check()?;
-        isa.check()?;
-        let low_rank = layer.low_rank.map(|branch| {
-            (branch.rank, branch.format, branch.down.to_vec(), branch.up.to_vec(), branch.scales.to_vec())
+        let low_rank = layer.low_rank.filter(|branch| branch.rank > 0).map(|branch| PackedLowRank {
+            down: Matrix::down(&branch, layer.k),
+            up: Matrix::up(&branch, layer.n),
+            scales: branch.scales.to_vec(),
         });
-        Ok(Self {
-            isa,
-            shape: (layer.k, layer.n, layer.group_size, layer.layout, layer.format),
-            codes: layer.codes.to_vec(),
-            scales: layer.scales.to_vec(),
-            shifts: match layer.extra {
-                Extra::Shifts(ladder, shifts) => Some((ladder, shifts.to_vec())),
-                _ => None,
-            },
-            zero_points: match layer.extra {
-                Extra::ZeroPoints(zero_points) => Some(zero_points.to_vec()),
-                _ => None,
-            },
-            low_rank,
-            bias: layer.bias.map(<[f32]>::to_vec),
-        })
+        let row_scales = match layer.extra {
+            Extra::Shifts(..) => by_panels(layer.scales),
+            Extra::None | Extra::ZeroPoints(_) => Vec::new(),
+        };
+        let bias = layer.bias.map(by_panels).unwrap_or_default();
+        let weight = Matrix::weight(layer);
+        Ok(Self { isa, k: layer.k, n: layer.n, weight, row_scales, low_rank, bias })
     }
 
     /// Computes `output` `[M, N]` of `tokens` `[M, K]`.
@@ -54,28 +58,34 @@ impl PackedLinear {
     /// # Errors
     /// When the slices do not fit.
     pub fn forward(&self, tokens: Tokens<'_>, output: Output<'_>, pool: &dyn Pool) -> Result<(), ShapeError> {
-        let _ = (self.isa, pool);
-        let (k, n, group_size, layout, format) = self.shape;
-        let low_rank = self.low_rank.as_ref().map(|(rank, format, down, up, scales)| LowRank {
-            rank: *rank,
-            format: *format,
-            down,
-            up,
-            scales,
-        });
-        let extra = match (&self.shifts, &self.zero_points) {
-            (Some((ladder, shifts)), _) => Extra::Shifts(*ladder, shifts),
-            (_, Some(zero_points)) => Extra::ZeroPoints(zero_points),
-            _ => Extra::None,
-        };
-        let bias = self.bias.as_deref();
-        let (codes, scales) = (&self.codes[..], &self.scales[..]);
-        let layer = Layer { k, n, group_size, layout, format, codes, scales, extra, low_rank, bias };
-        reference::forward(&layer, tokens, output)
+        let m = tokens.rows(self.k)?;
+        ShapeError::check("outputs", output.len(), m * self.n)?;
+        forward(self, m, &tokens, output, pool);
+        Ok(())
+    }
+
+    /// Input features, `K`.
+    pub fn input_features(&self) -> usize {
+        self.k
+    }
+
+    /// Output features, `N`.
+    pub fn output_features(&self) -> usize {
+        self.n
     }
 
     /// Bytes of memory that the packed layer takes.
     pub fn bytes(&self) -> usize {
-        self.codes.len()
+        let low_rank = self.low_rank.as_ref().map_or(0, |branch| {
+            branch.down.bytes() + branch.up.bytes() + size_of_val(branch.scales.as_slice())
+        });
+        let rows = size_of_val(self.row_scales.as_slice()) + size_of_val(self.bias.as_slice());
+        self.weight.bytes() + low_rank + rows
     }
+}
+
+/// One value for each output feature, filled up with 0 to whole panels.
+fn by_panels(values: &[f32]) -> Vec<[f32; PANEL]> {
+    let panel = |values: &[f32]| std::array::from_fn(|lane| values.get(lane).copied().unwrap_or(0.0));
+    values.chunks(PANEL).map(panel).collect()
 }
