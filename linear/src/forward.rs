@@ -66,11 +66,8 @@ fn chunk(
     pool: &dyn Pool,
 ) {
     let m = range.len();
-    let arrangement = |matrix: &Matrix, groups: Groups| Arrangement {
-        form: kernels.form,
-        groups,
-        span: matrix.span(),
-    };
+    let arrangement =
+        |matrix: &Matrix, groups: Groups| Arrangement { form: kernels.form, groups, span: matrix.span() };
     let groups = layer.weight.groups;
     let plain = layer.low_rank.as_ref().filter(|_| !groups.are_plain());
     let stride = layer.low_rank.as_ref().map_or(0, |branch| branch.down.panels * PANEL);

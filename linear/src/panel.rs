@@ -27,12 +27,7 @@ pub(crate) unsafe fn accumulate<V: Lanes>(
 /// # Safety
 /// As of [`accumulate`].
 #[inline(always)]
-unsafe fn by_coding<V: Lanes>(
-    matrix: &Matrix,
-    panel: usize,
-    x: View<'_>,
-    acc: &mut [f32],
-) {
+unsafe fn by_coding<V: Lanes>(matrix: &Matrix, panel: usize, x: View<'_>, acc: &mut [f32]) {
     // SAFETY: the caller's condition.
     unsafe {
         match (&matrix.coding, matrix.zero_points.is_empty()) {

@@ -46,6 +46,14 @@ pub(crate) enum OpError {
         /// Its value.
         value: i64,
     },
+    /// A row that a table does not have.
+    #[error("index {index} is out of range: the table has {rows} rows")]
+    Index {
+        /// The index.
+        index: i64,
+        /// Rows of the table.
+        rows: usize,
+    },
     /// A type that ONNX Runtime cannot be told of in time.
     #[error(
         "an output of {0:?} needs ONNX Runtime 1.20 or later; without this library, this one runs the model"

@@ -3,7 +3,9 @@
 use std::fmt;
 
 use ort_sys::ONNXTensorElementDataType;
-use zqc_numerics::{ActivationFormat, FactorFormat, Format};
+use zqc_numerics::{ActivationFormat, FactorFormat, Format, OUTPUT_TYPE};
+
+use crate::api::OpError;
 
 /// The element type of a tensor, by ONNX's number, which is `TensorProto.DataType` and `ONNXTensorElementDataType` alike.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -15,6 +17,8 @@ impl Element {
     pub(crate) const F32: Self = Self(1);
     pub(crate) const U8: Self = Self(2);
     pub(crate) const I8: Self = Self(3);
+    pub(crate) const I32: Self = Self(6);
+    pub(crate) const I64: Self = Self(7);
     pub(crate) const F16: Self = Self(10);
     pub(crate) const F64: Self = Self(11);
     pub(crate) const BF16: Self = Self(16);
@@ -26,8 +30,8 @@ impl Element {
         match self {
             Self::U8 | Self::I8 | Self::E4M3 | Self::E5M2 => 1,
             Self::F16 | Self::BF16 => 2,
-            Self::F32 => 4,
-            Self::F64 => 8,
+            Self::F32 | Self::I32 => 4,
+            Self::F64 | Self::I64 => 8,
             _ => 0,
         }
     }
@@ -44,10 +48,17 @@ impl Element {
     /// The type of weights' codes.
     pub(crate) const fn of_weight(format: Format) -> Self {
         match format {
-            Format::E2M1 | Format::E3M0 | Format::Int4 => Self::U8,
             Format::E4M3 => Self::E4M3,
             Format::E5M2 => Self::E5M2,
+            _ => Self::of_table(format),
+        }
+    }
+
+    /// The type of codes in a table: FP8 lies there as bytes, since ONNX's `Gather` knows no FP8.
+    pub(crate) const fn of_table(format: Format) -> Self {
+        match format {
             Format::Int8 => Self::I8,
+            _ => Self::U8,
         }
     }
 
@@ -66,6 +77,8 @@ impl Element {
             Self::F32 => ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
             Self::U8 => ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8,
             Self::I8 => ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8,
+            Self::I32 => ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32,
+            Self::I64 => ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64,
             Self::F16 => ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16,
             Self::F64 => ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE,
             Self::BF16 => ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16,
@@ -76,6 +89,18 @@ impl Element {
     }
 }
 
+/// The type that the attribute `output_type` of a layer names, which must be the `declared` one of the operator if that has one.
+pub(crate) fn output_element(output_type: i64, declared: Element) -> Result<Element, OpError> {
+    let element = i32::try_from(output_type).map(Element).unwrap_or(Element::ANY);
+    if ![Element::F32, Element::F16, Element::BF16, Element::F64].contains(&element) {
+        return Err(OpError::Attribute { name: OUTPUT_TYPE, value: output_type });
+    }
+    if declared != Element::ANY && declared != element {
+        return Err(OpError::OldRuntime(element));
+    }
+    Ok(element)
+}
+
 impl fmt::Debug for Element {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match *self {
@@ -83,6 +108,8 @@ impl fmt::Debug for Element {
             Self::F32 => "float32",
             Self::U8 => "uint8",
             Self::I8 => "int8",
+            Self::I32 => "int32",
+            Self::I64 => "int64",
             Self::F16 => "float16",
             Self::F64 => "float64",
             Self::BF16 => "bfloat16",

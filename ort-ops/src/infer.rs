@@ -1,6 +1,6 @@
 //! Types and shapes of outputs, before anything runs.
 
-use std::ffi::{CString, c_void};
+use std::ffi::{CStr, CString, c_void};
 use std::mem::ManuallyDrop;
 use std::ptr;
 
@@ -8,9 +8,11 @@ use ort_sys::{OrtOpAttrType, OrtShapeInferContext};
 use zqc_numerics::{OUTPUT_TYPE, Operand};
 
 use crate::api::{Api, Info, OpError};
-use crate::element::Element;
-use crate::linear::output_element;
+use crate::element::{Element, output_element};
 use crate::operator::{Function, Operator};
+
+/// A dimension that is not known.
+const UNKNOWN: i64 = -1;
 
 /// Tells ONNX Runtime the types and shapes of the outputs of a node.
 ///
@@ -27,44 +29,79 @@ pub(crate) unsafe fn outputs(
             Function::Quantize(_) => {
                 for (at, &element) in operator.outputs.iter().enumerate() {
                     // Scales and zero points: one a token.
-                    let last = (at > 0).then_some(1);
-                    set(api, context, at, element, last)?;
+                    let shape = if at > 0 { Shape::Last(1) } else { Shape::Same };
+                    set(api, context, at, element, shape)?;
                 }
                 Ok(())
             }
             Function::Linear(signature) => {
-                let output_type = attribute(api, context, OUTPUT_TYPE)?;
-                let element = output_element(output_type, operator.outputs[0]).inspect_err(|error| {
-                    // ONNX Runtime before 1.20 goes on, and fails later with a word on types only.
-                    eprintln!("zqc_ort: {}: {error}", signature.name());
-                })?;
                 let scales = signature.operands().position(|operand| operand == Operand::Scales);
                 let scales = signature.activation_inputs().len() + scales.unwrap_or_default();
-                let n = input(api, context, scales)?.dims()?.last().copied().unwrap_or(-1);
-                set(api, context, 0, element, Some(n))
+                let scales = input(api, context, scales)?.dims()?;
+                let n = if signature.trans_b { scales.first() } else { scales.last() };
+                let element = output(api, context, operator)?;
+                let n = n.copied().unwrap_or(UNKNOWN);
+                set(api, context, 0, element, Shape::Last(n))
+            }
+            Function::Gather(kind) => {
+                let columns = input(api, context, 1)?.dims()?.last().copied().unwrap_or(UNKNOWN);
+                let k = if kind.format.bits() == 4 && columns > 0 { 2 * columns } else { columns };
+                set(api, context, 0, output(api, context, operator)?, Shape::Append(k))
             }
         }
     }
 }
 
-/// Gives output `at` the shape of input 0, with `last` for its last dimension.
+/// The type of the output that the attribute of the node names.
+unsafe fn output(
+    api: Api,
+    context: *mut OrtShapeInferContext,
+    operator: &Operator,
+) -> Result<Element, OpError> {
+    // SAFETY: the caller's promise.
+    let output_type = unsafe { attribute(api, context, OUTPUT_TYPE)? };
+    output_element(output_type, operator.outputs[0]).inspect_err(|error| {
+        // ONNX Runtime before 1.20 goes on, and fails later with a word on types only.
+        eprintln!("zqc_ort: {}: {error}", operator.name());
+    })
+}
+
+/// How the shape of an output differs from that of input 0.
+#[derive(Clone, Copy)]
+enum Shape {
+    /// It does not.
+    Same,
+    /// The last dimension is this.
+    Last(i64),
+    /// There is one more dimension.
+    Append(i64),
+}
+
+/// What ONNX Runtime calls a dimension that has no name.
+const NO_NAME: &CStr = c"";
+
+/// Gives output `at` its type and shape.
 unsafe fn set(
     api: Api,
     context: *mut OrtShapeInferContext,
     at: usize,
     element: Element,
-    last: Option<i64>,
+    shape: Shape,
 ) -> Result<(), OpError> {
     let table = api.table();
     // SAFETY: the context is alive; the names of dimensions live as long as the description of the input.
     unsafe {
         let x = input(api, context, 0)?;
         let mut dims = x.dims()?;
-        let mut names = vec![ptr::null(); dims.len()];
+        let mut names = vec![NO_NAME.as_ptr(); dims.len()];
         api.check((table.GetSymbolicDimensions)(x.pointer(), names.as_mut_ptr(), names.len()))?;
-        if let (Some(last), Some(dim), Some(name)) = (last, dims.last_mut(), names.last_mut()) {
-            *dim = last;
-            *name = c"".as_ptr();
+        if matches!(shape, Shape::Last(_)) {
+            dims.pop();
+            names.pop();
+        }
+        if let Shape::Last(dim) | Shape::Append(dim) = shape {
+            dims.push(dim);
+            names.push(NO_NAME.as_ptr());
         }
         let y = Info::create(api)?;
         api.check((table.SetTensorElementType)(y.pointer(), element.binding()))?;

@@ -12,6 +12,7 @@
 
 mod api;
 mod element;
+mod gather;
 mod infer;
 mod linear;
 mod operator;

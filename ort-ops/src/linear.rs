@@ -8,7 +8,7 @@ use zqc_linear::{Activations, Extra, Isa, Layer, Layout, LowRank, Output, Packed
 use zqc_numerics::{Extra as Kind, GROUP_SIZE, OUTPUT_TYPE, Operand, Signature, WeightKind};
 
 use crate::api::{Api, Context, OpError, Tensor};
-use crate::element::Element;
+use crate::element::{Element, output_element};
 use crate::pool::SessionPool;
 use crate::{pages, quantize, shared};
 
@@ -28,18 +28,6 @@ struct Weight {
     packed: Arc<PackedLinear>,
     k: usize,
     n: usize,
-}
-
-/// The type that the attribute `output_type` of a layer names, which must be the `declared` one of the operator if that has one.
-pub(crate) fn output_element(output_type: i64, declared: Element) -> Result<Element, OpError> {
-    let element = i32::try_from(output_type).map(Element).unwrap_or(Element::ANY);
-    if ![Element::F32, Element::F16, Element::BF16, Element::F64].contains(&element) {
-        return Err(OpError::Attribute { name: OUTPUT_TYPE, value: output_type });
-    }
-    if declared != Element::ANY && declared != element {
-        return Err(OpError::OldRuntime(element));
-    }
-    Ok(element)
 }
 
 impl Linear {
@@ -139,10 +127,20 @@ impl Linear {
         };
         let floats = |tensor: &Tensor<'a>| tensor.elements::<f32>(Element::F32);
         let (codes, scales) = (&operands[0], &operands[1]);
-        let (&[k, columns], &[_, n]) = (&codes.dims[..], &scales.dims[..]) else {
+        let (&[rows, columns], &[first, last]) = (&codes.dims[..], &scales.dims[..]) else {
             return Err(codes.unexpected("a matrix, as its scales".to_string()));
         };
-        if columns != if format.bits() == 4 { n.div_ceil(2) } else { n } {
+        let packed = format.bits() == 4;
+        let (layout, k, n) = match self.signature.trans_b {
+            false => (Layout::InputMajor, rows, last),
+            // A row of 4-bit codes in a table has an even number of them.
+            true => (Layout::OutputMajor, if packed { 2 * columns } else { columns }, rows),
+        };
+        let fits = match layout {
+            Layout::InputMajor => columns == if packed { n.div_ceil(2) } else { n },
+            Layout::OutputMajor => first == n,
+        };
+        if !fits {
             return Err(codes.unexpected(format!("codes of {n} output features")));
         }
         let extra = match self.signature.weight.extra {
@@ -165,7 +163,7 @@ impl Linear {
             }
         };
         let scales = floats(scales)?;
-        let (group_size, layout) = (self.group_size, Layout::InputMajor);
+        let group_size = self.group_size;
         let codes = codes.bytes;
         Ok(Layer { k, n, group_size, layout, format, codes, scales, extra, low_rank, bias: None })
     }
@@ -193,6 +191,7 @@ impl Linear {
 /// The type of an operand.
 fn element(signature: Signature, operand: Operand) -> Element {
     match operand {
+        Operand::Weight if signature.trans_b => Element::of_table(signature.weight.format),
         Operand::Weight => Element::of_weight(signature.weight.format),
         Operand::Shifts => Element::U8,
         Operand::ZeroPoints => Element::I8,

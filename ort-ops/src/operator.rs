@@ -1,5 +1,6 @@
 //! One operator: what ONNX Runtime asks about it, and what it does.
 
+use std::borrow::Cow;
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::ptr;
 
@@ -7,10 +8,11 @@ use ort_sys::{
     ONNXTensorElementDataType, OrtApi, OrtCustomOp, OrtCustomOpInputOutputCharacteristic, OrtKernelContext,
     OrtKernelInfo, OrtMemType, OrtShapeInferContext, OrtStatusPtr,
 };
-use zqc_numerics::{ActivationFormat, Signature};
+use zqc_numerics::{ActivationFormat, Signature, WeightKind};
 
 use crate::api::{self, Api, Context, OpError};
 use crate::element::Element;
+use crate::gather::Gather;
 use crate::infer;
 use crate::linear::Linear;
 use crate::quantize::Quantize;
@@ -22,6 +24,8 @@ pub(crate) enum Function {
     Quantize(ActivationFormat),
     /// A linear layer.
     Linear(Signature),
+    /// Rows of a table.
+    Gather(WeightKind),
 }
 
 /// An operator, as ONNX Runtime holds it: `base` comes first, so that a pointer to it is one to the whole.
@@ -39,6 +43,7 @@ pub(crate) struct Operator {
 enum Kernel {
     Quantize(Quantize),
     Linear(Box<Linear>),
+    Gather(Gather),
 }
 
 /// A kernel with what it needs to answer ONNX Runtime.
@@ -53,13 +58,15 @@ impl Function {
     /// Every function.
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         let quantize = ActivationFormat::ALL.into_iter().map(Self::Quantize);
-        quantize.chain(Signature::all().map(Self::Linear))
+        let linear = Signature::all().map(Self::Linear);
+        quantize.chain(linear).chain(WeightKind::tables().map(Self::Gather))
     }
 
     fn name(self) -> String {
         match self {
             Self::Quantize(format) => format.quantize_function(),
             Self::Linear(signature) => signature.name(),
+            Self::Gather(kind) => kind.gather_function(),
         }
     }
 }
@@ -72,6 +79,7 @@ impl Operator {
         let (inputs, outputs) = match function {
             Function::Quantize(format) => (vec![Element::ANY], Quantize::outputs(format)),
             Function::Linear(signature) => (Linear::inputs(signature, float), vec![float]),
+            Function::Gather(kind) => (Gather::inputs(kind), vec![float]),
         };
         let name = CString::new(function.name()).unwrap_or_default();
         Self { base: BASE, api, name, function, inputs, outputs }
@@ -81,12 +89,20 @@ impl Operator {
         &raw const self.base
     }
 
+    pub(crate) fn name(&self) -> Cow<'_, str> {
+        self.name.to_string_lossy()
+    }
+
     fn create(&self, api: Api, info: *const OrtKernelInfo) -> Result<Kernel, OpError> {
         Ok(match self.function {
             Function::Quantize(format) => Kernel::Quantize(Quantize::new(format)?),
             Function::Linear(signature) => {
                 // SAFETY: `info` is what ONNX Runtime hands to the callback that this runs in.
                 Kernel::Linear(Box::new(unsafe { Linear::new(api, info, signature, self.outputs[0]) }?))
+            }
+            Function::Gather(kind) => {
+                // SAFETY: the same.
+                Kernel::Gather(unsafe { Gather::new(api, info, kind, self.outputs[0]) }?)
             }
         })
     }
@@ -159,7 +175,7 @@ unsafe extern "system" fn create(
     let api = api.unwrap_or(operator.api);
     // SAFETY: `info` is alive during the callback.
     let name = unsafe { api.node_name(info) }.unwrap_or_default();
-    let context = format!("node \"{name}\" ({})", operator.name.to_string_lossy());
+    let context = format!("node \"{name}\" ({})", operator.name());
     api.guard(&context, || {
         let made = operator.create(api, info)?;
         let node = Box::new(Node { api, name: context.clone(), kernel: made });
@@ -178,6 +194,7 @@ unsafe extern "system" fn compute(kernel: *mut c_void, context: *mut OrtKernelCo
         match &node.kernel {
             Kernel::Quantize(quantize) => quantize.run(&context),
             Kernel::Linear(linear) => linear.run(&context),
+            Kernel::Gather(gather) => gather.run(&context),
         }
     })
 }
@@ -195,7 +212,7 @@ unsafe extern "system" fn infer_shapes(
 ) -> OrtStatusPtr {
     // SAFETY: see `name`.
     let operator = unsafe { operator(op) };
-    let name = operator.name.to_string_lossy();
+    let name = operator.name();
     // SAFETY: the context is alive during the callback.
     operator.api.guard(&name, || unsafe { infer::outputs(operator.api, operator, context) })
 }
