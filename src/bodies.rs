@@ -56,7 +56,7 @@ pub(crate) fn hold_layers(model: &Model, compiler: &Compiler) -> bool {
         let Ok(Some(Body { mut model, .. })) = Body::take(model, place) else { return false };
         let (report, events) = (&mut Report::default(), &mut Silent);
         let mut steps = Steps { compiler, model: &mut model, report, events };
-        steps.find_layers().is_ok() && steps.has_layers() || hold_layers(&model, compiler)
+        steps.find_layers(true).is_ok() && steps.has_layers() || hold_layers(&model, compiler)
     })
 }
 
@@ -109,7 +109,7 @@ impl Steps<'_> {
             report: self.report,
             events: self.events,
         };
-        steps.find_layers()?;
+        steps.find_layers(true)?;
         if !steps.has_layers() && !hold_layers(steps.model, steps.compiler) {
             return Ok(());
         }

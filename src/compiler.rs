@@ -76,7 +76,7 @@ pub struct Compiler {
 
 impl Compiler {
     /// The names of the built-in passes, in order; the target chooses how they are lowered.
-    pub const PASSES: [&'static str; 16] = [
+    pub const PASSES: [&'static str; 17] = [
         "raise_portable",
         "inline_functions",
         "expand_attention",
@@ -86,6 +86,7 @@ impl Compiler {
         "split_experts",
         "canonicalize",
         "select",
+        "quantize_head",
         "quantize_activations",
         "solve_weights",
         "share_constants",
@@ -299,7 +300,11 @@ impl Compiler {
         let options = &self.options;
         let source = model.clone();
         let mut steps = Steps { compiler: self, model, report, events };
-        steps.find_layers()?;
+        steps.find_layers(false)?;
+        if options.head.is_some_and(|head| head != options.head()) {
+            let warning = "the head and the table of the tokens stay in float: only a portable ONNX model holds a table of codes";
+            steps.report.warnings.push(warning.to_string());
+        }
         if steps.computes_in(DataType::Bfloat16) {
             let warning = "the model computes in bfloat16, and so will what comes of it: ONNX Runtime's CPU provider runs neither";
             steps.report.warnings.push(warning.to_string());
@@ -384,8 +389,8 @@ fn built_in(name: &str) -> Result<&'static str, Error> {
 
 impl Steps<'_> {
     /// Runs the passes that find the layers to quantize.
-    pub(crate) fn find_layers(&mut self) -> Result<(), Error> {
-        self.compiler.options.finders().iter().try_for_each(|pass| self.run(pass.as_ref()))
+    pub(crate) fn find_layers(&mut self, in_body: bool) -> Result<(), Error> {
+        self.compiler.options.finders(in_body).iter().try_for_each(|pass| self.run(pass.as_ref()))
     }
 
     /// Whether the main graph has layers to quantize.
@@ -408,6 +413,9 @@ impl Steps<'_> {
         backend: &dyn Backend,
         state: Option<&State>,
     ) -> Result<(), Error> {
+        if let Some(pass) = self.compiler.options.quantize_head() {
+            self.run(&pass)?;
+        }
         self.quantize_activations()?;
         self.solve(samples, backend, state)
     }

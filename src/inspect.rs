@@ -8,8 +8,9 @@ use std::path::Path;
 
 use serde::Serialize;
 use zqc_ir::body::{Body, places};
+use zqc_ir::graph::Use;
 use zqc_ir::op::port;
-use zqc_ir::{Graph, Model, NodeId, Op, onnx, operands, tensor};
+use zqc_ir::{Graph, Model, Node, NodeId, Op, onnx, operands, tensor};
 use zqc_kernels::Package;
 use zqc_passes::{Observer, Select, finders, run};
 use zqc_runtime::RunError;
@@ -17,6 +18,9 @@ use zqc_runtime::RunError;
 use crate::error::Error;
 use crate::model_folder::find_model;
 use crate::report::KeptLayer;
+
+/// What a table reads in place of an activation.
+const INDICES: &str = "indices";
 
 /// The linear layers of a model or a package.
 #[derive(Debug, Clone, Serialize)]
@@ -60,7 +64,7 @@ pub enum InspectedFile {
     },
 }
 
-/// One linear layer.
+/// One linear layer, or a quantized table that no layer shares.
 #[derive(Debug, Clone, Serialize)]
 pub struct LinearSummary {
     /// Path in the source model.
@@ -80,7 +84,8 @@ pub struct LinearSummary {
     pub zero_points: bool,
     /// Rank of the low-rank branch; 0 without one.
     pub rank: usize,
-    /// Number format of the activation: `e4m3`, `e5m2`, `int8`; absent for one in float.
+    /// Number format of the activation: `e4m3`, `e5m2`, `int8`; absent for one in float, and `indices` for a table that rows are
+    /// looked up in.
     pub activations: Option<String>,
     /// Bits per weight, everything but the bias counted; in a package, the padding too.
     pub bits_per_weight: f64,
@@ -199,10 +204,13 @@ impl LinearSummary {
                 bits_per_weight: tensor::bits(linear.dtype).unwrap_or(0) as f64,
                 bias: node.input(port::LINEAR_BIAS).is_some(),
             },
-            Op::QuantizedLinear(linear) => {
+            // The codes of a tied table are those of the head.
+            Op::QuantizedGather(_) if is_tied(graph, node) => return Ok(None),
+            Op::QuantizedLinear(linear) | Op::QuantizedGather(linear) => {
                 let unreadable = |source| RunError::Operand { node: graph.label(id), source };
                 let matrix = operands::matrix(graph, node, linear).map_err(unreadable)?;
                 let branch = operands::low_rank(graph, node, linear).map_err(unreadable)?;
+                let looks_up = matches!(node.op, Op::QuantizedGather(_)).then(|| INDICES.to_string());
                 let producer = node.input(port::X).and_then(|x| graph.producer(x));
                 let activations = producer.and_then(|producer| match &graph.node(producer).op {
                     Op::QuantizeActivation(quantize) => Some(quantize.format.to_string()),
@@ -217,7 +225,7 @@ impl LinearSummary {
                     scales: Some(linear.ladder.map_or("grouped".to_string(), |ladder| ladder.to_string())),
                     zero_points: matrix.zero_points.is_some(),
                     rank: linear.rank,
-                    activations,
+                    activations: looks_up.or(activations),
                     bits_per_weight: matrix.bits_per_weight()
                         + branch.map_or(0.0, |branch| branch.bits_per_weight()),
                     bias: node.input(port::QUANTIZED_BIAS).is_some(),
@@ -227,4 +235,10 @@ impl LinearSummary {
         };
         Ok(Some(summary))
     }
+}
+
+/// Whether a layer reads the table that `gather` looks rows up in.
+fn is_tied(graph: &Graph, gather: &Node) -> bool {
+    let is_layer = |place: &Use| matches!(graph.node(place.node).op, Op::QuantizedLinear(_));
+    gather.input(port::WEIGHT).is_some_and(|codes| graph.uses(codes).iter().any(is_layer))
 }

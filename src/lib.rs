@@ -43,7 +43,7 @@ pub use error::Error;
 pub use evaluate::{Evaluation, Perplexity, evaluate};
 pub use inspect::{InspectedFile, Inspection, LinearSummary, inspect};
 pub use model_folder::find_model;
-pub use options::{Choice, Emit, Method, Options, Target};
+pub use options::{Choice, Emit, Head, Method, Options, Target};
 pub use report::{
     ActivationReport, KeptLayer, LayerReport, LibraryReport, Octave, OptionReport, Quantile, Report,
     RequantizedLayer, RoundingError, Shift, StageReport, Totals, WeightHistogram,

@@ -7,7 +7,7 @@ use std::{fs, io};
 
 use zqc_ir::Model;
 use zqc_ir::onnx::{self, FolderError, StagedFolder, Storage};
-use zqc_passes::FUNCTION_DOMAIN;
+use zqc_numerics::FUNCTION_DOMAIN;
 
 use crate::error::Error;
 

@@ -12,7 +12,7 @@ use zqc_numerics::{
     ActivationFormat, FactorFormat, Format, GptqOptions, Grouping, Order, ScaleConstraint, ScaleSearch,
     WeightFormat,
 };
-use zqc_passes::{Branch, BranchMetric, HessianSource, Pass, Recipe, Select, finders};
+use zqc_passes::{Branch, BranchMetric, HessianSource, Pass, QuantizeHead, Recipe, Select, finders};
 use zqc_runtime::{BackendError, available_backends};
 
 use crate::error::Error;
@@ -49,6 +49,20 @@ pub enum Target {
     Portable,
     /// Importers that know ONNX's low-precision types, see [`LowerNative`](zqc_passes::LowerNative).
     Native,
+}
+
+/// What the language-model head and the table of the token embeddings become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Head {
+    /// INT8 with a scale for every entry; the head reads its activation in float.
+    #[default]
+    Int8,
+    /// E4M3 with a scale for every entry.
+    Fp8,
+    /// E2M1 in the groups of the other layers.
+    Fp4,
+    /// Float, as they came.
+    Float,
 }
 
 /// The choices of a compilation. The default is the recipe of ZeroQuant-FP with what was found to improve it: FP4 weights
@@ -95,6 +109,9 @@ pub struct Options {
     pub seq_len: Option<usize>,
     /// Token id that begins every sample.
     pub bos: Option<i64>,
+    /// What the head and the table of the tokens become; by default INT8 where the result can hold it, see
+    /// [`Options::head`].
+    pub head: Option<Head>,
     /// Layers to leave in float.
     pub keep: Vec<Regex>,
     /// The only layers to quantize; empty means all that the policy allows.
@@ -134,6 +151,7 @@ impl Default for Options {
             samples: None,
             seq_len: None,
             bos: None,
+            head: None,
             keep: Vec::new(),
             only: Vec::new(),
             requantize: false,
@@ -205,12 +223,62 @@ impl Options {
         self.target == Target::Portable && self.emit != Emit::Cuda
     }
 
-    /// The passes that find the layers to quantize, in order.
-    pub(crate) fn finders(&self) -> Vec<Box<dyn Pass>> {
-        let select = Select { keep: self.keep.clone(), only: self.only.clone() };
+    /// The passes that find the layers to quantize, in order: of the main graph, or of a body, where the head and the table of the
+    /// tokens stay in float.
+    pub(crate) fn finders(&self, in_body: bool) -> Vec<Box<dyn Pass>> {
+        let select = if in_body { Select { head: None, ..self.select() } } else { self.select() };
         let mut passes = Vec::from(finders(&select, self.requantize));
         passes.push(Box::new(select));
         passes
+    }
+
+    fn select(&self) -> Select {
+        let head = self.head_grouping().map(|grouping| grouping.format.format);
+        Select { keep: self.keep.clone(), only: self.only.clone(), head }
+    }
+
+    /// What becomes of the head and the table of the tokens: what was chosen or INT8, and float where the result has no form for a
+    /// table of codes, as the native types and packages.
+    pub fn head(&self) -> Head {
+        match self.holds_tables() {
+            true => self.head.unwrap_or_default(),
+            false => Head::Float,
+        }
+    }
+
+    /// Whether what is emitted can hold tables of codes.
+    pub(crate) fn holds_tables(&self) -> bool {
+        self.target == Target::Portable && self.emit != Emit::Cuda
+    }
+
+    /// How the head and the table of the tokens are coded; `None` for float.
+    fn head_grouping(&self) -> Option<Grouping> {
+        let whole_rows = |format: Format| Grouping {
+            format: format.into(),
+            group_size: 0,
+            scale_search: ScaleSearch::Max,
+            constraint: ScaleConstraint::None,
+        };
+        match self.head() {
+            Head::Int8 => Some(whole_rows(Format::Int8)),
+            Head::Fp8 => Some(whole_rows(Format::E4M3)),
+            Head::Fp4 => {
+                let constraint = match self.weights.format {
+                    Format::E2M1 => self.recipe().gptq.grouping.constraint,
+                    _ => ScaleConstraint::M3,
+                };
+                Some(Grouping { format: Format::E2M1.into(), constraint, ..self.recipe().gptq.grouping })
+            }
+            Head::Float => None,
+        }
+    }
+
+    /// The pass that quantizes the head and the table of the tokens, unless they stay in float. An 8-bit activation costs more
+    /// than a head of INT8, which reads it in float.
+    pub(crate) fn quantize_head(&self) -> Option<QuantizeHead> {
+        let activations = self.activations.filter(|_| self.head() != Head::Int8);
+        let grouping = self.head_grouping()?;
+        Some(QuantizeHead { select: self.select(), grouping, activations })
     }
 
     /// How weights are solved.

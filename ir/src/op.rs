@@ -22,6 +22,11 @@ pub enum Op {
     /// branch that repairs it. Inputs: `x` (quantized or not), and at the ports of [`port`] what the layer has of the
     /// rest. Outputs: `y` `[..., N]`.
     QuantizedLinear(QuantizedLinear),
+    /// `y = Ŵ[indices]`: rows of a quantized weight, looked up as `Gather` along axis 0 does. It is the table of the token
+    /// embeddings, of `n` entries of `k` features; a tied language-model head reads the same operands. Inputs: indices
+    /// `[...]` of `i64` or `i32`, and the operands at the ports of [`port`], without low-rank branch or bias. Outputs: `y`
+    /// `[..., K]`.
+    QuantizedGather(QuantizedLinear),
 }
 
 /// See [`Op::QuantizeActivation`].
@@ -71,7 +76,7 @@ pub struct Linear {
     pub origin: Vec<Node>,
 }
 
-/// See [`Op::QuantizedLinear`].
+/// See [`Op::QuantizedLinear`] and [`Op::QuantizedGather`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct QuantizedLinear {
     /// As in [`Linear`].
@@ -96,7 +101,7 @@ pub struct QuantizedLinear {
 
 /// The input ports of our linear operators; those of a `quantized_linear` that it does without are left out.
 pub mod port {
-    /// The activation.
+    /// The activation; the indices of a `quantized_gather`.
     pub const X: usize = 0;
     /// The float weight of a `linear`. The codes of a `quantized_linear`: `u8 [N, ceil(K/2)]` for 4-bit formats, the first
     /// of two in the low nibble, else `[N, K]` in the type of the format, `f8e4m3`, `f8e5m2` or `i8`.
@@ -156,6 +161,7 @@ impl Op {
             Op::QuantizeActivation(_) => "zqc.quantize_activation",
             Op::Linear(_) => "zqc.linear",
             Op::QuantizedLinear(_) => "zqc.quantized_linear",
+            Op::QuantizedGather(_) => "zqc.quantized_gather",
         }
     }
 

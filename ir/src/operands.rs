@@ -17,6 +17,10 @@ pub enum OperandError {
     /// The parts of the weight do not fit together.
     #[error(transparent)]
     Weight(#[from] SolveError),
+    /// A row is looked up that the table does not have.
+    #[error("index {index} is not within a table of {rows} rows")]
+    #[allow(missing_docs)] // the message names the fields
+    Row { index: i64, rows: usize },
 }
 
 /// An operand of a [`QuantizedLinear`].
@@ -130,6 +134,55 @@ pub fn matrix(graph: &Graph, node: &Node, linear: &QuantizedLinear) -> Result<Qu
     let matrix = QuantizedMatrix { format, rows: n, cols: k, group_size, codes, scales, zero_points };
     matrix.check()?;
     Ok(matrix)
+}
+
+/// The rows at `indices` of the table `table`, which `node` looks rows up in; no other row is read.
+///
+/// # Errors
+/// As [`matrix`], and when there is no such row.
+pub fn rows(
+    graph: &Graph,
+    node: &Node,
+    table: &QuantizedLinear,
+    indices: &[usize],
+) -> Result<QuantizedMatrix, OperandError> {
+    let (row_bytes, groups) = (table.row_bytes(), table.groups());
+    let codes = constant(graph, node, port::WEIGHT)?.bytes()?;
+    let codes = chosen(&codes, row_bytes, indices)?;
+    let codes = match table.format.bits() {
+        4 => codes.chunks_exact(row_bytes.max(1)).flat_map(|row| unpack_nibbles(row, table.k)).collect(),
+        _ => codes,
+    };
+    let scales = constant(graph, node, port::SCALES)?.to_f32()?;
+    let scales = match table.ladder {
+        None => Scales::Grouped(chosen(&scales, groups, indices)?),
+        Some(ladder) => {
+            let shifts = constant(graph, node, port::SHIFTS)?.bytes()?;
+            let shifts = chosen(&shifts, groups, indices)?;
+            Scales::Shifted { ladder, rows: chosen(&scales, 1, indices)?, shifts }
+        }
+    };
+    let zero_points = match node.input(port::ZERO_POINTS) {
+        None => None,
+        Some(_) => {
+            let bytes = constant(graph, node, port::ZERO_POINTS)?.bytes()?;
+            Some(chosen(&bytes, groups, indices)?.into_iter().map(|byte| byte as i8).collect())
+        }
+    };
+    let &QuantizedLinear { k, format, group_size, .. } = table;
+    Ok(QuantizedMatrix { format, rows: indices.len(), cols: k, group_size, codes, scales, zero_points })
+}
+
+/// The rows at `indices` of a matrix with rows of this length.
+fn chosen<T: Copy>(values: &[T], row: usize, indices: &[usize]) -> Result<Vec<T>, OperandError> {
+    let rows = values.len() / row.max(1);
+    let mut chosen = Vec::with_capacity(indices.len().saturating_mul(row));
+    for &index in indices {
+        let start = index.saturating_mul(row);
+        let values = values.get(start..start.saturating_add(row));
+        chosen.extend_from_slice(values.ok_or(OperandError::Row { index: index as i64, rows })?);
+    }
+    Ok(chosen)
 }
 
 /// The low-rank branch of the layer `linear`, which `node` is, if it has one.

@@ -153,7 +153,7 @@ fn attributes(op: &Op) -> Vec<String> {
             }
             text
         }
-        Op::QuantizedLinear(linear) => {
+        Op::QuantizedLinear(linear) | Op::QuantizedGather(linear) => {
             let mut text = vec![
                 format!("layer = {:?}", linear.layer),
                 format!("k = {}", linear.k),

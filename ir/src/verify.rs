@@ -68,6 +68,12 @@ pub fn verify(model: &Model) -> Result<(), Faults> {
                 }
             }
             Op::QuantizedLinear(linear) => quantized_operands(graph, id, linear, &mut fault),
+            Op::QuantizedGather(table) => {
+                if table.rank > 0 || node.input(port::QUANTIZED_BIAS).is_some() {
+                    fault("it has a low-rank branch or a bias, which no table has".to_string());
+                }
+                quantized_operands(graph, id, table, &mut fault);
+            }
         }
     }
     if let Err(cycle) = graph.order() {

@@ -32,6 +32,7 @@ mod row_scales;
 mod rtn;
 mod scale_search;
 mod scales;
+mod signature;
 mod step_search;
 mod token;
 mod weight_format;
@@ -54,5 +55,8 @@ pub use quantized::{QuantizedMatrix, relative_error};
 pub use rtn::rtn;
 pub use scale_search::ScaleSearch;
 pub use scales::Scales;
+pub use signature::{
+    Extra, FUNCTION_DOMAIN, FUNCTION_VERSION, GROUP_SIZE, OUTPUT_TYPE, Operand, Signature, WeightKind,
+};
 pub use token::{ActivationFormat, SCALE_FLOOR, quantize_dequantize_tokens};
 pub use weight_format::WeightFormat;

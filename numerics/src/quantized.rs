@@ -64,6 +64,23 @@ impl QuantizedMatrix {
         }
     }
 
+    /// Puts the rows of `lower`, coded in the same way, below these.
+    pub fn append(&mut self, lower: Self) {
+        self.rows += lower.rows;
+        self.codes.extend(lower.codes);
+        match (&mut self.scales, lower.scales) {
+            (Scales::Grouped(upper), Scales::Grouped(lower)) => upper.extend(lower),
+            (Scales::Shifted { rows, shifts, .. }, Scales::Shifted { rows: lower, shifts: steps, .. }) => {
+                rows.extend(lower);
+                shifts.extend(steps);
+            }
+            _ => {}
+        }
+        if let (Some(upper), Some(lower)) = (&mut self.zero_points, lower.zero_points) {
+            upper.extend(lower);
+        }
+    }
+
     /// The weights that the codes stand for, `[N, K]`.
     pub fn dequantize(&self) -> Vec<f32> {
         let codebook = self.format.codebook();

@@ -10,14 +10,15 @@
 //! 7. [`SplitExperts`]: a stack of expert weights becomes one matrix an expert.
 //! 8. [`Canonicalize`]: every form of a linear layer becomes `zqc.linear`. With the passes before it, that is [`finders`].
 //! 9. [`Select`]: which of them are quantized; the others turn back into what they were, with a reason.
-//! 10. [`QuantizeActivations`]: one token-wise quantization per distinct input.
-//! 11. [`SolveWeights`]: stage by stage in topological order, the quantized prefix feeding the next stage: gather the
+//! 10. [`QuantizeHead`]: the language-model head and the table of the tokens, without data.
+//! 11. [`QuantizeActivations`]: one token-wise quantization per distinct input.
+//! 12. [`SolveWeights`]: stage by stage in topological order, the quantized prefix feeding the next stage: gather the
 //!     Hessians, solve the weights on the low-precision grid.
-//! 12. [`ShareConstants`]: what the file holds twice is stored once.
-//! 13. [`UpgradeOpset`]: the standard operators move to an opset that knows the types of the result.
-//! 14. [`LowerPortable`]: our operators become ONNX that stock runtimes execute. [`RaisePortable`] is its inverse. Or
+//! 13. [`ShareConstants`]: what the file holds twice is stored once.
+//! 14. [`UpgradeOpset`]: the standard operators move to an opset that knows the types of the result.
+//! 15. [`LowerPortable`]: our operators become ONNX that stock runtimes execute. [`RaisePortable`] is its inverse. Or
 //!     [`LowerNative`]: they become ONNX in its own low-precision types, for importers that know them.
-//! 15. [`ShareOperands`]: what lowered layers of the graph and of its bodies have in common is stored once.
+//! 16. [`ShareOperands`]: what lowered layers of the graph and of its bodies have in common is stored once.
 
 mod attention;
 mod canonicalize;
@@ -33,15 +34,18 @@ mod expand_fused;
 mod expand_moe;
 mod expert_stack;
 mod finders;
+mod float_rows;
 mod folded;
 mod fused;
 mod inline_functions;
 mod layer_path;
+mod lm_head;
 mod lower;
 mod mixture;
 mod nbits;
 mod pass;
 mod quantize_activations;
+mod quantize_head;
 mod raise;
 mod rank;
 mod record;
@@ -52,6 +56,7 @@ mod share_operands;
 mod solve_weights;
 mod split_experts;
 mod statistics;
+mod token_table;
 mod upgrade_opset;
 mod vocabulary;
 
@@ -64,9 +69,10 @@ pub use expand_moe::ExpandMoe;
 pub use finders::finders;
 pub use folded::weights_of_layers;
 pub use inline_functions::InlineFunctions;
-pub use lower::{LowerNative, LowerPortable, functions::DOMAIN as FUNCTION_DOMAIN};
+pub use lower::{LowerNative, LowerPortable};
 pub use pass::{Observer, Pass, PassError, Silent, run};
 pub use quantize_activations::QuantizeActivations;
+pub use quantize_head::QuantizeHead;
 pub use raise::RaisePortable;
 pub use record::{ActivationRecord, BranchRecord, CalibrationRecord, Coding, HeldOutRecord, LayerRecord};
 pub use reuse_weights::{ReuseWeights, SolvedWeights};

@@ -2,8 +2,11 @@
 
 pub(crate) mod activation;
 mod bias;
+pub(crate) mod callee;
 mod dequantize;
+mod dequantize_rows;
 pub(crate) mod functions;
+mod gather;
 pub(crate) mod layout;
 mod native;
 pub(crate) mod own;

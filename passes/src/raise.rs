@@ -5,19 +5,20 @@ use std::collections::HashMap;
 use zqc_ir::functions::{Functions, label};
 use zqc_ir::graph::{Port, Source, Use};
 use zqc_ir::onnx::proto::NodeProto;
-use zqc_ir::op::{QuantizeActivation, QuantizedLinear, port};
+use zqc_ir::op::{QuantizeActivation, QuantizedLinear};
 use zqc_ir::operands;
 use zqc_ir::tensor::{DataType, name};
 use zqc_ir::{Change, FreshNames, Graph, Model, NewNode, Node, NodeId, Op, Patch, Tensor, ValueId, opset};
-use zqc_numerics::ActivationFormat;
+use zqc_numerics::{
+    ActivationFormat, FUNCTION_DOMAIN, FUNCTION_VERSION, GROUP_SIZE, OUTPUT_TYPE, Operand, Signature,
+};
 
-use crate::lower::functions::{self, DOMAIN, GROUP_SIZE, OUTPUT_TYPE};
-use crate::lower::signature::Signature;
-use crate::lower::{activation, layout, own};
+use crate::lower::callee::Callee;
+use crate::lower::{activation, layout, own, signature};
 use crate::pass::{Observer, Pass, PassError};
 
 /// The inverse of [`LowerPortable`](crate::LowerPortable): calls of the functions of domain `ai.zqc` become
-/// [`Op::QuantizeActivation`] and [`Op::QuantizedLinear`], and the functions go. A layer is called what its call is. Our
+/// [`Op::QuantizeActivation`], [`Op::QuantizedLinear`] and [`Op::QuantizedGather`], and the functions go. A layer is called what its call is. Our
 /// functions are known by what they compute: one of their names with another body is refused, and other functions of the
 /// domain stay.
 ///
@@ -38,18 +39,18 @@ impl Pass for RaisePortable {
                     label(foreign)
                 ),
                 way_out: format!(
-                    "if it is to be another, give it another domain than {DOMAIN}; if not, the file was damaged or edited, \
+                    "if it is to be another, give it another domain than {FUNCTION_DOMAIN}; if not, the file was damaged or edited, \
                      or is of a newer zqc"
                 ),
             });
         }
-        let Some(version) = opset::version(&model.header.opset_import, DOMAIN) else {
+        let Some(version) = opset::version(&model.header.opset_import, FUNCTION_DOMAIN) else {
             return Ok(Patch::default());
         };
-        if version != functions::VERSION {
+        if version != FUNCTION_VERSION {
             return Err(PassError::Unsupported {
-                what: format!("the model uses version {version} of {DOMAIN}"),
-                way_out: format!("this zqc knows version {}: use the one that wrote it", functions::VERSION),
+                what: format!("the model uses version {version} of {FUNCTION_DOMAIN}"),
+                way_out: format!("this zqc knows version {}: use the one that wrote it", FUNCTION_VERSION),
             });
         }
         let defined = Functions::new(&model.header.functions);
@@ -57,24 +58,24 @@ impl Pass for RaisePortable {
             graph: &model.graph,
             names: FreshNames::new(&model.graph),
             changes: Vec::new(),
-            transposed: HashMap::new(),
+            brought: HashMap::new(),
         };
         for id in model.graph.order()? {
             let Op::Onnx(call) = &model.graph.node(id).op else { continue };
             match defined.called(call) {
                 Some(function) if own::is_ours(function) => raising.call(id, call)?,
-                None if call.domain() == DOMAIN => return Err(undefined(&model.graph, id)),
+                None if call.domain() == FUNCTION_DOMAIN => return Err(undefined(&model.graph, id)),
                 _ => {}
             }
         }
         let others = || model.header.functions.iter().filter(|function| !own::is_ours(function));
-        let stays = others().any(|function| function.domain() == DOMAIN)
+        let stays = others().any(|function| function.domain() == FUNCTION_DOMAIN)
             || others().flat_map(|function| &function.node).any(calls_us)
             || model.graph.nodes().any(|(_, node)| match &node.op {
                 Op::Onnx(proto) => proto.bodies().flat_map(|body| &body.node).any(calls_us),
                 _ => false,
             });
-        let forget = if stays { Vec::new() } else { vec![DOMAIN.to_string()] };
+        let forget = if stays { Vec::new() } else { vec![FUNCTION_DOMAIN.to_string()] };
         Ok(Patch { changes: raising.changes, forget, ..Default::default() })
     }
 }
@@ -86,7 +87,7 @@ fn undefined(graph: &Graph, id: NodeId) -> PassError {
 
 /// Whether `node`, or one in a body of it, calls one of our functions.
 fn calls_us(node: &NodeProto) -> bool {
-    node.domain() == DOMAIN || node.bodies().flat_map(|body| &body.node).any(calls_us)
+    node.domain() == FUNCTION_DOMAIN || node.bodies().flat_map(|body| &body.node).any(calls_us)
 }
 
 struct Raising<'g> {
@@ -95,16 +96,18 @@ struct Raising<'g> {
     changes: Vec<Change>,
     /// The names under which operands lie as our operators want them: layers may share theirs, and one that a body reads
     /// stays beside it as it is.
-    transposed: HashMap<ValueId, String>,
+    brought: HashMap<ValueId, String>,
 }
 
 impl<'g> Raising<'g> {
     fn call(&mut self, id: NodeId, call: &NodeProto) -> Result<(), PassError> {
         let function = call.op_type();
-        let raised = match (activation::parse(function), Signature::parse(function)) {
+        let raised = match (activation::parse(function), Callee::parse(function)) {
             (Some(format), _) => self.quantize(id, format),
-            (None, Some(signature)) => self.linear(id, call, signature),
-            (None, None) => Err(format!("{DOMAIN} has no function {function} that a graph may call")),
+            (None, Some(callee)) => self.weighted(id, call, callee),
+            (None, None) => {
+                Err(format!("{FUNCTION_DOMAIN} has no function {function} that a graph may call"))
+            }
         };
         let change = raised.map_err(|reason| PassError::Malformed { node: self.graph.label(id), reason })?;
         self.changes.push(change);
@@ -115,7 +118,12 @@ impl<'g> Raising<'g> {
         let (graph, node) = (self.graph, self.graph.node(id));
         let x = node.input(0).ok_or("it has no input")?;
         let codes = node.output(0).ok_or("it has no output")?;
-        let part = |at| move |reader: Signature, input| reader.activation == Some(format) && input == at;
+        let part = |at| {
+            move |reader: Callee, input| match reader {
+                Callee::Linear(signature) => signature.activation == Some(format) && input == at,
+                Callee::Gather(_) => false,
+            }
+        };
         for (at, value) in node.outputs().iter().enumerate() {
             if value.is_some_and(|value| self.is_captured(value) || !self.is_read_only(value, part(at))) {
                 return Err(format!(
@@ -137,64 +145,85 @@ impl<'g> Raising<'g> {
         })
     }
 
-    fn linear(&mut self, id: NodeId, call: &NodeProto, signature: Signature) -> Result<Change, String> {
+    /// A layer, or a look-up in a table.
+    fn weighted(&mut self, id: NodeId, call: &NodeProto, callee: Callee) -> Result<Change, String> {
         let (graph, node) = (self.graph, self.graph.node(id));
-        let x = self.activation(node, signature)?;
+        let x = match callee {
+            Callee::Linear(signature) => self.activation(node, signature)?,
+            Callee::Gather(_) => node.input(0).ok_or("it has no input 0")?,
+        };
         let y = node.output(0).ok_or("it has no output")?;
-        let inputs = signature.operands().into_iter().zip(signature.activation_inputs().len()..);
         let mut operands = Vec::new();
-        for ((port, _), input) in inputs {
+        for (operand, input) in callee.operands().into_iter().zip(callee.first_operand()..) {
             let value = node.input(input).ok_or_else(|| format!("it has no input {input}"))?;
             let tensor = graph.constant(value).ok_or_else(|| format!("its input {input} is no constant"))?;
-            operands.push((port, input, value, tensor));
+            operands.push((operand, input, value, tensor));
         }
-        let dim = |port, axis: usize| {
-            let operand = operands.iter().find(|operand| operand.0 == port);
-            let dim = operand.and_then(|(.., tensor)| tensor.dims().get(axis).copied());
+        let dim = |wanted, axis: usize| {
+            let found = operands.iter().find(|(operand, ..)| *operand == wanted);
+            let dim = found.and_then(|(.., tensor)| tensor.dims().get(axis).copied());
             dim.map_or(0, |dim| usize::try_from(dim).unwrap_or(0))
+        };
+        let weight = callee.weight();
+        let (k, n) = match callee.by_rows() {
+            // Of a table, a row has an even number of 4-bit codes.
+            true => {
+                let row = dim(Operand::Weight, 1).saturating_mul(8);
+                (row / weight.format.bits() as usize, dim(Operand::Weight, 0))
+            }
+            false => (dim(Operand::Weight, 0), dim(Operand::Scales, 1)),
         };
         let linear = QuantizedLinear {
             layer: node.name.clone(),
-            k: dim(port::WEIGHT, 0),
-            n: dim(port::SCALES, 1),
-            format: signature.weight.format,
+            k,
+            n,
+            format: weight.format,
             group_size: group_size(call)?,
-            ladder: signature.weight.ladder(),
-            rank: dim(port::LOW_RANK_SCALES, 0),
+            ladder: weight.ladder(),
+            rank: dim(Operand::LowRankScales, 0),
             beta: 1.0,
             dtype: output_type(call)?,
         };
-        if linear.k * linear.n == 0 {
+        if k.saturating_mul(n) == 0 {
             return Err("its weight has no elements".to_string());
         }
-        let mut change = Change::new(format!("{} is a quantized linear layer", graph.label(id)));
+        let mut change = Change::new(format!("{} has a quantized weight", graph.label(id)));
         change.remove.push(id);
-        for &(port, input, value, tensor) in &operands {
-            let (dtype, dims) = signature.file_type(port, &linear);
+        for &(operand, input, value, tensor) in &operands {
+            let (dtype, dims) = callee.file_type(operand, &linear);
             check(tensor, dtype, &dims).map_err(|reason| format!("its input {input} is {reason}"))?;
-            if self.transposed.contains_key(&value) {
+            if self.brought.contains_key(&value) {
                 continue;
             }
-            let same = |reader: Signature, input| reader.operand(input) == Some(port);
+            let same = |reader: Callee, input| {
+                reader.operand(input) == Some(operand) && reader.by_rows() == callee.by_rows()
+            };
             if !self.is_read_only(value, same) {
                 return Err(format!("its input {input} is read by something else than layers too"));
             }
-            let turned = layout::to_graph(&linear, port, tensor).map_err(|error| error.to_string())?;
+            let to_graph = if callee.by_rows() { layout::rows_to_graph } else { layout::to_graph };
+            let brought =
+                to_graph(&linear, signature::port(operand), tensor).map_err(|error| error.to_string())?;
             let mut name = graph.value(value).name.clone();
             if self.is_captured(value) {
                 name = self.names.fresh(&name);
-                change.initializers.push((name.clone(), turned));
+                change.initializers.push((name.clone(), brought));
             } else {
-                change.replace.push((value, turned));
+                change.replace.push((value, brought));
             }
-            self.transposed.insert(value, name);
+            self.brought.insert(value, name);
         }
         let name = |value| graph.value(value).name.clone();
-        let named = operands.iter().map(|&(port, _, value, _)| (port, self.transposed[&value].clone()));
+        let named = operands
+            .iter()
+            .map(|&(operand, _, value, _)| (signature::port(operand), self.brought[&value].clone()));
         change.add.push(NewNode {
             name: node.name.clone(),
             inputs: operands::inputs(name(x), named, None),
-            op: Op::QuantizedLinear(linear),
+            op: match callee {
+                Callee::Linear(_) => Op::QuantizedLinear(linear),
+                Callee::Gather(_) => Op::QuantizedGather(linear),
+            },
             outputs: vec![Some(name(y))],
             rank: node.rank(),
         });
@@ -208,7 +237,7 @@ impl<'g> Raising<'g> {
         let producer = self
             .graph
             .producer(x)
-            .filter(|&producer| self.function(producer) == Some(&activation::name(format)));
+            .filter(|&producer| self.function(producer) == Some(&format.quantize_function()));
         let yielded = |at: usize| {
             let part = linear.input(at).map(|value| self.graph.source(value));
             part == producer.map(|node| Source::Node { node, port: at })
@@ -216,16 +245,15 @@ impl<'g> Raising<'g> {
         if producer.is_some() && (0..signature.activation_inputs().len()).all(yielded) {
             Ok(x)
         } else {
-            Err(format!("its activation is not what one {} yields", activation::name(format)))
+            Err(format!("its activation is not what one {} yields", format.quantize_function()))
         }
     }
 
-    /// Whether every reader of `value` but bodies is a linear layer that reads it as `wanted` of its signature and of the
-    /// input.
-    fn is_read_only(&self, value: ValueId, wanted: impl Fn(Signature, usize) -> bool) -> bool {
+    /// Whether every reader of `value` but bodies is a function of ours that reads it as `wanted` of it and of the input.
+    fn is_read_only(&self, value: ValueId, wanted: impl Fn(Callee, usize) -> bool) -> bool {
         let reads = |place: &Use| match (place.port, self.function(place.node)) {
             (Port::Input(at), Some(function)) => {
-                Signature::parse(function).is_some_and(|signature| wanted(signature, at))
+                Callee::parse(function).is_some_and(|callee| wanted(callee, at))
             }
             (Port::Capture, _) => true,
             _ => false,
@@ -241,7 +269,7 @@ impl<'g> Raising<'g> {
     /// The name of our function that the node calls, if it is a call of one.
     fn function(&self, id: NodeId) -> Option<&'g str> {
         match &self.graph.node(id).op {
-            Op::Onnx(call) if call.domain() == DOMAIN => Some(call.op_type()),
+            Op::Onnx(call) if call.domain() == FUNCTION_DOMAIN => Some(call.op_type()),
             _ => None,
         }
     }

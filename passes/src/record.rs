@@ -128,6 +128,15 @@ impl Coding {
     }
 }
 
+impl Coding {
+    /// Counts the weights and the shifts of other rows of the same weight in, coded in the same way.
+    pub(crate) fn add(&mut self, rows: &Self) {
+        self.weights.add(&rows.weights);
+        self.shifts.resize(self.shifts.len().max(rows.shifts.len()), 0);
+        self.shifts.iter_mut().zip(&rows.shifts).for_each(|(sum, count)| *sum += count);
+    }
+}
+
 /// How often each number from 0 to the largest occurs.
 fn counts(numbers: &[u8]) -> Vec<u64> {
     let mut counts = vec![0; numbers.iter().max().map_or(0, |&max| usize::from(max) + 1)];

@@ -1,6 +1,5 @@
 //! Which linear layers are quantized.
 
-mod lm_head;
 mod part;
 
 use std::collections::HashSet;
@@ -8,15 +7,17 @@ use std::collections::HashSet;
 use regex::Regex;
 use zqc_ir::op::{Linear, port};
 use zqc_ir::{Change, FreshNames, Graph, Model, NodeId, Op, Patch, ValueId};
+use zqc_numerics::Format;
 
 use crate::attention::PackedAttention;
 use crate::einsum::EinsumProduct;
 use crate::expert_stack::ExpertStack;
 use crate::fused::FusedLayer;
 use crate::layer_path::LayerPaths;
+use crate::lm_head::Heads;
 use crate::mixture::{Experts, Mixture};
 use crate::pass::{Observer, Pass, PassError};
-use lm_head::Heads;
+use crate::token_table::TokenTable;
 
 /// Smaller weights save nothing.
 pub(crate) const MIN_ELEMENTS: usize = 1024;
@@ -26,7 +27,8 @@ const MIN_K: usize = 16;
 /// Turns the linear layers that are to stay in float back into the nodes that they were.
 ///
 /// A layer stays in float when `only` is given and none of it matches, when one of `keep` matches, when it is the
-/// language-model head (unless `only` names it), or when it is small. [`Observer::layer_kept`] hears the reason, of `Einsum` and stacks of
+/// language-model head and `head` is `None` (unless `only` names it), or when it is small. A head that is tied to the table of the
+/// tokens and the table are chosen as one, by the names of both; nothing else may read the table. [`Observer::layer_kept`] hears the reason, of `Einsum` and stacks of
 /// experts too. Where its weight is a part of a constant and other parts are quantized, it reads the part alone, so that the
 /// rest goes. The expressions are searched for in the layer's path, its node's name and its weight's name.
 #[derive(Debug, Clone, Default)]
@@ -35,6 +37,8 @@ pub struct Select {
     pub keep: Vec<Regex>,
     /// The layers that are quantized; empty for all.
     pub only: Vec<Regex>,
+    /// The number format of the head's weight, and of the table of the tokens; `None` leaves both in float.
+    pub head: Option<Format>,
 }
 
 impl Pass for Select {
@@ -49,17 +53,30 @@ impl Pass for Select {
         let mut paths = LayerPaths::default();
         let others = order.iter().flat_map(|&id| Unexpanded::all(model, id, self, &mut paths));
         let others: Vec<Unexpanded> = others.collect();
-        self.report_unmatched(&layers, &others, observer);
+        let tables = if self.head.is_some() { TokenTable::all(graph) } else { Vec::new() };
+        self.report_unmatched(graph, &layers, &others, &tables, observer);
         for other in &others {
             let reason = self.reason_to_keep(&other.names(), other.features);
             if let Some(reason) = reason.or_else(|| other.reason.clone()) {
                 observer.layer_kept(&other.path, &reason);
             }
         }
+        let kept_tables: Vec<_> =
+            tables.iter().map(|table| self.reason_to_keep_table(graph, table)).collect();
+        for (table, reason) in tables.iter().zip(&kept_tables) {
+            reason.iter().for_each(|reason| observer.layer_kept(&table.path, reason));
+        }
         let heads = Heads::find(graph);
         let reason = |layer: &Layer| {
+            if let Some(at) = tables.iter().position(|table| table.layers.contains(&layer.id)) {
+                return kept_tables[at].clone();
+            }
             let &Linear { k, n, .. } = layer.linear;
-            let lm_head = || heads.reason(layer.id, k, n).filter(|_| self.only.is_empty());
+            let stays = |_: &String| match self.head {
+                Some(_) => heads.is_tied(layer.id),
+                None => self.only.is_empty(),
+            };
+            let lm_head = || heads.reason(layer.id, k, n).filter(stays);
             let reason = self.reason_by_name(&layer.names);
             let reason = reason.or_else(|| Some(format!("lm_head: {}", lm_head()?)));
             reason.or_else(|| too_small(k, n))
@@ -89,6 +106,20 @@ impl Select {
         self.reason_by_name(names).or_else(|| too_small(k, n))
     }
 
+    /// Why the table of the tokens, and the head that is tied to it, stay in float; `None` if they need not.
+    pub(crate) fn reason_to_keep_table(&self, graph: &Graph, table: &TokenTable) -> Option<String> {
+        let layers = table.layers.iter().filter_map(|&id| Layer::new(graph, id));
+        let names: Vec<&str> = layers.flat_map(|layer| layer.names).chain(table.names(graph)).collect();
+        let odd = self.head.is_some_and(|format| format.bits() == 4 && !table.columns.is_multiple_of(2));
+        let obstacle = || {
+            let odd = odd.then(|| format!("a row of {} codes of 4 bits ends within a byte", table.columns));
+            let name = &graph.value(table.root).name;
+            Some(format!("embedding table \"{name}\": {}", table.obstacle.clone().or(odd)?))
+        };
+        let reason = self.reason_by_name(&names).or_else(obstacle);
+        reason.or_else(|| too_small(table.columns, table.rows))
+    }
+
     fn reason_by_name(&self, names: &[&str]) -> Option<String> {
         if !self.only.is_empty() && !self.only.iter().any(|regex| is_named_by(names, regex)) {
             return Some("not named by --only".to_string());
@@ -97,11 +128,19 @@ impl Select {
         Some(format!("named by --keep {regex}"))
     }
 
-    fn report_unmatched(&self, layers: &[Layer], others: &[Unexpanded], observer: &mut dyn Observer) {
+    fn report_unmatched(
+        &self,
+        graph: &Graph,
+        layers: &[Layer],
+        others: &[Unexpanded],
+        tables: &[TokenTable],
+        observer: &mut dyn Observer,
+    ) {
         for (option, expressions) in [("--keep", &self.keep), ("--only", &self.only)] {
             for regex in expressions {
                 let named = layers.iter().any(|layer| is_named_by(&layer.names, regex))
-                    || others.iter().any(|other| is_named_by(&other.names(), regex));
+                    || others.iter().any(|other| is_named_by(&other.names(), regex))
+                    || tables.iter().any(|table| is_named_by(&table.names(graph), regex));
                 if !named {
                     observer.unmatched(option, regex.as_str());
                 }

@@ -60,7 +60,7 @@ fn is_large_matrix(tensor: &Tensor) -> bool {
 }
 
 /// Whether `copy` has the content of `original` (`Some(false)`) or of its transpose (`Some(true)`).
-fn is_copy(copy: &Tensor, original: &Tensor) -> Option<bool> {
+pub(crate) fn is_copy(copy: &Tensor, original: &Tensor) -> Option<bool> {
     let (dtype, [rows, columns]) = (copy.dtype().ok()?, original.matrix_dims()?);
     if Ok(dtype) != original.dtype() {
         return None;

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use zqc_ir::graph::Port;
 use zqc_ir::{Change, Graph, Model, Op, Patch, Tensor, ValueId};
+use zqc_numerics::FUNCTION_DOMAIN;
 
-use crate::lower::functions::DOMAIN;
 use crate::pass::{Observer, Pass, PassError};
 
 /// Stores once what the lowered layers of the graph and those in the bodies of its control-flow operators have in common:
@@ -56,7 +56,7 @@ fn same_bytes(one: &Tensor, other: &Tensor) -> bool {
 /// Whether the value is a constant that only calls of our functions in this graph read.
 fn is_operand(graph: &Graph, value: ValueId) -> bool {
     let uses = graph.uses(value);
-    let is_call = |op: &Op| matches!(op, Op::Onnx(call) if call.domain() == DOMAIN);
+    let is_call = |op: &Op| matches!(op, Op::Onnx(call) if call.domain() == FUNCTION_DOMAIN);
     let by_calls =
         uses.iter().all(|place| place.port != Port::Capture && is_call(&graph.node(place.node).op));
     !uses.is_empty() && by_calls && graph.constant(value).is_some() && !graph.is_output(value)

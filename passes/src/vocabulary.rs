@@ -2,6 +2,7 @@
 
 use zqc_ir::body::{Body, places};
 use zqc_ir::graph::Source;
+use zqc_ir::op::port;
 use zqc_ir::{Graph, Model, Node, Op, ValueId};
 
 use crate::constant_view::{ConstantView, root};
@@ -29,7 +30,14 @@ pub(crate) struct Table {
 impl Table {
     /// The table that `node` looks rows up in.
     pub(crate) fn of(graph: &Graph, node: &Node) -> Option<Self> {
-        let Op::Onnx(proto) = &node.op else { return None };
+        let proto = match &node.op {
+            Op::Onnx(proto) => proto,
+            Op::QuantizedGather(table) => {
+                let (root, ids) = (node.input(port::WEIGHT)?, ids_input(graph, node.input(port::X)?));
+                return Some(Self { root, rows: table.n, columns: table.k, ids });
+            }
+            _ => return None,
+        };
         let (table, ids) = match node.op.as_standard("Gather") {
             Some(gather) if gather.int_or("axis", 0) == 0 => (0, 1),
             Some(_) => return None,

@@ -126,6 +126,11 @@ impl ArrayData {
 }
 
 impl Array {
+    /// The elements as integers; `None` for floats.
+    pub(crate) fn integers(&self) -> Option<Vec<i64>> {
+        self.data.integers()
+    }
+
     /// An array of the given shape.
     ///
     /// # Errors

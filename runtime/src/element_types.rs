@@ -73,7 +73,7 @@ fn result(node: &Node, at: usize, known: &impl Fn(ValueId) -> Option<DataType>) 
     let input = |at: usize| node.input(at).and_then(known);
     match &node.op {
         Op::Linear(linear) => Some(linear.dtype),
-        Op::QuantizedLinear(linear) => Some(linear.dtype),
+        Op::QuantizedLinear(linear) | Op::QuantizedGather(linear) => Some(linear.dtype),
         Op::QuantizeActivation(_) => input(0),
         Op::Onnx(proto) if proto.bodies().next().is_some() => None,
         Op::Onnx(proto) if at > 0 && proto.op_type() == "TopK" => Some(DataType::Int64),

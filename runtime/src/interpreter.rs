@@ -42,6 +42,9 @@ pub enum RunError {
     /// An activation does not have the shape or type that its layer needs.
     #[error("node {node}: its input is {found}, expected float values [..., {expected}]")]
     Activation { node: String, found: String, expected: usize },
+    /// What rows are looked up by is no integers.
+    #[error("node {node}: its indices are {found}, expected integers")]
+    Indices { node: String, found: String },
     /// What a layer reads is not finite.
     #[error("node {node}: its input holds NaN or infinity")]
     NotFinite { node: String },
@@ -245,8 +248,35 @@ impl<'a> Interpreter<'a> {
         }
     }
 
+    /// Looks up rows of a quantized table on one sample.
+    ///
+    /// # Errors
+    /// When the indices are missing, are no integers, or name a row that is not there.
+    pub fn run_gather(&self, id: NodeId, live: &mut Live) -> Result<(), RunError> {
+        let (graph, node) = (&self.model.graph, self.model.graph.node(id));
+        let (Op::QuantizedGather(table), Some(value)) = (&node.op, node.input(port::X)) else {
+            return Ok(());
+        };
+        let name = || graph.value(value).name.clone();
+        let array = live.get(&value).ok_or_else(|| RunError::NotFed { value: name() })?;
+        let bad = |source| RunError::Operand { node: graph.label(id), source };
+        let found = || format!("{:?} {:?}", array.data.data_type(), array.shape);
+        let indices =
+            array.integers().ok_or_else(|| RunError::Indices { node: graph.label(id), found: found() })?;
+        let row = |&index: &i64| {
+            let from_the_end = if index < 0 { table.n as i64 } else { 0 };
+            let row = usize::try_from(index.saturating_add(from_the_end)).ok();
+            row.filter(|&row| row < table.n).ok_or(OperandError::Row { index, rows: table.n })
+        };
+        let indices: Vec<usize> = indices.iter().map(row).collect::<Result<_, _>>().map_err(bad)?;
+        let rows = operands::rows(graph, node, table, &indices).map_err(bad)?.dequantize();
+        let shape = array.shape.iter().copied().chain([table.k]).collect();
+        live.extend(node.output(0).map(|output| (output, Array { shape, data: rows.into() })));
+        Ok(())
+    }
+
     /// Runs what of the `layers` of a stage is there before any layer is solved, on one sample: control flow, whose bodies are
-    /// loaded when they are entered, and layers that are quantized already, with their activations.
+    /// loaded when they are entered, quantized tables, and layers that are quantized already, with their activations.
     ///
     /// # Errors
     /// When a value is missing or does not fit, or a body cannot be run.
@@ -256,8 +286,10 @@ impl<'a> Interpreter<'a> {
         loaded: &mut LoadedBodies,
         live: &mut Live,
     ) -> Result<(), RunError> {
-        if let Op::QuantizedLinear(_) = self.model.graph.node(id).op {
-            return self.run_quantized(id, loaded, live);
+        match self.model.graph.node(id).op {
+            Op::QuantizedLinear(_) => return self.run_quantized(id, loaded, live),
+            Op::QuantizedGather(_) => return self.run_gather(id, live),
+            _ => {}
         }
         let Some(control) = self.controls.get(&id) else { return Ok(()) };
         let results = control.run(live, loaded, &mut |_, _, _| ControlFlow::Continue(()))?;
@@ -349,6 +381,7 @@ impl<'a> Interpreter<'a> {
         for &id in &stage.layers {
             match &self.model.graph.node(id).op {
                 Op::QuantizeActivation(_) => self.run_quantize(id, live)?,
+                Op::QuantizedGather(_) => self.run_gather(id, live)?,
                 Op::Linear(_) | Op::QuantizedLinear(_) => {
                     let once;
                     let (weight, low_rank) = match kept.weights.as_mut().map(|weights| weights.entry(id)) {

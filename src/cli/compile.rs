@@ -8,7 +8,7 @@ use super::signals::tell_of_state;
 use super::{set_threads, table};
 use crate::numerics::{ActivationFormat, FactorFormat, Order, ScaleConstraint, ScaleSearch, WeightFormat};
 use crate::passes::{BranchMetric, HessianSource};
-use crate::{Choice, Compiler, Emit, Error, Events, Method, Options, Report, Target};
+use crate::{Choice, Compiler, Emit, Error, Events, Head, Method, Options, Report, Target};
 use clap::Args;
 use clap::builder::{PathBufValueParser, PossibleValuesParser, TypedValueParser, ValueParser};
 use regex::Regex;
@@ -57,6 +57,11 @@ pub struct Arguments {
     /// Weights along the input that share a scale; 0 for the whole row
     #[arg(long, help_heading = QUANTIZATION, default_value_t = 64)]
     group_size: usize,
+    /// The language-model head and the table of the token embeddings, which a tied head shares: a scale for every entry (int8,
+    /// fp8), or groups as in other layers (fp4); int8 reads the activation in float [default: int8; float with --target native
+    /// or --emit cuda]
+    #[arg(long, help_heading = QUANTIZATION, value_parser = choice::<Head>())]
+    head: Option<Head>,
     /// How weights are solved
     #[arg(long, help_heading = QUANTIZATION, value_parser = choice::<Method>(), default_value = "gptq")]
     method: Method,
@@ -230,6 +235,7 @@ impl TryFrom<Arguments> for Compilation {
             weights: arguments.weights,
             activations: arguments.activations.0,
             group_size: arguments.group_size,
+            head: arguments.head,
             method: arguments.method,
             order: arguments.order,
             scale: arguments.scale,

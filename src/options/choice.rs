@@ -5,7 +5,7 @@ use zqc_numerics::{
 };
 use zqc_passes::{BranchMetric, HessianSource};
 
-use super::{Emit, Method, Target};
+use super::{Emit, Head, Method, Target};
 
 /// A type each of whose values has a word.
 pub trait Choice: Copy + PartialEq + Send + Sync + 'static {
@@ -35,6 +35,11 @@ impl Choice for Target {
 
 impl Choice for Method {
     const CHOICES: &'static [(&'static str, Self)] = &[("gptq", Self::Gptq), ("rtn", Self::Rtn)];
+}
+
+impl Choice for Head {
+    const CHOICES: &'static [(&'static str, Self)] =
+        &[("int8", Self::Int8), ("fp8", Self::Fp8), ("fp4", Self::Fp4), ("float", Self::Float)];
 }
 
 impl Choice for Order {

@@ -15,6 +15,7 @@ impl Options {
             ("--weights", self.weights.word().to_string()),
             ("--activations", self.activations.word().to_string()),
             ("--group-size", self.group_size.to_string()),
+            ("--head", self.head().word().to_string()),
             ("--method", self.method.word().to_string()),
             ("--order", self.order.word().to_string()),
             ("--scale", recipe.gptq.grouping.constraint.word().to_string()),
@@ -67,7 +68,8 @@ mod tests {
             options.in_words().iter().map(|option| format!("{} {}", option.name, option.value)).collect();
         assert_eq!(
             words.join(" "),
-            "--emit onnx --target portable --weights fp4 --activations fp8 --group-size 64 --method gptq --order activation \
+            "--emit onnx --target portable --weights fp4 --activations fp8 --group-size 64 --head int8 --method gptq \
+             --order activation \
              --scale m3 --scale-search hessian --hessian quantized --propagation 0.5 --lorc-rank 8 --lorc activation \
              --lorc-factors fp8 --lorc-rounds 2 --calibration a.txt b.txt --samples 4 --backend auto"
         );

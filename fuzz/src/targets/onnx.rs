@@ -65,7 +65,7 @@ fn read_model(folder: &Path) -> Result<Outcome, String> {
         Err(fault) if fault.exit_code() == 5 => return Err(format!("inspect: {fault}")),
         _ => {}
     }
-    let select = Select { keep: Vec::new(), only: Vec::new() };
+    let select = Select::default();
     let finders = finders(&select, true);
     let mut changed: Model = model;
     for pass in finders.iter().map(|pass| pass.as_ref()).chain([&select as &dyn Pass]) {

@@ -8,33 +8,9 @@ use zqc_numerics::{ActivationFormat, Format, SCALE_FLOOR};
 
 use super::functions::{constant, function, node};
 
-const NAME: &str = "QuantizeActivation";
-
-/// The name of the function of a format.
-pub(crate) fn name(format: ActivationFormat) -> String {
-    format!("{NAME}{}", spelling(format))
-}
-
 /// The format of the function of this name.
 pub(crate) fn parse(function: &str) -> Option<ActivationFormat> {
-    ActivationFormat::ALL.into_iter().find(|&format| name(format) == function)
-}
-
-/// How the names of functions spell a format.
-pub(super) fn spelling(format: ActivationFormat) -> &'static str {
-    match format {
-        ActivationFormat::E4M3 => "E4M3",
-        ActivationFormat::E5M2 => "E5M2",
-        ActivationFormat::Int8 => "Int8",
-    }
-}
-
-/// What a function yields: codes, scales, and zero points of integers.
-pub(crate) fn outputs(format: ActivationFormat) -> &'static [&'static str] {
-    match format.float() {
-        Some(_) => &["Xq", "Xs"],
-        None => &["Xq", "Xs", "Xz"],
-    }
+    ActivationFormat::ALL.into_iter().find(|&format| format.quantize_function() == function)
 }
 
 /// The function of a format in terms of the standard operators of version `opset`.
@@ -62,10 +38,10 @@ fn float_definition(format: ActivationFormat, float_format: Format, opset: i64) 
     let doc = format!(
         "Token-wise quantization to FP8 {}: X is float [..., K]; Xs is float32 [..., 1], max|X| / {} over the last axis \
          and at least 1e-12; Xq is X / Xs rounded to nearest even, saturating.",
-        spelling(format),
+        format.spelling(),
         float_format.max(),
     );
-    function(name(format), &["X"], outputs(format), &[], opset, body, doc)
+    function(format.quantize_function(), &["X"], format.quantized(), &[], opset, body, doc)
 }
 
 fn integer_definition(format: ActivationFormat, opset: i64) -> FunctionProto {
@@ -95,5 +71,5 @@ fn integer_definition(format: ActivationFormat, opset: i64) -> FunctionProto {
     let doc = "Token-wise asymmetric quantization to 8-bit integers: X is float [..., K]; with lo = min(0, min X) and \
                hi = max(0, max X) over the last axis, Xs is float32 [..., 1], (hi - lo) / 255 and at least 1e-12; Xz is \
                uint8 [..., 1], -lo / Xs rounded; Xq is uint8, X / Xs rounded plus Xz, clamped. Ties go to even.";
-    function(name(format), &["X"], outputs(format), &[], opset, body, doc.to_string())
+    function(format.quantize_function(), &["X"], format.quantized(), &[], opset, body, doc.to_string())
 }

@@ -2,182 +2,119 @@
 
 use zqc_ir::onnx::proto::{FunctionProto, NodeProto, TensorProto};
 use zqc_ir::op::attribute::{float, int, int_reference, ints, tensor};
-use zqc_ir::op::port;
 use zqc_ir::tensor::DataType;
-use zqc_numerics::{Format, Ladder};
+use zqc_numerics::{Extra, Format, GROUP_SIZE, Ladder, Operand, WeightKind};
 
-use super::functions::{GROUP_SIZE, constant, function, node, spelling};
+use super::functions::{constant, function, node};
 
-/// What a weight consists of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct WeightKind {
-    /// Format of the codes.
-    pub format: Format,
-    /// What its groups have besides a scale.
-    pub extra: Option<Extra>,
+/// The function in terms of the standard operators of version `opset`.
+pub(super) fn definition(weight: WeightKind, opset: i64) -> FunctionProto {
+    let operands: Vec<&str> = weight.operands().map(Operand::name).collect();
+    function(weight.dequantize_function(), &operands, &["W"], &[GROUP_SIZE], opset, body(weight), doc(weight))
 }
 
-/// What the groups of a weight can have besides a scale.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Extra {
-    /// Steps of a ladder below the scale of the row.
-    Shifts(Ladder),
-    /// Zero points.
-    ZeroPoints,
+/// Values of codes are computed in units of the least positive one, in which those of 4-bit formats are integers: the
+/// tensors that ONNX Runtime makes on its way to the weight, all alive at once, stay small.
+fn body(weight: WeightKind) -> Vec<NodeProto> {
+    let WeightKind { format, extra } = weight;
+    let packed = format.bits() == 4;
+    let ladder = weight.ladder();
+    let mut body = Vec::new();
+    if packed || ladder.is_some() {
+        body.extend([
+            constant("rows_by_rest", ints("value_ints", &[0, -1])),
+            constant("first", ints("value_ints", &[0])),
+            constant("columns", ints("value_ints", &[1])),
+            node("Shape", &["Ws"], &["n"], vec![int("start", 1)]),
+        ]);
+    }
+    let codes = if packed {
+        body.extend(unpack("Wq", "units", integer_pairs(format)));
+        "units"
+    } else {
+        "Wq"
+    };
+    body.push(node("Cast", &[codes], &["values"], vec![int("to", DataType::Float as i64)]));
+    let mut scales = "Ws";
+    if let Some(ladder) = ladder {
+        body.extend(unpack("We", "factors", factor_pairs(ladder)));
+        body.push(node("Mul", &["Ws", "factors"], &["group_scales"], vec![]));
+        scales = "group_scales";
+    }
+    let unit = unit(format);
+    if unit != 1.0 {
+        body.extend([
+            constant("unit", float("value_float", unit)),
+            node("Mul", &[scales, "unit"], &["unit_scales"], vec![]),
+        ]);
+        scales = "unit_scales";
+    }
+    body.extend([
+        node("Shape", &["values"], &["rows"], vec![int("end", 1)]),
+        node("Squeeze", &["rows"], &["k"], vec![]),
+        constant("zero", int("value_int", 0)),
+        constant("one", int("value_int", 1)),
+        node("Range", &["zero", "k", "one"], &["row"], vec![]),
+        constant("rows_per_group", int_reference("value_int", GROUP_SIZE)),
+        node("Div", &["row", "rows_per_group"], &["group"], vec![]),
+    ]);
+    let mut values = "values";
+    if extra == Some(Extra::ZeroPoints) {
+        body.extend([
+            node("Cast", &["Wz"], &["zero_points"], vec![int("to", DataType::Float as i64)]),
+            node("Gather", &["zero_points", "group"], &["zero_point"], vec![]),
+            node("Sub", &["values", "zero_point"], &["centred"], vec![]),
+        ]);
+        values = "centred";
+    }
+    body.extend([
+        node("Gather", &[scales, "group"], &["scale"], vec![]),
+        node("Mul", &[values, "scale"], &["W"], vec![]),
+    ]);
+    body
 }
 
-impl WeightKind {
-    /// Every kind.
-    pub(crate) fn all() -> impl Iterator<Item = Self> {
-        Format::ALL.into_iter().flat_map(|format| {
-            let ladders = Ladder::ALL.into_iter().filter(move |ladder| ladder.max_shift(format).is_some());
-            let zero_points = format.is_integer().then_some(Extra::ZeroPoints);
-            let extras = ladders.map(Extra::Shifts).chain(zero_points).map(Some);
-            [None].into_iter().chain(extras).map(move |extra| Self { format, extra })
-        })
-    }
-
-    /// What the scales of its groups are steps of, if they are.
-    pub(crate) fn ladder(self) -> Option<Ladder> {
-        match self.extra {
-            Some(Extra::Shifts(ladder)) => Some(ladder),
-            _ => None,
+fn doc(weight: WeightKind) -> String {
+    let WeightKind { format, extra } = weight;
+    let name = format.spelling();
+    let codes = match format.bits() {
+        4 => format!(
+            "Wq is uint8 [K, ceil(N / 2)], two {name} codes a byte along N, the first in the low nibble"
+        ),
+        _ => format!("Wq is {name} [K, N]"),
+    };
+    let (operands, formula) = match extra {
+        None => ("Ws is float32 [G, N]", "value of code [k, n] * Ws[k / group_size, n]"),
+        Some(Extra::Shifts(Ladder::Octaves)) => (
+            "Ws is float32 [1, N]; We is uint8 [G, ceil(N / 2)], two 4-bit shifts a byte as in Wq",
+            "value of code [k, n] * Ws[0, n] * 2^-We[k / group_size, n]",
+        ),
+        Some(Extra::Shifts(Ladder::Thirds)) => (
+            "Ws is float32 [1, N]; We is uint8 [G, ceil(N / 2)], two 4-bit shifts a byte as in Wq, which stand for the \
+             factors 3/2, 5/4, 1, 3/4, 5/8, 1/2 ...",
+            "value of code [k, n] * Ws[0, n] * factor of We[k / group_size, n]",
+        ),
+        Some(Extra::ZeroPoints) => (
+            "Ws is float32 [G, N]; Wz is int8 [G, N]",
+            "(value of code [k, n] - Wz[k / group_size, n]) * Ws[k / group_size, n]",
+        ),
+    };
+    let values = match format {
+        Format::E2M1 | Format::E3M0 => {
+            let values: Vec<_> = format.codebook()[..8].iter().map(f32::to_string).collect();
+            format!(" The values of the codes 0 to 15 are {} and their negatives.", values.join(", "))
         }
-    }
-
-    /// What names append for the extra.
-    pub(super) fn suffix(self) -> &'static str {
-        match self.extra {
-            None => "",
-            Some(Extra::Shifts(Ladder::Octaves)) => "_Octaves",
-            Some(Extra::Shifts(Ladder::Thirds)) => "_Thirds",
-            Some(Extra::ZeroPoints) => "_ZeroPoints",
-        }
-    }
-
-    /// The operands: the port of a `zqc.quantized_linear` that each comes from, and its name in the functions.
-    pub(crate) fn operands(self) -> Vec<(usize, &'static str)> {
-        let extra = self.extra.map(|extra| match extra {
-            Extra::Shifts(_) => (port::SHIFTS, "We"),
-            Extra::ZeroPoints => (port::ZERO_POINTS, "Wz"),
-        });
-        [(port::WEIGHT, "Wq"), (port::SCALES, "Ws")].into_iter().chain(extra).collect()
-    }
-
-    /// The name of the function: `DequantizeE2M1_Thirds`.
-    pub(super) fn function_name(self) -> String {
-        format!("Dequantize{}{}", spelling(self.format), self.suffix())
-    }
-
-    /// The function in terms of the standard operators of version `opset`.
-    pub(super) fn definition(self, opset: i64) -> FunctionProto {
-        let operands: Vec<&str> = self.operands().into_iter().map(|(_, name)| name).collect();
-        function(self.function_name(), &operands, &["W"], &[GROUP_SIZE], opset, self.body(), self.doc())
-    }
-
-    /// Values of codes are computed in units of the least positive one, in which those of 4-bit formats are integers: the
-    /// tensors that ONNX Runtime makes on its way to the weight, all alive at once, stay small.
-    fn body(self) -> Vec<NodeProto> {
-        let Self { format, extra } = self;
-        let packed = format.bits() == 4;
-        let ladder = self.ladder();
-        let mut body = Vec::new();
-        if packed || ladder.is_some() {
-            body.extend([
-                constant("rows_by_rest", ints("value_ints", &[0, -1])),
-                constant("first", ints("value_ints", &[0])),
-                constant("columns", ints("value_ints", &[1])),
-                node("Shape", &["Ws"], &["n"], vec![int("start", 1)]),
-            ]);
-        }
-        let codes = if packed {
-            body.extend(unpack("Wq", "units", integer_pairs(format)));
-            "units"
-        } else {
-            "Wq"
-        };
-        body.push(node("Cast", &[codes], &["values"], vec![int("to", DataType::Float as i64)]));
-        let mut scales = "Ws";
-        if let Some(ladder) = ladder {
-            body.extend(unpack("We", "factors", factor_pairs(ladder)));
-            body.push(node("Mul", &["Ws", "factors"], &["group_scales"], vec![]));
-            scales = "group_scales";
-        }
-        let unit = unit(format);
-        if unit != 1.0 {
-            body.extend([
-                constant("unit", float("value_float", unit)),
-                node("Mul", &[scales, "unit"], &["unit_scales"], vec![]),
-            ]);
-            scales = "unit_scales";
-        }
-        body.extend([
-            node("Shape", &["values"], &["rows"], vec![int("end", 1)]),
-            node("Squeeze", &["rows"], &["k"], vec![]),
-            constant("zero", int("value_int", 0)),
-            constant("one", int("value_int", 1)),
-            node("Range", &["zero", "k", "one"], &["row"], vec![]),
-            constant("rows_per_group", int_reference("value_int", GROUP_SIZE)),
-            node("Div", &["row", "rows_per_group"], &["group"], vec![]),
-        ]);
-        let mut values = "values";
-        if extra == Some(Extra::ZeroPoints) {
-            body.extend([
-                node("Cast", &["Wz"], &["zero_points"], vec![int("to", DataType::Float as i64)]),
-                node("Gather", &["zero_points", "group"], &["zero_point"], vec![]),
-                node("Sub", &["values", "zero_point"], &["centred"], vec![]),
-            ]);
-            values = "centred";
-        }
-        body.extend([
-            node("Gather", &[scales, "group"], &["scale"], vec![]),
-            node("Mul", &[values, "scale"], &["W"], vec![]),
-        ]);
-        body
-    }
-
-    fn doc(self) -> String {
-        let Self { format, extra } = self;
-        let name = spelling(format);
-        let codes = match format.bits() {
-            4 => format!(
-                "Wq is uint8 [K, ceil(N / 2)], two {name} codes a byte along N, the first in the low nibble"
-            ),
-            _ => format!("Wq is {name} [K, N]"),
-        };
-        let (operands, formula) = match extra {
-            None => ("Ws is float32 [G, N]", "value of code [k, n] * Ws[k / group_size, n]"),
-            Some(Extra::Shifts(Ladder::Octaves)) => (
-                "Ws is float32 [1, N]; We is uint8 [G, ceil(N / 2)], two 4-bit shifts a byte as in Wq",
-                "value of code [k, n] * Ws[0, n] * 2^-We[k / group_size, n]",
-            ),
-            Some(Extra::Shifts(Ladder::Thirds)) => (
-                "Ws is float32 [1, N]; We is uint8 [G, ceil(N / 2)], two 4-bit shifts a byte as in Wq, which stand for the \
-                 factors 3/2, 5/4, 1, 3/4, 5/8, 1/2 ...",
-                "value of code [k, n] * Ws[0, n] * factor of We[k / group_size, n]",
-            ),
-            Some(Extra::ZeroPoints) => (
-                "Ws is float32 [G, N]; Wz is int8 [G, N]",
-                "(value of code [k, n] - Wz[k / group_size, n]) * Ws[k / group_size, n]",
-            ),
-        };
-        let values = match format {
-            Format::E2M1 | Format::E3M0 => {
-                let values: Vec<_> = format.codebook()[..8].iter().map(f32::to_string).collect();
-                format!(" The values of the codes 0 to 15 are {} and their negatives.", values.join(", "))
-            }
-            Format::Int4 => " The codes are in two's complement, -8 to 7.".to_string(),
-            Format::E4M3 | Format::E5M2 | Format::Int8 => String::new(),
-        };
-        format!(
-            "The float32 weight W [K, N] of {name} codes, in G = ceil(K / group_size) groups. {codes}; {operands}: \
-             W[k, n] = {formula}.{values}"
-        )
-    }
+        Format::Int4 => " The codes are in two's complement, -8 to 7.".to_string(),
+        Format::E4M3 | Format::E5M2 | Format::Int8 => String::new(),
+    };
+    format!(
+        "The float32 weight W [K, N] of {name} codes, in G = ceil(K / group_size) groups. {codes}; {operands}: \
+         W[k, n] = {formula}.{values}"
+    )
 }
 
 /// What values of codes are counted in: the least positive value of a 4-bit format, else 1.
-fn unit(format: Format) -> f32 {
+pub(super) fn unit(format: Format) -> f32 {
     match format {
         Format::E2M1 => 0.5,
         Format::E3M0 => 0.25,
@@ -186,13 +123,13 @@ fn unit(format: Format) -> f32 {
 }
 
 /// For every byte the values of its two codes, in units.
-fn integer_pairs(format: Format) -> TensorProto {
+pub(super) fn integer_pairs(format: Format) -> TensorProto {
     let values = format.codebook().into_iter().map(|value| (value / unit(format)) as i8 as u8);
     pairs(DataType::Int8, &values.map(|value| [value]).collect::<Vec<_>>())
 }
 
 /// For every byte the factors that its two shifts stand for.
-fn factor_pairs(ladder: Ladder) -> TensorProto {
+pub(super) fn factor_pairs(ladder: Ladder) -> TensorProto {
     let factors: Vec<[u8; 4]> = (0..16).map(|shift| ladder.factor(shift).to_le_bytes()).collect();
     pairs(DataType::Float, &factors)
 }

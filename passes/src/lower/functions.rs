@@ -3,37 +3,16 @@
 
 use zqc_ir::Op;
 use zqc_ir::onnx::proto::{AttributeProto, FunctionProto, NodeProto, OperatorSetIdProto};
-use zqc_numerics::Format;
+use zqc_numerics::{FUNCTION_DOMAIN, FUNCTION_VERSION};
 
-/// The domain of the functions.
-pub const DOMAIN: &str = "ai.zqc";
-/// Its version: what a function computes under a version never changes.
-pub(crate) const VERSION: i64 = 1;
 /// The least version of the standard operators that the bodies are valid in: there, `Cast` learnt FP8.
 pub(crate) const LEAST_OPSET: i64 = 19;
 /// The least IR version that knows functions and FP8.
 pub(crate) const LEAST_IR_VERSION: i64 = 9;
 
-/// Weights that share a scale, along K.
-pub(crate) const GROUP_SIZE: &str = "group_size";
-/// Element type of a layer's output, a `TensorProto.DataType`.
-pub(crate) const OUTPUT_TYPE: &str = "output_type";
-
 /// A call of the function of this name.
 pub(crate) fn call(function: &str, attributes: Vec<AttributeProto>) -> Op {
     Op::Onnx(Box::new(own_node(function, &[], &[], attributes)))
-}
-
-/// How the names of functions spell a format.
-pub(super) fn spelling(format: Format) -> &'static str {
-    match format {
-        Format::E2M1 => "E2M1",
-        Format::E3M0 => "E3M0",
-        Format::E4M3 => "E4M3",
-        Format::E5M2 => "E5M2",
-        Format::Int4 => "Int4",
-        Format::Int8 => "Int8",
-    }
 }
 
 /// A function of our domain over the standard operators of version `opset` and over our own functions.
@@ -47,12 +26,12 @@ pub(super) fn function(
     doc: String,
 ) -> FunctionProto {
     let mut opset_import = vec![import("", opset)];
-    if body.iter().any(|node| node.domain() == DOMAIN) {
-        opset_import.push(import(DOMAIN, VERSION));
+    if body.iter().any(|node| node.domain() == FUNCTION_DOMAIN) {
+        opset_import.push(import(FUNCTION_DOMAIN, FUNCTION_VERSION));
     }
     FunctionProto {
         name: Some(name),
-        domain: Some(DOMAIN.to_string()),
+        domain: Some(FUNCTION_DOMAIN.to_string()),
         input: owned(inputs),
         output: owned(outputs),
         attribute: owned(attributes),
@@ -86,7 +65,7 @@ pub(super) fn own_node(
     outputs: &[&str],
     attributes: Vec<AttributeProto>,
 ) -> NodeProto {
-    NodeProto { domain: Some(DOMAIN.to_string()), ..node(function, inputs, outputs, attributes) }
+    NodeProto { domain: Some(FUNCTION_DOMAIN.to_string()), ..node(function, inputs, outputs, attributes) }
 }
 
 /// A node of a body that yields a constant.

@@ -1,8 +1,11 @@
 //! How the operands of a layer lie in the graph and in the file. Ours are `[N, ...]`, row by row; the file has them
-//! transposed, so that no runtime has to do it, with 4-bit codes and shifts packed two a byte along N.
+//! transposed, so that no runtime has to do it, with 4-bit codes and shifts packed two a byte along N. Those of a table stay
+//! row by row, as rows are looked up.
 
+use super::gather;
 use zqc_ir::Tensor;
 use zqc_ir::op::{QuantizedLinear, port};
+use zqc_ir::operands::codes_dtype;
 use zqc_ir::tensor::{DataType, TensorError, bits};
 use zqc_numerics::{pack_nibbles, transpose, transpose_nibbles, unpack_nibbles};
 
@@ -44,6 +47,53 @@ pub(crate) fn to_graph(linear: &QuantizedLinear, at: usize, tensor: &Tensor) -> 
             Tensor::new(DataType::Uint8, &[n, groups], transpose(&shifts, groups, n))
         }
         _ => transposed(tensor),
+    }
+}
+
+/// The operand at `port` of a table as the file wants it.
+///
+/// # Errors
+/// When the tensor cannot be read.
+pub(crate) fn rows_to_file(
+    table: &QuantizedLinear,
+    at: usize,
+    tensor: &Tensor,
+) -> Result<Tensor, TensorError> {
+    let (n, groups) = (table.n, table.groups());
+    match at {
+        port::WEIGHT => {
+            Tensor::new(gather::codes_type(table), &[n, table.row_bytes()], tensor.bytes()?.into_owned())
+        }
+        port::SHIFTS => {
+            let packed: Vec<u8> = tensor.bytes()?.chunks(groups).flat_map(pack_nibbles).collect();
+            Tensor::new(DataType::Uint8, &[n, groups.div_ceil(2)], packed)
+        }
+        _ => Ok(tensor.clone()),
+    }
+}
+
+/// The inverse of [`rows_to_file`], for a tensor that has the type and the dimensions of the file.
+///
+/// # Errors
+/// When the tensor cannot be read.
+pub(crate) fn rows_to_graph(
+    table: &QuantizedLinear,
+    at: usize,
+    tensor: &Tensor,
+) -> Result<Tensor, TensorError> {
+    let (n, groups) = (table.n, table.groups());
+    match at {
+        port::WEIGHT => {
+            let dtype = codes_dtype(table.format);
+            Tensor::new(dtype, &[n, table.row_bytes()], tensor.bytes()?.into_owned())
+        }
+        port::SHIFTS => {
+            let rows = tensor.bytes()?;
+            let shifts: Vec<u8> =
+                rows.chunks(groups.div_ceil(2)).flat_map(|row| unpack_nibbles(row, groups)).collect();
+            Tensor::new(DataType::Uint8, &[n, groups], shifts)
+        }
+        _ => Ok(tensor.clone()),
     }
 }
 

@@ -68,7 +68,7 @@ impl Pass for LowerNative {
 
     fn run(&self, model: &Model, _observer: &mut dyn Observer) -> Result<Patch, PassError> {
         let graph = &model.graph;
-        let ours = |op: &Op| matches!(op, Op::QuantizeActivation(_) | Op::QuantizedLinear(_));
+        let ours = |op: &Op| !matches!(op, Op::Onnx(_) | Op::Linear(_));
         if !graph.nodes().any(|(_, node)| ours(&node.op)) {
             return Ok(Patch::default());
         }
@@ -90,6 +90,15 @@ impl Pass for LowerNative {
             match &graph.node(id).op {
                 Op::QuantizeActivation(quantize) => lowering.quantize(id, quantize),
                 Op::QuantizedLinear(linear) => lowering.linear(id, linear)?,
+                Op::QuantizedGather(table) => {
+                    return Err(PassError::Unsupported {
+                        what: format!(
+                            "table {} is quantized, and ONNX looks no rows of codes up",
+                            table.layer
+                        ),
+                        way_out: "use --target portable".to_string(),
+                    });
+                }
                 Op::Onnx(_) | Op::Linear(_) => {}
             }
         }

@@ -3,23 +3,19 @@
 use zqc_ir::onnx::proto::{AttributeProto, FunctionProto, NodeProto};
 use zqc_ir::op::is_standard;
 use zqc_ir::opset;
+use zqc_numerics::{FUNCTION_DOMAIN, Signature, WeightKind};
 
-use super::activation;
-use super::dequantize::WeightKind;
-use super::functions::{DOMAIN, LEAST_OPSET};
-use super::signature::Signature;
+use super::functions::LEAST_OPSET;
+use super::{activation, dequantize, dequantize_rows, gather, signature};
 
 /// Whether the function has the name of one of ours. [`is_foreign`] says whether it is another all the same.
 pub(crate) fn is_ours(function: &FunctionProto) -> bool {
-    let name = function.name();
-    let is_weight = || WeightKind::all().any(|weight| weight.function_name() == name);
-    function.domain() == DOMAIN
-        && (activation::parse(name).is_some() || Signature::parse(name).is_some() || is_weight())
+    function.domain() == FUNCTION_DOMAIN && definition(function.name(), LEAST_OPSET).is_some()
 }
 
 /// Whether the function has the name of one of ours and is another: other operands, or another body.
 pub(crate) fn is_foreign(function: &FunctionProto) -> bool {
-    let own = definition(function.name(), LEAST_OPSET).filter(|_| function.domain() == DOMAIN);
+    let own = definition(function.name(), LEAST_OPSET).filter(|_| function.domain() == FUNCTION_DOMAIN);
     own.is_some_and(|own| !does_the_same(&own, function))
 }
 
@@ -29,10 +25,15 @@ fn definition(name: &str, opset: i64) -> Option<FunctionProto> {
         return Some(activation::definition(format, opset));
     }
     if let Some(signature) = Signature::parse(name) {
-        return Some(signature.definition(opset));
+        return Some(signature::definition(signature, opset));
     }
-    let weight = WeightKind::all().find(|weight| weight.function_name() == name)?;
-    Some(weight.definition(opset))
+    if let Some(table) = WeightKind::of_gather(name) {
+        return Some(gather::definition(table, opset));
+    }
+    let weight = WeightKind::all().find(|weight| weight.dequantize_function() == name);
+    let rows = || WeightKind::tables().find(|table| table.dequantize_rows_function() == name);
+    let weight = weight.map(|weight| dequantize::definition(weight, opset));
+    weight.or_else(|| Some(dequantize_rows::definition(rows()?, opset)))
 }
 
 /// Whether two functions have the same interface and the same body. Documentation, names of nodes and metadata may differ, and
@@ -74,8 +75,11 @@ mod tests {
 
     fn all() -> Vec<FunctionProto> {
         let activations = ActivationFormat::ALL.into_iter().map(|format| activation::definition(format, 21));
-        let layers = Signature::all().map(|signature| signature.definition(19));
-        activations.chain(layers).chain(WeightKind::all().map(|weight| weight.definition(24))).collect()
+        let layers = Signature::all().map(|signature| signature::definition(signature, 19));
+        let weights = WeightKind::all().map(|weight| dequantize::definition(weight, 24));
+        let tables = WeightKind::tables()
+            .flat_map(|table| [dequantize_rows::definition(table, 19), gather::definition(table, 23)]);
+        activations.chain(layers).chain(weights).chain(tables).collect()
     }
 
     #[test]

@@ -2,22 +2,22 @@
 
 use std::collections::{HashMap, HashSet};
 
-use zqc_ir::onnx::proto::FunctionProto;
+use zqc_ir::onnx::proto::{AttributeProto, FunctionProto};
 use zqc_ir::op::{QuantizeActivation, QuantizedLinear, attribute, port};
 use zqc_ir::tensor::TensorError;
 use zqc_ir::{Change, FreshNames, Graph, Model, NewNode, NodeId, Op, Patch, Tensor, ValueId};
+use zqc_numerics::{FUNCTION_DOMAIN, FUNCTION_VERSION, GROUP_SIZE, OUTPUT_TYPE, Operand};
 
-use super::functions::{self, DOMAIN, GROUP_SIZE, OUTPUT_TYPE};
-use super::signature::Signature;
-use super::{activation, bias, layout};
+use super::{activation, bias, dequantize_rows, functions, gather, layout, signature};
 use crate::pass::{Observer, Pass, PassError};
 
 /// Turns every [`Op::QuantizeActivation`] and [`Op::QuantizedLinear`] into one call of a function of domain `ai.zqc`
 /// that the model defines, `QuantizeActivationE4M3` or `W4A8Linear` for example; the call of a linear layer is named after
-/// the layer. A bias is added after the call, in the layer's own element type.
+/// the layer. A bias is added after the call, in the layer's own element type. A [`Op::QuantizedGather`] becomes a call of
+/// `GatherInt8` for example.
 ///
 /// Operands are transposed, so that no runtime has to: 4-bit codes are packed along N, `u8 [K, ceil(N/2)]`, and scales are
-/// `f32 [groups, N]`.
+/// `f32 [groups, N]`. Those of a table, and of a language-model head that is tied to it, lie row by row.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LowerPortable;
 
@@ -28,7 +28,7 @@ impl Pass for LowerPortable {
 
     fn run(&self, model: &Model, _observer: &mut dyn Observer) -> Result<Patch, PassError> {
         let graph = &model.graph;
-        let ours = |op: &Op| matches!(op, Op::QuantizeActivation(_) | Op::QuantizedLinear(_));
+        let ours = |op: &Op| !matches!(op, Op::Onnx(_) | Op::Linear(_));
         if !graph.nodes().any(|(_, node)| ours(&node.op)) {
             return Ok(Patch::default());
         }
@@ -46,19 +46,20 @@ impl Pass for LowerPortable {
             functions: Vec::new(),
             opset,
             activations: HashMap::new(),
-            transposed: HashSet::new(),
+            brought: HashSet::new(),
         };
         for id in graph.order()? {
             match &graph.node(id).op {
                 Op::QuantizeActivation(quantize) => lowering.quantize(id, quantize),
                 Op::QuantizedLinear(linear) => lowering.linear(id, linear)?,
+                Op::QuantizedGather(table) => lowering.gather(id, table)?,
                 Op::Onnx(_) | Op::Linear(_) => {}
             }
         }
         Ok(Patch {
             changes: lowering.changes,
             functions: lowering.functions,
-            opsets: vec![(DOMAIN.to_string(), functions::VERSION)],
+            opsets: vec![(FUNCTION_DOMAIN.to_string(), FUNCTION_VERSION)],
             ir_version: Some(functions::LEAST_IR_VERSION),
             ..Default::default()
         })
@@ -76,7 +77,7 @@ struct Lowering<'g> {
     /// What stands for each quantized activation: codes, scales, and zero points of integers.
     activations: HashMap<ValueId, Vec<String>>,
     /// Operands that lie as the file wants them: layers may share theirs.
-    transposed: HashSet<ValueId>,
+    brought: HashSet<ValueId>,
 }
 
 impl Lowering<'_> {
@@ -87,11 +88,11 @@ impl Lowering<'_> {
             let codes = &graph.value(quantized).name;
             let parts = ["_scales", "_zero_points"].map(|part| self.names.fresh(&format!("{codes}{part}")));
             let mut names: Vec<String> = [codes.clone()].into_iter().chain(parts).collect();
-            names.truncate(activation::outputs(format).len());
+            names.truncate(format.quantized().len());
             node.outputs = names.iter().cloned().map(Some).collect();
             self.activations.insert(quantized, names);
         }
-        let function = activation::name(format);
+        let function = format.quantize_function();
         node.op = functions::call(&function, Vec::new());
         let why = format!("{} becomes a call of {function}", graph.label(id));
         self.changes.push(Change { remove: vec![id], add: vec![node], ..Change::new(why) });
@@ -101,34 +102,53 @@ impl Lowering<'_> {
     fn linear(&mut self, id: NodeId, linear: &QuantizedLinear) -> Result<(), PassError> {
         let (graph, node) = (self.graph, self.graph.node(id));
         let unreadable = |source| PassError::Weight { layer: linear.layer.clone(), source };
-        let signature = Signature::of(graph, node, linear).map_err(unreadable)?;
+        let signature = signature::of(graph, node, linear).map_err(unreadable)?;
         let mut call = NewNode::restore(graph, node);
         call.name = linear.layer.clone();
-        call.op = functions::call(
-            &signature.name(),
-            vec![
-                attribute::int(GROUP_SIZE, linear.group_size as i64),
-                attribute::int(OUTPUT_TYPE, linear.dtype as i64),
-            ],
-        );
+        call.op = functions::call(&signature.name(), attributes(linear));
         let activation = node.input(port::X).and_then(|x| self.activations.get(&x));
         let activation = match activation {
             Some(names) => names.iter().cloned().map(Some).collect(),
             None => vec![call.inputs[port::X].take()],
         };
-        let operands = signature.operands().into_iter().map(|(at, _)| call.inputs[at].take());
+        let operands = signature.operands().map(|operand| call.inputs[signature::port(operand)].take());
         call.inputs = activation.into_iter().chain(operands).collect();
         let mut change =
             Change::new(format!("layer {} becomes a call of {}", linear.layer, signature.name()));
         change.remove.push(id);
-        change.replace = self.transpose(id, linear, signature).map_err(unreadable)?;
+        let operands: Vec<Operand> = signature.operands().collect();
+        change.replace = self.bring(id, linear, &operands, signature.trans_b).map_err(unreadable)?;
         change.add.push(call);
         if let (Some(bias), Some(y)) = (node.input(port::QUANTIZED_BIAS), node.output(0)) {
             bias::add(graph, &self.names, &mut change, linear, bias, y).map_err(unreadable)?;
         }
         self.changes.push(change);
-        self.define(signature.dequantize_definition(self.opset));
-        self.define(signature.definition(self.opset));
+        self.define(signature::weight_definition(signature, self.opset));
+        self.define(signature::definition(signature, self.opset));
+        Ok(())
+    }
+
+    fn gather(&mut self, id: NodeId, table: &QuantizedLinear) -> Result<(), PassError> {
+        let (graph, node) = (self.graph, self.graph.node(id));
+        let Some(kind) = gather::kind(table) else {
+            return Err(PassError::Unsupported {
+                what: format!("table {} has {} codes that no function looks up", table.layer, table.format),
+                way_out: "leave it in float".to_string(),
+            });
+        };
+        let mut call = NewNode::restore(graph, node);
+        let function = kind.gather_function();
+        call.name = table.layer.clone();
+        call.op = functions::call(&function, attributes(table));
+        let operands: Vec<Operand> = kind.operands().collect();
+        let ports = [port::X].into_iter().chain(operands.iter().map(|&operand| signature::port(operand)));
+        call.inputs = ports.map(|port| call.inputs[port].take()).collect();
+        let unreadable = |source| PassError::Weight { layer: table.layer.clone(), source };
+        let replace = self.bring(id, table, &operands, true).map_err(unreadable)?;
+        let why = format!("table {} becomes a call of {function}", table.layer);
+        self.changes.push(Change { remove: vec![id], add: vec![call], replace, ..Change::new(why) });
+        self.define(dequantize_rows::definition(kind, self.opset));
+        self.define(gather::definition(kind, self.opset));
         Ok(())
     }
 
@@ -139,21 +159,32 @@ impl Lowering<'_> {
         }
     }
 
-    /// The operands of a layer as the file wants them, those that no other layer has brought there yet.
-    fn transpose(
+    /// The operands of a layer as the file wants them, row by row or transposed, those that no other layer has brought there
+    /// yet.
+    fn bring(
         &mut self,
         id: NodeId,
         linear: &QuantizedLinear,
-        signature: Signature,
+        operands: &[Operand],
+        by_rows: bool,
     ) -> Result<Vec<(ValueId, Tensor)>, TensorError> {
         let mut replaced = Vec::new();
-        for (at, _) in signature.operands() {
+        for at in operands.iter().map(|&operand| signature::port(operand)) {
             let value = self.graph.node(id).input(at).ok_or(TensorError::NotLoaded)?;
-            if self.transposed.insert(value) {
+            if self.brought.insert(value) {
                 let tensor = self.graph.constant(value).ok_or(TensorError::NotLoaded)?;
-                replaced.push((value, layout::to_file(linear, at, tensor)?));
+                let to_file = if by_rows { layout::rows_to_file } else { layout::to_file };
+                replaced.push((value, to_file(linear, at, tensor)?));
             }
         }
         Ok(replaced)
     }
+}
+
+/// The attributes of the call of a layer or of a table.
+fn attributes(linear: &QuantizedLinear) -> Vec<AttributeProto> {
+    vec![
+        attribute::int(GROUP_SIZE, linear.group_size as i64),
+        attribute::int(OUTPUT_TYPE, linear.dtype as i64),
+    ]
 }

@@ -46,6 +46,12 @@ impl WeightHistogram {
         Self { format: matrix.format, counts, beyond }
     }
 
+    /// Counts others in, of the same format.
+    pub(crate) fn add(&mut self, others: &Self) {
+        self.counts.iter_mut().zip(&others.counts).for_each(|(sum, count)| *sum += count);
+        self.beyond += others.beyond;
+    }
+
     /// Where the last bin ends; the first begins at its negative.
     pub fn limit(&self) -> f32 {
         limit(self.format)

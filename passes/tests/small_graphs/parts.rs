@@ -121,7 +121,7 @@ fn rounded(form: &Builder, keep: &[&str]) -> (Vec<String>, String) {
     let mut model = form.build();
     let keep = keep.iter().map(|regex| Regex::new(regex).unwrap()).collect();
     let solve = SolveWeights { recipe: Recipe::default(), method: Method::Rtn };
-    let text = run(&[&Canonicalize::default(), &Select { keep, only: Vec::new() }, &solve], &mut model);
+    let text = run(&[&Canonicalize::default(), &Select { keep, ..Select::default() }, &solve], &mut model);
     let graph = &model.graph;
     (graph.initializers().map(|(id, _)| graph.value(id).name.clone()).collect(), text)
 }

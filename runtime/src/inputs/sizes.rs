@@ -154,6 +154,7 @@ impl Features<'_> {
         let proto = match &node.op {
             Op::Linear(linear) => return Some(linear.n),
             Op::QuantizedLinear(linear) => return Some(linear.n),
+            Op::QuantizedGather(table) => return Some(table.k),
             Op::QuantizeActivation(_) => return None,
             Op::Onnx(proto) => proto,
         };

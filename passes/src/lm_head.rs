@@ -25,7 +25,7 @@ const READ_SIZES: [&str; 2] = ["Shape", "Size"];
 ///   a model that keeps caches, or is fed the embeddings of its tokens. There the table may be missing, or of another size.
 ///
 /// What a classifier calls logits is one row for a sample, or has few entries, and its layer is quantized like any other.
-pub(super) struct Heads<'g> {
+pub(crate) struct Heads<'g> {
     graph: &'g Graph,
     /// Constants whose rows are looked up.
     tables: HashSet<ValueId>,
@@ -38,7 +38,7 @@ pub(super) struct Heads<'g> {
 }
 
 impl<'g> Heads<'g> {
-    pub(super) fn find(graph: &'g Graph) -> Self {
+    pub(crate) fn find(graph: &'g Graph) -> Self {
         let tokens = tokens(graph);
         let (mut tables, mut vocabularies) = (HashSet::new(), HashMap::new());
         for table in graph.nodes().filter_map(|(_, node)| Table::of(graph, node)) {
@@ -60,8 +60,15 @@ impl<'g> Heads<'g> {
         }
     }
 
+    /// Whether the linear layer `id` reads an embedding table.
+    pub(crate) fn is_tied(&self, id: NodeId) -> bool {
+        let Op::Linear(linear) = &self.graph.node(id).op else { return false };
+        let weight = linear.origin.first().and_then(|node| node.input(1));
+        weight.is_some_and(|weight| self.tables.contains(&root(self.graph, weight)))
+    }
+
     /// Why the linear layer `id` of `k` input and `n` output features is the language-model head; `None` if it is not.
-    pub(super) fn reason(&self, id: NodeId, k: usize, n: usize) -> Option<String> {
+    pub(crate) fn reason(&self, id: NodeId, k: usize, n: usize) -> Option<String> {
         let Op::Linear(linear) = &self.graph.node(id).op else { return None };
         let weight = root(self.graph, linear.origin.first()?.input(1)?);
         let name = |value: ValueId| &self.graph.value(value).name;
@@ -77,7 +84,7 @@ impl<'g> Heads<'g> {
 }
 
 /// The inputs that take token ids.
-fn tokens(graph: &Graph) -> Vec<ValueId> {
+pub(crate) fn tokens(graph: &Graph) -> Vec<ValueId> {
     let spec = |&id: &ValueId| InputSpec::of_input(graph.value(id).info.as_ref()?).ok();
     let specs: Vec<InputSpec> = graph.inputs().iter().filter_map(spec).collect();
     token_inputs(&specs).into_iter().filter_map(|spec| graph.find(&spec.name)).collect()

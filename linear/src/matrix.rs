@@ -1,0 +1,261 @@
+//! A matrix of codes in the order in which the kernels read it.
+//!
+//! Sixteen output features are a *panel*; panels lie one after the other. Within a panel the input features of a group lie in
+//! lines of 64 bytes, the last line of a group filled up with codes of 0:
+//!
+//! * Codes of 4 bits: a line is 8 input features. Its 16-bit element `2 j + h` holds, in nibble `t`, output feature `j` of the panel
+//!   and input feature `2 t + h`. Shifted by `4 t` and looked up in a table of 16-bit values, a line is four rows of the operand
+//!   `B` of AMX and of AVX-512 BF16, in which the two products of a pair lie side by side.
+//! * Codes of 8 bits: a line is 4 input features, 16 bytes each.
+//! * bfloat16: a line is the 2 input features of a pair, output feature by output feature.
+
+use zqc_numerics::{FactorFormat, Format};
+
+use crate::layer::{Extra, Layer, LowRank};
+use crate::reference::BLOCK;
+
+/// Output features of a panel.
+pub(crate) const PANEL: usize = 16;
+/// Bytes of a line.
+pub(crate) const LINE: usize = 64;
+
+/// A line of codes, at an address that suits every load.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(crate) struct Line(pub [u8; LINE]);
+
+/// What codes stand for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Coding {
+    /// Codes of 4 bits, with the values of a table.
+    Nibbles([f32; 16]),
+    /// See [`Format::E4M3`], without NaN.
+    E4M3,
+    /// See [`Format::E5M2`], without NaN and infinity.
+    E5M2,
+    /// See [`Format::Int8`].
+    Int8,
+    /// bfloat16.
+    Bf16,
+}
+
+impl Coding {
+    fn of(format: Format) -> Self {
+        match format {
+            Format::E2M1 | Format::E3M0 | Format::Int4 => {
+                Self::Nibbles(std::array::from_fn(|code| format.decode(code as u8)))
+            }
+            Format::E4M3 => Self::E4M3,
+            Format::E5M2 => Self::E5M2,
+            Format::Int8 => Self::Int8,
+        }
+    }
+
+    /// Input features of a line.
+    pub(crate) const fn columns(self) -> usize {
+        match self {
+            Self::Nibbles(_) => 8,
+            Self::E4M3 | Self::E5M2 | Self::Int8 => 4,
+            Self::Bf16 => 2,
+        }
+    }
+}
+
+/// What the sums of groups are multiplied by.
+pub(crate) enum Steps {
+    /// Nothing: there is one group, and its sum is the result.
+    One,
+    /// Factors of a ladder, by shifts of 4 bits: a panel has one word for every group, with the output feature `2 q` in nibble `q` and
+    /// `2 q + 1` in nibble `8 + q`.
+    Ladder([f32; 16], Vec<u64>),
+    /// Scales, `[panel][group][16]`.
+    Floats(Vec<[f32; PANEL]>),
+}
+
+/// A matrix `[K, N]`, `N` filled up to whole panels.
+pub(crate) struct Matrix {
+    pub coding: Coding,
+    pub groups: Groups,
+    pub panels: usize,
+    pub lines: Vec<Line>,
+    pub steps: Steps,
+    /// `[panel][group][16]`, or empty.
+    pub zero_points: Vec<[i8; PANEL]>,
+}
+
+/// How the input features of a row are divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Groups {
+    /// Input features.
+    pub k: usize,
+    /// Input features of a group but for the last.
+    pub size: usize,
+}
+
+impl Groups {
+    /// Groups.
+    pub(crate) fn count(self) -> usize {
+        self.k.div_ceil(self.size)
+    }
+
+    /// Input features of group `g`.
+    pub(crate) fn len(self, g: usize) -> usize {
+        self.size.min(self.k - g * self.size)
+    }
+
+    /// Blocks of a group but for the last.
+    pub(crate) fn blocks_each(self) -> usize {
+        self.size.div_ceil(BLOCK)
+    }
+
+    /// Blocks.
+    pub(crate) fn blocks(self) -> usize {
+        let last = self.count() - 1;
+        last * self.blocks_each() + self.len(last).div_ceil(BLOCK)
+    }
+
+    /// Whether blocks are the same as those of one group of all.
+    pub(crate) fn are_plain(self) -> bool {
+        self.size.is_multiple_of(BLOCK) || self.count() == 1
+    }
+}
+
+impl Matrix {
+    /// The weight of a layer.
+    pub(crate) fn weight(layer: &Layer<'_>) -> Self {
+        let groups = Groups { k: layer.k, size: layer.group_size.min(layer.k) };
+        let mut matrix =
+            Self::codes(Coding::of(layer.format), groups, layer.n, |k, n| u16::from(layer.code(k, n)));
+        let of_panels = || (0..matrix.panels).flat_map(|panel| (0..groups.count()).map(move |g| (panel, g)));
+        let row = |panel: usize, lane: usize| Some(panel * PANEL + lane).filter(|&n| n < layer.n);
+        let floats = || {
+            let lanes =
+                |(panel, g)| std::array::from_fn(|lane| row(panel, lane).map_or(0.0, |n| layer.step(g, n)));
+            Steps::Floats(of_panels().map(lanes).collect())
+        };
+        let steps = match layer.extra {
+            Extra::Shifts(ladder, _) => {
+                let word = |(panel, g)| {
+                    (0..PANEL).filter_map(|lane| Some((lane, row(panel, lane)?))).fold(
+                        0,
+                        |word, (lane, n)| {
+                            word | u64::from(layer.shift(g, n)) << (4 * (lane / 2 + 8 * (lane % 2)))
+                        },
+                    )
+                };
+                let factors = std::array::from_fn(|shift| ladder.factor(shift as u8));
+                Steps::Ladder(factors, of_panels().map(word).collect())
+            }
+            Extra::None | Extra::ZeroPoints(_) => floats(),
+        };
+        let zero_points = match layer.extra {
+            Extra::ZeroPoints(_) => {
+                let lanes = |(panel, g)| {
+                    std::array::from_fn(|lane| row(panel, lane).map_or(0, |n| layer.zero_point(g, n)))
+                };
+                of_panels().map(lanes).collect()
+            }
+            Extra::None | Extra::Shifts(..) => Vec::new(),
+        };
+        (matrix.steps, matrix.zero_points) = (steps, zero_points);
+        matrix
+    }
+
+    /// `V` of a branch, `[K, R]`.
+    pub(crate) fn down(branch: &LowRank<'_>, k: usize) -> Self {
+        Self::factor(branch, branch.down, k, branch.rank)
+    }
+
+    /// `U` of a branch, `[R, N]`.
+    pub(crate) fn up(branch: &LowRank<'_>, n: usize) -> Self {
+        Self::factor(branch, branch.up, branch.rank, n)
+    }
+
+    fn factor(branch: &LowRank<'_>, factor: &[u8], rows: usize, columns: usize) -> Self {
+        let coding = match branch.format {
+            FactorFormat::E4M3 => Coding::E4M3,
+            FactorFormat::Bf16 => Coding::Bf16,
+        };
+        let code = |row: usize, column: usize| {
+            let at = row * columns + column;
+            match branch.format {
+                FactorFormat::E4M3 => u16::from(factor[at]),
+                FactorFormat::Bf16 => (branch.value(factor, at).to_bits() >> 16) as u16,
+            }
+        };
+        Self::codes(coding, Groups { k: rows, size: rows }, columns, code)
+    }
+
+    /// The codes alone.
+    fn codes(coding: Coding, groups: Groups, n: usize, code: impl Fn(usize, usize) -> u16) -> Self {
+        let columns = coding.columns();
+        let panels = n.div_ceil(PANEL);
+        let mut lines = Vec::new();
+        lines.reserve_exact(panels * lines_before(coding, groups, groups.count()));
+        for panel in 0..panels {
+            let rows = PANEL.min(n - panel * PANEL);
+            for g in 0..groups.count() {
+                let first = g * groups.size;
+                for line in (0..groups.len(g)).step_by(columns) {
+                    let mut bytes = [0; LINE];
+                    for column in 0..columns.min(groups.len(g) - line) {
+                        for lane in 0..rows {
+                            let code = code(first + line + column, panel * PANEL + lane);
+                            place(coding, &mut bytes, lane, column, code);
+                        }
+                    }
+                    lines.push(Line(bytes));
+                }
+            }
+        }
+        Self { coding, groups, panels, lines, steps: Steps::One, zero_points: Vec::new() }
+    }
+
+    /// Lines of a panel.
+    pub(crate) fn lines_of_panel(&self) -> usize {
+        lines_before(self.coding, self.groups, self.groups.count())
+    }
+
+    /// The largest magnitude of a weight over the lowest bit of all weights; infinite where that is too much for sums to be exact.
+    pub(crate) fn span(&self) -> f32 {
+        let largest_zero_point = if self.zero_points.is_empty() { 0.0 } else { 128.0 };
+        match &self.coding {
+            Coding::Nibbles(values) => {
+                let magnitudes = values.iter().map(|value| value.abs()).filter(|value| *value > 0.0);
+                let largest = magnitudes.clone().fold(0.0, f32::max);
+                // The least value is a power of two, and divides all others.
+                let least = magnitudes.fold(f32::INFINITY, f32::min);
+                (largest + largest_zero_point) / least
+            }
+            Coding::Int8 => 128.0 + largest_zero_point,
+            Coding::E4M3 | Coding::E5M2 | Coding::Bf16 => f32::INFINITY,
+        }
+    }
+
+    /// Bytes that it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        let steps = match &self.steps {
+            Steps::One => 0,
+            Steps::Ladder(_, words) => size_of_val(words.as_slice()),
+            Steps::Floats(scales) => size_of_val(scales.as_slice()),
+        };
+        size_of_val(self.lines.as_slice()) + steps + size_of_val(self.zero_points.as_slice())
+    }
+}
+
+/// Lines of a panel before group `g`.
+fn lines_before(coding: Coding, groups: Groups, g: usize) -> usize {
+    let columns = coding.columns();
+    let whole = groups.size.div_ceil(columns);
+    if g < groups.count() { g * whole } else { (g - 1) * whole + groups.len(g - 1).div_ceil(columns) }
+}
+
+/// Puts the code of an output feature and an input feature in its place in a line.
+fn place(coding: Coding, line: &mut [u8; LINE], lane: usize, column: usize, code: u16) {
+    let element = 2 * (2 * lane + column % 2);
+    match coding {
+        Coding::Nibbles(_) => line[element + column / 4] |= (code as u8) << (4 * (column / 2 % 2)),
+        Coding::E4M3 | Coding::E5M2 | Coding::Int8 => line[PANEL * column + lane] = code as u8,
+        Coding::Bf16 => line[element..element + 2].copy_from_slice(&code.to_le_bytes()),
+    }
+}

@@ -1,0 +1,233 @@
+//! Sums of a panel by fused multiply-add, for any vectors.
+
+use std::ops::Range;
+
+use crate::lanes::{Decode, Lanes};
+use crate::matrix::{Coding, Groups, LINE, Matrix, PANEL, Steps};
+use crate::prepare::View;
+use crate::reference::BLOCK;
+
+/// Writes the sums of `panels` over all groups, `acc` `[panel][token][16]`, for the tokens of `x`.
+///
+/// # Safety
+/// The instruction set of `V` is enabled; `panels` exist; `x` is divided into blocks as the matrix is.
+#[inline(always)]
+pub(crate) unsafe fn accumulate<V: Lanes>(
+    matrix: &Matrix,
+    panels: Range<usize>,
+    x: View<'_>,
+    acc: &mut [f32],
+) {
+    for (panel, acc) in panels.zip(acc.chunks_exact_mut(PANEL * x.tokens)) {
+        // SAFETY: the caller's condition.
+        unsafe { by_coding::<V>(matrix, panel, x, acc) };
+    }
+}
+
+/// # Safety
+/// As of [`accumulate`].
+#[inline(always)]
+unsafe fn by_coding<V: Lanes>(matrix: &Matrix, panel: usize, x: View<'_>, acc: &mut [f32]) {
+    // SAFETY: the caller's condition.
+    unsafe {
+        match (&matrix.coding, matrix.zero_points.is_empty()) {
+            (Coding::Nibbles(_), true) => by_tokens::<V, V::Nibbles, false>(matrix, panel, x, acc),
+            (Coding::Nibbles(_), false) => by_tokens::<V, V::Nibbles, true>(matrix, panel, x, acc),
+            (Coding::Int8, true) => by_tokens::<V, V::Int8, false>(matrix, panel, x, acc),
+            (Coding::Int8, false) => by_tokens::<V, V::Int8, true>(matrix, panel, x, acc),
+            (Coding::E4M3, _) => by_tokens::<V, V::E4M3, false>(matrix, panel, x, acc),
+            (Coding::E5M2, _) => by_tokens::<V, V::E5M2, false>(matrix, panel, x, acc),
+            (Coding::Bf16, _) => by_tokens::<V, V::Bf16, false>(matrix, panel, x, acc),
+        }
+    }
+}
+
+/// As many tokens at once as fit the registers.
+///
+/// # Safety
+/// As of [`accumulate`].
+#[inline(always)]
+unsafe fn by_tokens<V: Lanes, D: Decode<V>, const ZERO_POINTS: bool>(
+    matrix: &Matrix,
+    panel: usize,
+    x: View<'_>,
+    acc: &mut [f32],
+) {
+    let mut acc = acc;
+    let mut first = 0;
+    while first < x.tokens {
+        let left = x.tokens - first;
+        // SAFETY: the caller's condition.
+        let done = unsafe {
+            if V::TOKENS >= 8 && left >= 8 {
+                some::<V, D, 8, ZERO_POINTS>(matrix, panel, x, first, acc)
+            } else if V::TOKENS >= 4 && left >= 4 {
+                some::<V, D, 4, ZERO_POINTS>(matrix, panel, x, first, acc)
+            } else if V::TOKENS >= 2 && left >= 2 {
+                some::<V, D, 2, ZERO_POINTS>(matrix, panel, x, first, acc)
+            } else {
+                some::<V, D, 1, ZERO_POINTS>(matrix, panel, x, first, acc)
+            }
+        };
+        first += done;
+        acc = &mut acc[PANEL * done..];
+    }
+}
+
+/// # Safety
+/// As of [`accumulate`]; `acc` holds `[T][16]`.
+#[inline(always)]
+unsafe fn some<V: Lanes, D: Decode<V>, const T: usize, const ZERO_POINTS: bool>(
+    matrix: &Matrix,
+    panel: usize,
+    x: View<'_>,
+    first: usize,
+    acc: &mut [f32],
+) -> usize {
+    acc[..T * PANEL].fill(0.0);
+    let mut rows = [std::ptr::null(); T];
+    for (t, row) in rows.iter_mut().enumerate() {
+        *row = x.row(first + t).as_ptr();
+    }
+    // SAFETY: the caller's condition; rows and lines have the lengths that `Groups` says.
+    unsafe {
+        let groups = Walk::<V, D>::new(matrix, panel);
+        for g in 0..matrix.groups.count() {
+            for part in 0..PANEL / V::COUNT {
+                let zero_point = groups.zero_point::<ZERO_POINTS>(g, part);
+                let sums = group::<V, D, T, ZERO_POINTS>(&groups, g, part, zero_point, &rows);
+                groups.finish(g, part, sums, acc);
+            }
+        }
+    }
+    T
+}
+
+/// The groups of a panel.
+pub(crate) struct Walk<'a, V: Lanes, D> {
+    matrix: &'a Matrix,
+    panel: usize,
+    pub(crate) decode: D,
+    factors: V::Table,
+    lines: *const u8,
+    lines_each: usize,
+}
+
+impl<'a, V: Lanes, D: Decode<V>> Walk<'a, V, D> {
+    /// # Safety
+    /// The instruction set of `V` is enabled; `panel` exists.
+    #[inline(always)]
+    pub(crate) unsafe fn new(matrix: &'a Matrix, panel: usize) -> Self {
+        let values = match &matrix.coding {
+            Coding::Nibbles(values) => values,
+            _ => &[0.0; 16],
+        };
+        let factors = match &matrix.steps {
+            Steps::Ladder(factors, _) => factors,
+            _ => &[0.0; 16],
+        };
+        let lines = matrix.lines[panel * matrix.lines_of_panel()..].as_ptr().cast();
+        // SAFETY: the caller's condition.
+        let (decode, factors) = unsafe { (D::new(values), V::table(factors)) };
+        Self { matrix, panel, decode, factors, lines, lines_each: matrix.groups.size.div_ceil(D::COLUMNS) }
+    }
+
+    /// The lines of a group.
+    ///
+    /// # Safety
+    /// The group exists.
+    #[inline(always)]
+    pub(crate) unsafe fn lines(&self, g: usize) -> *const u8 {
+        // SAFETY: the caller's condition.
+        unsafe { self.lines.add(g * self.lines_each * LINE) }
+    }
+
+    /// How input features are divided.
+    pub(crate) fn groups(&self) -> Groups {
+        self.matrix.groups
+    }
+
+    /// The zero points of a group, if weights have any.
+    ///
+    /// # Safety
+    /// As of [`Walk::new`].
+    #[inline(always)]
+    pub(crate) unsafe fn zero_point<const ZERO_POINTS: bool>(&self, g: usize, part: usize) -> V {
+        // SAFETY: the caller's condition.
+        unsafe {
+            if ZERO_POINTS {
+                let lanes = &self.matrix.zero_points[self.panel * self.matrix.groups.count() + g];
+                V::load_i8(lanes[part * V::COUNT..].as_ptr())
+            } else {
+                V::splat(0.0)
+            }
+        }
+    }
+
+    /// Adds the sums of a group to those of the groups before, `acc` `[T][16]`.
+    ///
+    /// # Safety
+    /// As of [`Walk::new`]; `acc` holds `[T][16]`.
+    #[inline(always)]
+    pub(crate) unsafe fn finish<const T: usize>(&self, g: usize, part: usize, sums: [V; T], acc: &mut [f32]) {
+        let at = self.panel * self.matrix.groups.count() + g;
+        // SAFETY: the caller's condition.
+        unsafe {
+            let step = match &self.matrix.steps {
+                Steps::One => V::splat(1.0),
+                Steps::Ladder(_, words) => V::ladder(self.factors, words[at], part),
+                Steps::Floats(scales) => V::load(scales[at][part * V::COUNT..].as_ptr()),
+            };
+            for (t, sum) in sums.into_iter().enumerate() {
+                let sum = if D::UNIT == 1.0 { sum } else { sum.mul(V::splat(D::UNIT)) };
+                let acc = acc[t * PANEL + part * V::COUNT..].as_mut_ptr();
+                sum.fma(step, V::load(acc)).store(acc);
+            }
+        }
+    }
+}
+
+/// The sums of a group for `T` tokens.
+///
+/// # Safety
+/// As of [`Walk::new`]; `rows` point to tokens with as many input features as blocks have.
+#[inline(always)]
+pub(crate) unsafe fn group<V: Lanes, D: Decode<V>, const T: usize, const ZERO_POINTS: bool>(
+    groups: &Walk<'_, V, D>,
+    g: usize,
+    part: usize,
+    zero_point: V,
+    rows: &[*const f32; T],
+) -> [V; T] {
+    // SAFETY: the caller's condition.
+    unsafe {
+        let mut sums = [V::splat(0.0); T];
+        let mut line = groups.lines(g);
+        let mut at = g * groups.groups().blocks_each() * BLOCK;
+        let mut left = groups.groups().len(g);
+        while left > 0 {
+            let lines = left.min(BLOCK).div_ceil(D::COLUMNS);
+            let (mut even, mut odd) = ([V::splat(0.0); T], [V::splat(0.0); T]);
+            for l in 0..lines {
+                for pair in 0..D::COLUMNS / 2 {
+                    let (mut first, mut second) = groups.decode.pair(line.add(l * LINE), part, pair);
+                    if ZERO_POINTS {
+                        (first, second) = (first.sub(zero_point), second.sub(zero_point));
+                    }
+                    for t in 0..T {
+                        let x = rows[t].add(at + l * D::COLUMNS + 2 * pair);
+                        even[t] = V::splat(*x).fma(first, even[t]);
+                        odd[t] = V::splat(*x.add(1)).fma(second, odd[t]);
+                    }
+                }
+            }
+            for t in 0..T {
+                sums[t] = sums[t].add(even[t].add(odd[t]));
+            }
+            line = line.add(lines * LINE);
+            at += BLOCK;
+            left = left.saturating_sub(BLOCK);
+        }
+        sums
+    }
+}

@@ -1,0 +1,164 @@
+//! The operators that look rows up in a quantized table.
+
+use std::sync::Mutex;
+
+use bytemuck::Pod;
+use half::{bf16, f16};
+use ort_sys::OrtKernelInfo;
+use zqc_linear::Pool;
+use zqc_numerics::{GROUP_SIZE, OUTPUT_TYPE, Operand, WeightKind};
+
+use crate::api::{Api, Context, OpError, Tensor};
+use crate::element::{Element, output_element};
+use crate::pool::SessionPool;
+
+/// Values that one task should at least compute.
+const MIN_TASK: usize = 1 << 14;
+
+/// A node that looks rows up. It reads the table where it lies: of a mapped file, only what is looked up comes into memory.
+pub(crate) struct Gather {
+    kind: WeightKind,
+    /// The values of the codes.
+    values: Vec<f32>,
+    group_size: usize,
+    output: Element,
+}
+
+/// A table `[V, K]`.
+struct Table<'a> {
+    codes: &'a [u8],
+    scales: &'a [f32],
+    shifts: &'a [u8],
+    rows: usize,
+    k: usize,
+    groups: usize,
+}
+
+impl Gather {
+    /// The types of its inputs; `indices` is that of the indices.
+    pub(crate) fn inputs(kind: WeightKind) -> Vec<Element> {
+        let operands = kind.operands().map(|operand| match operand {
+            Operand::Weight => Element::of_table(kind.format),
+            Operand::Shifts => Element::U8,
+            _ => Element::F32,
+        });
+        [Element::ANY].into_iter().chain(operands).collect()
+    }
+
+    /// `declared` is the type of the output that the operator states, if it is one.
+    ///
+    /// # Safety
+    /// `info` is what ONNX Runtime hands to the callback that this runs in.
+    pub(crate) unsafe fn new(
+        api: Api,
+        info: *const OrtKernelInfo,
+        kind: WeightKind,
+        declared: Element,
+    ) -> Result<Self, OpError> {
+        // SAFETY: the caller's promise.
+        let (group_size, output) =
+            unsafe { (api.attribute(info, GROUP_SIZE)?, api.attribute(info, OUTPUT_TYPE)?) };
+        let wrong = || OpError::Attribute { name: GROUP_SIZE, value: group_size };
+        let group_size = usize::try_from(group_size).ok().filter(|&size| size > 0).ok_or_else(wrong)?;
+        let output = output_element(output, declared)?;
+        Ok(Self { kind, values: kind.format.codebook(), group_size, output })
+    }
+
+    pub(crate) fn run(&self, context: &Context) -> Result<(), OpError> {
+        let indices = context.input(0, "Indices")?;
+        let operands = self.kind.operands().zip(1..);
+        let operands: Result<Vec<_>, _> =
+            operands.map(|(operand, at)| context.input(at, operand.name())).collect();
+        let table = self.table(&operands?)?;
+        let rows = rows(&indices, table.rows)?;
+        let dims: Vec<usize> = indices.dims.iter().copied().chain([table.k]).collect();
+        match self.output {
+            Element::F16 => self.write(context, &dims, &table, &rows, f16::from_f32),
+            Element::BF16 => self.write(context, &dims, &table, &rows, bf16::from_f32),
+            Element::F64 => self.write(context, &dims, &table, &rows, f64::from),
+            _ => self.write(context, &dims, &table, &rows, |value| value),
+        }
+    }
+
+    fn table<'a>(&self, operands: &[Tensor<'a>]) -> Result<Table<'a>, OpError> {
+        let (codes, scales) = (&operands[0], &operands[1]);
+        let &[rows, row_bytes] = &codes.dims[..] else {
+            return Err(codes.unexpected("a matrix".to_string()));
+        };
+        let packed = self.kind.format.bits() == 4;
+        let k = if packed { 2 * row_bytes } else { row_bytes };
+        let groups = k.div_ceil(self.group_size);
+        let row_scales = if self.kind.ladder().is_some() { 1 } else { groups };
+        if scales.dims != [rows, row_scales] {
+            return Err(scales.unexpected(format!("[{rows}, {row_scales}]")));
+        }
+        let shifts = operands.get(2).map_or(&[][..], |shifts| shifts.bytes);
+        if let Some(shifts) = operands.get(2).filter(|shifts| shifts.dims != [rows, groups.div_ceil(2)]) {
+            return Err(shifts.unexpected(format!("[{rows}, {}]", groups.div_ceil(2))));
+        }
+        let scales = scales.elements::<f32>(Element::F32)?;
+        Ok(Table { codes: codes.bytes, scales, shifts, rows, k, groups })
+    }
+
+    fn write<T: Pod + Send>(
+        &self,
+        context: &Context,
+        dims: &[usize],
+        table: &Table,
+        rows: &[usize],
+        round: fn(f32) -> T,
+    ) -> Result<(), OpError> {
+        let output = context.output::<T>(0, dims)?;
+        if output.is_empty() {
+            return Ok(());
+        }
+        let share = MIN_TASK.div_ceil(table.k);
+        let parts = output.chunks_mut(share * table.k).zip(rows.chunks(share));
+        let parts: Vec<_> = parts.map(Mutex::new).collect();
+        let pool = SessionPool::new(context);
+        pool.run(parts.len(), &|at| {
+            let mut part = parts[at].lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let (output, rows) = &mut *part;
+            for (to, &row) in output.chunks_mut(table.k).zip(*rows) {
+                self.row(table, row, |column, value| to[column] = round(value));
+            }
+        });
+        pool.end()
+    }
+
+    /// The values of a row, as the function computes them: the value of the code times the scale of its group, which with a ladder
+    /// is that of the row times a factor.
+    fn row(&self, table: &Table, row: usize, mut write: impl FnMut(usize, f32)) {
+        let nibble = |bytes: &[u8], at: usize| bytes[at / 2] >> (4 * (at % 2)) & 0xF;
+        let codes = &table.codes[row * (table.codes.len() / table.rows)..];
+        for group in 0..table.groups {
+            let scale = match self.kind.ladder() {
+                Some(ladder) => {
+                    let shifts = &table.shifts[row * table.groups.div_ceil(2)..];
+                    table.scales[row] * ladder.factor(nibble(shifts, group))
+                }
+                None => table.scales[row * table.groups + group],
+            };
+            for column in group * self.group_size..((group + 1) * self.group_size).min(table.k) {
+                let code = if self.kind.format.bits() == 4 { nibble(codes, column) } else { codes[column] };
+                write(column, self.values[usize::from(code)] * scale);
+            }
+        }
+    }
+}
+
+/// The rows that are looked up; negative indices count from the end.
+fn rows(indices: &Tensor, rows: usize) -> Result<Vec<usize>, OpError> {
+    let row = |index: i64| {
+        let from_start = if index < 0 { index + rows as i64 } else { index };
+        let row = usize::try_from(from_start).ok().filter(|&row| row < rows);
+        row.ok_or(OpError::Index { index, rows })
+    };
+    match indices.element {
+        Element::I32 => {
+            indices.elements::<i32>(Element::I32)?.iter().map(|&index| row(index.into())).collect()
+        }
+        Element::I64 => indices.elements::<i64>(Element::I64)?.iter().map(|&index| row(index)).collect(),
+        _ => Err(indices.unexpected("int32 or int64".to_string())),
+    }
+}

@@ -1,0 +1,61 @@
+//! The functions that look rows up in a quantized table: `GatherInt8`, `GatherE2M1_Thirds` ...
+
+use zqc_ir::onnx::proto::FunctionProto;
+use zqc_ir::op::QuantizedLinear;
+use zqc_ir::op::attribute::int_reference;
+use zqc_ir::tensor::DataType;
+use zqc_numerics::{Extra, Format, GROUP_SIZE, OUTPUT_TYPE, Operand, WeightKind};
+
+use super::functions::{function, node, own_node};
+
+/// What the function calls the indices, its first input.
+const INDICES: &str = "Indices";
+
+/// The kind of a table; `None` where no function looks rows up in such a one.
+pub(super) fn kind(table: &QuantizedLinear) -> Option<WeightKind> {
+    let kind = WeightKind { format: table.format, extra: table.ladder.map(Extra::Shifts) };
+    let fits = match table.format.bits() {
+        4 => table.k.is_multiple_of(2),
+        _ => table.groups() == 1,
+    };
+    (fits && WeightKind::tables().any(|table| table == kind)).then_some(kind)
+}
+
+/// What an operand of a table is in the file, and of a layer that is tied to it: its element type and its dimensions.
+pub(super) fn file_type(operand: Operand, table: &QuantizedLinear) -> (DataType, Vec<usize>) {
+    let (n, groups) = (table.n, table.groups());
+    match operand {
+        Operand::Weight => (codes_type(table), vec![n, table.row_bytes()]),
+        Operand::Shifts => (DataType::Uint8, vec![n, groups.div_ceil(2)]),
+        _ if table.ladder.is_some() => (DataType::Float, vec![n, 1]),
+        _ => (DataType::Float, vec![n, groups]),
+    }
+}
+
+/// The type of codes in the file: of those that ONNX's `Gather` knows.
+pub(super) fn codes_type(table: &QuantizedLinear) -> DataType {
+    if table.format == Format::Int8 { DataType::Int8 } else { DataType::Uint8 }
+}
+
+/// The function in terms of that of the rows and of the standard operators of version `opset`. What is looked up are codes and
+/// scales, so that no runtime has the table in float.
+pub(super) fn definition(kind: WeightKind, opset: i64) -> FunctionProto {
+    let operands: Vec<&str> = kind.operands().map(Operand::name).collect();
+    let inputs: Vec<&str> = [INDICES].into_iter().chain(operands.iter().copied()).collect();
+    let rows: Vec<String> = operands.iter().map(|name| format!("{name}_rows")).collect();
+    let rows: Vec<&str> = rows.iter().map(String::as_str).collect();
+    let look_up = |(from, to): (&&str, &&str)| node("Gather", &[from, INDICES], &[to], vec![]);
+    let mut body: Vec<_> = operands.iter().zip(&rows).map(look_up).collect();
+    let group_size = vec![int_reference(GROUP_SIZE, GROUP_SIZE)];
+    body.push(own_node(&kind.dequantize_rows_function(), &rows, &["rows"], group_size));
+    body.push(node("Cast", &["rows"], &["Y"], vec![int_reference("to", OUTPUT_TYPE)]));
+    let doc = format!(
+        "Rows of a table: Y [..., K] = W[Indices], cast to output_type, a TensorProto.DataType. Indices is int32 or int64 [...]; \
+         W [V, K] is what {} yields of {} and group_size.",
+        kind.dequantize_rows_function(),
+        operands.join(", "),
+    );
+    let attributes = [GROUP_SIZE, OUTPUT_TYPE];
+    let name = kind.gather_function();
+    function(name, &inputs, &["Y"], &attributes, opset, body, doc)
+}

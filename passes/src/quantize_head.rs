@@ -1,0 +1,243 @@
+//! The language-model head and the table of the token embeddings become low-precision.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use zqc_ir::op::{Linear, QuantizeActivation, QuantizedLinear, port};
+use zqc_ir::operands;
+use zqc_ir::tensor::DataType;
+use zqc_ir::{Change, FreshNames, Graph, Model, NewNode, Node, NodeId, Op, Patch, ValueId};
+use zqc_numerics::{ActivationFormat, Grouping, QuantizedMatrix, SolveError, rtn};
+
+use crate::float_rows::FloatRows;
+use crate::lm_head::Heads;
+use crate::pass::{Observer, Pass, PassError};
+use crate::record::{Coding, LayerRecord};
+use crate::select::Select;
+use crate::token_table::TokenTable;
+
+/// Rows that are read, rounded and let go together.
+const BLOCK: usize = 4096;
+
+/// Rounds the language-model head and the table of the token embeddings to nearest, without data, before anything is calibrated:
+/// the layers between them are solved on what the rounded table gives. [`Select`] has chosen them. Where the head is tied to
+/// the table, both read the same operands.
+///
+/// The table is read and rounded a block of rows at a time.
+#[derive(Debug, Clone)]
+pub struct QuantizeHead {
+    /// What chose the layers.
+    pub select: Select,
+    /// What the weights become.
+    pub grouping: Grouping,
+    /// What the activation of the head becomes; `None` leaves it in float.
+    pub activations: Option<ActivationFormat>,
+}
+
+impl Pass for QuantizeHead {
+    fn name(&self) -> &'static str {
+        "quantize_head"
+    }
+
+    fn run(&self, model: &Model, observer: &mut dyn Observer) -> Result<Patch, PassError> {
+        let graph = &model.graph;
+        let mut writer = Writer {
+            pass: self,
+            graph,
+            names: FreshNames::new(graph),
+            quantized: HashMap::new(),
+            patch: Patch::default(),
+        };
+        let tables = TokenTable::all(graph);
+        let (tables, left): (Vec<_>, Vec<_>) =
+            tables.iter().partition(|table| self.select.reason_to_keep_table(graph, table).is_none());
+        for table in &tables {
+            let unreadable = |source| PassError::Weight { layer: table.path.clone(), source };
+            let rows = FloatRows::of_table(graph, table).map_err(unreadable)?;
+            let layers = table.layers.iter().filter_map(|&id| Some((id, linear(graph, id)?)));
+            let layers: Vec<(NodeId, &Linear)> = layers.collect();
+            let layer = layers.first().map_or(&table.path, |(_, linear)| &linear.layer);
+            let shared = writer.solve(layer, table.root, &rows, observer)?;
+            for &(id, dtype) in &table.look_ups {
+                writer.look_up(id, table, dtype, &shared);
+            }
+            layers.iter().for_each(|(id, linear)| writer.layer(*id, linear, &shared));
+        }
+        let heads = Heads::find(graph);
+        for (id, node) in graph.nodes() {
+            let (Some(linear), Some(weight)) = (linear(graph, id), node.input(port::WEIGHT)) else {
+                continue;
+            };
+            let is_tied = tables.iter().chain(&left).any(|table| table.layers.contains(&id));
+            if is_tied || heads.reason(id, linear.k, linear.n).is_none() {
+                continue;
+            }
+            let unreadable = |source| PassError::Weight { layer: linear.layer.clone(), source };
+            let rows = FloatRows::of_layer(graph, weight, linear).map_err(unreadable)?;
+            let own = writer.solve(&linear.layer, weight, &rows, observer)?;
+            writer.layer(id, linear, &own);
+        }
+        Ok(writer.patch)
+    }
+}
+
+fn linear(graph: &Graph, id: NodeId) -> Option<&Linear> {
+    match &graph.node(id).op {
+        Op::Linear(linear) => Some(linear),
+        _ => None,
+    }
+}
+
+/// Rounded rows.
+struct Rounded {
+    /// What they are, of float32.
+    weight: QuantizedLinear,
+    /// The names of the operands, with their ports.
+    operands: Vec<(usize, String)>,
+}
+
+struct Writer<'a> {
+    pass: &'a QuantizeHead,
+    graph: &'a Graph,
+    names: FreshNames<'a>,
+    /// The names of what activations are quantized to.
+    quantized: HashMap<ValueId, String>,
+    patch: Patch,
+}
+
+impl Writer<'_> {
+    /// Rounds the rows of `layer`; the operands are called after `source`.
+    fn solve(
+        &mut self,
+        layer: &str,
+        source: ValueId,
+        rows: &FloatRows,
+        observer: &mut dyn Observer,
+    ) -> Result<Rounded, PassError> {
+        let started = Instant::now();
+        let (matrix, coding, weight_error) = round(layer, rows, &self.pass.grouping)?;
+        let unfit = |source| PassError::Operands { layer: layer.to_string(), source };
+        let hint = &self.graph.value(source).name;
+        let mut change = Change::new(format!("{layer}: codes and scales of the weight"));
+        let mut names = Vec::new();
+        for operand in operands::operands(&matrix, None).map_err(unfit)? {
+            let name = self.names.fresh(&format!("{hint}_{}", operand.suffix));
+            names.push((operand.port, name.clone()));
+            change.initializers.push((name, operand.tensor));
+        }
+        self.patch.changes.push(change);
+        let [n, k] = rows.shape();
+        observer.layer_solved(LayerRecord {
+            layer: layer.to_string(),
+            k,
+            n,
+            stage: 0,
+            source_bytes: rows.bytes(),
+            coding,
+            bits_per_weight: matrix.bits_per_weight(),
+            weight_error,
+            output_error: None,
+            calibration: None,
+            seconds: started.elapsed().as_secs_f64(),
+        });
+        let weight = QuantizedLinear {
+            layer: layer.to_string(),
+            k,
+            n,
+            format: matrix.format,
+            group_size: matrix.group_size,
+            ladder: matrix.scales.ladder(),
+            rank: 0,
+            beta: 1.0,
+            dtype: DataType::Float,
+        };
+        Ok(Rounded { weight, operands: names })
+    }
+
+    /// Looks rows of a table up in its codes.
+    fn look_up(&mut self, id: NodeId, table: &TokenTable, dtype: DataType, rounded: &Rounded) {
+        let (graph, node) = (self.graph, self.graph.node(id));
+        let name = |value: ValueId| graph.value(value).name.clone();
+        let table_name = name(table.root);
+        let mut change = Change::new(format!("{} looks codes of \"{table_name}\" up", graph.label(id)));
+        let weight = QuantizedLinear { layer: table.path.clone(), dtype, ..rounded.weight.clone() };
+        let indices = node.input(1).map(name).unwrap_or_default();
+        let inputs = operands::inputs(indices, rounded.operands.iter().cloned(), None);
+        change.remove.push(id);
+        change.add.push(NewNode { op: Op::QuantizedGather(weight), inputs, ..NewNode::restore(graph, node) });
+        change.release.extend(node.input(0));
+        self.patch.changes.push(change);
+    }
+
+    /// Lets a layer read codes.
+    fn layer(&mut self, id: NodeId, linear: &Linear, rounded: &Rounded) {
+        let (graph, node) = (self.graph, self.graph.node(id));
+        let mut change = Change::new(format!("{}: float weight becomes codes and scales", linear.layer));
+        let mut quantized = NewNode::restore(graph, node);
+        let mut take = |port: usize| quantized.inputs.get_mut(port).and_then(Option::take);
+        let (x, bias) = (take(port::X).unwrap_or_default(), take(port::LINEAR_BIAS));
+        let x = self.activation(node, x, &mut change);
+        quantized.inputs = operands::inputs(x, rounded.operands.iter().cloned(), bias);
+        quantized.op = Op::QuantizedLinear(QuantizedLinear {
+            layer: linear.layer.clone(),
+            beta: linear.beta,
+            dtype: linear.dtype,
+            ..rounded.weight.clone()
+        });
+        change.remove.push(id);
+        change.add.push(quantized);
+        change.release.extend(linear.origin.iter().flat_map(Node::reads).chain(node.input(port::WEIGHT)));
+        self.patch.changes.push(change);
+    }
+
+    /// The name of what the layer `node` reads: `x`, or what it is quantized to.
+    fn activation(&mut self, node: &Node, x: String, change: &mut Change) -> String {
+        let (Some(format), Some(value)) = (self.pass.activations, node.input(port::X)) else { return x };
+        if let Some(known) = self.quantized.get(&value) {
+            return known.clone();
+        }
+        let quantized = self.names.fresh(&format!("{x}_quantized_head"));
+        change.add.push(NewNode {
+            name: quantized.clone(),
+            op: Op::QuantizeActivation(QuantizeActivation { format }),
+            inputs: vec![Some(x)],
+            outputs: vec![Some(quantized.clone())],
+            rank: None,
+        });
+        self.quantized.insert(value, quantized.clone());
+        quantized
+    }
+}
+
+/// Rounds rows block by block: what they become, how, and the relative error.
+fn round(
+    layer: &str,
+    rows: &FloatRows,
+    grouping: &Grouping,
+) -> Result<(QuantizedMatrix, Coding, f64), PassError> {
+    let [n, k] = rows.shape();
+    let mut whole: Option<(QuantizedMatrix, Coding)> = None;
+    let (mut lost, mut energy) = (0.0, 0.0);
+    for first in (0..n).step_by(BLOCK) {
+        let count = BLOCK.min(n - first);
+        let block = rows.block(first, count);
+        let block = block.map_err(|source| PassError::Weight { layer: layer.to_string(), source })?;
+        let matrix = rtn(&block, count, k, grouping);
+        let matrix = matrix.map_err(|source| PassError::Solve { layer: layer.to_string(), source })?;
+        for (value, rounded) in block.iter().zip(matrix.dequantize()) {
+            lost += f64::from(value - rounded).powi(2);
+            energy += f64::from(*value).powi(2);
+        }
+        let coding = Coding::new(&block, &matrix);
+        match &mut whole {
+            None => whole = Some((matrix, coding)),
+            Some((upper, known)) => {
+                upper.append(matrix);
+                known.add(&coding);
+            }
+        }
+    }
+    let empty = SolveError::Empty { rows: n, cols: k };
+    let (matrix, coding) = whole.ok_or(PassError::Solve { layer: layer.to_string(), source: empty })?;
+    Ok((matrix, coding, if lost == 0.0 { 0.0 } else { (lost / energy).sqrt() }))
+}
