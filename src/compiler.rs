@@ -180,6 +180,8 @@ impl Compiler {
         });
         match &result {
             Ok(_) => State::remove(output),
+            // Whoever stopped the run may want the rest later.
+            Err(Error::Pass(PassError::Stopped)) => {}
             // What cannot be written now perhaps can be later.
             Err(Error::Write(
                 WriteError::Io { .. } | WriteError::Directory { .. } | WriteError::NotRegular { .. },

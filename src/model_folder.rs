@@ -29,6 +29,8 @@ const WEIGHTS: [&str; 11] = [
     ".ot",
     ".tflite",
 ];
+/// What runs the layers of a result in ONNX Runtime, which takes it from the model's folder only.
+const LIBRARY: &str = "libzqc_ort.so";
 /// Deeper folders are not looked into.
 const DEPTH: usize = 8;
 
@@ -296,7 +298,8 @@ impl ModelFolder {
 
     fn is_ours(&self, file: &Path) -> bool {
         let is_companion = || self.companions.iter().any(|companion| companion == file);
-        file == self.model || onnx::is_data_file(file, &self.model) || is_companion()
+        let is_model = file == self.model || onnx::is_data_file(file, &self.model);
+        is_model || file == Path::new(LIBRARY) || is_companion()
     }
 
     fn io(&self, file: &Path, source: io::Error) -> Error {
