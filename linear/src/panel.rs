@@ -169,27 +169,64 @@ impl<'a, V: Lanes, D: Decode<V>> Walk<'a, V, D> {
         }
     }
 
-    /// Adds the sums of a group to those of the groups before, `acc` `[T][16]`.
+    /// The steps of a group.
     ///
     /// # Safety
-    /// As of [`Walk::new`]; `acc` holds `[T][16]`.
+    /// As of [`Walk::new`].
     #[inline(always)]
-    pub(crate) unsafe fn finish<const T: usize>(&self, g: usize, part: usize, sums: [V; T], acc: &mut [f32]) {
+    unsafe fn step(&self, g: usize, part: usize) -> V {
         let at = self.panel * self.matrix.groups.count() + g;
         // SAFETY: the caller's condition.
         unsafe {
-            let step = match &self.matrix.steps {
+            match &self.matrix.steps {
                 Steps::One => V::splat(1.0),
                 Steps::Ladder(_, words) => V::ladder(self.factors, words[at], part),
                 Steps::Floats(scales) => V::load(scales[at][part * V::COUNT..].as_ptr()),
-            };
-            for (t, sum) in sums.into_iter().enumerate() {
-                let sum = if D::UNIT == 1.0 { sum } else { sum.mul(V::splat(D::UNIT)) };
-                let acc = acc[t * PANEL + part * V::COUNT..].as_mut_ptr();
-                sum.fma(step, V::load(acc)).store(acc);
             }
         }
     }
+
+    /// Adds the sums of a group to those of the groups before, `acc` `[T][16]`.
+    ///
+    /// # Safety
+    /// As of [`Walk::new`].
+    #[inline(always)]
+    pub(crate) unsafe fn finish<const T: usize>(&self, g: usize, part: usize, sums: [V; T], acc: &mut [f32]) {
+        // SAFETY: the caller's condition; every pointer is to a part of a panel.
+        unsafe {
+            let step = self.step(g, part);
+            for (sum, acc) in sums.into_iter().zip(acc.chunks_exact_mut(PANEL)) {
+                let acc = acc[part * V::COUNT..].as_mut_ptr();
+                to_scale::<V, D>(sum).fma(step, V::load(acc)).store(acc);
+            }
+        }
+    }
+
+    /// As [`Walk::finish`], of sums in memory, `[token][16]`, for vectors of a whole panel.
+    ///
+    /// # Safety
+    /// As of [`Walk::new`].
+    #[inline(always)]
+    pub(crate) unsafe fn finish_tile(&self, g: usize, sums: &[f32], acc: &mut [f32]) {
+        // SAFETY: the caller's condition; every pointer is to a panel.
+        unsafe {
+            let step = self.step(g, 0);
+            for (sum, acc) in sums.chunks_exact(PANEL).zip(acc.chunks_exact_mut(PANEL)) {
+                let (sum, acc) = (V::load(sum.as_ptr()), acc.as_mut_ptr());
+                to_scale::<V, D>(sum).fma(step, V::load(acc)).store(acc);
+            }
+        }
+    }
+}
+
+/// A sum of decoded values as one of values.
+///
+/// # Safety
+/// The instruction set of `V` is enabled.
+#[inline(always)]
+unsafe fn to_scale<V: Lanes, D: Decode<V>>(sum: V) -> V {
+    // SAFETY: the caller's condition.
+    if D::UNIT == 1.0 { sum } else { unsafe { sum.mul(V::splat(D::UNIT)) } }
 }
 
 /// The sums of a group for `T` tokens.
