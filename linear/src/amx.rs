@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use crate::lanes::avx512::{Pairs, Zmm, side_by_side};
-use crate::lanes::{Decode, Lanes};
+use crate::lanes::Lanes;
 use crate::matrix::{Coding, LINE, Matrix, PANEL};
 use crate::panel::Walk;
 use crate::prepare::{TILE, View};
