@@ -14,7 +14,7 @@ use crate::prepare::{self, Arrangement, TILE, Values, ValuesMut};
 /// Tokens that are in work at once: their values and sums stay in a second-level cache.
 const CHUNK: usize = 256;
 /// Panels that are in work at once.
-const PANELS: usize = 2;
+const PANELS: usize = 4;
 /// Tasks for a thread, so that one that is late has less left to do.
 const TASKS_PER_THREAD: usize = 4;
 /// Products below which other threads are not worth waking: some 10 microseconds.
@@ -66,8 +66,11 @@ fn chunk(
     pool: &dyn Pool,
 ) {
     let m = range.len();
-    let arrangement =
-        |matrix: &Matrix, groups: Groups| Arrangement { form: kernels.form, groups, span: matrix.span() };
+    let arrangement = |matrix: &Matrix, groups: Groups| Arrangement {
+        form: kernels.form,
+        groups,
+        span: matrix.span(),
+    };
     let groups = layer.weight.groups;
     let plain = layer.low_rank.as_ref().filter(|_| !groups.are_plain());
     let stride = layer.low_rank.as_ref().map_or(0, |branch| branch.down.panels * PANEL);

@@ -9,6 +9,10 @@ use crate::matrix::Matrix;
 use crate::panel::accumulate;
 use crate::prepare::{Form, View};
 
+/// Tokens from which AMX is faster than fused multiply-add.
+#[cfg(target_arch = "x86_64")]
+const AMX_TOKENS: usize = 4;
+
 /// The kernels of an instruction set that the processor has.
 pub(crate) struct Kernels {
     /// What they read.
@@ -53,7 +57,6 @@ kernels!(neon, lanes::neon::Quad, #[target_feature(enable = "neon")]);
 impl Kernels {
     /// The kernels of an available instruction set for `tokens` tokens, quantized or not.
     pub(crate) fn of(isa: Isa, quantized: bool, tokens: usize) -> Self {
-        let _ = (quantized, tokens);
         let scalar = Self { form: Form::Rows, accumulate: scalar::accumulate, finish: scalar::finish };
         #[cfg(target_arch = "x86_64")]
         let (avx2, avx512) = (
@@ -63,6 +66,10 @@ impl Kernels {
         match isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx if quantized && tokens >= AMX_TOKENS => {
+                Self { form: Form::Tiles, accumulate: crate::amx::accumulate, finish: avx512::finish }
+            }
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 | Isa::Bf16 | Isa::Amx => avx512,
             #[cfg(target_arch = "aarch64")]
@@ -79,13 +86,7 @@ impl Kernels {
     }
 
     /// Turns the sums `acc` `[token][16]` of a panel into outputs.
-    pub(crate) fn finish(
-        &self,
-        epilogue: &Epilogue<'_>,
-        panel: usize,
-        acc: &mut [f32],
-        space: &mut Vec<f32>,
-    ) {
+    pub(crate) fn finish(&self, epilogue: &Epilogue<'_>, panel: usize, acc: &mut [f32], space: &mut Vec<f32>) {
         // SAFETY: `PackedLinear` has checked that the instruction set is available.
         unsafe { (self.finish)(epilogue, panel, acc, space) }
     }

@@ -157,8 +157,7 @@ impl ValuesMut<'_> {
             Form::Pairs => {
                 let stride = self.arrangement.stride();
                 let row = token * stride..(token + 1) * stride;
-                let (rows, halves) =
-                    (self.rows[row.clone()].chunks_mut(padded), self.halves[row].chunks_mut(padded));
+                let (rows, halves) = (self.rows[row.clone()].chunks_mut(padded), self.halves[row].chunks_mut(padded));
                 for ((row, halves), from) in rows.zip(halves).zip(x.chunks(groups.size)) {
                     row[..from.len()].copy_from_slice(from);
                     halves.iter_mut().zip(from).for_each(|(to, from)| *to = bf16_bits(*from));

@@ -44,6 +44,10 @@ pub struct Arguments {
     /// Skips the verification of the output, which is otherwise read back and run before it replaces anything
     #[arg(long, help_heading = OUTPUT)]
     no_verify: bool,
+    /// Puts the weights into OUTPUT.data beside the model, which runtimes map into memory instead of reading it; else only
+    /// those of 2 GB and more lie there, and those of a folder whose own do
+    #[arg(long, help_heading = OUTPUT)]
+    external_data: bool,
     /// Keeps no state beside the output, and takes none of a run that was stopped
     #[arg(long, help_heading = OUTPUT)]
     no_resume: bool,
@@ -257,6 +261,7 @@ impl TryFrom<Arguments> for Compilation {
             backend: arguments.backend,
             threads: arguments.threads,
             verify: !arguments.no_verify,
+            external_data: arguments.external_data,
             resume: !arguments.no_resume,
         };
         let compiler = Compiler::new(options);

@@ -1,0 +1,330 @@
+//! Sums of panels by AMX: tiles of 16 tokens by the 16 output features of a panel.
+//!
+//! `tdpbf16ps` adds one block to a tile of sums, in the crate's order. A group's sums leave the tile registers when the group ends,
+//! to be multiplied by its steps. Blocks of weights are decoded a few at a time, so that they and the sums stay in the
+//! first-level cache, for all tokens.
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use crate::lanes::avx512::{Pairs, Zmm, side_by_side};
+use crate::lanes::Lanes;
+use crate::matrix::{Coding, LINE, Matrix, PANEL};
+use crate::panel::Walk;
+use crate::prepare::{TILE, View};
+use crate::reference::BLOCK;
+
+/// Panels at once, as many as tiles of tokens: each tile register that is loaded serves two products.
+const PANELS: usize = 2;
+/// Blocks that are decoded at once.
+const BLOCKS: usize = 8;
+/// Bytes between the rows of a tile.
+const ROW: usize = 64;
+
+/// A tile of bfloat16: pairs of input features by output features, or tokens by input features.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+struct Operand([u16; TILE * BLOCK]);
+
+/// A tile of sums, tokens by output features.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+struct Sums([f32; TILE * PANEL]);
+
+/// The shapes of the tile registers, as `ldtilecfg` reads them: eight of 16 rows of 64 bytes.
+#[repr(C, align(64))]
+struct Configuration {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+static CONFIGURATION: Configuration = {
+    let (mut row_bytes, mut rows) = ([0; 16], [0; 16]);
+    let mut register = 0;
+    while register < 8 {
+        (row_bytes[register], rows[register]) = (ROW as u16, TILE as u8);
+        register += 1;
+    }
+    Configuration { palette: 1, start_row: 0, reserved: [0; 14], row_bytes, rows }
+};
+
+/// The tile registers, configured for this thread until the value is dropped.
+struct Tiles;
+
+impl Tiles {
+    /// # Safety
+    /// AMX is available.
+    unsafe fn configure() -> Self {
+        // SAFETY: the operand is a valid configuration.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &CONFIGURATION, options(nostack, preserves_flags, readonly)) };
+        Self
+    }
+}
+
+impl Drop for Tiles {
+    fn drop(&mut self) {
+        // SAFETY: there is a configuration only where AMX is available.
+        unsafe { asm!("tilerelease", options(nostack, preserves_flags, nomem)) };
+    }
+}
+
+/// # Safety
+/// Tiles are configured.
+#[inline(always)]
+unsafe fn zero<const TO: u8>() {
+    // SAFETY: the caller's condition; the compiler uses no tile registers.
+    unsafe { asm!("tilezero tmm{to}", to = const TO, options(nostack, preserves_flags, nomem)) };
+}
+
+/// # Safety
+/// Tiles are configured; `from` points to a tile of 1 KiB.
+#[inline(always)]
+unsafe fn load<const TO: u8>(from: *const u8) {
+    // SAFETY: the caller's condition; the compiler uses no tile registers.
+    unsafe {
+        asm!("tileloadd tmm{to}, [{from} + {stride}]", to = const TO, from = in(reg) from, stride = in(reg) ROW,
+             options(nostack, preserves_flags, readonly))
+    };
+}
+
+/// # Safety
+/// Tiles are configured; `to` points to a tile of 1 KiB.
+#[inline(always)]
+unsafe fn store<const FROM: u8>(to: *mut f32) {
+    // SAFETY: the caller's condition.
+    unsafe {
+        asm!("tilestored [{to} + {stride}], tmm{from}", from = const FROM, to = in(reg) to, stride = in(reg) ROW,
+             options(nostack, preserves_flags))
+    };
+}
+
+/// Adds the products of a block of tokens and one of weights.
+///
+/// # Safety
+/// Tiles are configured.
+#[inline(always)]
+unsafe fn add_products<const SUMS: u8, const TOKENS: u8, const WEIGHTS: u8>() {
+    // SAFETY: the caller's condition; the compiler uses no tile registers.
+    unsafe {
+        asm!("tdpbf16ps tmm{sums}, tmm{tokens}, tmm{weights}", sums = const SUMS, tokens = const TOKENS,
+             weights = const WEIGHTS, options(nostack, preserves_flags, nomem))
+    };
+}
+
+/// Writes the sums of `panels` over all groups, `acc` `[panel][token][16]`, for the tokens of `x`.
+///
+/// # Safety
+/// AMX is available; `panels` exist; `x` is divided into blocks as the matrix is.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+pub(crate) unsafe fn accumulate(matrix: &Matrix, panels: Range<usize>, x: View<'_>, acc: &mut [f32]) {
+    acc[..panels.len() * x.tokens * PANEL].fill(0.0);
+    let panel_acc = x.tokens * PANEL;
+    // SAFETY: the caller's condition.
+    unsafe {
+        let _tiles = Tiles::configure();
+        for (pair, acc) in panels.clone().step_by(PANELS).zip(acc.chunks_mut(PANELS * panel_acc)) {
+            if pair + 1 < panels.end {
+                by_coding::<2>(matrix, pair, x, acc);
+            } else {
+                by_coding::<1>(matrix, pair, x, acc);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As of [`accumulate`], for `P` panels from `panel`; tiles are configured.
+#[inline(always)]
+unsafe fn by_coding<const P: usize>(matrix: &Matrix, panel: usize, x: View<'_>, acc: &mut [f32]) {
+    // SAFETY: the caller's condition.
+    unsafe {
+        match (&matrix.coding, matrix.zero_points.is_empty()) {
+            (Coding::Nibbles(_), true) => some::<<Zmm as Lanes>::Nibbles, P, false>(matrix, panel, x, acc),
+            (Coding::Nibbles(_), false) => some::<<Zmm as Lanes>::Nibbles, P, true>(matrix, panel, x, acc),
+            (Coding::Int8, true) => some::<<Zmm as Lanes>::Int8, P, false>(matrix, panel, x, acc),
+            (Coding::Int8, false) => some::<<Zmm as Lanes>::Int8, P, true>(matrix, panel, x, acc),
+            (Coding::E4M3, _) => some::<<Zmm as Lanes>::E4M3, P, false>(matrix, panel, x, acc),
+            (Coding::E5M2, _) => some::<<Zmm as Lanes>::E5M2, P, false>(matrix, panel, x, acc),
+            (Coding::Bf16, _) => some::<<Zmm as Lanes>::Bf16, P, false>(matrix, panel, x, acc),
+        }
+    }
+}
+
+/// A block of a panel: its group, and where it is in that.
+#[derive(Clone, Copy)]
+struct Place {
+    group: usize,
+    /// Blocks of the group before it.
+    before: usize,
+    /// Whether it is the last of the group.
+    last: bool,
+}
+
+impl Place {
+    fn of(matrix: &Matrix, block: usize) -> Self {
+        let each = matrix.groups.blocks_each();
+        let (group, before) = (block / each, block % each);
+        let last = before + 1 == matrix.groups.len(group).div_ceil(BLOCK);
+        Self { group, before, last }
+    }
+}
+
+/// # Safety
+/// As of [`by_coding`].
+#[inline(always)]
+unsafe fn some<D: Pairs, const P: usize, const ZERO_POINTS: bool>(
+    matrix: &Matrix,
+    panel: usize,
+    x: View<'_>,
+    acc: &mut [f32],
+) {
+    // SAFETY: the caller's condition.
+    unsafe {
+        let walks: [Walk<'_, Zmm, D>; P] = std::array::from_fn(|p| Walk::new(matrix, panel + p));
+        let mut weights = [[Operand([0; TILE * BLOCK]); BLOCKS]; P];
+        let tiles = x.tokens.div_ceil(TILE);
+        let mut sums = vec![[Sums([0.0; TILE * PANEL]); P]; tiles];
+        let blocks = matrix.groups.blocks();
+        for first in (0..blocks).step_by(BLOCKS) {
+            let chunk = first..blocks.min(first + BLOCKS);
+            for (walk, weights) in walks.iter().zip(&mut weights) {
+                for (block, to) in chunk.clone().zip(weights) {
+                    decode::<D, ZERO_POINTS>(walk, Place::of(matrix, block), to);
+                }
+            }
+            let mut tile = 0;
+            while tile < tiles {
+                if tile + 1 < tiles {
+                    products::<D, P, 2>(matrix, &walks, &weights, chunk.clone(), x, tile, &mut sums[tile..], acc);
+                    tile += 2;
+                } else {
+                    products::<D, P, 1>(matrix, &walks, &weights, chunk.clone(), x, tile, &mut sums[tile..], acc);
+                    tile += 1;
+                }
+            }
+        }
+    }
+}
+
+/// Decodes a block of weights.
+///
+/// # Safety
+/// As of [`by_coding`].
+#[inline(always)]
+unsafe fn decode<D: Pairs, const ZERO_POINTS: bool>(walk: &Walk<'_, Zmm, D>, place: Place, to: &mut Operand) {
+    let whole = BLOCK / D::COLUMNS;
+    let lines = (walk.groups().len(place.group) - place.before * BLOCK).min(BLOCK).div_ceil(D::COLUMNS);
+    // SAFETY: the caller's condition; a block has at most `whole` lines, and 16 pairs.
+    unsafe {
+        let zero_point = walk.zero_point::<ZERO_POINTS>(place.group, 0);
+        let line = walk.lines(place.group).add(place.before * whole * LINE);
+        let to: *mut __m512i = (&raw mut to.0).cast();
+        for l in 0..lines {
+            for pair in 0..D::COLUMNS / 2 {
+                let line = line.add(l * LINE);
+                let pairs = if ZERO_POINTS {
+                    let (even, odd) = walk.decode.pair(line, 0, pair);
+                    side_by_side(even.sub(zero_point), odd.sub(zero_point))
+                } else {
+                    walk.decode.pairs(line, pair)
+                };
+                to.add(l * D::COLUMNS / 2 + pair).write(pairs);
+            }
+        }
+        for pair in lines * D::COLUMNS / 2..TILE {
+            to.add(pair).write(_mm512_setzero_si512());
+        }
+    }
+}
+
+/// Adds the products of some blocks for `T` tiles of tokens, and the sums of the groups that end there.
+///
+/// # Safety
+/// As of [`by_coding`]; the tiles exist.
+#[allow(clippy::too_many_arguments, reason = "the state of one loop nest")]
+#[inline(always)]
+unsafe fn products<D: Pairs, const P: usize, const T: usize>(
+    matrix: &Matrix,
+    walks: &[Walk<'_, Zmm, D>; P],
+    weights: &[[Operand; BLOCKS]; P],
+    chunk: Range<usize>,
+    x: View<'_>,
+    tile: usize,
+    sums: &mut [[Sums; P]],
+    acc: &mut [f32],
+) {
+    let tokens: [*const u8; T] = std::array::from_fn(|t| x.tile(tile + t).as_ptr().cast());
+    // Registers 0 to 3 hold sums, `2 t + p`; 4 and 5 tokens; 6 and 7 weights.
+    let mut block = chunk.start;
+    while block < chunk.end {
+        let place = Place::of(matrix, block);
+        // SAFETY: the caller's condition.
+        unsafe {
+            let at = |t: usize, p: usize| (&raw const sums[t][p].0).cast::<u8>();
+            if place.before == 0 {
+                zero::<0>();
+                zero::<1>();
+                zero::<2>();
+                zero::<3>();
+            } else {
+                load::<0>(at(0, 0));
+                if P > 1 {
+                    load::<1>(at(0, 1));
+                }
+                if T > 1 {
+                    load::<2>(at(1, 0));
+                }
+                if T > 1 && P > 1 {
+                    load::<3>(at(1, 1));
+                }
+            }
+            let mut place = place;
+            loop {
+                load::<6>((&raw const weights[0][block - chunk.start]).cast());
+                load::<4>(tokens[0].add(block * size_of::<Operand>()));
+                add_products::<0, 4, 6>();
+                if P > 1 {
+                    load::<7>((&raw const weights[1][block - chunk.start]).cast());
+                    add_products::<1, 4, 7>();
+                }
+                if T > 1 {
+                    load::<5>(tokens[1].add(block * size_of::<Operand>()));
+                    add_products::<2, 5, 6>();
+                }
+                if T > 1 && P > 1 {
+                    add_products::<3, 5, 7>();
+                }
+                block += 1;
+                if place.last || block == chunk.end {
+                    break;
+                }
+                place = Place::of(matrix, block);
+            }
+            let mut to = |t: usize, p: usize| (&raw mut sums[t][p].0).cast::<f32>();
+            store::<0>(to(0, 0));
+            if P > 1 {
+                store::<1>(to(0, 1));
+            }
+            if T > 1 {
+                store::<2>(to(1, 0));
+            }
+            if T > 1 && P > 1 {
+                store::<3>(to(1, 1));
+            }
+            if place.last {
+                for (t, sums) in sums[..T].iter().enumerate() {
+                    let first = (tile + t) * TILE;
+                    for (p, walk) in walks.iter().enumerate() {
+                        let rows = TILE.min(x.tokens - first);
+                        let acc = &mut acc[(p * x.tokens + first) * PANEL..][..rows * PANEL];
+                        walk.finish_tile(place.group, &sums[p].0, acc);
+                    }
+                }
+            }
+        }
+    }
+}
