@@ -19,6 +19,8 @@ use crate::reference::BLOCK;
 const PANELS: usize = 2;
 /// Blocks that are decoded at once, at most.
 const BLOCKS: usize = 8;
+/// Bytes that codes are fetched ahead.
+const AHEAD: usize = 2048;
 /// Bytes between the rows of a tile.
 const ROW: usize = 64;
 
@@ -197,33 +199,44 @@ unsafe fn some<D: Pairs, const P: usize, const ZERO_POINTS: bool>(
     // SAFETY: the caller's condition.
     unsafe {
         let walks: [Walk<'_, Zmm, D>; P] = std::array::from_fn(|p| Walk::new(matrix, panel + p));
-        let mut weights = [[Operand([0; PANEL * BLOCK]); BLOCKS]; P];
         let tiles = x.tokens.div_ceil(x.arrangement.tile);
         let each = matrix.groups.blocks_each;
         // Groups that are short enough end where the blocks do that are decoded at once. The sums of others have to be kept.
-        let (at_once, kept) = if each > BLOCKS { (BLOCKS, tiles) } else { (BLOCKS / each * each, 0) };
+        let (at_once, kept) = match each {
+            0..=BLOCKS if tiles > 1 => (BLOCKS / each * each, 0),
+            0..=BLOCKS => (each, 0),
+            _ => (BLOCKS, tiles),
+        };
         let mut kept = vec![[Sums::ZERO; P]; kept];
         let mut passing = [[Sums::ZERO; P]; 2];
-        let blocks = matrix.groups.blocks;
-        let (mut places, mut next) = ([Place::default(); BLOCKS], Place::default());
-        for first in (0..blocks).step_by(at_once) {
-            let chunk = first..blocks.min(first + at_once);
-            let places = &mut places[..chunk.len()];
-            next = Place::list(matrix.groups, next, places);
-            for (walk, weights) in walks.iter().zip(&mut weights) {
-                for (place, to) in places.iter().zip(weights) {
-                    decode::<D, ZERO_POINTS>(walk, *place, to);
+        // What is decoded is used a turn later, when it has left the store buffer: loads of tiles cannot read from that.
+        let mut decoded = [[[Operand([0; PANEL * BLOCK]); BLOCKS]; P]; 2];
+        let mut places = [[Place::default(); BLOCKS]; 2];
+        let mut next = Place::default();
+        let chunks = matrix.groups.blocks.div_ceil(at_once);
+        let blocks_of = |chunk: usize| at_once.min(matrix.groups.blocks - chunk * at_once);
+        for turn in 0..=chunks {
+            if turn < chunks {
+                let places = &mut places[turn % 2][..blocks_of(turn)];
+                next = Place::list(matrix.groups, next, places);
+                for (walk, weights) in walks.iter().zip(&mut decoded[turn % 2]) {
+                    for (place, to) in places.iter().zip(weights) {
+                        decode::<D, ZERO_POINTS>(walk, *place, to);
+                    }
                 }
             }
+            let Some(chunk) = turn.checked_sub(1) else { continue };
+            let (weights, places) = (&decoded[chunk % 2], &places[chunk % 2][..blocks_of(chunk)]);
+            let first = chunk * at_once;
             let mut tile = 0;
             while tile < tiles {
                 let two = tile + 1 < tiles;
                 let sums = if each > BLOCKS { &mut kept[tile..tile + 1 + usize::from(two)] } else { &mut passing[..] };
                 if two {
-                    products::<D, P, 2>(&walks, &weights, first, places, x, tile, sums, acc);
+                    products::<D, P, 2>(&walks, weights, first, places, x, tile, sums, acc);
                     tile += 2;
                 } else {
-                    products::<D, P, 1>(&walks, &weights, first, places, x, tile, sums, acc);
+                    products::<D, P, 1>(&walks, weights, first, places, x, tile, sums, acc);
                     tile += 1;
                 }
             }
@@ -247,6 +260,9 @@ unsafe fn decode<D: Pairs, const ZERO_POINTS: bool>(walk: &Walk<'_, Zmm, D>, pla
         for l in 0..lines {
             for pair in 0..D::COLUMNS / 2 {
                 let line = line.add(l * LINE);
+                if pair == 0 {
+                    _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD).cast());
+                }
                 let pairs = if ZERO_POINTS {
                     let (even, odd) = walk.decode.pair(line, 0, pair);
                     side_by_side(even.sub(zero_point), odd.sub(zero_point))
