@@ -10,29 +10,35 @@ use std::ops::Range;
 
 use crate::lanes::avx512::{Pairs, Zmm, side_by_side};
 use crate::lanes::Lanes;
-use crate::matrix::{Coding, LINE, Matrix, PANEL};
+use crate::matrix::{Coding, Groups, LINE, Matrix, PANEL};
 use crate::panel::Walk;
-use crate::prepare::{TILE, View};
+use crate::prepare::View;
 use crate::reference::BLOCK;
 
 /// Panels at once, as many as tiles of tokens: each tile register that is loaded serves two products.
 const PANELS: usize = 2;
-/// Blocks that are decoded at once.
+/// Blocks that are decoded at once, at most.
 const BLOCKS: usize = 8;
+/// Bytes that codes are fetched ahead.
+const AHEAD: usize = 2048;
 /// Bytes between the rows of a tile.
 const ROW: usize = 64;
 
-/// A tile of bfloat16: pairs of input features by output features, or tokens by input features.
+/// A block of weights in bfloat16: pairs of input features by output features.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
-struct Operand([u16; TILE * BLOCK]);
+struct Operand([u16; PANEL * BLOCK]);
 
 /// A tile of sums, tokens by output features.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
-struct Sums([f32; TILE * PANEL]);
+struct Sums([f32; 16 * PANEL]);
 
-/// The shapes of the tile registers, as `ldtilecfg` reads them: eight of 16 rows of 64 bytes.
+impl Sums {
+    const ZERO: Self = Self([0.0; 16 * PANEL]);
+}
+
+/// The shapes of the tile registers, as `ldtilecfg` reads them.
 #[repr(C, align(64))]
 struct Configuration {
     palette: u8,
@@ -42,25 +48,29 @@ struct Configuration {
     rows: [u8; 16],
 }
 
-static CONFIGURATION: Configuration = {
-    let (mut row_bytes, mut rows) = ([0; 16], [0; 16]);
-    let mut register = 0;
-    while register < 8 {
-        (row_bytes[register], rows[register]) = (ROW as u16, TILE as u8);
-        register += 1;
-    }
-    Configuration { palette: 1, start_row: 0, reserved: [0; 14], row_bytes, rows }
-};
-
 /// The tile registers, configured for this thread until the value is dropped.
 struct Tiles;
 
 impl Tiles {
+    /// Registers 0 to 3 for sums, 4 and 5 for tokens, 6 and 7 for weights.
+    ///
     /// # Safety
-    /// AMX is available.
-    unsafe fn configure() -> Self {
+    /// AMX is available; there are 1 to 16 tokens.
+    unsafe fn configure(tokens: usize) -> Self {
+        let shape = |register| match register {
+            0..6 => (tokens as u8, ROW as u16),
+            6..8 => ((BLOCK / 2) as u8, ROW as u16),
+            _ => (0, 0),
+        };
+        let configuration = Configuration {
+            palette: 1,
+            start_row: 0,
+            reserved: [0; 14],
+            row_bytes: std::array::from_fn(|register| shape(register).1),
+            rows: std::array::from_fn(|register| shape(register).0),
+        };
         // SAFETY: the operand is a valid configuration.
-        unsafe { asm!("ldtilecfg [{}]", in(reg) &CONFIGURATION, options(nostack, preserves_flags, readonly)) };
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &configuration, options(nostack, preserves_flags, readonly)) };
         Self
     }
 }
@@ -125,7 +135,7 @@ pub(crate) unsafe fn accumulate(matrix: &Matrix, panels: Range<usize>, x: View<'
     let panel_acc = x.tokens * PANEL;
     // SAFETY: the caller's condition.
     unsafe {
-        let _tiles = Tiles::configure();
+        let _tiles = Tiles::configure(x.arrangement.tile);
         for (pair, acc) in panels.clone().step_by(PANELS).zip(acc.chunks_mut(PANELS * panel_acc)) {
             if pair + 1 < panels.end {
                 by_coding::<2>(matrix, pair, x, acc);
@@ -155,7 +165,7 @@ unsafe fn by_coding<const P: usize>(matrix: &Matrix, panel: usize, x: View<'_>, 
 }
 
 /// A block of a panel: its group, and where it is in that.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Place {
     group: usize,
     /// Blocks of the group before it.
@@ -165,11 +175,15 @@ struct Place {
 }
 
 impl Place {
-    fn of(matrix: &Matrix, block: usize) -> Self {
-        let each = matrix.groups.blocks_each();
-        let (group, before) = (block / each, block % each);
-        let last = before + 1 == matrix.groups.len(group).div_ceil(BLOCK);
-        Self { group, before, last }
+    /// The places of some blocks from `place`, and the place after them.
+    fn list(groups: Groups, mut place: Self, to: &mut [Self]) -> Self {
+        for to in to {
+            place.last = place.before + 1 == groups.len(place.group).div_ceil(BLOCK);
+            *to = place;
+            (place.group, place.before) =
+                if place.last { (place.group + 1, 0) } else { (place.group, place.before + 1) };
+        }
+        place
     }
 }
 
@@ -185,24 +199,44 @@ unsafe fn some<D: Pairs, const P: usize, const ZERO_POINTS: bool>(
     // SAFETY: the caller's condition.
     unsafe {
         let walks: [Walk<'_, Zmm, D>; P] = std::array::from_fn(|p| Walk::new(matrix, panel + p));
-        let mut weights = [[Operand([0; TILE * BLOCK]); BLOCKS]; P];
-        let tiles = x.tokens.div_ceil(TILE);
-        let mut sums = vec![[Sums([0.0; TILE * PANEL]); P]; tiles];
-        let blocks = matrix.groups.blocks();
-        for first in (0..blocks).step_by(BLOCKS) {
-            let chunk = first..blocks.min(first + BLOCKS);
-            for (walk, weights) in walks.iter().zip(&mut weights) {
-                for (block, to) in chunk.clone().zip(weights) {
-                    decode::<D, ZERO_POINTS>(walk, Place::of(matrix, block), to);
+        let tiles = x.tokens.div_ceil(x.arrangement.tile);
+        let each = matrix.groups.blocks_each;
+        // Groups that are short enough end where the blocks do that are decoded at once. The sums of others have to be kept.
+        let (at_once, kept) = match each {
+            0..=BLOCKS if tiles > 1 => (BLOCKS / each * each, 0),
+            0..=BLOCKS => (each, 0),
+            _ => (BLOCKS, tiles),
+        };
+        let mut kept = vec![[Sums::ZERO; P]; kept];
+        let mut passing = [[Sums::ZERO; P]; 2];
+        // What is decoded is used a turn later, when it has left the store buffer: loads of tiles cannot read from that.
+        let mut decoded = [[[Operand([0; PANEL * BLOCK]); BLOCKS]; P]; 2];
+        let mut places = [[Place::default(); BLOCKS]; 2];
+        let mut next = Place::default();
+        let chunks = matrix.groups.blocks.div_ceil(at_once);
+        let blocks_of = |chunk: usize| at_once.min(matrix.groups.blocks - chunk * at_once);
+        for turn in 0..=chunks {
+            if turn < chunks {
+                let places = &mut places[turn % 2][..blocks_of(turn)];
+                next = Place::list(matrix.groups, next, places);
+                for (walk, weights) in walks.iter().zip(&mut decoded[turn % 2]) {
+                    for (place, to) in places.iter().zip(weights) {
+                        decode::<D, ZERO_POINTS>(walk, *place, to);
+                    }
                 }
             }
+            let Some(chunk) = turn.checked_sub(1) else { continue };
+            let (weights, places) = (&decoded[chunk % 2], &places[chunk % 2][..blocks_of(chunk)]);
+            let first = chunk * at_once;
             let mut tile = 0;
             while tile < tiles {
-                if tile + 1 < tiles {
-                    products::<D, P, 2>(matrix, &walks, &weights, chunk.clone(), x, tile, &mut sums[tile..], acc);
+                let two = tile + 1 < tiles;
+                let sums = if each > BLOCKS { &mut kept[tile..tile + 1 + usize::from(two)] } else { &mut passing[..] };
+                if two {
+                    products::<D, P, 2>(&walks, weights, first, places, x, tile, sums, acc);
                     tile += 2;
                 } else {
-                    products::<D, P, 1>(matrix, &walks, &weights, chunk.clone(), x, tile, &mut sums[tile..], acc);
+                    products::<D, P, 1>(&walks, weights, first, places, x, tile, sums, acc);
                     tile += 1;
                 }
             }
@@ -226,6 +260,9 @@ unsafe fn decode<D: Pairs, const ZERO_POINTS: bool>(walk: &Walk<'_, Zmm, D>, pla
         for l in 0..lines {
             for pair in 0..D::COLUMNS / 2 {
                 let line = line.add(l * LINE);
+                if pair == 0 {
+                    _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD).cast());
+                }
                 let pairs = if ZERO_POINTS {
                     let (even, odd) = walk.decode.pair(line, 0, pair);
                     side_by_side(even.sub(zero_point), odd.sub(zero_point))
@@ -235,7 +272,7 @@ unsafe fn decode<D: Pairs, const ZERO_POINTS: bool>(walk: &Walk<'_, Zmm, D>, pla
                 to.add(l * D::COLUMNS / 2 + pair).write(pairs);
             }
         }
-        for pair in lines * D::COLUMNS / 2..TILE {
+        for pair in lines * D::COLUMNS / 2..BLOCK / 2 {
             to.add(pair).write(_mm512_setzero_si512());
         }
     }
@@ -248,22 +285,24 @@ unsafe fn decode<D: Pairs, const ZERO_POINTS: bool>(walk: &Walk<'_, Zmm, D>, pla
 #[allow(clippy::too_many_arguments, reason = "the state of one loop nest")]
 #[inline(always)]
 unsafe fn products<D: Pairs, const P: usize, const T: usize>(
-    matrix: &Matrix,
     walks: &[Walk<'_, Zmm, D>; P],
     weights: &[[Operand; BLOCKS]; P],
-    chunk: Range<usize>,
+    first: usize,
+    places: &[Place],
     x: View<'_>,
     tile: usize,
     sums: &mut [[Sums; P]],
     acc: &mut [f32],
 ) {
-    let tokens: [*const u8; T] = std::array::from_fn(|t| x.tile(tile + t).as_ptr().cast());
+    let block_bytes = x.arrangement.tile * ROW;
     // Registers 0 to 3 hold sums, `2 t + p`; 4 and 5 tokens; 6 and 7 weights.
-    let mut block = chunk.start;
-    while block < chunk.end {
-        let place = Place::of(matrix, block);
-        // SAFETY: the caller's condition.
-        unsafe {
+    let mut block = 0;
+    // SAFETY: the caller's condition.
+    unsafe {
+        let tokens: [*const u8; T] =
+            std::array::from_fn(|t| x.tile(tile + t).as_ptr().cast::<u8>().add(first * block_bytes));
+        while block < places.len() {
+            let mut place = places[block];
             let at = |t: usize, p: usize| (&raw const sums[t][p].0).cast::<u8>();
             if place.before == 0 {
                 zero::<0>();
@@ -282,27 +321,26 @@ unsafe fn products<D: Pairs, const P: usize, const T: usize>(
                     load::<3>(at(1, 1));
                 }
             }
-            let mut place = place;
             loop {
-                load::<6>((&raw const weights[0][block - chunk.start]).cast());
-                load::<4>(tokens[0].add(block * size_of::<Operand>()));
+                load::<6>((&raw const weights[0][block]).cast());
+                load::<4>(tokens[0].add(block * block_bytes));
                 add_products::<0, 4, 6>();
                 if P > 1 {
-                    load::<7>((&raw const weights[1][block - chunk.start]).cast());
+                    load::<7>((&raw const weights[1][block]).cast());
                     add_products::<1, 4, 7>();
                 }
                 if T > 1 {
-                    load::<5>(tokens[1].add(block * size_of::<Operand>()));
+                    load::<5>(tokens[1].add(block * block_bytes));
                     add_products::<2, 5, 6>();
                 }
                 if T > 1 && P > 1 {
                     add_products::<3, 5, 7>();
                 }
                 block += 1;
-                if place.last || block == chunk.end {
+                if place.last || block == places.len() {
                     break;
                 }
-                place = Place::of(matrix, block);
+                place = places[block];
             }
             let mut to = |t: usize, p: usize| (&raw mut sums[t][p].0).cast::<f32>();
             store::<0>(to(0, 0));
@@ -317,9 +355,9 @@ unsafe fn products<D: Pairs, const P: usize, const T: usize>(
             }
             if place.last {
                 for (t, sums) in sums[..T].iter().enumerate() {
-                    let first = (tile + t) * TILE;
+                    let first = (tile + t) * x.arrangement.tile;
                     for (p, walk) in walks.iter().enumerate() {
-                        let rows = TILE.min(x.tokens - first);
+                        let rows = x.arrangement.tile.min(x.tokens - first);
                         let acc = &mut acc[(p * x.tokens + first) * PANEL..][..rows * PANEL];
                         walk.finish_tile(place.group, &sums[p].0, acc);
                     }

@@ -11,7 +11,7 @@ use crate::prepare::{Form, View};
 
 /// Tokens from which AMX is faster than fused multiply-add.
 #[cfg(target_arch = "x86_64")]
-const AMX_TOKENS: usize = 4;
+const AMX_TOKENS: usize = 1;
 
 /// The kernels of an instruction set that the processor has.
 pub(crate) struct Kernels {
@@ -80,7 +80,7 @@ impl Kernels {
 
     /// Writes the sums of `panels` over all groups, `acc` `[panel][token][16]`, for the tokens of `x`.
     pub(crate) fn accumulate(&self, matrix: &Matrix, panels: Range<usize>, x: View<'_>, acc: &mut [f32]) {
-        assert!(panels.end <= matrix.panels && x.arrangement.groups.blocks() >= matrix.groups.blocks());
+        assert!(panels.end <= matrix.panels && x.arrangement.groups.blocks >= matrix.groups.blocks);
         // SAFETY: `PackedLinear` has checked that the instruction set is available.
         unsafe { (self.accumulate)(matrix, panels, x, acc) }
     }

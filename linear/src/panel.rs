@@ -117,7 +117,7 @@ unsafe fn some<V: Lanes, D: Decode<V>, const T: usize, const P: usize, const ZER
     // SAFETY: the caller's condition; rows and lines have the lengths that `Groups` says.
     unsafe {
         let walks: [Walk<'_, V, D>; P] = std::array::from_fn(|p| Walk::new(matrix, panel + p));
-        for g in 0..matrix.groups.count() {
+        for g in 0..matrix.groups.count {
             for part in 0..PANEL / V::COUNT {
                 let sums = group::<V, D, T, P, ZERO_POINTS>(&walks, g, part, &rows);
                 for p in 0..P {
@@ -181,7 +181,7 @@ impl<'a, V: Lanes, D: Decode<V>> Walk<'a, V, D> {
         // SAFETY: the caller's condition.
         unsafe {
             if ZERO_POINTS {
-                let lanes = &self.matrix.zero_points[self.panel * self.matrix.groups.count() + g];
+                let lanes = &self.matrix.zero_points[self.panel * self.matrix.groups.count + g];
                 V::load_i8(lanes[part * V::COUNT..].as_ptr())
             } else {
                 V::splat(0.0)
@@ -195,7 +195,7 @@ impl<'a, V: Lanes, D: Decode<V>> Walk<'a, V, D> {
     /// As of [`Walk::new`].
     #[inline(always)]
     unsafe fn step(&self, g: usize, part: usize) -> V {
-        let at = self.panel * self.matrix.groups.count() + g;
+        let at = self.panel * self.matrix.groups.count + g;
         // SAFETY: the caller's condition.
         unsafe {
             match &self.matrix.steps {
@@ -270,7 +270,7 @@ pub(crate) unsafe fn group<V: Lanes, D: Decode<V>, const T: usize, const P: usiz
             zero_points[p] = walks[p].zero_point::<ZERO_POINTS>(g, part);
             lines[p] = walks[p].lines(g);
         }
-        let mut at = g * groups.blocks_each() * BLOCK;
+        let mut at = g * groups.blocks_each * BLOCK;
         let mut left = groups.len(g);
         while left > 0 {
             let count = left.min(BLOCK).div_ceil(D::COLUMNS);
