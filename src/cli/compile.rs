@@ -61,9 +61,9 @@ pub struct Arguments {
     /// Weights along the input that share a scale; 0 for the whole row
     #[arg(long, help_heading = QUANTIZATION, default_value_t = 64)]
     group_size: usize,
-    /// The language-model head and the table of the token embeddings, which a tied head shares: a scale for every entry (int8,
-    /// fp8), or groups as in other layers (fp4); int8 reads the activation in float [default: int8; float with --target native
-    /// or --emit cuda]
+    /// The language-model head and the table of the token embeddings, which a tied head shares: rounded with a scale for every
+    /// entry (int8, with the head's activation in float, or fp8), or a table of int8 and a head that is solved as the other
+    /// layers are (fp4) [default: int8; float with --target native or --emit cuda]
     #[arg(long, help_heading = QUANTIZATION, value_parser = choice::<Head>())]
     head: Option<Head>,
     /// How weights are solved
