@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use support::{python, repository, script, zqc_ok};
+use support::{python, repository, script, tiny, zqc_ok};
 
 const INSTRUCTION_SETS: [&str; 6] = ["scalar", "neon", "avx2", "avx512", "bf16", "amx"];
 
@@ -108,7 +108,7 @@ fn assert_same(found: &Value, expected: &Value) {
         (&expected["hash"], &expected["shape"]),
         "{found} {expected}"
     );
-    assert_eq!(found["kernels"], 5, "every layer is run by a kernel: {found}");
+    assert_eq!(found["layers"], 5, "every layer is run by a kernel: {found}");
     assert_eq!(found["one_by_one"], 0.0, "tokens do not depend on each other: {found}");
 }
 
@@ -194,15 +194,51 @@ fn halves_branches_and_no_tokens_run() {
             assert!(error.contains("an output of float16 needs ONNX Runtime 1.20 or later"), "{error}");
         } else {
             let found = Run { onnxruntime, ..Run::of(&half) }.result();
-            assert_eq!((&found["type"], &found["kernels"]), (&"float16".into(), &5.into()), "{found}");
+            assert_eq!((&found["type"], &found["layers"]), (&"float16".into(), &5.into()), "{found}");
             hashes.push(found["hash"].clone());
         }
         let found = Run { onnxruntime, ..Run::of(&branches) }.result();
-        assert_eq!(found["kernels"], 2, "both branches: {found}");
+        assert_eq!(found["layers"], 2, "both branches: {found}");
         let found = Run { onnxruntime, tokens: 0, ..Run::of(&layers) }.result();
         assert_eq!(found["shape"], serde_json::json!([1, 0, 40]), "{found}");
     }
     assert!(hashes.windows(2).all(|pair| pair[0] == pair[1]), "{hashes:?}");
+}
+
+/// A whole model: the table of the tokens and the head that is tied to it are kernels too.
+#[test]
+#[ignore = "needs Python with ONNX Runtime: tests/run"]
+fn a_language_model_is_as_good_as_in_stock_onnxruntime() {
+    let folder = tempfile::tempdir().unwrap();
+    for head in ["int8", "fp8"] {
+        let output = folder.path().join(format!("{head}.onnx"));
+        let options = ["--method", "rtn", "--external-data", "--head", head].map(PathBuf::from);
+        zqc_ok([tiny("model.onnx"), "-o".into(), output.clone()].into_iter().chain(options));
+        let library = library();
+        let perplexity = |library: Option<&Path>| {
+            let files = [&output, &tiny("heldout.txt"), &tiny("tokenizer.json")].map(|path| path.as_os_str());
+            let numbers = ["256", "2560"].map(OsStr::new);
+            let library = library.map(Path::as_os_str);
+            let result = script(&python(), "perplexity.py", files.into_iter().chain(numbers).chain(library));
+            serde_json::from_str::<Value>(&result).unwrap()["perplexity"].as_f64().unwrap()
+        };
+        let (found, stock) = (perplexity(Some(&library)), perplexity(None));
+        assert!(
+            (found / stock - 1.0).abs() < 2e-3,
+            "{head}: the library {found}, stock ONNX Runtime {stock}"
+        );
+        let kernels =
+            script(&python(), "library.py", ["kernels".as_ref(), output.as_os_str(), library.as_os_str()]);
+        let kernels: Value = serde_json::from_str(&kernels).unwrap();
+        let gather = format!("Gather{}", if head == "int8" { "Int8" } else { "E4M3" });
+        assert_eq!(kernels[&gather], 1, "{kernels}");
+        let linear = if head == "int8" { "W8A16Linear_Int8_TransB" } else { "W8A8Linear_TransB" };
+        assert_eq!(
+            (&kernels[linear], &kernels["W4A8Linear_Thirds_LowRank"]),
+            (&1.into(), &35.into()),
+            "{kernels}"
+        );
+    }
 }
 
 #[test]

@@ -4,11 +4,14 @@ library.py make FOLDER
     layers.onnx: layers with ragged shapes one after the other, tokens along a dynamic axis; half.onnx: the same in float16;
     branches.onnx: one in both branches of an If; layers.npz and half.npz calibrate them.
 library.py run MODEL LIBRARY|- TOKENS [THREADS [LEVEL]]
-    One JSON object: the SHA-256 of the outputs, how many nodes of domain ai.zqc ONNX Runtime runs, its version, |y|, and
-    |y - y'| / |y| of as many runs of one token each (`one_by_one`).
+    One JSON object: the SHA-256 of the outputs, how many layers kernels run, the version of ONNX Runtime, |y|, and |y - y'| / |y|
+    of as many runs of one token each (`one_by_one`).
+library.py kernels MODEL LIBRARY
+    One JSON object: how many nodes of each operator of domain ai.zqc ONNX Runtime runs.
 library.py faults MODEL LIBRARY
     One JSON object for every way to damage the model of layers, or to use the library wrongly: what ONNX Runtime says, if anything.
 """
+import collections
 import hashlib
 import json
 import sys
@@ -76,13 +79,21 @@ def session(model, library, threads, level, optimized=None):
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def kernels(model, library, threads, level):
-    """How many times the graph that ONNX Runtime arrives at names the domain; the functions themselves are gone there."""
+def kernels(model, library, threads=1, level="all"):
+    """How many nodes of each operator of domain ai.zqc the graph has that ONNX Runtime arrives at: the functions are gone there."""
+    import onnx
     with tempfile.TemporaryDirectory() as folder:
         optimized = Path(folder) / "optimized.onnx"
         session(model, library, threads, level, optimized)
-        content = optimized.read_bytes()
-    return content.count(b"Linear")
+        graph = onnx.load(optimized, load_external_data=False).graph
+
+    def nodes(graph):
+        for node in graph.node:
+            yield node
+            for attribute in node.attribute:
+                yield from nodes(attribute.g)
+
+    return collections.Counter(node.op_type for node in nodes(graph) if node.domain == "ai.zqc")
 
 
 def run(model, library, tokens, threads=1, level="all"):
@@ -93,10 +104,11 @@ def run(model, library, tokens, threads=1, level="all"):
     x = (random.standard_normal((1, tokens, SIZES[0])) * np.exp(random.standard_normal((1, tokens, 1)))).astype(dtype)
     y = made.run(None, {spec.name: x})[0]
     single = np.concatenate([made.run(None, {spec.name: x[:, i:i + 1]})[0] for i in range(tokens)] or [y[:, :0]], 1)
+    layers = sum(count for op_type, count in kernels(model, library, threads, level).items() if "Linear" in op_type)
     norm = float(np.linalg.norm(y.astype(np.float64)))
     apart = float(np.linalg.norm(y.astype(np.float64) - single.astype(np.float64))) / (norm or 1.0)
     return {"version": onnxruntime.__version__, "hash": hashlib.sha256(y.tobytes()).hexdigest(), "type": str(y.dtype),
-            "shape": list(y.shape), "norm": norm, "one_by_one": apart, "kernels": kernels(model, library, threads, level)}
+            "shape": list(y.shape), "norm": norm, "one_by_one": apart, "layers": layers}
 
 
 def faults(path, library):
@@ -163,6 +175,8 @@ if __name__ == "__main__":
     command, *arguments = sys.argv[1:]
     if command == "make":
         make(Path(arguments[0]))
+    elif command == "kernels":
+        print(json.dumps(kernels(*arguments)))
     elif command == "faults":
         faults(*arguments)
     else:
