@@ -205,7 +205,7 @@ impl Compiler {
     /// Where the result goes; finds out, before any work is spent, whether it can be written there.
     fn destination(&self, input: &Path, output: &Path) -> Result<Destination, Error> {
         let destination = match self.options.emit {
-            Emit::Onnx => Destination::of(input, output)?,
+            Emit::Onnx => Destination::of(input, output, self.options.external_data)?,
             Emit::Cuda | Emit::Ir => Destination::File(output.to_path_buf(), Storage::Auto),
         };
         match self.options.emit {

@@ -59,7 +59,7 @@ pub enum Head {
     Int8,
     /// E4M3 with a scale for every entry.
     Fp8,
-    /// E2M1 in the groups of the other layers.
+    /// The head is solved as the other layers, of FP4, are; the table is INT8, and not shared with it.
     Fp4,
     /// Float, as they came.
     Float,
@@ -124,6 +124,8 @@ pub struct Options {
     pub threads: Option<usize>,
     /// Whether what is written is read back and run before it replaces what was there.
     pub verify: bool,
+    /// Whether the weights go to a data file beside the model, whatever their size.
+    pub external_data: bool,
     /// Whether solved stages are kept beside the output, for the same compilation to go on after it was stopped.
     pub resume: bool,
 }
@@ -158,6 +160,7 @@ impl Default for Options {
             backend: "auto".to_string(),
             threads: None,
             verify: true,
+            external_data: false,
             resume: true,
         }
     }
@@ -177,6 +180,13 @@ impl Options {
         if self.emit == Emit::Onnx && self.target == Target::Native && self.weights.format == Format::E3M0 {
             let reason = "ONNX has no type for these weights";
             return Err(Error::Usage(format!("--weights e3m0: {reason}; use --target portable")));
+        }
+        if self.head == Some(Head::Fp4) && self.weights.format != Format::E2M1 {
+            let reason = "the head is solved as the other layers are";
+            let weights = self.weights.word();
+            return Err(Error::Usage(format!(
+                "--head fp4 with --weights {weights}: {reason}; use --head int8"
+            )));
         }
         match self.emit {
             Emit::Cuda => self.check_packable(),
@@ -226,14 +236,14 @@ impl Options {
     /// The passes that find the layers to quantize, in order: of the main graph, or of a body, where the head and the table of the
     /// tokens stay in float.
     pub(crate) fn finders(&self, in_body: bool) -> Vec<Box<dyn Pass>> {
-        let select = if in_body { Select { head: None, ..self.select() } } else { self.select() };
+        let select = if in_body { Select { head: false, ..self.select() } } else { self.select() };
         let mut passes = Vec::from(finders(&select, self.requantize));
         passes.push(Box::new(select));
         passes
     }
 
     fn select(&self) -> Select {
-        let head = self.head_grouping().map(|grouping| grouping.format.format);
+        let head = self.head() != Head::Float;
         Select { keep: self.keep.clone(), only: self.only.clone(), head }
     }
 
@@ -251,34 +261,22 @@ impl Options {
         self.target == Target::Portable && self.emit != Emit::Cuda
     }
 
-    /// How the head and the table of the tokens are coded; `None` for float.
-    fn head_grouping(&self) -> Option<Grouping> {
-        let whole_rows = |format: Format| Grouping {
+    /// The pass that quantizes the head and the table of the tokens, unless they stay in float. A head of INT8 reads its activation
+    /// in float, as 8 bits of it cost more than those of the weight.
+    pub(crate) fn quantize_head(&self) -> Option<QuantizeHead> {
+        let (format, activations) = match self.head() {
+            Head::Float => return None,
+            Head::Int8 | Head::Fp4 => (Format::Int8, None),
+            Head::Fp8 => (Format::E4M3, self.activations),
+        };
+        let grouping = Grouping {
             format: format.into(),
             group_size: 0,
             scale_search: ScaleSearch::Max,
             constraint: ScaleConstraint::None,
         };
-        match self.head() {
-            Head::Int8 => Some(whole_rows(Format::Int8)),
-            Head::Fp8 => Some(whole_rows(Format::E4M3)),
-            Head::Fp4 => {
-                let constraint = match self.weights.format {
-                    Format::E2M1 => self.recipe().gptq.grouping.constraint,
-                    _ => ScaleConstraint::M3,
-                };
-                Some(Grouping { format: Format::E2M1.into(), constraint, ..self.recipe().gptq.grouping })
-            }
-            Head::Float => None,
-        }
-    }
-
-    /// The pass that quantizes the head and the table of the tokens, unless they stay in float. An 8-bit activation costs more
-    /// than a head of INT8, which reads it in float.
-    pub(crate) fn quantize_head(&self) -> Option<QuantizeHead> {
-        let activations = self.activations.filter(|_| self.head() != Head::Int8);
-        let grouping = self.head_grouping()?;
-        Some(QuantizeHead { select: self.select(), grouping, activations })
+        let head = self.head() != Head::Fp4;
+        Some(QuantizeHead { select: self.select(), grouping, head, activations })
     }
 
     /// How weights are solved.

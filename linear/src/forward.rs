@@ -5,16 +5,16 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::finish::Epilogue;
 use crate::kernels::Kernels;
-use crate::matrix::{Groups, Matrix, PANEL};
+use crate::matrix::PANEL;
 use crate::operands::{Columns, Output, Tokens};
 use crate::packed::PackedLinear;
 use crate::pool::{Pool, Serial};
-use crate::prepare::{self, Arrangement, TILE, Values, ValuesMut};
+use crate::prepare::{self, Arrangement, Values, ValuesMut};
 
 /// Tokens that are in work at once: their values and sums stay in a second-level cache.
 const CHUNK: usize = 256;
 /// Panels that are in work at once.
-const PANELS: usize = 2;
+const PANELS: usize = 4;
 /// Tasks for a thread, so that one that is late has less left to do.
 const TASKS_PER_THREAD: usize = 4;
 /// Products below which other threads are not worth waking: some 10 microseconds.
@@ -66,14 +66,12 @@ fn chunk(
     pool: &dyn Pool,
 ) {
     let m = range.len();
-    let arrangement =
-        |matrix: &Matrix, groups: Groups| Arrangement { form: kernels.form, groups, span: matrix.span() };
-    let groups = layer.weight.groups;
-    let plain = layer.low_rank.as_ref().filter(|_| !groups.are_plain());
+    let arrangement = Arrangement::new(kernels.form, &layer.weight, m);
+    let plain = layer.low_rank.as_ref().filter(|_| !layer.weight.groups.are_plain());
     let stride = layer.low_rank.as_ref().map_or(0, |branch| branch.down.panels * PANEL);
     let mut batch = Batch {
-        grouped: Values::new(arrangement(&layer.weight, groups), m),
-        plain: plain.map(|branch| Values::new(arrangement(&branch.down, branch.down.groups), m)),
+        grouped: Values::new(arrangement, m),
+        plain: plain.map(|branch| Values::new(Arrangement::new(kernels.form, &branch.down, m), m)),
         scales: vec![0.0; m],
         components: vec![0.0; m * stride],
     };
@@ -121,9 +119,10 @@ impl Batch {
         stride: usize,
         pool: &dyn Pool,
     ) {
+        let tile = self.grouped.arrangement.tile;
         let mut plain = self.plain.as_mut().map(Values::tiles);
-        let mut components = self.components.chunks_mut((TILE * stride).max(1));
-        let tiles = self.grouped.tiles().zip(self.scales.chunks_mut(TILE));
+        let mut components = self.components.chunks_mut((tile * stride).max(1));
+        let tiles = self.grouped.tiles().zip(self.scales.chunks_mut(tile));
         let tiles: Vec<_> = tiles
             .map(|(grouped, scales)| Tile {
                 grouped,
@@ -136,8 +135,8 @@ impl Batch {
         let pool = if tiles.len() < 2 { &Serial } else { pool };
         pool.run(tiles.len(), &|at| {
             // Each task has its own, so no lock is waited for.
-            let mut tile = tiles[at].lock().unwrap_or_else(PoisonError::into_inner);
-            tile.prepare(layer, kernels, range.start + at * TILE, tokens, stride);
+            let mut own = tiles[at].lock().unwrap_or_else(PoisonError::into_inner);
+            own.prepare(layer, kernels, range.start + at * tile, tokens, stride);
         });
     }
 }

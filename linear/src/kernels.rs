@@ -9,6 +9,10 @@ use crate::matrix::Matrix;
 use crate::panel::accumulate;
 use crate::prepare::{Form, View};
 
+/// Tokens from which AMX is faster than fused multiply-add.
+#[cfg(target_arch = "x86_64")]
+const AMX_TOKENS: usize = 1;
+
 /// The kernels of an instruction set that the processor has.
 pub(crate) struct Kernels {
     /// What they read.
@@ -53,7 +57,6 @@ kernels!(neon, lanes::neon::Quad, #[target_feature(enable = "neon")]);
 impl Kernels {
     /// The kernels of an available instruction set for `tokens` tokens, quantized or not.
     pub(crate) fn of(isa: Isa, quantized: bool, tokens: usize) -> Self {
-        let _ = (quantized, tokens);
         let scalar = Self { form: Form::Rows, accumulate: scalar::accumulate, finish: scalar::finish };
         #[cfg(target_arch = "x86_64")]
         let (avx2, avx512) = (
@@ -64,6 +67,10 @@ impl Kernels {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2,
             #[cfg(target_arch = "x86_64")]
+            Isa::Amx if quantized && tokens >= AMX_TOKENS => {
+                Self { form: Form::Tiles, accumulate: crate::amx::accumulate, finish: avx512::finish }
+            }
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512 | Isa::Bf16 | Isa::Amx => avx512,
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => Self { form: Form::Rows, accumulate: neon::accumulate, finish: neon::finish },
@@ -73,19 +80,13 @@ impl Kernels {
 
     /// Writes the sums of `panels` over all groups, `acc` `[panel][token][16]`, for the tokens of `x`.
     pub(crate) fn accumulate(&self, matrix: &Matrix, panels: Range<usize>, x: View<'_>, acc: &mut [f32]) {
-        assert!(panels.end <= matrix.panels && x.arrangement.groups.blocks() >= matrix.groups.blocks());
+        assert!(panels.end <= matrix.panels && x.arrangement.groups.blocks >= matrix.groups.blocks);
         // SAFETY: `PackedLinear` has checked that the instruction set is available.
         unsafe { (self.accumulate)(matrix, panels, x, acc) }
     }
 
     /// Turns the sums `acc` `[token][16]` of a panel into outputs.
-    pub(crate) fn finish(
-        &self,
-        epilogue: &Epilogue<'_>,
-        panel: usize,
-        acc: &mut [f32],
-        space: &mut Vec<f32>,
-    ) {
+    pub(crate) fn finish(&self, epilogue: &Epilogue<'_>, panel: usize, acc: &mut [f32], space: &mut Vec<f32>) {
         // SAFETY: `PackedLinear` has checked that the instruction set is available.
         unsafe { (self.finish)(epilogue, panel, acc, space) }
     }

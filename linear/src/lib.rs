@@ -26,6 +26,8 @@
 //! A code that is NaN, or a scale, makes all outputs of its token NaN. Weights and factors that are NaN or infinite are
 //! refused.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod error;
 mod finish;
 mod forward;

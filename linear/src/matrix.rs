@@ -90,12 +90,21 @@ pub(crate) struct Groups {
     pub k: usize,
     /// Input features of a group but for the last.
     pub size: usize,
+    /// Groups.
+    pub count: usize,
+    /// Blocks of a group but for the last.
+    pub blocks_each: usize,
+    /// Blocks.
+    pub blocks: usize,
 }
 
 impl Groups {
-    /// Groups.
-    pub(crate) fn count(self) -> usize {
-        self.k.div_ceil(self.size)
+    /// Groups of `size` of `k` input features, both at least 1.
+    pub(crate) fn new(k: usize, size: usize) -> Self {
+        let size = size.min(k);
+        let (count, blocks_each) = (k.div_ceil(size), size.div_ceil(BLOCK));
+        let last = k - (count - 1) * size;
+        Self { k, size, count, blocks_each, blocks: (count - 1) * blocks_each + last.div_ceil(BLOCK) }
     }
 
     /// Input features of group `g`.
@@ -103,45 +112,31 @@ impl Groups {
         self.size.min(self.k - g * self.size)
     }
 
-    /// Blocks of a group but for the last.
-    pub(crate) fn blocks_each(self) -> usize {
-        self.size.div_ceil(BLOCK)
-    }
-
-    /// Blocks.
-    pub(crate) fn blocks(self) -> usize {
-        let last = self.count() - 1;
-        last * self.blocks_each() + self.len(last).div_ceil(BLOCK)
-    }
-
     /// Whether blocks are the same as those of one group of all.
     pub(crate) fn are_plain(self) -> bool {
-        self.size.is_multiple_of(BLOCK) || self.count() == 1
+        self.size.is_multiple_of(BLOCK) || self.count == 1
     }
 }
 
 impl Matrix {
     /// The weight of a layer.
     pub(crate) fn weight(layer: &Layer<'_>) -> Self {
-        let groups = Groups { k: layer.k, size: layer.group_size.min(layer.k) };
-        let mut matrix =
-            Self::codes(Coding::of(layer.format), groups, layer.n, |k, n| u16::from(layer.code(k, n)));
-        let of_panels = || (0..matrix.panels).flat_map(|panel| (0..groups.count()).map(move |g| (panel, g)));
+        let groups = Groups::new(layer.k, layer.group_size);
+        let mut matrix = Self::codes(Coding::of(layer.format), groups, layer.n, |k, n| u16::from(layer.code(k, n)));
+        let of_panels = || (0..matrix.panels).flat_map(|panel| (0..groups.count).map(move |g| (panel, g)));
         let row = |panel: usize, lane: usize| Some(panel * PANEL + lane).filter(|&n| n < layer.n);
         let floats = || {
-            let lanes =
-                |(panel, g)| std::array::from_fn(|lane| row(panel, lane).map_or(0.0, |n| layer.step(g, n)));
+            let lanes = |(panel, g)| {
+                std::array::from_fn(|lane| row(panel, lane).map_or(0.0, |n| layer.step(g, n)))
+            };
             Steps::Floats(of_panels().map(lanes).collect())
         };
         let steps = match layer.extra {
             Extra::Shifts(ladder, _) => {
                 let word = |(panel, g)| {
-                    (0..PANEL).filter_map(|lane| Some((lane, row(panel, lane)?))).fold(
-                        0,
-                        |word, (lane, n)| {
-                            word | u64::from(layer.shift(g, n)) << (4 * (lane / 2 + 8 * (lane % 2)))
-                        },
-                    )
+                    (0..PANEL).filter_map(|lane| Some((lane, row(panel, lane)?))).fold(0, |word, (lane, n)| {
+                        word | u64::from(layer.shift(g, n)) << (4 * (lane / 2 + 8 * (lane % 2)))
+                    })
                 };
                 let factors = std::array::from_fn(|shift| ladder.factor(shift as u8));
                 Steps::Ladder(factors, of_panels().map(word).collect())
@@ -183,7 +178,7 @@ impl Matrix {
                 FactorFormat::Bf16 => (branch.value(factor, at).to_bits() >> 16) as u16,
             }
         };
-        Self::codes(coding, Groups { k: rows, size: rows }, columns, code)
+        Self::codes(coding, Groups::new(rows, rows), columns, code)
     }
 
     /// The codes alone.
@@ -191,10 +186,10 @@ impl Matrix {
         let columns = coding.columns();
         let panels = n.div_ceil(PANEL);
         let mut lines = Vec::new();
-        lines.reserve_exact(panels * lines_before(coding, groups, groups.count()));
+        lines.reserve_exact(panels * lines_before(coding, groups, groups.count));
         for panel in 0..panels {
             let rows = PANEL.min(n - panel * PANEL);
-            for g in 0..groups.count() {
+            for g in 0..groups.count {
                 let first = g * groups.size;
                 for line in (0..groups.len(g)).step_by(columns) {
                     let mut bytes = [0; LINE];
@@ -213,7 +208,7 @@ impl Matrix {
 
     /// Lines of a panel.
     pub(crate) fn lines_of_panel(&self) -> usize {
-        lines_before(self.coding, self.groups, self.groups.count())
+        lines_before(self.coding, self.groups, self.groups.count)
     }
 
     /// The largest magnitude of a weight over the lowest bit of all weights; infinite where that is too much for sums to be exact.
@@ -247,7 +242,7 @@ impl Matrix {
 fn lines_before(coding: Coding, groups: Groups, g: usize) -> usize {
     let columns = coding.columns();
     let whole = groups.size.div_ceil(columns);
-    if g < groups.count() { g * whole } else { (g - 1) * whole + groups.len(g - 1).div_ceil(columns) }
+    if g < groups.count { g * whole } else { (g - 1) * whole + groups.len(g - 1).div_ceil(columns) }
 }
 
 /// Puts the code of an output feature and an input feature in its place in a line.

@@ -18,89 +18,114 @@ pub(crate) unsafe fn accumulate<V: Lanes>(
     x: View<'_>,
     acc: &mut [f32],
 ) {
-    for (panel, acc) in panels.zip(acc.chunks_exact_mut(PANEL * x.tokens)) {
-        // SAFETY: the caller's condition.
-        unsafe { by_coding::<V>(matrix, panel, x, acc) };
-    }
-}
-
-/// # Safety
-/// As of [`accumulate`].
-#[inline(always)]
-unsafe fn by_coding<V: Lanes>(matrix: &Matrix, panel: usize, x: View<'_>, acc: &mut [f32]) {
     // SAFETY: the caller's condition.
     unsafe {
         match (&matrix.coding, matrix.zero_points.is_empty()) {
-            (Coding::Nibbles(_), true) => by_tokens::<V, V::Nibbles, false>(matrix, panel, x, acc),
-            (Coding::Nibbles(_), false) => by_tokens::<V, V::Nibbles, true>(matrix, panel, x, acc),
-            (Coding::Int8, true) => by_tokens::<V, V::Int8, false>(matrix, panel, x, acc),
-            (Coding::Int8, false) => by_tokens::<V, V::Int8, true>(matrix, panel, x, acc),
-            (Coding::E4M3, _) => by_tokens::<V, V::E4M3, false>(matrix, panel, x, acc),
-            (Coding::E5M2, _) => by_tokens::<V, V::E5M2, false>(matrix, panel, x, acc),
-            (Coding::Bf16, _) => by_tokens::<V, V::Bf16, false>(matrix, panel, x, acc),
+            (Coding::Nibbles(_), true) => by_tokens::<V, V::Nibbles, false>(matrix, panels, x, acc),
+            (Coding::Nibbles(_), false) => by_tokens::<V, V::Nibbles, true>(matrix, panels, x, acc),
+            (Coding::Int8, true) => by_tokens::<V, V::Int8, false>(matrix, panels, x, acc),
+            (Coding::Int8, false) => by_tokens::<V, V::Int8, true>(matrix, panels, x, acc),
+            (Coding::E4M3, _) => by_tokens::<V, V::E4M3, false>(matrix, panels, x, acc),
+            (Coding::E5M2, _) => by_tokens::<V, V::E5M2, false>(matrix, panels, x, acc),
+            (Coding::Bf16, _) => by_tokens::<V, V::Bf16, false>(matrix, panels, x, acc),
         }
     }
 }
 
-/// As many tokens at once as fit the registers.
+/// As many tokens at once as fit the registers; where those are few, several panels, so that there are eight chains of sums to
+/// hide the latency of an addition.
 ///
 /// # Safety
 /// As of [`accumulate`].
 #[inline(always)]
 unsafe fn by_tokens<V: Lanes, D: Decode<V>, const ZERO_POINTS: bool>(
     matrix: &Matrix,
-    panel: usize,
+    panels: Range<usize>,
     x: View<'_>,
     acc: &mut [f32],
 ) {
-    let mut acc = acc;
     let mut first = 0;
     while first < x.tokens {
         let left = x.tokens - first;
         // SAFETY: the caller's condition.
-        let done = unsafe {
+        first += unsafe {
             if V::TOKENS >= 8 && left >= 8 {
-                some::<V, D, 8, ZERO_POINTS>(matrix, panel, x, first, acc)
+                by_panels::<V, D, 8, 1, ZERO_POINTS>(matrix, panels.clone(), x, first, acc)
             } else if V::TOKENS >= 4 && left >= 4 {
-                some::<V, D, 4, ZERO_POINTS>(matrix, panel, x, first, acc)
-            } else if V::TOKENS >= 2 && left >= 2 {
-                some::<V, D, 2, ZERO_POINTS>(matrix, panel, x, first, acc)
+                by_panels::<V, D, 4, 1, ZERO_POINTS>(matrix, panels.clone(), x, first, acc)
+            } else if V::TOKENS >= 4 && left >= 2 {
+                by_panels::<V, D, 2, 2, ZERO_POINTS>(matrix, panels.clone(), x, first, acc)
+            } else if V::TOKENS >= 4 {
+                by_panels::<V, D, 1, 4, ZERO_POINTS>(matrix, panels.clone(), x, first, acc)
             } else {
-                some::<V, D, 1, ZERO_POINTS>(matrix, panel, x, first, acc)
+                by_panels::<V, D, 1, 1, ZERO_POINTS>(matrix, panels.clone(), x, first, acc)
             }
         };
-        first += done;
-        acc = &mut acc[PANEL * done..];
     }
 }
 
+/// The sums of `T` tokens, `P` panels at once; yields `T`.
+///
 /// # Safety
-/// As of [`accumulate`]; `acc` holds `[T][16]`.
+/// As of [`accumulate`]; there are `T` tokens from `first`.
 #[inline(always)]
-unsafe fn some<V: Lanes, D: Decode<V>, const T: usize, const ZERO_POINTS: bool>(
+unsafe fn by_panels<V: Lanes, D: Decode<V>, const T: usize, const P: usize, const ZERO_POINTS: bool>(
+    matrix: &Matrix,
+    panels: Range<usize>,
+    x: View<'_>,
+    first: usize,
+    acc: &mut [f32],
+) -> usize {
+    let mut panel = panels.start;
+    while panel < panels.end {
+        let acc = &mut acc[(panel - panels.start) * x.tokens * PANEL..];
+        // SAFETY: the caller's condition.
+        unsafe {
+            if panel + P <= panels.end {
+                some::<V, D, T, P, ZERO_POINTS>(matrix, panel, x, first, acc);
+                panel += P;
+            } else {
+                some::<V, D, T, 1, ZERO_POINTS>(matrix, panel, x, first, acc);
+                panel += 1;
+            }
+        }
+    }
+    T
+}
+
+/// # Safety
+/// As of [`by_panels`]; there are `P` panels from `panel`, and `acc` begins with the first of them.
+#[inline(always)]
+unsafe fn some<V: Lanes, D: Decode<V>, const T: usize, const P: usize, const ZERO_POINTS: bool>(
     matrix: &Matrix,
     panel: usize,
     x: View<'_>,
     first: usize,
     acc: &mut [f32],
-) -> usize {
-    acc[..T * PANEL].fill(0.0);
+) {
+    let acc_of = |p: usize| {
+        let first = (p * x.tokens + first) * PANEL;
+        first..first + T * PANEL
+    };
+    for p in 0..P {
+        acc[acc_of(p)].fill(0.0);
+    }
     let mut rows = [std::ptr::null(); T];
     for (t, row) in rows.iter_mut().enumerate() {
         *row = x.row(first + t).as_ptr();
     }
     // SAFETY: the caller's condition; rows and lines have the lengths that `Groups` says.
     unsafe {
-        let groups = Walk::<V, D>::new(matrix, panel);
-        for g in 0..matrix.groups.count() {
+        let walks: [Walk<'_, V, D>; P] = std::array::from_fn(|p| Walk::new(matrix, panel + p));
+        for g in 0..matrix.groups.count {
             for part in 0..PANEL / V::COUNT {
-                let zero_point = groups.zero_point::<ZERO_POINTS>(g, part);
-                let sums = group::<V, D, T, ZERO_POINTS>(&groups, g, part, zero_point, &rows);
-                groups.finish(g, part, sums, acc);
+                let sums = group::<V, D, T, P, ZERO_POINTS>(&walks, g, part, &rows);
+                for p in 0..P {
+                    walks[p].finish(g, part, sums[p], &mut acc[acc_of(p)]);
+                }
             }
         }
     }
-    T
 }
 
 /// The groups of a panel.
@@ -156,7 +181,7 @@ impl<'a, V: Lanes, D: Decode<V>> Walk<'a, V, D> {
         // SAFETY: the caller's condition.
         unsafe {
             if ZERO_POINTS {
-                let lanes = &self.matrix.zero_points[self.panel * self.matrix.groups.count() + g];
+                let lanes = &self.matrix.zero_points[self.panel * self.matrix.groups.count + g];
                 V::load_i8(lanes[part * V::COUNT..].as_ptr())
             } else {
                 V::splat(0.0)
@@ -164,67 +189,115 @@ impl<'a, V: Lanes, D: Decode<V>> Walk<'a, V, D> {
         }
     }
 
-    /// Adds the sums of a group to those of the groups before, `acc` `[T][16]`.
+    /// The steps of a group.
     ///
     /// # Safety
-    /// As of [`Walk::new`]; `acc` holds `[T][16]`.
+    /// As of [`Walk::new`].
     #[inline(always)]
-    pub(crate) unsafe fn finish<const T: usize>(&self, g: usize, part: usize, sums: [V; T], acc: &mut [f32]) {
-        let at = self.panel * self.matrix.groups.count() + g;
+    unsafe fn step(&self, g: usize, part: usize) -> V {
+        let at = self.panel * self.matrix.groups.count + g;
         // SAFETY: the caller's condition.
         unsafe {
-            let step = match &self.matrix.steps {
+            match &self.matrix.steps {
                 Steps::One => V::splat(1.0),
                 Steps::Ladder(_, words) => V::ladder(self.factors, words[at], part),
                 Steps::Floats(scales) => V::load(scales[at][part * V::COUNT..].as_ptr()),
-            };
-            for (t, sum) in sums.into_iter().enumerate() {
-                let sum = if D::UNIT == 1.0 { sum } else { sum.mul(V::splat(D::UNIT)) };
-                let acc = acc[t * PANEL + part * V::COUNT..].as_mut_ptr();
-                sum.fma(step, V::load(acc)).store(acc);
+            }
+        }
+    }
+
+    /// Adds the sums of a group to those of the groups before, `acc` `[T][16]`.
+    ///
+    /// # Safety
+    /// As of [`Walk::new`].
+    #[inline(always)]
+    pub(crate) unsafe fn finish<const T: usize>(&self, g: usize, part: usize, sums: [V; T], acc: &mut [f32]) {
+        // SAFETY: the caller's condition; every pointer is to a part of a panel.
+        unsafe {
+            let step = self.step(g, part);
+            for (sum, acc) in sums.into_iter().zip(acc.chunks_exact_mut(PANEL)) {
+                let acc = acc[part * V::COUNT..].as_mut_ptr();
+                to_scale::<V, D>(sum).fma(step, V::load(acc)).store(acc);
+            }
+        }
+    }
+
+    /// As [`Walk::finish`], of sums in memory, `[token][16]`, for vectors of a whole panel.
+    ///
+    /// # Safety
+    /// As of [`Walk::new`].
+    #[inline(always)]
+    pub(crate) unsafe fn finish_tile(&self, g: usize, sums: &[f32], acc: &mut [f32]) {
+        // SAFETY: the caller's condition; every pointer is to a panel.
+        unsafe {
+            let step = self.step(g, 0);
+            for (sum, acc) in sums.chunks_exact(PANEL).zip(acc.chunks_exact_mut(PANEL)) {
+                let (sum, acc) = (V::load(sum.as_ptr()), acc.as_mut_ptr());
+                to_scale::<V, D>(sum).fma(step, V::load(acc)).store(acc);
             }
         }
     }
 }
 
-/// The sums of a group for `T` tokens.
+/// A sum of decoded values as one of values.
+///
+/// # Safety
+/// The instruction set of `V` is enabled.
+#[inline(always)]
+unsafe fn to_scale<V: Lanes, D: Decode<V>>(sum: V) -> V {
+    // SAFETY: the caller's condition.
+    if D::UNIT == 1.0 { sum } else { unsafe { sum.mul(V::splat(D::UNIT)) } }
+}
+
+/// The sums of a group for `T` tokens and `P` panels.
 ///
 /// # Safety
 /// As of [`Walk::new`]; `rows` point to tokens with as many input features as blocks have.
 #[inline(always)]
-pub(crate) unsafe fn group<V: Lanes, D: Decode<V>, const T: usize, const ZERO_POINTS: bool>(
-    groups: &Walk<'_, V, D>,
+pub(crate) unsafe fn group<V: Lanes, D: Decode<V>, const T: usize, const P: usize, const ZERO_POINTS: bool>(
+    walks: &[Walk<'_, V, D>; P],
     g: usize,
     part: usize,
-    zero_point: V,
     rows: &[*const f32; T],
-) -> [V; T] {
+) -> [[V; T]; P] {
     // SAFETY: the caller's condition.
     unsafe {
-        let mut sums = [V::splat(0.0); T];
-        let mut line = groups.lines(g);
-        let mut at = g * groups.groups().blocks_each() * BLOCK;
-        let mut left = groups.groups().len(g);
+        let groups = walks[0].groups();
+        let mut sums = [[V::splat(0.0); T]; P];
+        let mut zero_points = [V::splat(0.0); P];
+        let mut lines = [std::ptr::null(); P];
+        for p in 0..P {
+            zero_points[p] = walks[p].zero_point::<ZERO_POINTS>(g, part);
+            lines[p] = walks[p].lines(g);
+        }
+        let mut at = g * groups.blocks_each * BLOCK;
+        let mut left = groups.len(g);
         while left > 0 {
-            let lines = left.min(BLOCK).div_ceil(D::COLUMNS);
-            let (mut even, mut odd) = ([V::splat(0.0); T], [V::splat(0.0); T]);
-            for l in 0..lines {
+            let count = left.min(BLOCK).div_ceil(D::COLUMNS);
+            let mut even = [[V::splat(0.0); T]; P];
+            let mut odd = [[V::splat(0.0); T]; P];
+            for l in 0..count {
                 for pair in 0..D::COLUMNS / 2 {
-                    let (mut first, mut second) = groups.decode.pair(line.add(l * LINE), part, pair);
-                    if ZERO_POINTS {
-                        (first, second) = (first.sub(zero_point), second.sub(zero_point));
-                    }
-                    for t in 0..T {
-                        let x = rows[t].add(at + l * D::COLUMNS + 2 * pair);
-                        even[t] = V::splat(*x).fma(first, even[t]);
-                        odd[t] = V::splat(*x.add(1)).fma(second, odd[t]);
+                    for p in 0..P {
+                        let line = lines[p].add(l * LINE);
+                        let (mut first, mut second) = walks[p].decode.pair(line, part, pair);
+                        if ZERO_POINTS {
+                            (first, second) = (first.sub(zero_points[p]), second.sub(zero_points[p]));
+                        }
+                        for t in 0..T {
+                            let x = rows[t].add(at + l * D::COLUMNS + 2 * pair);
+                            even[p][t] = V::splat(*x).fma(first, even[p][t]);
+                            odd[p][t] = V::splat(*x.add(1)).fma(second, odd[p][t]);
+                        }
                     }
                 }
             }
-            for t in 0..T {
-                sums[t] = sums[t].add(even[t].add(odd[t]));
+            for p in 0..P {
+                for t in 0..T {
+                    sums[p][t] = sums[p][t].add(even[p][t].add(odd[p][t]));
+                }
+                lines[p] = lines[p].add(count * LINE);
             }
-            line = line.add(lines * LINE);
             at += BLOCK;
             left = left.saturating_sub(BLOCK);
         }

@@ -4,12 +4,12 @@ use std::sync::OnceLock;
 
 use zqc_numerics::Format;
 
-use crate::matrix::Groups;
+use crate::matrix::{Groups, Matrix};
 use crate::operands::Tokens;
 use crate::reference::BLOCK;
 
-/// Tokens that are prepared together, the rows of a tile of AMX.
-pub(crate) const TILE: usize = 16;
+/// Tokens that are prepared together, at most: the rows of a tile of AMX.
+const TILE: usize = 16;
 
 /// Elements between the rows of tokens, so that one element of several does not fall on one set of a cache.
 const GAP: usize = 32;
@@ -22,7 +22,7 @@ pub(crate) enum Form {
     /// `f32` and bfloat16, row by row, and whether the sums of groups are exact.
     #[cfg(target_arch = "x86_64")]
     Pairs,
-    /// bfloat16, in tiles of 16 tokens by one block.
+    /// bfloat16, in tiles of some tokens by one block.
     #[cfg(target_arch = "x86_64")]
     Tiles,
 }
@@ -32,14 +32,22 @@ pub(crate) enum Form {
 pub(crate) struct Arrangement {
     pub form: Form,
     pub groups: Groups,
+    /// Tokens of a tile.
+    pub tile: usize,
     /// Largest over least magnitude of the weights, which bounds what sums are exact.
     pub span: f32,
 }
 
 impl Arrangement {
+    /// For some tokens, which are divided into tiles of about one size.
+    pub(crate) fn new(form: Form, matrix: &Matrix, tokens: usize) -> Self {
+        let tile = tokens.div_ceil(tokens.div_ceil(TILE).max(1)).max(1);
+        Self { form, groups: matrix.groups, tile, span: matrix.span() }
+    }
+
     /// Elements between tokens of [`Form::Rows`].
     pub(crate) fn stride(self) -> usize {
-        self.groups.blocks() * BLOCK + GAP
+        self.groups.blocks * BLOCK + GAP
     }
 
     fn row_elements(self) -> usize {
@@ -58,7 +66,7 @@ impl Arrangement {
             #[cfg(target_arch = "x86_64")]
             Form::Pairs => self.stride(),
             #[cfg(target_arch = "x86_64")]
-            Form::Tiles => self.groups.blocks() * BLOCK,
+            Form::Tiles => self.groups.blocks * BLOCK,
         }
     }
 
@@ -66,7 +74,7 @@ impl Arrangement {
         match self.form {
             Form::Rows => 0,
             #[cfg(target_arch = "x86_64")]
-            Form::Pairs => self.groups.count(),
+            Form::Pairs => self.groups.count,
             #[cfg(target_arch = "x86_64")]
             Form::Tiles => 0,
         }
@@ -75,7 +83,7 @@ impl Arrangement {
 
 /// Values of tokens.
 pub(crate) struct Values {
-    arrangement: Arrangement,
+    pub arrangement: Arrangement,
     rows: Vec<f32>,
     halves: Vec<u16>,
     exact: Vec<bool>,
@@ -101,7 +109,7 @@ pub(crate) struct View<'a> {
 
 impl Values {
     pub(crate) fn new(arrangement: Arrangement, tokens: usize) -> Self {
-        let padded = tokens.next_multiple_of(TILE);
+        let padded = tokens.next_multiple_of(arrangement.tile);
         Self {
             arrangement,
             rows: vec![0.0; tokens * arrangement.row_elements()],
@@ -113,7 +121,7 @@ impl Values {
     /// Tile by tile.
     pub(crate) fn tiles(&mut self) -> impl Iterator<Item = ValuesMut<'_>> {
         let arrangement = self.arrangement;
-        let elements = |of_token: usize| (TILE * of_token).max(1);
+        let elements = |of_token: usize| (arrangement.tile * of_token).max(1);
         let mut rows = self.rows.chunks_mut(elements(arrangement.row_elements()));
         let mut halves = self.halves.chunks_mut(elements(arrangement.half_elements()));
         let mut exact = self.exact.chunks_mut(elements(arrangement.exact_elements()));
@@ -144,7 +152,7 @@ impl ValuesMut<'_> {
     /// Puts the values `x` `[K]` of token `token` of the tile in their place.
     pub(crate) fn put(&mut self, token: usize, x: &[f32]) {
         let Arrangement { groups, .. } = self.arrangement;
-        let padded = groups.blocks_each() * BLOCK;
+        let padded = groups.blocks_each * BLOCK;
         match self.arrangement.form {
             Form::Rows => {
                 let stride = self.arrangement.stride();
@@ -157,22 +165,22 @@ impl ValuesMut<'_> {
             Form::Pairs => {
                 let stride = self.arrangement.stride();
                 let row = token * stride..(token + 1) * stride;
-                let (rows, halves) =
-                    (self.rows[row.clone()].chunks_mut(padded), self.halves[row].chunks_mut(padded));
+                let (rows, halves) = (self.rows[row.clone()].chunks_mut(padded), self.halves[row].chunks_mut(padded));
                 for ((row, halves), from) in rows.zip(halves).zip(x.chunks(groups.size)) {
                     row[..from.len()].copy_from_slice(from);
                     halves.iter_mut().zip(from).for_each(|(to, from)| *to = bf16_bits(*from));
                 }
-                let exact = &mut self.exact[token * groups.count()..][..groups.count()];
+                let exact = &mut self.exact[token * groups.count..][..groups.count];
                 for (exact, x) in exact.iter_mut().zip(x.chunks(groups.size)) {
                     *exact = sums_are_exact(x, self.arrangement.span);
                 }
             }
             #[cfg(target_arch = "x86_64")]
             Form::Tiles => {
-                let of_group = self.halves.chunks_mut(TILE * padded).zip(x.chunks(groups.size));
+                let tile = self.arrangement.tile;
+                let of_group = self.halves.chunks_mut(tile * padded).zip(x.chunks(groups.size));
                 for (blocks, x) in of_group {
-                    for (block, x) in blocks.chunks_exact_mut(TILE * BLOCK).zip(x.chunks(BLOCK)) {
+                    for (block, x) in blocks.chunks_exact_mut(tile * BLOCK).zip(x.chunks(BLOCK)) {
                         let row = &mut block[token * BLOCK..(token + 1) * BLOCK];
                         row.iter_mut().zip(x).for_each(|(to, from)| *to = bf16_bits(*from));
                     }
@@ -202,15 +210,15 @@ impl<'a> View<'a> {
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub(crate) fn are_exact<const T: usize>(&self, first: usize, g: usize) -> bool {
-        let groups = self.arrangement.groups.count();
+        let groups = self.arrangement.groups.count;
         (first..first + T).all(|token| self.exact[token * groups + g])
     }
 
-    /// The tiles of 16 tokens, `[block][16][32]`.
+    /// A tile of tokens, `[block][token][32]`.
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub(crate) fn tile(&self, tile: usize) -> &'a [u16] {
-        let elements = TILE * self.arrangement.groups.blocks() * BLOCK;
+        let elements = self.arrangement.tile * self.arrangement.groups.blocks * BLOCK;
         &self.halves[tile * elements..(tile + 1) * elements]
     }
 }

@@ -14,7 +14,7 @@
 //! | `LowRank` `LowRankBf16` | low-rank branch with E4M3 or bfloat16 factors |
 //! | `TransB` | the operands lie row by row, `[N, ...]`, as ONNX's `Gemm` calls it: those of a table |
 //!
-//! A table, from which `GatherInt8`, `GatherE2M1_Thirds` ... look rows up, lies row by row, as do the operands of a
+//! A table, from which `GatherInt8` and `GatherE4M3` look rows up, lies row by row, as do the operands of a
 //! language-model head that is tied to it. ONNX's `Gather` knows no FP8: there, E4M3 codes are the bytes of a `uint8` tensor.
 //!
 //! Its 8-bit activation is what `QuantizeActivationE4M3`, `QuantizeActivationE5M2` or `QuantizeActivationInt8` yields.
@@ -99,10 +99,9 @@ impl WeightKind {
         })
     }
 
-    /// The kinds that tables have: INT8 and E4M3 with a scale for every row, and E2M1.
+    /// The kinds that tables have: INT8 and E4M3, with a scale for every row.
     pub fn tables() -> impl Iterator<Item = Self> {
-        let has_tables = |kind: &Self| matches!(kind.format, Format::E2M1 | Format::E4M3 | Format::Int8);
-        Self::all().filter(move |kind| has_tables(kind) && kind.extra != Some(Extra::ZeroPoints))
+        [Format::Int8, Format::E4M3].into_iter().map(|format| Self { format, extra: None })
     }
 
     /// The kind of the tables that the function of this name looks rows up in.
@@ -110,12 +109,12 @@ impl WeightKind {
         Self::tables().find(|kind| kind.gather_function() == name)
     }
 
-    /// The name of the function that looks rows up in a table of this kind: `GatherE2M1_Thirds`.
+    /// The name of the function that looks rows up in a table of this kind: `GatherInt8`.
     pub fn gather_function(self) -> String {
         format!("Gather{}{}", self.format.spelling(), self.suffix())
     }
 
-    /// The name of the function that yields float rows: `DequantizeE2M1_Thirds_TransB`.
+    /// The name of the function that yields float rows: `DequantizeInt8_TransB`.
     pub fn dequantize_rows_function(self) -> String {
         format!("{}{TRANS_B}", self.dequantize_function())
     }
@@ -268,7 +267,7 @@ mod tests {
     #[test]
     fn every_signature_has_a_name_of_its_own_that_leads_back() {
         let names: HashSet<String> = Signature::all().map(Signature::name).collect();
-        assert_eq!(names.len(), 11 * 4 * 3 + 5 * 4);
+        assert_eq!(names.len(), 11 * 4 * 3 + 2 * 4);
         for signature in Signature::all() {
             assert_eq!(Signature::parse(&signature.name()), Some(signature));
         }
@@ -296,7 +295,6 @@ mod tests {
             "W8A16Linear",
             "W8A8Linear_TransB",
             "W8A16Linear_Int8_TransB",
-            "W4A16Linear_Thirds_TransB",
             "W4A8Linear_Int4_ZeroPoints_ActE5M2_LowRankBf16",
         ];
         assert!(known.into_iter().all(|name| Signature::parse(name).is_some()));
@@ -308,7 +306,7 @@ mod tests {
             "W4A8Linear_Int8",
             "W8A8Linear_Octaves",
             "W4A8Linear_ZeroPoints",
-            "W4A8Linear_LowRank_TransB",
+            "W4A8Linear_Thirds_TransB",
             "W8A8Linear_Int8_ZeroPoints_TransB",
         ];
         assert!(unknown.into_iter().all(|name| Signature::parse(name).is_none()));
@@ -317,10 +315,7 @@ mod tests {
     #[test]
     fn tables_have_functions_that_lead_back() {
         let names: Vec<String> = WeightKind::tables().map(WeightKind::gather_function).collect();
-        assert_eq!(
-            names,
-            ["GatherE2M1", "GatherE2M1_Octaves", "GatherE2M1_Thirds", "GatherE4M3", "GatherInt8"]
-        );
+        assert_eq!(names, ["GatherInt8", "GatherE4M3"]);
         for kind in WeightKind::tables() {
             assert_eq!(WeightKind::of_gather(&kind.gather_function()), Some(kind));
         }

@@ -6,7 +6,7 @@ use bytemuck::Pod;
 use half::{bf16, f16};
 use ort_sys::OrtKernelInfo;
 use zqc_linear::Pool;
-use zqc_numerics::{GROUP_SIZE, OUTPUT_TYPE, Operand, WeightKind};
+use zqc_numerics::{OUTPUT_TYPE, Operand, WeightKind};
 
 use crate::api::{Api, Context, OpError, Tensor};
 use crate::element::{Element, output_element};
@@ -20,26 +20,21 @@ pub(crate) struct Gather {
     kind: WeightKind,
     /// The values of the codes.
     values: Vec<f32>,
-    group_size: usize,
     output: Element,
 }
 
-/// A table `[V, K]`.
+/// A table `[V, K]` with a scale for every row.
 struct Table<'a> {
     codes: &'a [u8],
     scales: &'a [f32],
-    shifts: &'a [u8],
-    rows: usize,
     k: usize,
-    groups: usize,
 }
 
 impl Gather {
-    /// The types of its inputs; `indices` is that of the indices.
+    /// The types of its inputs.
     pub(crate) fn inputs(kind: WeightKind) -> Vec<Element> {
         let operands = kind.operands().map(|operand| match operand {
             Operand::Weight => Element::of_table(kind.format),
-            Operand::Shifts => Element::U8,
             _ => Element::F32,
         });
         [Element::ANY].into_iter().chain(operands).collect()
@@ -56,12 +51,8 @@ impl Gather {
         declared: Element,
     ) -> Result<Self, OpError> {
         // SAFETY: the caller's promise.
-        let (group_size, output) =
-            unsafe { (api.attribute(info, GROUP_SIZE)?, api.attribute(info, OUTPUT_TYPE)?) };
-        let wrong = || OpError::Attribute { name: GROUP_SIZE, value: group_size };
-        let group_size = usize::try_from(group_size).ok().filter(|&size| size > 0).ok_or_else(wrong)?;
-        let output = output_element(output, declared)?;
-        Ok(Self { kind, values: kind.format.codebook(), group_size, output })
+        let output = output_element(unsafe { api.attribute(info, OUTPUT_TYPE) }?, declared)?;
+        Ok(Self { kind, values: kind.format.codebook(), output })
     }
 
     pub(crate) fn run(&self, context: &Context) -> Result<(), OpError> {
@@ -69,8 +60,8 @@ impl Gather {
         let operands = self.kind.operands().zip(1..);
         let operands: Result<Vec<_>, _> =
             operands.map(|(operand, at)| context.input(at, operand.name())).collect();
-        let table = self.table(&operands?)?;
-        let rows = rows(&indices, table.rows)?;
+        let table = table(&operands?)?;
+        let rows = rows(&indices, table.scales.len())?;
         let dims: Vec<usize> = indices.dims.iter().copied().chain([table.k]).collect();
         match self.output {
             Element::F16 => self.write(context, &dims, &table, &rows, f16::from_f32),
@@ -78,26 +69,6 @@ impl Gather {
             Element::F64 => self.write(context, &dims, &table, &rows, f64::from),
             _ => self.write(context, &dims, &table, &rows, |value| value),
         }
-    }
-
-    fn table<'a>(&self, operands: &[Tensor<'a>]) -> Result<Table<'a>, OpError> {
-        let (codes, scales) = (&operands[0], &operands[1]);
-        let &[rows, row_bytes] = &codes.dims[..] else {
-            return Err(codes.unexpected("a matrix".to_string()));
-        };
-        let packed = self.kind.format.bits() == 4;
-        let k = if packed { 2 * row_bytes } else { row_bytes };
-        let groups = k.div_ceil(self.group_size);
-        let row_scales = if self.kind.ladder().is_some() { 1 } else { groups };
-        if scales.dims != [rows, row_scales] {
-            return Err(scales.unexpected(format!("[{rows}, {row_scales}]")));
-        }
-        let shifts = operands.get(2).map_or(&[][..], |shifts| shifts.bytes);
-        if let Some(shifts) = operands.get(2).filter(|shifts| shifts.dims != [rows, groups.div_ceil(2)]) {
-            return Err(shifts.unexpected(format!("[{rows}, {}]", groups.div_ceil(2))));
-        }
-        let scales = scales.elements::<f32>(Element::F32)?;
-        Ok(Table { codes: codes.bytes, scales, shifts, rows, k, groups })
     }
 
     fn write<T: Pod + Send>(
@@ -120,31 +91,26 @@ impl Gather {
             let mut part = parts[at].lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             let (output, rows) = &mut *part;
             for (to, &row) in output.chunks_mut(table.k).zip(*rows) {
-                self.row(table, row, |column, value| to[column] = round(value));
+                let codes = &table.codes[row * table.k..];
+                for (to, &code) in to.iter_mut().zip(codes) {
+                    *to = round(self.values[usize::from(code)] * table.scales[row]);
+                }
             }
         });
         pool.end()
     }
+}
 
-    /// The values of a row, as the function computes them: the value of the code times the scale of its group, which with a ladder
-    /// is that of the row times a factor.
-    fn row(&self, table: &Table, row: usize, mut write: impl FnMut(usize, f32)) {
-        let nibble = |bytes: &[u8], at: usize| bytes[at / 2] >> (4 * (at % 2)) & 0xF;
-        let codes = &table.codes[row * (table.codes.len() / table.rows)..];
-        for group in 0..table.groups {
-            let scale = match self.kind.ladder() {
-                Some(ladder) => {
-                    let shifts = &table.shifts[row * table.groups.div_ceil(2)..];
-                    table.scales[row] * ladder.factor(nibble(shifts, group))
-                }
-                None => table.scales[row * table.groups + group],
-            };
-            for column in group * self.group_size..((group + 1) * self.group_size).min(table.k) {
-                let code = if self.kind.format.bits() == 4 { nibble(codes, column) } else { codes[column] };
-                write(column, self.values[usize::from(code)] * scale);
-            }
-        }
+/// The table that the operands are.
+fn table<'a>(operands: &[Tensor<'a>]) -> Result<Table<'a>, OpError> {
+    let (codes, scales) = (&operands[0], &operands[1]);
+    let &[rows, k] = &codes.dims[..] else {
+        return Err(codes.unexpected("a matrix".to_string()));
+    };
+    if scales.dims != [rows, 1] {
+        return Err(scales.unexpected(format!("[{rows}, 1]")));
     }
+    Ok(Table { codes: codes.bytes, scales: scales.elements(Element::F32)?, k })
 }
 
 /// The rows that are looked up; negative indices count from the end.

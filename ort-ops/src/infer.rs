@@ -43,9 +43,8 @@ pub(crate) unsafe fn outputs(
                 let n = n.copied().unwrap_or(UNKNOWN);
                 set(api, context, 0, element, Shape::Last(n))
             }
-            Function::Gather(kind) => {
-                let columns = input(api, context, 1)?.dims()?.last().copied().unwrap_or(UNKNOWN);
-                let k = if kind.format.bits() == 4 && columns > 0 { 2 * columns } else { columns };
+            Function::Gather(_) => {
+                let k = input(api, context, 1)?.dims()?.last().copied().unwrap_or(UNKNOWN);
                 set(api, context, 0, output(api, context, operator)?, Shape::Append(k))
             }
         }

@@ -133,8 +133,7 @@ impl Linear {
         let packed = format.bits() == 4;
         let (layout, k, n) = match self.signature.trans_b {
             false => (Layout::InputMajor, rows, last),
-            // A row of 4-bit codes in a table has an even number of them.
-            true => (Layout::OutputMajor, if packed { 2 * columns } else { columns }, rows),
+            true => (Layout::OutputMajor, columns, rows),
         };
         let fits = match layout {
             Layout::InputMajor => columns == if packed { n.div_ceil(2) } else { n },

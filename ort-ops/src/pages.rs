@@ -4,13 +4,16 @@ use std::fs;
 
 use rustix::mm::{Advice, madvise};
 
+/// Less is not worth the look at the map of the process that it takes to know what it is.
+const FLOOR: usize = 1 << 16;
+
 /// Lets the kernel take back the whole pages of `bytes` that are mapped from a file, as ONNX Runtime maps external data.
 /// They are read again from the file should anything look at them; nothing is lost, and nothing happens to other memory.
 pub(crate) fn release(bytes: &[u8]) {
     let page = rustix::param::page_size();
     let start = (bytes.as_ptr() as usize).next_multiple_of(page);
     let end = (bytes.as_ptr() as usize + bytes.len()) & !(page - 1);
-    if end <= start || !is_mapped_file(start, end) {
+    if end < start + FLOOR || !is_mapped_file(start, end) {
         return;
     }
     // SAFETY: the pages lie within a private mapping of a file. Dropping them loses only what was written to them since, and

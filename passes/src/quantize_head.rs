@@ -21,7 +21,8 @@ const BLOCK: usize = 4096;
 
 /// Rounds the language-model head and the table of the token embeddings to nearest, without data, before anything is calibrated:
 /// the layers between them are solved on what the rounded table gives. [`Select`] has chosen them. Where the head is tied to
-/// the table, both read the same operands.
+/// the table, both read the same operands. The head may also be left to [`SolveWeights`](crate::SolveWeights), as any other layer,
+/// with a weight of its own.
 ///
 /// The table is read and rounded a block of rows at a time.
 #[derive(Debug, Clone)]
@@ -30,6 +31,8 @@ pub struct QuantizeHead {
     pub select: Select,
     /// What the weights become.
     pub grouping: Grouping,
+    /// Whether the head is rounded too; else it is left as a layer to solve.
+    pub head: bool,
     /// What the activation of the head becomes; `None` leaves it in float.
     pub activations: Option<ActivationFormat>,
 }
@@ -54,7 +57,8 @@ impl Pass for QuantizeHead {
         for table in &tables {
             let unreadable = |source| PassError::Weight { layer: table.path.clone(), source };
             let rows = FloatRows::of_table(graph, table).map_err(unreadable)?;
-            let layers = table.layers.iter().filter_map(|&id| Some((id, linear(graph, id)?)));
+            let layers = table.layers.iter().filter(|_| self.head);
+            let layers = layers.filter_map(|&id| Some((id, linear(graph, id)?)));
             let layers: Vec<(NodeId, &Linear)> = layers.collect();
             let layer = layers.first().map_or(&table.path, |(_, linear)| &linear.layer);
             let shared = writer.solve(layer, table.root, &rows, observer)?;
@@ -64,7 +68,7 @@ impl Pass for QuantizeHead {
             layers.iter().for_each(|(id, linear)| writer.layer(*id, linear, &shared));
         }
         let heads = Heads::find(graph);
-        for (id, node) in graph.nodes() {
+        for (id, node) in graph.nodes().filter(|_| self.head) {
             let (Some(linear), Some(weight)) = (linear(graph, id), node.input(port::WEIGHT)) else {
                 continue;
             };

@@ -166,11 +166,7 @@ impl<'g> Raising<'g> {
         };
         let weight = callee.weight();
         let (k, n) = match callee.by_rows() {
-            // Of a table, a row has an even number of 4-bit codes.
-            true => {
-                let row = dim(Operand::Weight, 1).saturating_mul(8);
-                (row / weight.format.bits() as usize, dim(Operand::Weight, 0))
-            }
+            true => (dim(Operand::Weight, 1), dim(Operand::Weight, 0)),
             false => (dim(Operand::Weight, 0), dim(Operand::Scales, 1)),
         };
         let linear = QuantizedLinear {

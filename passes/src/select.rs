@@ -7,7 +7,6 @@ use std::collections::HashSet;
 use regex::Regex;
 use zqc_ir::op::{Linear, port};
 use zqc_ir::{Change, FreshNames, Graph, Model, NodeId, Op, Patch, ValueId};
-use zqc_numerics::Format;
 
 use crate::attention::PackedAttention;
 use crate::einsum::EinsumProduct;
@@ -27,7 +26,7 @@ const MIN_K: usize = 16;
 /// Turns the linear layers that are to stay in float back into the nodes that they were.
 ///
 /// A layer stays in float when `only` is given and none of it matches, when one of `keep` matches, when it is the
-/// language-model head and `head` is `None` (unless `only` names it), or when it is small. A head that is tied to the table of the
+/// language-model head and `head` is not set (unless `only` names it), or when it is small. A head that is tied to the table of the
 /// tokens and the table are chosen as one, by the names of both; nothing else may read the table. [`Observer::layer_kept`] hears the reason, of `Einsum` and stacks of
 /// experts too. Where its weight is a part of a constant and other parts are quantized, it reads the part alone, so that the
 /// rest goes. The expressions are searched for in the layer's path, its node's name and its weight's name.
@@ -37,8 +36,8 @@ pub struct Select {
     pub keep: Vec<Regex>,
     /// The layers that are quantized; empty for all.
     pub only: Vec<Regex>,
-    /// The number format of the head's weight, and of the table of the tokens; `None` leaves both in float.
-    pub head: Option<Format>,
+    /// Whether the head and the table of the tokens are quantized.
+    pub head: bool,
 }
 
 impl Pass for Select {
@@ -53,7 +52,7 @@ impl Pass for Select {
         let mut paths = LayerPaths::default();
         let others = order.iter().flat_map(|&id| Unexpanded::all(model, id, self, &mut paths));
         let others: Vec<Unexpanded> = others.collect();
-        let tables = if self.head.is_some() { TokenTable::all(graph) } else { Vec::new() };
+        let tables = if self.head { TokenTable::all(graph) } else { Vec::new() };
         self.report_unmatched(graph, &layers, &others, &tables, observer);
         for other in &others {
             let reason = self.reason_to_keep(&other.names(), other.features);
@@ -72,10 +71,7 @@ impl Pass for Select {
                 return kept_tables[at].clone();
             }
             let &Linear { k, n, .. } = layer.linear;
-            let stays = |_: &String| match self.head {
-                Some(_) => heads.is_tied(layer.id),
-                None => self.only.is_empty(),
-            };
+            let stays = |_: &String| if self.head { heads.is_tied(layer.id) } else { self.only.is_empty() };
             let lm_head = || heads.reason(layer.id, k, n).filter(stays);
             let reason = self.reason_by_name(&layer.names);
             let reason = reason.or_else(|| Some(format!("lm_head: {}", lm_head()?)));
@@ -110,11 +106,9 @@ impl Select {
     pub(crate) fn reason_to_keep_table(&self, graph: &Graph, table: &TokenTable) -> Option<String> {
         let layers = table.layers.iter().filter_map(|&id| Layer::new(graph, id));
         let names: Vec<&str> = layers.flat_map(|layer| layer.names).chain(table.names(graph)).collect();
-        let odd = self.head.is_some_and(|format| format.bits() == 4 && !table.columns.is_multiple_of(2));
         let obstacle = || {
-            let odd = odd.then(|| format!("a row of {} codes of 4 bits ends within a byte", table.columns));
             let name = &graph.value(table.root).name;
-            Some(format!("embedding table \"{name}\": {}", table.obstacle.clone().or(odd)?))
+            Some(format!("embedding table \"{name}\": {}", table.obstacle.as_ref()?))
         };
         let reason = self.reason_by_name(&names).or_else(obstacle);
         reason.or_else(|| too_small(table.columns, table.rows))

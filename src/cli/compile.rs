@@ -44,6 +44,10 @@ pub struct Arguments {
     /// Skips the verification of the output, which is otherwise read back and run before it replaces anything
     #[arg(long, help_heading = OUTPUT)]
     no_verify: bool,
+    /// Puts the weights into OUTPUT.data beside the model, which runtimes map into memory instead of reading it; else only
+    /// those of 2 GB and more lie there, and those of a folder whose own do
+    #[arg(long, help_heading = OUTPUT)]
+    external_data: bool,
     /// Keeps no state beside the output, and takes none of a run that was stopped
     #[arg(long, help_heading = OUTPUT)]
     no_resume: bool,
@@ -57,9 +61,9 @@ pub struct Arguments {
     /// Weights along the input that share a scale; 0 for the whole row
     #[arg(long, help_heading = QUANTIZATION, default_value_t = 64)]
     group_size: usize,
-    /// The language-model head and the table of the token embeddings, which a tied head shares: a scale for every entry (int8,
-    /// fp8), or groups as in other layers (fp4); int8 reads the activation in float [default: int8; float with --target native
-    /// or --emit cuda]
+    /// The language-model head and the table of the token embeddings, which a tied head shares: rounded with a scale for every
+    /// entry (int8, with the head's activation in float, or fp8), or a table of int8 and a head that is solved as the other
+    /// layers are (fp4) [default: int8; float with --target native or --emit cuda]
     #[arg(long, help_heading = QUANTIZATION, value_parser = choice::<Head>())]
     head: Option<Head>,
     /// How weights are solved
@@ -257,6 +261,7 @@ impl TryFrom<Arguments> for Compilation {
             backend: arguments.backend,
             threads: arguments.threads,
             verify: !arguments.no_verify,
+            external_data: arguments.external_data,
             resume: !arguments.no_resume,
         };
         let compiler = Compiler::new(options);

@@ -77,9 +77,9 @@ mod tests {
             let callee = Callee::parse(name).unwrap();
             [0, 1, 2, 3, 4].map(|input| callee.operand(input))
         };
-        let [weight, scales, shifts] = [Operand::Weight, Operand::Scales, Operand::Shifts].map(Some);
-        assert_eq!(operands("GatherE2M1_Thirds"), [None, weight, scales, shifts, None]);
+        let [weight, scales] = [Operand::Weight, Operand::Scales].map(Some);
+        assert_eq!(operands("GatherInt8"), [None, weight, scales, None, None]);
         assert_eq!(operands("W8A16Linear_Int8_TransB"), [None, weight, scales, None, None]);
-        assert_eq!(operands("W4A8Linear_Thirds_TransB"), [None, None, weight, scales, shifts]);
+        assert_eq!(operands("W8A8Linear_TransB"), [None, None, weight, scales, None]);
     }
 }

@@ -114,7 +114,7 @@ fn doc(weight: WeightKind) -> String {
 }
 
 /// What values of codes are counted in: the least positive value of a 4-bit format, else 1.
-pub(super) fn unit(format: Format) -> f32 {
+fn unit(format: Format) -> f32 {
     match format {
         Format::E2M1 => 0.5,
         Format::E3M0 => 0.25,
@@ -123,13 +123,13 @@ pub(super) fn unit(format: Format) -> f32 {
 }
 
 /// For every byte the values of its two codes, in units.
-pub(super) fn integer_pairs(format: Format) -> TensorProto {
+fn integer_pairs(format: Format) -> TensorProto {
     let values = format.codebook().into_iter().map(|value| (value / unit(format)) as i8 as u8);
     pairs(DataType::Int8, &values.map(|value| [value]).collect::<Vec<_>>())
 }
 
 /// For every byte the factors that its two shifts stand for.
-pub(super) fn factor_pairs(ladder: Ladder) -> TensorProto {
+fn factor_pairs(ladder: Ladder) -> TensorProto {
     let factors: Vec<[u8; 4]> = (0..16).map(|shift| ladder.factor(shift).to_le_bytes()).collect();
     pairs(DataType::Float, &factors)
 }

@@ -1,10 +1,10 @@
-//! The functions that look rows up in a quantized table: `GatherInt8`, `GatherE2M1_Thirds` ...
+//! The functions that look rows up in a quantized table: `GatherInt8` and `GatherE4M3`
 
 use zqc_ir::onnx::proto::FunctionProto;
 use zqc_ir::op::QuantizedLinear;
 use zqc_ir::op::attribute::int_reference;
 use zqc_ir::tensor::DataType;
-use zqc_numerics::{Extra, Format, GROUP_SIZE, OUTPUT_TYPE, Operand, WeightKind};
+use zqc_numerics::{Format, GROUP_SIZE, OUTPUT_TYPE, Operand, WeightKind};
 
 use super::functions::{function, node, own_node};
 
@@ -13,28 +13,22 @@ const INDICES: &str = "Indices";
 
 /// The kind of a table; `None` where no function looks rows up in such a one.
 pub(super) fn kind(table: &QuantizedLinear) -> Option<WeightKind> {
-    let kind = WeightKind { format: table.format, extra: table.ladder.map(Extra::Shifts) };
-    let fits = match table.format.bits() {
-        4 => table.k.is_multiple_of(2),
-        _ => table.groups() == 1,
-    };
-    (fits && WeightKind::tables().any(|table| table == kind)).then_some(kind)
+    WeightKind::tables().find(|kind| {
+        kind.format == table.format && kind.ladder() == table.ladder && table.groups() == 1 && table.rank == 0
+    })
 }
 
 /// What an operand of a table is in the file, and of a layer that is tied to it: its element type and its dimensions.
 pub(super) fn file_type(operand: Operand, table: &QuantizedLinear) -> (DataType, Vec<usize>) {
-    let (n, groups) = (table.n, table.groups());
     match operand {
-        Operand::Weight => (codes_type(table), vec![n, table.row_bytes()]),
-        Operand::Shifts => (DataType::Uint8, vec![n, groups.div_ceil(2)]),
-        _ if table.ladder.is_some() => (DataType::Float, vec![n, 1]),
-        _ => (DataType::Float, vec![n, groups]),
+        Operand::Weight => (codes_type(table.format), vec![table.n, table.k]),
+        _ => (DataType::Float, vec![table.n, 1]),
     }
 }
 
-/// The type of codes in the file: of those that ONNX's `Gather` knows.
-pub(super) fn codes_type(table: &QuantizedLinear) -> DataType {
-    if table.format == Format::Int8 { DataType::Int8 } else { DataType::Uint8 }
+/// The type of codes in the file: one that ONNX's `Gather` knows.
+pub(super) fn codes_type(format: Format) -> DataType {
+    if format == Format::Int8 { DataType::Int8 } else { DataType::Uint8 }
 }
 
 /// The function in terms of that of the rows and of the standard operators of version `opset`. What is looked up are codes and

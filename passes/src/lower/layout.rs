@@ -50,7 +50,7 @@ pub(crate) fn to_graph(linear: &QuantizedLinear, at: usize, tensor: &Tensor) -> 
     }
 }
 
-/// The operand at `port` of a table as the file wants it.
+/// The operand at `port` of a table as the file wants it: in its own order, codes in a type that rows can be looked up in.
 ///
 /// # Errors
 /// When the tensor cannot be read.
@@ -59,17 +59,7 @@ pub(crate) fn rows_to_file(
     at: usize,
     tensor: &Tensor,
 ) -> Result<Tensor, TensorError> {
-    let (n, groups) = (table.n, table.groups());
-    match at {
-        port::WEIGHT => {
-            Tensor::new(gather::codes_type(table), &[n, table.row_bytes()], tensor.bytes()?.into_owned())
-        }
-        port::SHIFTS => {
-            let packed: Vec<u8> = tensor.bytes()?.chunks(groups).flat_map(pack_nibbles).collect();
-            Tensor::new(DataType::Uint8, &[n, groups.div_ceil(2)], packed)
-        }
-        _ => Ok(tensor.clone()),
-    }
+    retyped(table, at, tensor, gather::codes_type(table.format))
 }
 
 /// The inverse of [`rows_to_file`], for a tensor that has the type and the dimensions of the file.
@@ -81,18 +71,17 @@ pub(crate) fn rows_to_graph(
     at: usize,
     tensor: &Tensor,
 ) -> Result<Tensor, TensorError> {
-    let (n, groups) = (table.n, table.groups());
+    retyped(table, at, tensor, codes_dtype(table.format))
+}
+
+fn retyped(
+    table: &QuantizedLinear,
+    at: usize,
+    tensor: &Tensor,
+    codes: DataType,
+) -> Result<Tensor, TensorError> {
     match at {
-        port::WEIGHT => {
-            let dtype = codes_dtype(table.format);
-            Tensor::new(dtype, &[n, table.row_bytes()], tensor.bytes()?.into_owned())
-        }
-        port::SHIFTS => {
-            let rows = tensor.bytes()?;
-            let shifts: Vec<u8> =
-                rows.chunks(groups.div_ceil(2)).flat_map(|row| unpack_nibbles(row, groups)).collect();
-            Tensor::new(DataType::Uint8, &[n, groups], shifts)
-        }
+        port::WEIGHT => Tensor::new(codes, &[table.n, table.k], tensor.bytes()?.into_owned()),
         _ => Ok(tensor.clone()),
     }
 }

@@ -16,12 +16,14 @@ mod native;
 mod nbits;
 mod parts;
 mod quantize_activations;
+mod quantize_head;
 mod raise;
 mod select;
 mod share_constants;
 mod share_operands;
 mod solve_weights;
 mod split_experts;
+mod tables;
 mod unknown;
 mod upgrade_opset;
 

@@ -7,7 +7,7 @@ use crate::{assert_snapshot, run};
 
 fn select(keep: &[&str], only: &[&str]) -> Select {
     let regexes = |texts: &[&str]| texts.iter().map(|text| Regex::new(text).unwrap()).collect();
-    Select { keep: regexes(keep), only: regexes(only), head: None }
+    Select { keep: regexes(keep), only: regexes(only), head: false }
 }
 
 /// An embedding of 96 tokens in 32 dimensions, in `h`.
