@@ -8,15 +8,15 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use crate::lanes::avx512::{Pairs, Zmm, side_by_side};
 use crate::lanes::Lanes;
+use crate::lanes::avx512::{Pairs, Zmm, side_by_side};
 use crate::matrix::{Coding, Groups, LINE, Matrix, PANEL};
 use crate::panel::Walk;
 use crate::prepare::View;
 use crate::reference::BLOCK;
 
-/// Panels at once, as many as tiles of tokens: each tile register that is loaded serves two products.
-const PANELS: usize = 2;
+/// Panels that are decoded together: the tokens are gone through once for all of them.
+const PANELS: usize = 4;
 /// Blocks that are decoded at once, at most.
 const BLOCKS: usize = 8;
 /// Bytes that codes are fetched ahead.
@@ -70,7 +70,9 @@ impl Tiles {
             rows: std::array::from_fn(|register| shape(register).0),
         };
         // SAFETY: the operand is a valid configuration.
-        unsafe { asm!("ldtilecfg [{}]", in(reg) &configuration, options(nostack, preserves_flags, readonly)) };
+        unsafe {
+            asm!("ldtilecfg [{}]", in(reg) &configuration, options(nostack, preserves_flags, readonly))
+        };
         Self
     }
 }
@@ -132,15 +134,18 @@ unsafe fn add_products<const SUMS: u8, const TOKENS: u8, const WEIGHTS: u8>() {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 pub(crate) unsafe fn accumulate(matrix: &Matrix, panels: Range<usize>, x: View<'_>, acc: &mut [f32]) {
     acc[..panels.len() * x.tokens * PANEL].fill(0.0);
-    let panel_acc = x.tokens * PANEL;
     // SAFETY: the caller's condition.
     unsafe {
         let _tiles = Tiles::configure(x.arrangement.tile);
-        for (pair, acc) in panels.clone().step_by(PANELS).zip(acc.chunks_mut(PANELS * panel_acc)) {
-            if pair + 1 < panels.end {
-                by_coding::<2>(matrix, pair, x, acc);
+        let mut panel = panels.start;
+        while panel < panels.end {
+            let acc = &mut acc[(panel - panels.start) * x.tokens * PANEL..];
+            if panel + PANELS <= panels.end {
+                by_coding::<PANELS>(matrix, panel, x, acc);
+                panel += PANELS;
             } else {
-                by_coding::<1>(matrix, pair, x, acc);
+                by_coding::<1>(matrix, panel, x, acc);
+                panel += 1;
             }
         }
     }
@@ -203,12 +208,11 @@ unsafe fn some<D: Pairs, const P: usize, const ZERO_POINTS: bool>(
         let each = matrix.groups.blocks_each;
         // Groups that are short enough end where the blocks do that are decoded at once. The sums of others have to be kept.
         let (at_once, kept) = match each {
-            0..=BLOCKS if tiles > 1 => (BLOCKS / each * each, 0),
             0..=BLOCKS => (each, 0),
             _ => (BLOCKS, tiles),
         };
-        let mut kept = vec![[Sums::ZERO; P]; kept];
-        let mut passing = [[Sums::ZERO; P]; 2];
+        let mut kept = vec![[Sums::ZERO; 2]; kept * P.div_ceil(2)];
+        let mut passing = [[Sums::ZERO; 2]; 2];
         // What is decoded is used a turn later, when it has left the store buffer: loads of tiles cannot read from that.
         let mut decoded = [[[Operand([0; PANEL * BLOCK]); BLOCKS]; P]; 2];
         let mut places = [[Place::default(); BLOCKS]; 2];
@@ -228,16 +232,23 @@ unsafe fn some<D: Pairs, const P: usize, const ZERO_POINTS: bool>(
             let Some(chunk) = turn.checked_sub(1) else { continue };
             let (weights, places) = (&decoded[chunk % 2], &places[chunk % 2][..blocks_of(chunk)]);
             let first = chunk * at_once;
-            let mut tile = 0;
-            while tile < tiles {
+            for tile in (0..tiles).step_by(2) {
                 let two = tile + 1 < tiles;
-                let sums = if each > BLOCKS { &mut kept[tile..tile + 1 + usize::from(two)] } else { &mut passing[..] };
-                if two {
-                    products::<D, P, 2>(&walks, weights, first, places, x, tile, sums, acc);
-                    tile += 2;
-                } else {
-                    products::<D, P, 1>(&walks, weights, first, places, x, tile, sums, acc);
-                    tile += 1;
+                // Two panels by two tiles of tokens: each tile register that is loaded serves two products.
+                for first_panel in (0..P).step_by(2) {
+                    let pair = first_panel..P.min(first_panel + 2);
+                    let sums = match each {
+                        0..=BLOCKS => &mut passing[..],
+                        _ => &mut kept[first_panel / 2 * tiles + tile..],
+                    };
+                    let acc = &mut acc[first_panel * x.tokens * PANEL..];
+                    let (walks, weights) = (&walks[pair.clone()], &weights[pair]);
+                    match (walks.len(), two) {
+                        (2, true) => products::<D, 2, 2>(walks, weights, first, places, x, tile, sums, acc),
+                        (2, false) => products::<D, 2, 1>(walks, weights, first, places, x, tile, sums, acc),
+                        (_, true) => products::<D, 1, 2>(walks, weights, first, places, x, tile, sums, acc),
+                        (_, false) => products::<D, 1, 1>(walks, weights, first, places, x, tile, sums, acc),
+                    }
                 }
             }
         }
@@ -285,13 +296,13 @@ unsafe fn decode<D: Pairs, const ZERO_POINTS: bool>(walk: &Walk<'_, Zmm, D>, pla
 #[allow(clippy::too_many_arguments, reason = "the state of one loop nest")]
 #[inline(always)]
 unsafe fn products<D: Pairs, const P: usize, const T: usize>(
-    walks: &[Walk<'_, Zmm, D>; P],
-    weights: &[[Operand; BLOCKS]; P],
+    walks: &[Walk<'_, Zmm, D>],
+    weights: &[[Operand; BLOCKS]],
     first: usize,
     places: &[Place],
     x: View<'_>,
     tile: usize,
-    sums: &mut [[Sums; P]],
+    sums: &mut [[Sums; 2]],
     acc: &mut [f32],
 ) {
     let block_bytes = x.arrangement.tile * ROW;

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
+use crate::aligned::Aligned;
 use crate::finish::Epilogue;
 use crate::kernels::Kernels;
 use crate::matrix::PANEL;
@@ -91,17 +92,21 @@ fn chunk(
         bias: &layer.bias,
     };
     pool.run(tasks, &|task| {
-        let mut acc = vec![0.0; PANELS * m * PANEL];
+        let mut acc = Aligned::new(PANELS * m * PANEL);
         let mut space = Vec::new();
         for unit in units * task / tasks..units * (task + 1) / tasks {
             let panels = unit * PANELS..layer.weight.panels.min((unit + 1) * PANELS);
             kernels.accumulate(&layer.weight, panels.clone(), batch.grouped.view(m), &mut acc);
-            for (panel, acc) in panels.zip(acc.chunks_exact_mut(m * PANEL)) {
+            for (panel, acc) in panels.clone().zip(acc.chunks_exact_mut(m * PANEL)) {
                 kernels.finish(&epilogue, panel, acc, &mut space);
-                let first = panel * PANEL;
-                for (row, y) in acc.chunks_exact(PANEL).enumerate() {
+            }
+            // Row by row: the outputs of one lie far from those of the next.
+            for row in 0..m {
+                for (panel, acc) in panels.clone().zip(acc.chunks_exact(m * PANEL)) {
+                    let first = panel * PANEL;
+                    let y = &acc[row * PANEL..][..PANEL.min(layer.n - first)];
                     // SAFETY: no other task has this panel.
-                    unsafe { output.write(range.start + row, first, &y[..PANEL.min(layer.n - first)]) };
+                    unsafe { output.write(range.start + row, first, y) };
                 }
             }
         }
@@ -160,7 +165,7 @@ impl Tile<'_> {
         }
         let Some(branch) = &layer.low_rank else { return };
         let view = self.plain.as_ref().unwrap_or(&self.grouped).view(self.scales.len());
-        let mut acc = vec![0.0; view.tokens * PANEL];
+        let mut acc = Aligned::new(view.tokens * PANEL);
         for panel in 0..branch.down.panels {
             kernels.accumulate(&branch.down, panel..panel + 1, view, &mut acc);
             for (token, acc) in acc.chunks_exact(PANEL).enumerate() {

@@ -86,7 +86,13 @@ impl Kernels {
     }
 
     /// Turns the sums `acc` `[token][16]` of a panel into outputs.
-    pub(crate) fn finish(&self, epilogue: &Epilogue<'_>, panel: usize, acc: &mut [f32], space: &mut Vec<f32>) {
+    pub(crate) fn finish(
+        &self,
+        epilogue: &Epilogue<'_>,
+        panel: usize,
+        acc: &mut [f32],
+        space: &mut Vec<f32>,
+    ) {
         // SAFETY: `PackedLinear` has checked that the instruction set is available.
         unsafe { (self.finish)(epilogue, panel, acc, space) }
     }

@@ -26,6 +26,7 @@
 //! A code that is NaN, or a scale, makes all outputs of its token NaN. Weights and factors that are NaN or infinite are
 //! refused.
 
+mod aligned;
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod error;

@@ -122,21 +122,24 @@ impl Matrix {
     /// The weight of a layer.
     pub(crate) fn weight(layer: &Layer<'_>) -> Self {
         let groups = Groups::new(layer.k, layer.group_size);
-        let mut matrix = Self::codes(Coding::of(layer.format), groups, layer.n, |k, n| u16::from(layer.code(k, n)));
+        let mut matrix =
+            Self::codes(Coding::of(layer.format), groups, layer.n, |k, n| u16::from(layer.code(k, n)));
         let of_panels = || (0..matrix.panels).flat_map(|panel| (0..groups.count).map(move |g| (panel, g)));
         let row = |panel: usize, lane: usize| Some(panel * PANEL + lane).filter(|&n| n < layer.n);
         let floats = || {
-            let lanes = |(panel, g)| {
-                std::array::from_fn(|lane| row(panel, lane).map_or(0.0, |n| layer.step(g, n)))
-            };
+            let lanes =
+                |(panel, g)| std::array::from_fn(|lane| row(panel, lane).map_or(0.0, |n| layer.step(g, n)));
             Steps::Floats(of_panels().map(lanes).collect())
         };
         let steps = match layer.extra {
             Extra::Shifts(ladder, _) => {
                 let word = |(panel, g)| {
-                    (0..PANEL).filter_map(|lane| Some((lane, row(panel, lane)?))).fold(0, |word, (lane, n)| {
-                        word | u64::from(layer.shift(g, n)) << (4 * (lane / 2 + 8 * (lane % 2)))
-                    })
+                    (0..PANEL).filter_map(|lane| Some((lane, row(panel, lane)?))).fold(
+                        0,
+                        |word, (lane, n)| {
+                            word | u64::from(layer.shift(g, n)) << (4 * (lane / 2 + 8 * (lane % 2)))
+                        },
+                    )
                 };
                 let factors = std::array::from_fn(|shift| ladder.factor(shift as u8));
                 Steps::Ladder(factors, of_panels().map(word).collect())

@@ -254,7 +254,13 @@ unsafe fn to_scale<V: Lanes, D: Decode<V>>(sum: V) -> V {
 /// # Safety
 /// As of [`Walk::new`]; `rows` point to tokens with as many input features as blocks have.
 #[inline(always)]
-pub(crate) unsafe fn group<V: Lanes, D: Decode<V>, const T: usize, const P: usize, const ZERO_POINTS: bool>(
+pub(crate) unsafe fn group<
+    V: Lanes,
+    D: Decode<V>,
+    const T: usize,
+    const P: usize,
+    const ZERO_POINTS: bool,
+>(
     walks: &[Walk<'_, V, D>; P],
     g: usize,
     part: usize,

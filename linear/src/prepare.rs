@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 
 use zqc_numerics::Format;
 
+use crate::aligned::Aligned;
 use crate::matrix::{Groups, Matrix};
 use crate::operands::Tokens;
 use crate::reference::BLOCK;
@@ -84,8 +85,8 @@ impl Arrangement {
 /// Values of tokens.
 pub(crate) struct Values {
     pub arrangement: Arrangement,
-    rows: Vec<f32>,
-    halves: Vec<u16>,
+    rows: Aligned<f32>,
+    halves: Aligned<u16>,
     exact: Vec<bool>,
 }
 
@@ -112,8 +113,8 @@ impl Values {
         let padded = tokens.next_multiple_of(arrangement.tile);
         Self {
             arrangement,
-            rows: vec![0.0; tokens * arrangement.row_elements()],
-            halves: vec![0; padded * arrangement.half_elements()],
+            rows: Aligned::new(tokens * arrangement.row_elements()),
+            halves: Aligned::new(padded * arrangement.half_elements()),
             exact: vec![false; tokens * arrangement.exact_elements()],
         }
     }
@@ -165,7 +166,8 @@ impl ValuesMut<'_> {
             Form::Pairs => {
                 let stride = self.arrangement.stride();
                 let row = token * stride..(token + 1) * stride;
-                let (rows, halves) = (self.rows[row.clone()].chunks_mut(padded), self.halves[row].chunks_mut(padded));
+                let (rows, halves) =
+                    (self.rows[row.clone()].chunks_mut(padded), self.halves[row].chunks_mut(padded));
                 for ((row, halves), from) in rows.zip(halves).zip(x.chunks(groups.size)) {
                     row[..from.len()].copy_from_slice(from);
                     halves.iter_mut().zip(from).for_each(|(to, from)| *to = bf16_bits(*from));

@@ -4,7 +4,10 @@ use proptest::prelude::*;
 use zqc_linear::{Isa, Layout, PackedLinear, Pool, Serial, reference};
 use zqc_numerics::{ActivationFormat, FactorFormat, Format, Ladder};
 
-use crate::layers::{ACTIVATIONS, ActivationKind, Activations, ExtraKind, Kind, OUTPUTS, Operands, OutputKind, output, weight_kinds};
+use crate::layers::{
+    ACTIVATIONS, ActivationKind, Activations, ExtraKind, Kind, OUTPUTS, Operands, OutputKind, output,
+    weight_kinds,
+};
 use crate::noise::Noise;
 
 /// Threads of its own, three of them.
@@ -59,7 +62,13 @@ fn compare(sets: &[Isa], operands: &Operands, activations: &Activations, m: usiz
             });
             let differ = actual.iter().zip(&expected).filter(|(actual, expected)| actual != expected).count();
             let first = actual.iter().zip(&expected).position(|(actual, expected)| actual != expected);
-            assert_eq!(differ, 0, "{isa}, {m} tokens, {to:?}: {:?}, first {first:?} of {}", operands.kind, m * n);
+            assert_eq!(
+                differ,
+                0,
+                "{isa}, {m} tokens, {to:?}: {:?}, first {first:?} of {}",
+                operands.kind,
+                m * n
+            );
         }
     }
 }
@@ -143,7 +152,9 @@ fn a_batch_is_its_tokens_one_by_one() {
 #[test]
 fn a_token_that_is_not_a_number_leaves_the_others() {
     let noise = &mut Noise::new(4);
-    for (format, nan) in [(ActivationFormat::E4M3, 0x7F), (ActivationFormat::E4M3, 0xFF), (ActivationFormat::E5M2, 0x7D)] {
+    for (format, nan) in
+        [(ActivationFormat::E4M3, 0x7F), (ActivationFormat::E4M3, 0xFF), (ActivationFormat::E5M2, 0x7D)]
+    {
         for (weight, extra) in weight_kinds() {
             let kind = Kind {
                 k: 100,
@@ -157,7 +168,9 @@ fn a_token_that_is_not_a_number_leaves_the_others() {
             };
             let operands = Operands::random(kind, noise);
             let mut activations = Activations::random(ActivationKind::Quantized(format), 20, kind.k, noise);
-            let Activations::Quantized { codes, .. } = &mut activations else { unreachable!("quantized above") };
+            let Activations::Quantized { codes, .. } = &mut activations else {
+                unreachable!("quantized above")
+            };
             codes[7 * kind.k + 57] = nan;
             compare(&instruction_sets(), &operands, &activations, 20, OutputKind::F32);
             let y = output(OutputKind::F32, 20 * kind.n, |y| {

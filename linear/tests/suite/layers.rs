@@ -86,7 +86,9 @@ impl Operands {
         let shifted = matches!(kind.extra, ExtraKind::Shifts(_));
         let rank = kind.low_rank.map_or(0, |(rank, _)| rank);
         let factor = |noise: &mut Noise, len: usize| match kind.low_rank {
-            Some((_, FactorFormat::E4M3)) => (0..len).map(|_| Format::E4M3.encode(448.0 * noise.float())).collect(),
+            Some((_, FactorFormat::E4M3)) => {
+                (0..len).map(|_| Format::E4M3.encode(448.0 * noise.float())).collect()
+            }
             Some((_, FactorFormat::Bf16)) => {
                 // Some that are too small to count.
                 let value = |noise: &mut Noise| noise.float() * noise.choose(&[1.0, 1.0, 1.0, 1e-30, 1e-38]);

@@ -101,7 +101,7 @@ def _better(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 def _table(result: dict[str, Any]) -> str:
     models = result["models"]
     lines = [
-        f"{result['processor']}, {result['threads']} threads, ONNX Runtime {result['onnxruntime']}, "
+        f"{result['processor']}, {_counted(result['threads'], 'thread')}, ONNX Runtime {result['onnxruntime']}, "
         f"prompt of {result['prompt']} tokens, best of {result['rounds']}",
         "",
         f"{'':32} {'prefill':>16} {'decode':>16} {'load':>8} {'peak':>9} {'resident':>9} {'private':>9}",
@@ -126,6 +126,10 @@ def _table(result: dict[str, Any]) -> str:
 
 def _speed(speed: float, of_first: float | None) -> str:
     return f"{speed:.1f}" if of_first is None else f"({of_first / speed:.2f} x) {speed:.1f}"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _size(size: int | None) -> str:

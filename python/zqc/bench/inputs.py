@@ -1,5 +1,7 @@
 """What a language model is fed with: tokens, and what follows from them as exporters mean it."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,9 +21,10 @@ class UnknownInput(ValueError):
 
 
 class Inputs:
-    """The inputs of a session, and the caches among its outputs."""
+    """The inputs of a session of a model, and the caches among its outputs."""
 
-    def __init__(self, session: Any):
+    def __init__(self, session: Any, model: str):
+        self._width = _cache_width(Path(model))
         self._inputs = session.get_inputs()
         self.outputs = [output.name for output in session.get_outputs()]
         names = {given.name for given in self._inputs}
@@ -52,7 +55,7 @@ class Inputs:
                 feeds[given.name] = self._random.integers(3, 100, (1, tokens)).astype(dtype)
             elif given.name in self._caches:
                 if results is None:
-                    feeds[given.name] = np.zeros(_empty(given.shape), dtype)
+                    feeds[given.name] = np.zeros(self._empty(given), dtype)
                 else:
                     feeds[given.name] = results[self.outputs.index(self._caches[given.name])]
             else:
@@ -63,6 +66,15 @@ class Inputs:
                 batch = [size if isinstance(size, int) else 1 for size in given.shape[: rank - values.ndim]]
                 feeds[given.name] = np.broadcast_to(values, (*batch, *values.shape)).astype(dtype)
         return feeds
+
+    def _empty(self, cache: Any) -> list[int]:
+        """The shape of a cache without tokens: `[batch, heads, tokens, width]`; a state has no tokens that vary."""
+        shape = list(cache.shape)
+        if len(shape) == 4 and not isinstance(shape[3], int):
+            if self._width is None:
+                raise UnknownInput(f"input {cache.name!r}: neither the model nor a genai_config.json has its width")
+            shape[3] = self._width
+        return [size if isinstance(size, int) else int(at == 0) for at, size in enumerate(shape)]
 
 
 _MADE_UP = {
@@ -87,7 +99,9 @@ def _present(name: str, outputs: list[str]) -> str | None:
     return None
 
 
-def _empty(shape: list[Any]) -> list[int]:
-    """The shape of a cache without tokens: `[batch, heads, tokens, width]`, of which the first and the third vary; a state has
-    one of its own."""
-    return [size if isinstance(size, int) else int(at == 0) for at, size in enumerate(shape)]
+def _cache_width(model: Path) -> int | None:
+    """The width of a head, where the model comes with a configuration of onnxruntime-genai."""
+    config = model.with_name("genai_config.json")
+    if not config.is_file():
+        return None
+    return json.loads(config.read_text("utf-8-sig"))["model"]["decoder"].get("head_size")

@@ -39,7 +39,7 @@ def measure(model: str, library: bool, threads: int, prompt: int, tokens: int) -
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     load = time.perf_counter() - started
     loaded = memory()
-    inputs = Inputs(session)
+    inputs = Inputs(session, model)
     prefill, results = _best(session, inputs.feeds(prompt))
     if inputs.has_caches:
         started = time.perf_counter()
