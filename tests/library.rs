@@ -179,7 +179,7 @@ fn every_kind_of_layer_has_a_kernel() {
 
 #[test]
 #[ignore = "needs Python with ONNX Runtime: tests/run"]
-fn halves_branches_and_no_tokens_run() {
+fn halves_branches_unknown_shapes_and_no_tokens_run() {
     let models = Models::make();
     let half = models.compile("half", &[]);
     let branches = models.compile("branches", &[]);
@@ -199,6 +199,12 @@ fn halves_branches_and_no_tokens_run() {
         }
         let found = Run { onnxruntime, ..Run::of(&branches) }.result();
         assert_eq!(found["layers"], 2, "both branches: {found}");
+        for model in ["reshaped", "unranked"] {
+            let model = models.compile(model, &[]);
+            let run = Run { onnxruntime, ..Run::of(&model) };
+            let (found, stock) = (run.result(), Run { library: false, ..run }.result());
+            assert_eq!((&found["shape"], &found["layers"]), (&stock["shape"], &1.into()), "{found} {stock}");
+        }
         let found = Run { onnxruntime, tokens: 0, ..Run::of(&layers) }.result();
         assert_eq!(found["shape"], serde_json::json!([1, 0, 40]), "{found}");
     }

@@ -3,6 +3,7 @@
 use std::ffi::{CStr, CString, c_void};
 use std::mem::ManuallyDrop;
 use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ort_sys::{OrtOpAttrType, OrtShapeInferContext};
 use zqc_numerics::{OUTPUT_TYPE, Operand};
@@ -26,6 +27,7 @@ pub(crate) unsafe fn outputs(
     // SAFETY: the caller's promise holds for all calls below.
     unsafe {
         match operator.function {
+            Function::Quantize(_) if is_unranked(api, context)? => Ok(()),
             Function::Quantize(_) => {
                 for (at, &element) in operator.outputs.iter().enumerate() {
                     // Scales and zero points: one a token.
@@ -40,6 +42,15 @@ pub(crate) unsafe fn outputs(
                 let scales = input(api, context, scales)?.dims()?;
                 let n = if signature.trans_b { scales.first() } else { scales.last() };
                 let element = output(api, context, operator)?;
+                // What ONNX Runtime takes for the type of the output is that of the one input whose type is open.
+                let open = operator.inputs.iter().position(|&element| element == Element::ANY);
+                let default = match open {
+                    Some(at) => input(api, context, at)?.element()?,
+                    None => Element::F32,
+                };
+                if is_unranked(api, context)? && element == default {
+                    return Ok(());
+                }
                 let n = n.copied().unwrap_or(UNKNOWN);
                 set(api, context, 0, element, Shape::Last(n))
             }
@@ -65,6 +76,12 @@ unsafe fn output(
     })
 }
 
+/// Whether nothing is known of the shape of input 0. It has at least one dimension.
+unsafe fn is_unranked(api: Api, context: *mut OrtShapeInferContext) -> Result<bool, OpError> {
+    // SAFETY: the caller's promise.
+    Ok(unsafe { input(api, context, 0) }?.dims()?.is_empty())
+}
+
 /// How the shape of an output differs from that of input 0.
 #[derive(Clone, Copy)]
 enum Shape {
@@ -76,8 +93,12 @@ enum Shape {
     Append(i64),
 }
 
-/// What ONNX Runtime calls a dimension that has no name.
-const NO_NAME: &CStr = c"";
+/// A name for a dimension of which nothing is known: to ONNX Runtime, -1 is a size like any other, and dimensions of one name are
+/// the same.
+fn name() -> CString {
+    static NAMED: AtomicU64 = AtomicU64::new(0);
+    CString::new(format!("zqc_{}", NAMED.fetch_add(1, Ordering::Relaxed))).unwrap_or_default()
+}
 
 /// Gives output `at` its type and shape.
 unsafe fn set(
@@ -92,15 +113,22 @@ unsafe fn set(
     unsafe {
         let x = input(api, context, 0)?;
         let mut dims = x.dims()?;
-        let mut names = vec![NO_NAME.as_ptr(); dims.len()];
+        let is_known = !dims.is_empty();
+        let mut names = vec![c"".as_ptr(); dims.len()];
         api.check((table.GetSymbolicDimensions)(x.pointer(), names.as_mut_ptr(), names.len()))?;
         if matches!(shape, Shape::Last(_)) {
             dims.pop();
             names.pop();
         }
         if let Shape::Last(dim) | Shape::Append(dim) = shape {
-            dims.push(dim);
-            names.push(NO_NAME.as_ptr());
+            dims.push(if is_known { dim } else { UNKNOWN });
+            names.push(c"".as_ptr());
+        }
+        let own: Vec<CString> = dims.iter().map(|_| name()).collect();
+        for ((dim, name), own) in dims.iter().zip(&mut names).zip(&own) {
+            if *dim < 0 && CStr::from_ptr(*name).is_empty() {
+                *name = own.as_ptr();
+            }
         }
         let y = Info::create(api)?;
         api.check((table.SetTensorElementType)(y.pointer(), element.binding()))?;

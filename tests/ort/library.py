@@ -2,7 +2,8 @@
 
 library.py make FOLDER
     layers.onnx: layers with ragged shapes one after the other, tokens along a dynamic axis; half.onnx: the same in float16;
-    branches.onnx: one in both branches of an If; layers.npz and half.npz calibrate them.
+    reshaped.onnx: the result of one has its heads apart, as attention wants them, and only the rank of the input is known, or
+    not even that (unranked.onnx); branches.onnx: one in both branches of an If; layers.npz and half.npz calibrate them.
 library.py run MODEL LIBRARY|- TOKENS [THREADS [LEVEL]]
     One JSON object: the SHA-256 of the outputs, how many layers kernels run, the version of ONNX Runtime, |y|, and |y - y'| / |y|
     of as many runs of one token each (`one_by_one`).
@@ -62,6 +63,13 @@ def make(folder):
              helper.make_node("If", ["condition"], ["y"], then_branch=branch("then", "Identity"), else_branch=branch("else", "Neg"))]
     x = helper.make_tensor_value_info("x0", TensorProto.FLOAT, ["batch", "tokens", SIZES[0]])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", "tokens", SIZES[1]])
+    nodes = [helper.make_node("MatMul", ["x0", "w0"], ["h"], "layer0"), helper.make_node("Shape", ["h"], ["sizes"], end=2),
+             helper.make_node("Concat", ["sizes", "heads"], ["shape"], axis=0), helper.make_node("Reshape", ["h", "shape"], ["y"])]
+    for name, dims in (("reshaped", [None, None, SIZES[0]]), ("unranked", None)):
+        x = helper.make_tensor_value_info("x0", TensorProto.FLOAT, dims)
+        y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+        save(name, nodes, [x], [y], {"w0": weights["w0"], "heads": np.array([4, 20])})
+
     for name, dtype in (("layers", np.float32), ("half", np.float16)):
         np.savez(folder / f"{name}.npz", x0=random.standard_normal((1, 64, SIZES[0])).astype(dtype))
     save("branches", nodes, [x], [y], {"w0": weights["w0"], "one": np.array([1], np.int64)})
