@@ -3,6 +3,7 @@
 use std::ffi::{CStr, CString, c_void};
 use std::mem::ManuallyDrop;
 use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ort_sys::{OrtOpAttrType, OrtShapeInferContext};
 use zqc_numerics::{OUTPUT_TYPE, Operand};
@@ -79,6 +80,13 @@ enum Shape {
 /// What ONNX Runtime calls a dimension that has no name.
 const NO_NAME: &CStr = c"";
 
+/// A name for a dimension that is not known and has none, which ONNX Runtime would take for -1. No two are the same: it takes
+/// dimensions of one name for equal.
+fn fresh_name() -> CString {
+    static NAMES: AtomicU64 = AtomicU64::new(0);
+    CString::new(format!("zqc_{}", NAMES.fetch_add(1, Ordering::Relaxed))).unwrap_or_default()
+}
+
 /// Gives output `at` its type and shape.
 unsafe fn set(
     api: Api,
@@ -88,7 +96,8 @@ unsafe fn set(
     shape: Shape,
 ) -> Result<(), OpError> {
     let table = api.table();
-    // SAFETY: the context is alive; the names of dimensions live as long as the description of the input.
+    // SAFETY: the context is alive; the names of dimensions live as long as the description of the
+    // input, or to the end of this function.
     unsafe {
         let x = input(api, context, 0)?;
         let mut dims = x.dims()?;
@@ -101,6 +110,12 @@ unsafe fn set(
         if let Shape::Last(dim) | Shape::Append(dim) = shape {
             dims.push(dim);
             names.push(NO_NAME.as_ptr());
+        }
+        let fresh: Vec<CString> = dims.iter().map(|_| fresh_name()).collect();
+        for ((dim, name), fresh) in dims.iter().zip(&mut names).zip(&fresh) {
+            if *dim == UNKNOWN && CStr::from_ptr(*name).is_empty() {
+                *name = fresh.as_ptr();
+            }
         }
         let y = Info::create(api)?;
         api.check((table.SetTensorElementType)(y.pointer(), element.binding()))?;
