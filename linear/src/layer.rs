@@ -129,14 +129,20 @@ impl Layer<'_> {
     fn check_finite(&self) -> Result<(), PackError> {
         let not_finite =
             |what, at: Option<usize>| at.map_or(Ok(()), |at| Err(PackError::NotFinite { what, at }));
-        if self.format.bits() == 8 {
-            let finite: Vec<bool> = self.format.codebook().into_iter().map(f32::is_finite).collect();
-            let bad = self.codes.iter().position(|&code| !finite[usize::from(code)]);
-            not_finite("codes of the weight", bad)?;
-        }
+        // The first of what is not finite is looked for only where there is some: the search for any is fast.
+        let first = |codes: &[u8], bad: fn(u8) -> bool| {
+            let any = codes.chunks(4096).any(|codes| codes.iter().fold(false, |any, &code| any | bad(code)));
+            any.then(|| codes.iter().position(|&code| bad(code))).flatten()
+        };
+        let bad_code: Option<fn(u8) -> bool> = match self.format {
+            Format::E4M3 => Some(|code| code & 0x7F == 0x7F),
+            Format::E5M2 => Some(|code| code & 0x7C == 0x7C),
+            Format::E2M1 | Format::E3M0 | Format::Int4 | Format::Int8 => None,
+        };
+        not_finite("codes of the weight", bad_code.and_then(|bad| first(self.codes, bad)))?;
         let Some(branch) = self.low_rank else { return Ok(()) };
         let bad = |factor: &[u8]| match branch.format {
-            FactorFormat::E4M3 => factor.iter().position(|&code| code & 0x7F == 0x7F),
+            FactorFormat::E4M3 => first(factor, |code| code & 0x7F == 0x7F),
             FactorFormat::Bf16 => {
                 factor.as_chunks().0.iter().position(|&pair| !bf16::from_le_bytes(pair).is_finite())
             }

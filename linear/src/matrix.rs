@@ -9,9 +9,11 @@
 //! * Codes of 8 bits: a line is 4 input features, 16 bytes each.
 //! * bfloat16: a line is the 2 input features of a pair, output feature by output feature.
 
+use std::ops::Range;
+
 use zqc_numerics::{FactorFormat, Format};
 
-use crate::layer::{Extra, Layer, LowRank};
+use crate::layer::{Extra, Layer, Layout, LowRank};
 use crate::reference::BLOCK;
 
 /// Output features of a panel.
@@ -123,7 +125,7 @@ impl Matrix {
     pub(crate) fn weight(layer: &Layer<'_>) -> Self {
         let groups = Groups::new(layer.k, layer.group_size);
         let mut matrix =
-            Self::codes(Coding::of(layer.format), groups, layer.n, |k, n| u16::from(layer.code(k, n)));
+            Self::lines(Coding::of(layer.format), groups, layer.n, |place, line| fill(layer, place, line));
         let of_panels = || (0..matrix.panels).flat_map(|panel| (0..groups.count).map(move |g| (panel, g)));
         let row = |panel: usize, lane: usize| Some(panel * PANEL + lane).filter(|&n| n < layer.n);
         let floats = || {
@@ -181,28 +183,24 @@ impl Matrix {
                 FactorFormat::Bf16 => (branch.value(factor, at).to_bits() >> 16) as u16,
             }
         };
-        Self::codes(coding, Groups::new(rows, rows), columns, code)
+        Self::lines(coding, Groups::new(rows, rows), columns, |place, line| {
+            place.each(|column, lane, k, n| put(coding, line, lane, column, code(k, n)));
+        })
     }
 
-    /// The codes alone.
-    fn codes(coding: Coding, groups: Groups, n: usize, code: impl Fn(usize, usize) -> u16) -> Self {
+    /// The codes alone, line by line.
+    fn lines(coding: Coding, groups: Groups, n: usize, fill: impl Fn(Place, &mut [u8; LINE])) -> Self {
         let columns = coding.columns();
         let panels = n.div_ceil(PANEL);
         let mut lines = Vec::new();
         lines.reserve_exact(panels * lines_before(coding, groups, groups.count));
-        for panel in 0..panels {
-            let rows = PANEL.min(n - panel * PANEL);
+        for n in (0..n).step_by(PANEL).map(|first| first..n.min(first + PANEL)) {
             for g in 0..groups.count {
-                let first = g * groups.size;
-                for line in (0..groups.len(g)).step_by(columns) {
-                    let mut bytes = [0; LINE];
-                    for column in 0..columns.min(groups.len(g) - line) {
-                        for lane in 0..rows {
-                            let code = code(first + line + column, panel * PANEL + lane);
-                            place(coding, &mut bytes, lane, column, code);
-                        }
-                    }
-                    lines.push(Line(bytes));
+                let end = g * groups.size + groups.len(g);
+                for k in (g * groups.size..end).step_by(columns) {
+                    let mut line = Line([0; LINE]);
+                    fill(Place { k: k..end.min(k + columns), n: n.clone() }, &mut line.0);
+                    lines.push(line);
                 }
             }
         }
@@ -248,8 +246,60 @@ fn lines_before(coding: Coding, groups: Groups, g: usize) -> usize {
     if g < groups.count { g * whole } else { (g - 1) * whole + groups.len(g - 1).div_ceil(columns) }
 }
 
+/// What a line holds.
+struct Place {
+    /// Input features.
+    k: Range<usize>,
+    /// Output features.
+    n: Range<usize>,
+}
+
+impl Place {
+    /// Calls `element` with the column, the lane and both features of every element.
+    fn each(self, mut element: impl FnMut(usize, usize, usize, usize)) {
+        for (column, k) in self.k.enumerate() {
+            for (lane, n) in self.n.clone().enumerate() {
+                element(column, lane, k, n);
+            }
+        }
+    }
+}
+
+/// Fills a line with codes of a layer.
+fn fill(layer: &Layer<'_>, place: Place, line: &mut [u8; LINE]) {
+    let lanes = place.n.len();
+    match (layer.layout, layer.format.bits()) {
+        // A row of the file has the codes of a panel side by side: 8 bytes, or 16.
+        (Layout::InputMajor, 4) => {
+            let stride = layer.n.div_ceil(2);
+            let mut words = [0u32; PANEL];
+            for (column, k) in place.k.enumerate() {
+                let mut bytes = [0; PANEL / 2];
+                let from = &layer.codes[k * stride + place.n.start / 2..][..lanes.div_ceil(2)];
+                bytes[..from.len()].copy_from_slice(from);
+                let codes = u64::from_le_bytes(bytes);
+                for (lane, word) in words.iter_mut().enumerate() {
+                    *word |= ((codes >> (4 * lane)) as u32 & 0xF) << (16 * (column % 2) + 4 * (column / 2));
+                }
+            }
+            for (to, word) in line.as_chunks_mut().0.iter_mut().zip(words).take(lanes) {
+                *to = word.to_le_bytes();
+            }
+        }
+        (Layout::InputMajor, _) => {
+            for (to, k) in line.chunks_exact_mut(PANEL).zip(place.k) {
+                to[..lanes].copy_from_slice(&layer.codes[k * layer.n + place.n.start..][..lanes]);
+            }
+        }
+        (Layout::OutputMajor, _) => {
+            let coding = Coding::of(layer.format);
+            place.each(|column, lane, k, n| put(coding, line, lane, column, layer.code(k, n).into()));
+        }
+    }
+}
+
 /// Puts the code of an output feature and an input feature in its place in a line.
-fn place(coding: Coding, line: &mut [u8; LINE], lane: usize, column: usize, code: u16) {
+fn put(coding: Coding, line: &mut [u8; LINE], lane: usize, column: usize, code: u16) {
     let element = 2 * (2 * lane + column % 2);
     match coding {
         Coding::Nibbles(_) => line[element + column / 4] |= (code as u8) << (4 * (column / 2 % 2)),
