@@ -100,13 +100,6 @@ fn name() -> CString {
     CString::new(format!("zqc_{}", NAMED.fetch_add(1, Ordering::Relaxed))).unwrap_or_default()
 }
 
-/// A name for a dimension that is not known and has none, which ONNX Runtime would take for -1. No two are the same: it takes
-/// dimensions of one name for equal.
-fn fresh_name() -> CString {
-    static NAMES: AtomicU64 = AtomicU64::new(0);
-    CString::new(format!("zqc_{}", NAMES.fetch_add(1, Ordering::Relaxed))).unwrap_or_default()
-}
-
 /// Gives output `at` its type and shape.
 unsafe fn set(
     api: Api,
@@ -116,8 +109,7 @@ unsafe fn set(
     shape: Shape,
 ) -> Result<(), OpError> {
     let table = api.table();
-    // SAFETY: the context is alive; the names of dimensions live as long as the description of the
-    // input, or to the end of this function.
+    // SAFETY: the context is alive; the names of dimensions live as long as the description of the input.
     unsafe {
         let x = input(api, context, 0)?;
         let mut dims = x.dims()?;
@@ -136,12 +128,6 @@ unsafe fn set(
         for ((dim, name), own) in dims.iter().zip(&mut names).zip(&own) {
             if *dim < 0 && CStr::from_ptr(*name).is_empty() {
                 *name = own.as_ptr();
-            }
-        }
-        let fresh: Vec<CString> = dims.iter().map(|_| fresh_name()).collect();
-        for ((dim, name), fresh) in dims.iter().zip(&mut names).zip(&fresh) {
-            if *dim == UNKNOWN && CStr::from_ptr(*name).is_empty() {
-                *name = fresh.as_ptr();
             }
         }
         let y = Info::create(api)?;
