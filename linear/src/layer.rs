@@ -83,7 +83,10 @@ impl Layer<'_> {
         }
         // Every product of dimensions that is formed later is at most this one.
         let ranks = self.low_rank.map_or(1, |branch| branch.rank.max(1));
-        let largest = (k + 32).checked_mul(n + 16).and_then(|size| size.checked_mul(8)?.checked_mul(ranks));
+        let largest = k
+            .saturating_add(32)
+            .checked_mul(n.saturating_add(16))
+            .and_then(|size| size.checked_mul(8)?.checked_mul(ranks));
         if largest.is_none_or(|size| size > isize::MAX as usize) {
             return Err(PackError::TooLarge { k, n });
         }

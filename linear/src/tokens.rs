@@ -1,11 +1,11 @@
 //! Quantization of activations, token by token.
 
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use zqc_numerics::ActivationFormat;
+use zqc_numerics::{ActivationFormat, SCALE_FLOOR};
 
-use crate::error::{Expected, ShapeError};
+use crate::error::{Expected, IsaError, ShapeError};
 use crate::isa::Isa;
-use crate::reference;
 
 /// Activations in float, `[M, K]`.
 #[derive(Clone, Copy, Debug)]
@@ -49,27 +49,132 @@ pub fn quantize_tokens(
         return Err(ShapeError { what: "activations", expected: Expected::MultipleOf(k), actual: x.len() });
     }
     let m = x.len() / k;
+    let zeros = if format.float().is_some() { 0 } else { m };
     ShapeError::check("codes", codes.len(), x.len())?;
     ShapeError::check("scales of the tokens", scales.len(), m)?;
-    ShapeError::check(
-        "zero points of the tokens",
-        zero_points.len(),
-        if format.float().is_some() { 0 } else { m },
-    )?;
-    let _ = isa;
-    let mut token = vec![0.0; k];
+    ShapeError::check("zero points of the tokens", zero_points.len(), zeros)?;
+    let quantize = quantizer(isa);
+    let mut space = vec![0.0; if matches!(x, Activations::F32(_)) { 0 } else { k }];
     for (at, (codes, scale)) in codes.chunks_exact_mut(k).zip(scales).enumerate() {
         let row = at * k..(at + 1) * k;
-        match x {
-            Activations::F32(x) => token.copy_from_slice(&x[row]),
-            Activations::F16(x) => token.iter_mut().zip(&x[row]).for_each(|(to, from)| *to = from.to_f32()),
-            Activations::Bf16(x) => token.iter_mut().zip(&x[row]).for_each(|(to, from)| *to = from.to_f32()),
-        }
-        let (found, zero_point) = reference::quantize_token(format, &token, codes);
+        let token = match x {
+            Activations::F32(x) => &x[row],
+            Activations::F16(x) => {
+                x[row].convert_to_f32_slice(&mut space);
+                &space
+            }
+            Activations::Bf16(x) => {
+                x[row].convert_to_f32_slice(&mut space);
+                &space
+            }
+        };
+        // SAFETY: `quantizer` yields what the processor can run.
+        let (found, zero_point) = unsafe { quantize(format, token, codes) };
         *scale = found;
         if let Some(to) = zero_points.get_mut(at) {
             *to = zero_point;
         }
     }
     Ok(())
+}
+
+/// Quantizes a token, and yields its scale and its zero point.
+type Quantize = unsafe fn(ActivationFormat, &[f32], &mut [u8]) -> (f32, u8);
+
+/// The loops below for an instruction set, as far as the processor has it.
+fn quantizer(isa: Isa) -> Quantize {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2,fma")]
+        fn avx2(format: ActivationFormat, x: &[f32], codes: &mut [u8]) -> (f32, u8) {
+            quantize(format, x, codes)
+        }
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+        fn avx512(format: ActivationFormat, x: &[f32], codes: &mut [u8]) -> (f32, u8) {
+            quantize(format, x, codes)
+        }
+        match isa.check() {
+            Ok(Isa::Avx512 | Isa::Bf16 | Isa::Amx) => return avx512,
+            Ok(Isa::Avx2) => return avx2,
+            Ok(Isa::Scalar | Isa::Neon) | Err(IsaError::Unknown { .. } | IsaError::Unavailable { .. }) => {}
+        }
+    }
+    let _ = isa;
+    quantize
+}
+
+#[inline(always)]
+fn quantize(format: ActivationFormat, x: &[f32], codes: &mut [u8]) -> (f32, u8) {
+    match format {
+        ActivationFormat::E4M3 => to_floats::<3, -6>(448.0, 0x7F, x, codes),
+        ActivationFormat::E5M2 => to_floats::<2, -14>(57344.0, 0x7E, x, codes),
+        ActivationFormat::Int8 => to_integers(x, codes),
+    }
+}
+
+/// The largest magnitude, as its bits, which order alike; those of infinity and NaN are larger than all others.
+#[inline(always)]
+fn peak_bits(x: &[f32]) -> u32 {
+    x.iter().fold(0, |peak, x| peak.max(x.to_bits() & !(1 << 31)))
+}
+
+/// The bits of infinity.
+const INFINITE: u32 = 0x7F80_0000;
+
+#[inline(always)]
+fn at_least_floor(scale: f32) -> f32 {
+    if scale < SCALE_FLOOR { SCALE_FLOOR } else { scale }
+}
+
+/// To a format with so many bits of significand, least exponent of a normal number, largest value and code of NaN.
+///
+/// Adding a power of two that makes the steps of a float those of the format leaves the rounded significand in the low bits
+/// of the sum.
+#[inline(always)]
+fn to_floats<const SIGNIFICAND: u32, const LEAST: i32>(
+    largest: f32,
+    nan: u8,
+    x: &[f32],
+    codes: &mut [u8],
+) -> (f32, u8) {
+    let peak = peak_bits(x);
+    if peak >= INFINITE {
+        codes.fill(nan);
+        return (f32::NAN, 0);
+    }
+    let scale = at_least_floor(f32::from_bits(peak) / largest);
+    let least = ((127 + LEAST) as u32) << 23;
+    for (code, x) in codes.iter_mut().zip(x) {
+        let scaled = (x / scale).to_bits();
+        let magnitude = f32::from_bits(scaled & !(1 << 31));
+        let magnitude = if magnitude > largest { largest } else { magnitude };
+        let binade = (magnitude.to_bits() & INFINITE).max(least);
+        let coarse = binade + ((23 - SIGNIFICAND) << 23);
+        let significand = (magnitude + f32::from_bits(coarse)).to_bits() - coarse;
+        let exponent = (binade - least) >> (23 - SIGNIFICAND);
+        *code = ((scaled >> 24 & 0x80) | (exponent + significand)) as u8;
+    }
+    (scale, 0)
+}
+
+#[inline(always)]
+fn to_integers(x: &[f32], codes: &mut [u8]) -> (f32, u8) {
+    /// Added to a small number, it leaves that rounded to an integer in the low bits.
+    const COARSE: f32 = 1.5 * (1 << 23) as f32;
+    if peak_bits(x) >= INFINITE {
+        codes.fill(0);
+        return (f32::NAN, 0);
+    }
+    let (low, high) = x.iter().fold((0.0, 0.0), |(low, high): (f32, f32), &x| {
+        (if x < low { x } else { low }, if x > high { x } else { high })
+    });
+    let scale = at_least_floor((high - low) / 255.0);
+    let zero = (-low / scale + COARSE) - COARSE;
+    for (code, x) in codes.iter_mut().zip(x) {
+        let shifted = (x / scale + COARSE) - COARSE + zero;
+        let clamped = if shifted < 0.0 { 0.0 } else { shifted };
+        let clamped = if clamped > 255.0 { 255.0 } else { clamped };
+        *code = (clamped + COARSE).to_bits() as u8;
+    }
+    (scale, (zero + COARSE).to_bits() as u8)
 }
