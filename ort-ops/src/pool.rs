@@ -1,6 +1,6 @@
 //! The threads of the session, for the kernels.
 
-use std::sync::Mutex;
+use std::sync::{LazyLock, Mutex};
 use std::thread::available_parallelism;
 
 use zqc_linear::Pool;
@@ -33,7 +33,9 @@ impl<'a> SessionPool<'a> {
 impl Pool for SessionPool<'_> {
     /// At most this many: ONNX Runtime does not say how many threads a session has.
     fn threads(&self) -> usize {
-        available_parallelism().map_or(1, usize::from)
+        // To find out, the system's files are read.
+        static THREADS: LazyLock<usize> = LazyLock::new(|| available_parallelism().map_or(1, usize::from));
+        *THREADS
     }
 
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
