@@ -1,6 +1,6 @@
 //! Speed of a layer, by shape, tokens and instruction set: one thread, weights that no cache holds any more.
 //!
-//! `cargo bench -p zqc-linear --bench forward -- [ISA ...]`
+//! `cargo bench -p zqc-linear --bench forward -- [ISA ...] [TOKENS ...]`
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -42,16 +42,27 @@ fn bytes(len: usize) -> Vec<u8> {
 }
 
 fn main() {
-    let names: Vec<String> = std::env::args().skip(1).filter(|name| !name.starts_with("--")).collect();
+    let arguments = std::env::args().skip(1).filter(|argument| !argument.starts_with("--"));
+    let (counts, names): (Vec<String>, Vec<String>) =
+        arguments.partition(|argument| argument.parse::<usize>().is_ok());
+    let tokens: Vec<usize> = match &counts[..] {
+        [] => TOKENS.to_vec(),
+        counts => counts.iter().filter_map(|count| count.parse().ok()).collect(),
+    };
     let chosen = |isa: &Isa| names.is_empty() || names.iter().any(|name| name == isa.name());
-    let sets: Vec<Isa> = Isa::available().filter(|&isa| isa != Isa::Scalar || !names.is_empty()).filter(chosen).collect();
-    println!("{:>14} {:>6} {:>5} {:>8} {:>11} {:>9} {:>12}", "K x N", "weight", "M", "isa", "us", "GFLOP/s", "GB/s codes");
+    let sets: Vec<Isa> =
+        Isa::available().filter(|&isa| isa != Isa::Scalar || !names.is_empty()).filter(chosen).collect();
+    println!(
+        "{:>14} {:>6} {:>5} {:>8} {:>11} {:>9} {:>12}",
+        "K x N", "weight", "M", "isa", "us", "GFLOP/s", "GB/s codes"
+    );
     for (k, n, weight) in SHAPES {
         let groups = if weight == Weight::Thirds { k.div_ceil(GROUP_SIZE) } else { 1 };
         let codes = bytes(if weight == Weight::Thirds { k * n / 2 } else { k * n });
         let (shifts, down, up) = (bytes(groups * n / 2), bytes(k * RANK), bytes(RANK * n));
         let (scales, rank_scales) = (vec![0.01; n], vec![0.001; RANK]);
-        let branch = LowRank { rank: RANK, format: FactorFormat::E4M3, down: &down, up: &up, scales: &rank_scales };
+        let branch =
+            LowRank { rank: RANK, format: FactorFormat::E4M3, down: &down, up: &up, scales: &rank_scales };
         let layer = Layer {
             k,
             n,
@@ -60,7 +71,11 @@ fn main() {
             format: if weight == Weight::Thirds { Format::E2M1 } else { Format::E4M3 },
             codes: &codes,
             scales: &scales,
-            extra: if weight == Weight::Thirds { Extra::Shifts(Ladder::Thirds, &shifts) } else { Extra::None },
+            extra: if weight == Weight::Thirds {
+                Extra::Shifts(Ladder::Thirds, &shifts)
+            } else {
+                Extra::None
+            },
             low_rank: (weight == Weight::Thirds).then_some(branch),
             bias: None,
         };
@@ -68,7 +83,7 @@ fn main() {
         for &isa in &sets {
             let packed: Vec<PackedLinear> =
                 (0..copies).map(|_| PackedLinear::pack(&layer, isa).expect("a sound layer")).collect();
-            for m in TOKENS {
+            for &m in &tokens {
                 let best = fastest(&packed, m, k, n);
                 let products = 2.0 * (m * k * n) as f64;
                 println!(

@@ -71,6 +71,10 @@ impl Kernels {
                 Self { form: Form::Tiles, accumulate: crate::amx::accumulate, finish: avx512::finish }
             }
             #[cfg(target_arch = "x86_64")]
+            Isa::Bf16 if quantized => {
+                Self { form: Form::Pairs, accumulate: crate::dot::accumulate, finish: avx512::finish }
+            }
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512 | Isa::Bf16 | Isa::Amx => avx512,
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => Self { form: Form::Rows, accumulate: neon::accumulate, finish: neon::finish },

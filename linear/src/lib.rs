@@ -29,6 +29,8 @@
 mod aligned;
 #[cfg(target_arch = "x86_64")]
 mod amx;
+#[cfg(target_arch = "x86_64")]
+mod dot;
 mod error;
 mod finish;
 mod forward;

@@ -156,9 +156,10 @@ impl Activations {
         let floats = |noise: &mut Noise| noise.floats(m * k);
         match kind {
             ActivationKind::Quantized(format) => {
-                // Half of the tokens have values of about one magnitude, as activations mostly have, and others any.
-                let code = |token: usize, noise: &mut Noise| match format.float() {
-                    Some(float) if token.is_multiple_of(2) => float.encode(float.max() * noise.float()),
+                // Values of about one magnitude, as activations mostly have and whose sums are exact, or any.
+                let usual = noise.below(2) == 0;
+                let code = |noise: &mut Noise| match format.float() {
+                    Some(float) if usual => float.encode(float.max() * noise.float()),
                     Some(float) => loop {
                         let code = noise.byte();
                         if float.decode(code).is_finite() {
@@ -169,7 +170,7 @@ impl Activations {
                 };
                 Self::Quantized {
                     format,
-                    codes: (0..m * k).map(|at| code(at / k, noise)).collect(),
+                    codes: (0..m * k).map(|_| code(noise)).collect(),
                     scales: (0..m).map(|_| 0.001 + 0.01 * noise.float().abs()).collect(),
                     zero_points: noise.bytes(if format.float().is_some() { 0 } else { m }),
                 }
