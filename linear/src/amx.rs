@@ -6,6 +6,7 @@
 
 use std::arch::asm;
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use crate::lanes::Lanes;
@@ -214,7 +215,7 @@ unsafe fn some<D: Pairs, const P: usize, const ZERO_POINTS: bool>(
         let mut kept = vec![[Sums::ZERO; 2]; kept * P.div_ceil(2)];
         let mut passing = [[Sums::ZERO; 2]; 2];
         // What is decoded is used a turn later, when it has left the store buffer: loads of tiles cannot read from that.
-        let mut decoded = [[[Operand([0; PANEL * BLOCK]); BLOCKS]; P]; 2];
+        let mut decoded = [const { MaybeUninit::<[[Operand; BLOCKS]; P]>::uninit() }; 2];
         let mut places = [[Place::default(); BLOCKS]; 2];
         let mut next = Place::default();
         let chunks = matrix.groups.blocks.div_ceil(at_once);
@@ -223,14 +224,15 @@ unsafe fn some<D: Pairs, const P: usize, const ZERO_POINTS: bool>(
             if turn < chunks {
                 let places = &mut places[turn % 2][..blocks_of(turn)];
                 next = Place::list(matrix.groups, next, places);
-                for (walk, weights) in walks.iter().zip(&mut decoded[turn % 2]) {
-                    for (place, to) in places.iter().zip(weights) {
-                        decode::<D, ZERO_POINTS>(walk, *place, to);
+                let to = decoded[turn % 2].as_mut_ptr().cast::<[Operand; BLOCKS]>();
+                for (p, walk) in walks.iter().enumerate() {
+                    for (block, place) in places.iter().enumerate() {
+                        decode::<D, ZERO_POINTS>(walk, *place, to.add(p).cast::<Operand>().add(block));
                     }
                 }
             }
             let Some(chunk) = turn.checked_sub(1) else { continue };
-            let (weights, places) = (&decoded[chunk % 2], &places[chunk % 2][..blocks_of(chunk)]);
+            let (weights, places) = (decoded[chunk % 2].as_ptr(), &places[chunk % 2][..blocks_of(chunk)]);
             let first = chunk * at_once;
             for tile in (0..tiles).step_by(2) {
                 let two = tile + 1 < tiles;
@@ -242,7 +244,7 @@ unsafe fn some<D: Pairs, const P: usize, const ZERO_POINTS: bool>(
                         _ => &mut kept[first_panel / 2 * tiles + tile..],
                     };
                     let acc = &mut acc[first_panel * x.tokens * PANEL..];
-                    let (walks, weights) = (&walks[pair.clone()], &weights[pair]);
+                    let (walks, weights) = (&walks[pair], weights.cast::<[Operand; BLOCKS]>().add(first_panel));
                     match (walks.len(), two) {
                         (2, true) => products::<D, 2, 2>(walks, weights, first, places, x, tile, sums, acc),
                         (2, false) => products::<D, 2, 1>(walks, weights, first, places, x, tile, sums, acc),
@@ -255,19 +257,19 @@ unsafe fn some<D: Pairs, const P: usize, const ZERO_POINTS: bool>(
     }
 }
 
-/// Decodes a block of weights.
+/// Decodes a block of weights, all of it.
 ///
 /// # Safety
-/// As of [`by_coding`].
+/// As of [`by_coding`]; `to` can be written.
 #[inline(always)]
-unsafe fn decode<D: Pairs, const ZERO_POINTS: bool>(walk: &Walk<'_, Zmm, D>, place: Place, to: &mut Operand) {
+unsafe fn decode<D: Pairs, const ZERO_POINTS: bool>(walk: &Walk<'_, Zmm, D>, place: Place, to: *mut Operand) {
     let whole = BLOCK / D::COLUMNS;
     let lines = (walk.groups().len(place.group) - place.before * BLOCK).min(BLOCK).div_ceil(D::COLUMNS);
     // SAFETY: the caller's condition; a block has at most `whole` lines, and 16 pairs.
     unsafe {
         let zero_point = walk.zero_point::<ZERO_POINTS>(place.group, 0);
         let line = walk.lines(place.group).add(place.before * whole * LINE);
-        let to: *mut __m512i = (&raw mut to.0).cast();
+        let to: *mut __m512i = to.cast();
         for l in 0..lines {
             for pair in 0..D::COLUMNS / 2 {
                 let line = line.add(l * LINE);
@@ -292,12 +294,12 @@ unsafe fn decode<D: Pairs, const ZERO_POINTS: bool>(walk: &Walk<'_, Zmm, D>, pla
 /// Adds the products of some blocks for `T` tiles of tokens, and the sums of the groups that end there.
 ///
 /// # Safety
-/// As of [`by_coding`]; the tiles exist.
+/// As of [`by_coding`]; the tiles exist, and `weights` of `P` panels, the blocks of `places` of each.
 #[allow(clippy::too_many_arguments, reason = "the state of one loop nest")]
 #[inline(always)]
 unsafe fn products<D: Pairs, const P: usize, const T: usize>(
     walks: &[Walk<'_, Zmm, D>],
-    weights: &[[Operand; BLOCKS]],
+    weights: *const [Operand; BLOCKS],
     first: usize,
     places: &[Place],
     x: View<'_>,
@@ -333,11 +335,11 @@ unsafe fn products<D: Pairs, const P: usize, const T: usize>(
                 }
             }
             loop {
-                load::<6>((&raw const weights[0][block]).cast());
+                load::<6>(weights.cast::<Operand>().add(block).cast());
                 load::<4>(tokens[0].add(block * block_bytes));
                 add_products::<0, 4, 6>();
                 if P > 1 {
-                    load::<7>((&raw const weights[1][block]).cast());
+                    load::<7>(weights.add(1).cast::<Operand>().add(block).cast());
                     add_products::<1, 4, 7>();
                 }
                 if T > 1 {
