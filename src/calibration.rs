@@ -162,6 +162,9 @@ fn written(
     let (mut runs, all) = (0, count * (PASSAGE.min(length) - 1));
     let mut run = |sequence: &[i64]| -> Result<Array, Error> {
         events.step_advanced(runs, all);
+        if events.stopped() {
+            return Err(PassError::Stopped.into());
+        }
         runs += 1;
         let inputs = make_inputs(specs, &sample(sequence))?;
         let live = interpreter.feed(inputs.iter().map(|(name, array)| (name.as_str(), array.clone())));
@@ -176,6 +179,9 @@ fn written(
         None => {
             let sequences = synthesize(vocabulary, count, length, options.bos, SEED, PASSAGE, &mut run)
                 .map_err(|error| {
+                    if let SynthesizeError::Model(stopped @ Error::Pass(PassError::Stopped)) = error {
+                        return stopped;
+                    }
                     let fails = matches!(error, SynthesizeError::Model(Error::Run(RunError::Backend(_))));
                     let unasked = fails && options.seq_len.is_none();
                     let hint = if unasked { too_long(length, "--seq-len") } else { String::new() };

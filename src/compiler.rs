@@ -180,6 +180,8 @@ impl Compiler {
         });
         match &result {
             Ok(_) => State::remove(output),
+            // Whoever stopped the run may want the rest later.
+            Err(Error::Pass(PassError::Stopped)) => {}
             // What cannot be written now perhaps can be later.
             Err(Error::Write(
                 WriteError::Io { .. } | WriteError::Directory { .. } | WriteError::NotRegular { .. },
@@ -203,7 +205,7 @@ impl Compiler {
     /// Where the result goes; finds out, before any work is spent, whether it can be written there.
     fn destination(&self, input: &Path, output: &Path) -> Result<Destination, Error> {
         let destination = match self.options.emit {
-            Emit::Onnx => Destination::of(input, output)?,
+            Emit::Onnx => Destination::of(input, output, self.options.external_data)?,
             Emit::Cuda | Emit::Ir => Destination::File(output.to_path_buf(), Storage::Auto),
         };
         match self.options.emit {

@@ -1,11 +1,12 @@
 //! Perplexity by the protocol of the GPTQ paper: the text in consecutive windows that do not overlap, every token of a
 //! window but its first predicted from those before it in the window.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use serde::Serialize;
 use zqc_ir::{Op, onnx};
-use zqc_passes::vocabulary;
+use zqc_passes::{PassError, vocabulary};
 use zqc_runtime::{
     Array, InputSpec, Interpreter, RunError, Sample, Tokenizer, backend, make_inputs, token_input,
 };
@@ -55,15 +56,16 @@ pub struct Perplexity {
     pub onnxruntime: Option<LibraryReport>,
 }
 
-/// Measures the perplexity of a model on a text; `progress` hears how many windows of how many are done.
+/// Measures the perplexity of a model on a text; `progress` hears how many windows of how many are done, and may end the run.
 ///
 /// A last window that is not full counts only when it is the only one.
 ///
 /// # Errors
-/// When a file cannot be read, the model is no language model, or the text is shorter than two tokens.
+/// When a file cannot be read, the model is no language model, or the text is shorter than two tokens; [`PassError::Stopped`] when
+/// `progress` says so.
 pub fn evaluate(
     evaluation: &Evaluation,
-    progress: &mut dyn FnMut(usize, usize),
+    progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
 ) -> Result<Perplexity, Error> {
     if evaluation.window.is_some_and(|window| window < 2) {
         return Err(Error::Usage("--window: a window needs at least two tokens".to_string()));
@@ -100,7 +102,9 @@ pub fn evaluate(
     let mut prepared = interpreter.prepare().map_err(unrunnable)?;
     let (mut sum, mut tokens) = (0.0, 0);
     for (done, window) in windows.iter().enumerate() {
-        progress(done, windows.len());
+        if progress(done, windows.len()).is_break() {
+            return Err(PassError::Stopped.into());
+        }
         let given = Sample::from([(input.name.clone(), Array::sequence(window.clone()))]);
         let inputs = make_inputs(&specs, &given)?;
         let live = interpreter.feed(inputs.iter().map(|(name, array)| (name.as_str(), array.clone())));
@@ -110,7 +114,7 @@ pub fn evaluate(
         sum += rows.zip(&window[1..]).map(|(row, &next)| nll(row, next)).sum::<f64>();
         tokens += window.len() - 1;
     }
-    progress(windows.len(), windows.len());
+    let _ = progress(windows.len(), windows.len()); // nothing is left to stop
     let nll = sum / tokens as f64;
     if !nll.is_finite() {
         return Err(Error::Model(format!("{:?} gives logits that are not finite", evaluation.model)));

@@ -17,6 +17,7 @@
 
 mod bodies;
 mod calibration;
+pub mod cli;
 mod compiler;
 mod error;
 mod evaluate;

@@ -1,9 +1,10 @@
 //! The command line of zqc.
 
-mod cli;
-
 use std::process::ExitCode;
 
+#[global_allocator]
+static ALLOCATOR: zqc::cli::OrExit = zqc::cli::OrExit;
+
 fn main() -> ExitCode {
-    cli::main()
+    zqc::cli::main(std::env::args_os()).into()
 }

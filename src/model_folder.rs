@@ -29,6 +29,8 @@ const WEIGHTS: [&str; 11] = [
     ".ot",
     ".tflite",
 ];
+/// What runs the layers of a result in ONNX Runtime, which takes it from the model's folder only.
+const LIBRARY: &str = "libzqc_ort.so";
 /// Deeper folders are not looked into.
 const DEPTH: usize = 8;
 
@@ -155,18 +157,20 @@ pub(crate) struct ModelFolder {
 
 impl Destination {
     /// Of the model that `input` names, when the user asks for `output`: a folder becomes a folder, unless the name of the output is
-    /// that of a model; compiled to where it is, only its model is replaced.
+    /// that of a model; compiled to where it is, only its model is replaced. Its weights lie in a data file where those of the folder
+    /// do, and where `external_data` asks for it.
     ///
     /// # Errors
     /// As [`find_model`], when the folder cannot be read, and when the model to replace is a link out of it, as in a cache: many
     /// folders share what lies there.
-    pub fn of(input: &Path, output: &Path) -> Result<Self, Error> {
+    pub fn of(input: &Path, output: &Path, external_data: bool) -> Result<Self, Error> {
+        let storage = if external_data { Storage::External } else { Storage::Auto };
         if !input.is_dir() || is_model(output) && !output.is_dir() {
-            return Ok(Self::File(output.to_path_buf(), Storage::Auto));
+            return Ok(Self::File(output.to_path_buf(), storage));
         }
         let model = model_in(input)?;
         let data = onnx::data_files(&input.join(&model));
-        let storage = if data.is_empty() { Storage::Auto } else { Storage::External };
+        let storage = if data.is_empty() { storage } else { Storage::External };
         let unreadable = |error: io::Error| Error::Model(format!("{}: {error}", input.display()));
         let (source, target) = (input.canonicalize().map_err(unreadable)?, output.canonicalize().ok());
         if target.as_ref() == Some(&source) {
@@ -296,7 +300,8 @@ impl ModelFolder {
 
     fn is_ours(&self, file: &Path) -> bool {
         let is_companion = || self.companions.iter().any(|companion| companion == file);
-        file == self.model || onnx::is_data_file(file, &self.model) || is_companion()
+        let is_model = file == self.model || onnx::is_data_file(file, &self.model);
+        is_model || file == Path::new(LIBRARY) || is_companion()
     }
 
     fn io(&self, file: &Path, source: io::Error) -> Error {

@@ -124,6 +124,8 @@ pub struct Options {
     pub threads: Option<usize>,
     /// Whether what is written is read back and run before it replaces what was there.
     pub verify: bool,
+    /// Whether the weights go to a data file beside the model, whatever their size.
+    pub external_data: bool,
     /// Whether solved stages are kept beside the output, for the same compilation to go on after it was stopped.
     pub resume: bool,
 }
@@ -158,6 +160,7 @@ impl Default for Options {
             backend: "auto".to_string(),
             threads: None,
             verify: true,
+            external_data: false,
             resume: true,
         }
     }

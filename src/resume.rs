@@ -153,7 +153,14 @@ impl Checkpoints for State {
 /// The options without those that no solution follows from. Of the calibration data the content counts, see
 /// [`State::set_samples`].
 fn decisive(options: &Options) -> Options {
-    Options { calibration: Vec::new(), tokenizer: None, threads: None, verify: true, ..options.clone() }
+    Options {
+        calibration: Vec::new(),
+        tokenizer: None,
+        threads: None,
+        verify: true,
+        external_data: false,
+        ..options.clone()
+    }
 }
 
 fn file_name(stage: usize) -> String {

@@ -2,20 +2,16 @@
 
 perplexity.py PACKAGE MODEL TOKENS.npy [--window 1024]
 
-MODEL is a Hugging Face folder; weights that the package holds may be missing in it. ZQC_CUDA_LIBRARY names libzqc_cuda.so.
+MODEL is a Hugging Face folder; weights that the package holds may be missing in it. Needs the wheel of python/build.
 """
 import argparse
 import json
-import pathlib
-import sys
 
 import numpy as np
 import torch
 import transformers
-
-sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "examples/python"))
-import zqc_cuda  # noqa: E402
-from zqc_torch import replace_linears  # noqa: E402
+import zqc.cuda
+from zqc.torch import replace_linears
 
 
 def main():
@@ -27,7 +23,7 @@ def main():
     arguments = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = False
     model = transformers.AutoModelForCausalLM.from_pretrained(arguments.model, dtype=getattr(torch, arguments.type)).cuda().eval()
-    replaced = replace_linears(model, zqc_cuda.Package(arguments.package))
+    replaced = replace_linears(model, zqc.cuda.Package(arguments.package))
     ids = torch.from_numpy(np.load(arguments.tokens).astype(np.int64)).cuda()
     total, count = 0.0, 0
     with torch.no_grad():

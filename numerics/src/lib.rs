@@ -55,6 +55,8 @@ pub use quantized::{QuantizedMatrix, relative_error};
 pub use rtn::rtn;
 pub use scale_search::ScaleSearch;
 pub use scales::Scales;
-pub use signature::{Extra, FUNCTION_DOMAIN, GROUP_SIZE, OUTPUT_TYPE, Operand, Signature, WeightKind};
+pub use signature::{
+    Extra, FUNCTION_DOMAIN, FUNCTION_VERSION, GROUP_SIZE, OUTPUT_TYPE, Operand, Signature, WeightKind,
+};
 pub use token::{ActivationFormat, SCALE_FLOOR, quantize_dequantize_tokens};
 pub use weight_format::WeightFormat;

@@ -24,6 +24,9 @@ use crate::{ActivationFormat, FactorFormat, Format, Ladder};
 /// The domain of the functions.
 pub const FUNCTION_DOMAIN: &str = "ai.zqc";
 
+/// Its version: what a function computes under a version never changes.
+pub const FUNCTION_VERSION: i64 = 1;
+
 /// The attribute of a layer that holds how many weights share a scale, along K.
 pub const GROUP_SIZE: &str = "group_size";
 

@@ -54,6 +54,9 @@ pub enum PassError {
     /// The model uses something that the pass cannot carry over.
     #[error("{what}; {way_out}")]
     Unsupported { what: String, way_out: String },
+    /// The observer wants no more, see [`Observer::stopped`].
+    #[error("stopped")]
+    Stopped,
 }
 
 /// Runs a pass on `model`: its patch is applied and the result verified.
@@ -89,6 +92,12 @@ pub trait Observer {
 
     /// The weights of a layer are solved.
     fn layer_solved(&mut self, _record: LayerRecord) {}
+
+    /// Whether the run is to end early. Asked between samples and between layers; the pass then fails with
+    /// [`PassError::Stopped`].
+    fn stopped(&self) -> bool {
+        false
+    }
 }
 
 /// An observer that does nothing.

@@ -9,10 +9,12 @@ use zqc_ir::op::{QuantizeActivation, QuantizedLinear};
 use zqc_ir::operands;
 use zqc_ir::tensor::{DataType, name};
 use zqc_ir::{Change, FreshNames, Graph, Model, NewNode, Node, NodeId, Op, Patch, Tensor, ValueId, opset};
-use zqc_numerics::{ActivationFormat, FUNCTION_DOMAIN, GROUP_SIZE, OUTPUT_TYPE, Operand, Signature};
+use zqc_numerics::{
+    ActivationFormat, FUNCTION_DOMAIN, FUNCTION_VERSION, GROUP_SIZE, OUTPUT_TYPE, Operand, Signature,
+};
 
 use crate::lower::callee::Callee;
-use crate::lower::{activation, functions, layout, own, signature};
+use crate::lower::{activation, layout, own, signature};
 use crate::pass::{Observer, Pass, PassError};
 
 /// The inverse of [`LowerPortable`](crate::LowerPortable): calls of the functions of domain `ai.zqc` become
@@ -45,10 +47,10 @@ impl Pass for RaisePortable {
         let Some(version) = opset::version(&model.header.opset_import, FUNCTION_DOMAIN) else {
             return Ok(Patch::default());
         };
-        if version != functions::VERSION {
+        if version != FUNCTION_VERSION {
             return Err(PassError::Unsupported {
                 what: format!("the model uses version {version} of {FUNCTION_DOMAIN}"),
-                way_out: format!("this zqc knows version {}: use the one that wrote it", functions::VERSION),
+                way_out: format!("this zqc knows version {}: use the one that wrote it", FUNCTION_VERSION),
             });
         }
         let defined = Functions::new(&model.header.functions);

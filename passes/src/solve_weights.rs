@@ -213,7 +213,7 @@ impl<'a> Solver<'a> {
             let known = calibration.checkpoints.and_then(|checkpoints| checkpoints.load(index));
             let known = known.filter(|known| fit(known, &unsolved));
             let gathering = Gathering { interpreter: &interpreter, calibration, stage, layers: &layers };
-            let gathered = gathering.run(index, &weights, &mut samples, known.is_none())?;
+            let gathered = gathering.run(index, &weights, &mut samples, known.is_none(), observer)?;
             gathered.activations.iter().cloned().for_each(|record| observer.activations_seen(record));
             let stored = known.is_some();
             match known {
@@ -268,6 +268,7 @@ impl<'a> Solver<'a> {
 
     /// Rounds the weight of a layer to nearest.
     fn round(&mut self, layer: &Layer, observer: &mut dyn Observer) -> Result<(), PassError> {
+        go_on(observer)?;
         if !self.solved.contains_key(&layer.key) {
             let started = Instant::now();
             let weight = weight(self.model, layer)?;
@@ -299,6 +300,7 @@ impl<'a> Solver<'a> {
     ) -> Result<(), PassError> {
         let mut prepared: HashMap<Vec<ValueId>, Prepared> = HashMap::new();
         for layer in self.unsolved(layers) {
+            go_on(observer)?;
             let started = Instant::now();
             let inputs = inputs_of(layers, layer.key);
             if !prepared.contains_key(&inputs) {
@@ -386,6 +388,11 @@ impl<'a> Solver<'a> {
         change.release.extend(linear.origin.iter().flat_map(Node::reads).chain([key.value]));
         self.patch.changes.push(change);
     }
+}
+
+/// Fails when the observer wants no more.
+fn go_on(observer: &dyn Observer) -> Result<(), PassError> {
+    if observer.stopped() { Err(PassError::Stopped) } else { Ok(()) }
 }
 
 /// Solves the weight `[N, K]` of a layer.

@@ -6,11 +6,8 @@ use std::io::Write;
 use super::INTERNAL;
 use super::end::end;
 
-#[global_allocator]
-static ALLOCATOR: OrExit = OrExit;
-
-/// The system's allocator, which ends the process when there is no memory.
-struct OrExit;
+/// The system's allocator, which ends the process when there is no memory. For a program's `#[global_allocator]`.
+pub struct OrExit;
 
 // SAFETY: every call is passed on to the system's allocator as it came, and its result is given back unless it is null,
 // in which case the call does not return.

@@ -2,17 +2,16 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
-use clap::builder::{PathBufValueParser, PossibleValuesParser, TypedValueParser, ValueParser};
-use regex::Regex;
-use zqc::numerics::{ActivationFormat, FactorFormat, Order, ScaleConstraint, ScaleSearch, WeightFormat};
-use zqc::passes::{BranchMetric, HessianSource};
-use zqc::{Choice, Compiler, Emit, Error, Head, Method, Options, Target};
-
 use super::progress::Progress;
 use super::report_file::ReportFile;
 use super::signals::tell_of_state;
 use super::{set_threads, table};
+use crate::numerics::{ActivationFormat, FactorFormat, Order, ScaleConstraint, ScaleSearch, WeightFormat};
+use crate::passes::{BranchMetric, HessianSource};
+use crate::{Choice, Compiler, Emit, Error, Events, Head, Method, Options, Report, Target};
+use clap::Args;
+use clap::builder::{PathBufValueParser, PossibleValuesParser, TypedValueParser, ValueParser};
+use regex::Regex;
 
 const OUTPUT: &str = "Output";
 const QUANTIZATION: &str = "Quantization";
@@ -21,9 +20,9 @@ const RUNTIME: &str = "Runtime";
 
 /// The main job.
 #[derive(Args)]
-pub(super) struct Arguments {
+pub struct Arguments {
     /// The ONNX model to compile, or a folder with one
-    pub model: Option<PathBuf>,
+    pub(super) model: Option<PathBuf>,
 
     /// Where the result goes: a file, or a folder where MODEL is one or with --emit cuda
     #[arg(short, long, help_heading = OUTPUT)]
@@ -45,6 +44,10 @@ pub(super) struct Arguments {
     /// Skips the verification of the output, which is otherwise read back and run before it replaces anything
     #[arg(long, help_heading = OUTPUT)]
     no_verify: bool,
+    /// Puts the weights into OUTPUT.data beside the model, which runtimes map into memory instead of reading it; else only
+    /// those of 2 GB and more lie there, and those of a folder whose own do
+    #[arg(long, help_heading = OUTPUT)]
+    external_data: bool,
     /// Keeps no state beside the output, and takes none of a run that was stopped
     #[arg(long, help_heading = OUTPUT)]
     no_resume: bool,
@@ -96,10 +99,10 @@ pub(super) struct Arguments {
     lorc_rounds: usize,
     /// Layers to leave in float, by path, node or weight name
     #[arg(long, help_heading = QUANTIZATION, num_args = 1.., value_name = "REGEX")]
-    pub keep: Vec<String>,
+    pub(super) keep: Vec<String>,
     /// Quantize these layers and no others, the head included when it is named
     #[arg(long, help_heading = QUANTIZATION, num_args = 1.., value_name = "REGEX")]
-    pub only: Vec<String>,
+    pub(super) only: Vec<String>,
     /// Quantizes again what is quantized already, where its weight is behind DequantizeLinear or in MatMulNBits; such weights
     /// are held in memory in float
     #[arg(long, help_heading = QUANTIZATION)]
@@ -107,7 +110,7 @@ pub(super) struct Arguments {
 
     /// Calibration data: .txt, .jsonl, .npz or .safetensors, see docs/calibration.md; without, the model writes its own text
     #[arg(long, help_heading = CALIBRATION, num_args = 1.., value_name = "FILE")]
-    pub calibration: Vec<PathBuf>,
+    pub(super) calibration: Vec<PathBuf>,
     /// The model's tokenizer.json, for text [default: the one beside the model, or one folder above]
     #[arg(long, help_heading = CALIBRATION, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
@@ -126,7 +129,7 @@ pub(super) struct Arguments {
     backend: String,
     /// Threads, at most one a core [default: one a core]
     #[arg(long, help_heading = RUNTIME, value_parser = threads)]
-    threads: Option<usize>,
+    pub threads: Option<usize>,
 }
 
 /// `Option` of its own: clap takes a bare one for an argument that may be left out.
@@ -173,60 +176,97 @@ pub(super) fn threads(text: &str) -> Result<usize, String> {
     })
 }
 
-pub(super) fn run(arguments: Arguments) -> Result<(), Error> {
-    let model = arguments.model.ok_or_else(|| Error::Usage("name a model; see zqc --help".to_string()))?;
-    if arguments.output.as_os_str() == "-" {
-        let reason = "the output is a file, which replaces another only when it is whole";
-        return Err(Error::Usage(format!("-o -: {reason}; for a file of that name use -o ./-")));
-    }
-    if arguments.report.as_ref().is_some_and(|report| report.is_at(&arguments.output)) {
-        return Err(Error::Usage("--report: this file is the output; name another".to_string()));
-    }
-    let in_place =
-        model.canonicalize().is_ok_and(|model| arguments.output.canonicalize().is_ok_and(|to| to == model));
-    if !in_place && arguments.report.as_ref().is_some_and(|report| report.is_below(&arguments.output)) {
-        let reason = "it lies in the output, a folder that is replaced as a whole; name a file out of it";
-        return Err(Error::Usage(format!("--report: {reason}")));
-    }
+pub(super) fn run(mut arguments: Arguments) -> Result<(), Error> {
     set_threads(arguments.threads)?;
-    arguments.report.as_ref().map_or(Ok(()), ReportFile::check_writable)?;
-    let options = Options {
-        emit: arguments.emit,
-        target: arguments.target,
-        weights: arguments.weights,
-        activations: arguments.activations.0,
-        group_size: arguments.group_size,
-        head: arguments.head,
-        method: arguments.method,
-        order: arguments.order,
-        scale: arguments.scale,
-        scale_search: arguments.scale_search,
-        hessian: arguments.hessian,
-        propagation: arguments.propagation,
-        lorc_rank: arguments.lorc_rank,
-        lorc: arguments.lorc,
-        lorc_factors: arguments.lorc_factors,
-        lorc_rounds: arguments.lorc_rounds,
-        calibration: arguments.calibration,
-        tokenizer: arguments.tokenizer,
-        samples: arguments.samples,
-        seq_len: arguments.seq_len,
-        bos: arguments.bos,
-        keep: expressions("--keep", &arguments.keep)?,
-        only: expressions("--only", &arguments.only)?,
-        requantize: arguments.requantize,
-        backend: arguments.backend,
-        threads: arguments.threads,
-        verify: !arguments.no_verify,
-        resume: !arguments.no_resume,
-    };
-    let compiler = Compiler::new(options);
-    compiler.state_folder(&arguments.output).into_iter().for_each(tell_of_state);
-    let mut progress = Progress::new(arguments.print_ir_after);
-    let report = compiler.compile_with(&model, &arguments.output, &mut progress)?;
+    let mut progress = Progress::new(std::mem::take(&mut arguments.print_ir_after));
+    let compilation = Compilation::try_from(arguments)?;
+    compilation.state_folder().into_iter().for_each(tell_of_state);
+    let report = compilation.run(&mut progress)?;
     progress.finish()?;
     table::print_report(&report);
-    arguments.report.map_or(Ok(()), |file| file.write(&report))
+    Ok(())
+}
+
+/// A compilation that is to be run.
+pub struct Compilation {
+    model: PathBuf,
+    output: PathBuf,
+    report: Option<ReportFile>,
+    compiler: Compiler,
+}
+
+impl Compilation {
+    /// As [`Compiler::state_folder`].
+    pub fn state_folder(&self) -> Option<PathBuf> {
+        self.compiler.state_folder(&self.output)
+    }
+
+    /// Compiles, and writes the report where one is asked for.
+    ///
+    /// # Errors
+    /// As [`Compiler::compile_with`], and when the report cannot be written.
+    pub fn run(self, events: &mut dyn Events) -> Result<Report, Error> {
+        self.report.as_ref().map_or(Ok(()), ReportFile::check_writable)?;
+        let report = self.compiler.compile_with(&self.model, &self.output, events)?;
+        self.report.map_or(Ok(()), |file| file.write(&report))?;
+        Ok(report)
+    }
+}
+
+impl TryFrom<Arguments> for Compilation {
+    type Error = Error;
+
+    fn try_from(arguments: Arguments) -> Result<Self, Error> {
+        let model =
+            arguments.model.ok_or_else(|| Error::Usage("name a model; see zqc --help".to_string()))?;
+        if arguments.output.as_os_str() == "-" {
+            let reason = "the output is a file, which replaces another only when it is whole";
+            return Err(Error::Usage(format!("-o -: {reason}; for a file of that name use -o ./-")));
+        }
+        if arguments.report.as_ref().is_some_and(|report| report.is_at(&arguments.output)) {
+            return Err(Error::Usage("--report: this file is the output; name another".to_string()));
+        }
+        let in_place = model
+            .canonicalize()
+            .is_ok_and(|model| arguments.output.canonicalize().is_ok_and(|to| to == model));
+        if !in_place && arguments.report.as_ref().is_some_and(|report| report.is_below(&arguments.output)) {
+            let reason = "it lies in the output, a folder that is replaced as a whole; name a file out of it";
+            return Err(Error::Usage(format!("--report: {reason}")));
+        }
+        let options = Options {
+            emit: arguments.emit,
+            target: arguments.target,
+            weights: arguments.weights,
+            activations: arguments.activations.0,
+            group_size: arguments.group_size,
+            head: arguments.head,
+            method: arguments.method,
+            order: arguments.order,
+            scale: arguments.scale,
+            scale_search: arguments.scale_search,
+            hessian: arguments.hessian,
+            propagation: arguments.propagation,
+            lorc_rank: arguments.lorc_rank,
+            lorc: arguments.lorc,
+            lorc_factors: arguments.lorc_factors,
+            lorc_rounds: arguments.lorc_rounds,
+            calibration: arguments.calibration,
+            tokenizer: arguments.tokenizer,
+            samples: arguments.samples,
+            seq_len: arguments.seq_len,
+            bos: arguments.bos,
+            keep: expressions("--keep", &arguments.keep)?,
+            only: expressions("--only", &arguments.only)?,
+            requantize: arguments.requantize,
+            backend: arguments.backend,
+            threads: arguments.threads,
+            verify: !arguments.no_verify,
+            external_data: arguments.external_data,
+            resume: !arguments.no_resume,
+        };
+        let compiler = Compiler::new(options);
+        Ok(Self { model, output: arguments.output, report: arguments.report, compiler })
+    }
 }
 
 /// The regular expressions that are the values of an option.

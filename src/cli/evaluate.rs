@@ -1,16 +1,18 @@
 //! `zqc eval MODEL --text FILE [--tokenizer FILE]`: perplexity.
 
-use std::path::PathBuf;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use zqc::{Error, Evaluation, evaluate, find_model, find_tokenizer};
 
 use super::compile::{positive, threads};
 use super::progress::Bar;
 use super::{json, print, set_threads};
+use crate::{Error, Evaluation, Perplexity, evaluate, find_model, find_tokenizer};
 
+/// Perplexity.
 #[derive(Args)]
-pub(super) struct Arguments {
+pub struct Arguments {
     /// The model: any ONNX language model, or one that zqc wrote, or a folder with one
     model: PathBuf,
     /// The text
@@ -33,41 +35,57 @@ pub(super) struct Arguments {
     backend: String,
     /// Threads [default: one a core]
     #[arg(long, value_parser = threads)]
-    threads: Option<usize>,
+    pub threads: Option<usize>,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
 
+impl Arguments {
+    /// Measures the perplexity; `found` hears of a tokenizer that no argument names, `progress` how many windows of how many are done.
+    ///
+    /// # Errors
+    /// As [`evaluate`], and when there is no tokenizer.
+    pub fn run(
+        &self,
+        found: &mut dyn FnMut(&Path),
+        progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Perplexity, Error> {
+        let model = find_model(&self.model)?;
+        let tokenizer = match &self.tokenizer {
+            Some(tokenizer) => tokenizer.clone(),
+            None => {
+                let beside = find_tokenizer(&model).ok_or_else(|| {
+                    let reason =
+                        "no tokenizer.json lies beside the model or one folder above; give it with --tokenizer";
+                    Error::Usage(format!("{}: {reason}", self.model.display()))
+                })?;
+                found(&beside);
+                beside
+            }
+        };
+        let evaluation = Evaluation {
+            model: &model,
+            text: &self.text,
+            tokenizer: &tokenizer,
+            window: self.window,
+            max_tokens: self.max_tokens,
+            bos: self.bos,
+            backend: &self.backend,
+            threads: self.threads,
+        };
+        evaluate(&evaluation, progress)
+    }
+}
+
 pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
     set_threads(arguments.threads)?;
-    let model = find_model(&arguments.model)?;
-    let tokenizer = match &arguments.tokenizer {
-        Some(tokenizer) => tokenizer.clone(),
-        None => {
-            let found = find_tokenizer(&model).ok_or_else(|| {
-                let reason =
-                    "no tokenizer.json lies beside the model or one folder above; give it with --tokenizer";
-                Error::Usage(format!("{}: {reason}", arguments.model.display()))
-            })?;
-            say!("tokenizer: {}", found.display());
-            found
-        }
-    };
-    let evaluation = Evaluation {
-        model: &model,
-        text: &arguments.text,
-        tokenizer: &tokenizer,
-        window: arguments.window,
-        max_tokens: arguments.max_tokens,
-        bos: arguments.bos,
-        backend: &arguments.backend,
-        threads: arguments.threads,
-    };
     let bar = Bar::new("windows");
-    let result = evaluate(&evaluation, &mut |done, count| {
+    let mut found = |tokenizer: &Path| bar.suspend(|| say!("tokenizer: {}", tokenizer.display()));
+    let result = arguments.run(&mut found, &mut |done, count| {
         bar.set_length(count as u64);
         bar.set_position(done as u64);
+        ControlFlow::Continue(())
     });
     bar.finish_and_clear();
     let result = result?;

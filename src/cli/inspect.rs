@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::{Error, inspect};
 use clap::Args;
-use zqc::{Error, inspect};
 
 use super::{json, print, table};
 

@@ -1,4 +1,5 @@
-//! Arguments, commands and exit codes.
+//! The command line: arguments, commands and exit codes. [`main`] is the program; [`parse`] reads the arguments of one command,
+//! for a program that has zqc in it and options by the same names.
 
 #[macro_use]
 mod say;
@@ -15,13 +16,20 @@ mod report_file;
 mod signals;
 mod table;
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::Write;
-use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use zqc::Error;
-use zqc::runtime::useful_threads;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::Error;
+use crate::runtime::useful_threads;
+
+pub use allocator::OrExit;
+pub use compile::{Arguments as CompileArguments, Compilation};
+pub use evaluate::Arguments as EvaluateArguments;
+pub use panics::collect as collect_panics;
 
 /// Exit code of input that cannot be used.
 const BAD_INPUT: u8 = 3;
@@ -52,26 +60,51 @@ enum Command {
     Inspect(inspect::Arguments),
 }
 
-/// Runs the command that the arguments name.
-pub(crate) fn main() -> ExitCode {
-    let cli = parse();
+/// Runs the command that the arguments name, the first of which is the program; its exit code. Ends the process when they are not
+/// understood, or ask for help. Signals and panics are handled as a program does from now on.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let cli = cli(arguments);
     let last_panic = panics::collect();
     match std::panic::catch_unwind(|| run(cli)) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Ok(())) => 0,
         Ok(Err(error)) => {
             say!("error: {error}");
-            ExitCode::from(error.exit_code())
+            error.exit_code()
         }
         Err(_) => {
             say!("error: internal fault, please report it: {}", last_panic());
-            ExitCode::from(INTERNAL)
+            INTERNAL
         }
     }
 }
 
-/// The arguments; ends the process when they are not understood, or ask for help.
-fn parse() -> Cli {
-    let matches = Cli::command().get_matches();
+/// The arguments of the command `T`, without the program's name.
+///
+/// # Errors
+/// [`Error::Usage`] when they are not understood.
+pub fn parse<T: Args>(arguments: impl IntoIterator<Item = OsString>) -> Result<T, Error> {
+    let matches = command::<T>().no_binary_name(true).try_get_matches_from(arguments);
+    matches.and_then(|matches| T::from_arg_matches(&matches)).map_err(|error| {
+        let message = error.to_string();
+        let reason = message.split("\n\nUsage:").next().and_then(|text| text.split("\n\nFor more").next());
+        Error::Usage(reason.unwrap_or_default().trim_start_matches("error: ").trim_end().to_string())
+    })
+}
+
+/// The options of the command `T` by their long names, and whether they take a value.
+pub fn options<T: Args>() -> BTreeMap<String, bool> {
+    let command = command::<T>();
+    let named = command.get_arguments().filter_map(|option| Some((option.get_long()?, option)));
+    named.map(|(name, option)| (name.to_string(), option.get_action().takes_values())).collect()
+}
+
+fn command<T: Args>() -> clap::Command {
+    T::augment_args(clap::Command::new("zqc").disable_help_flag(true))
+}
+
+/// The arguments of the program; ends the process when they are not understood, or ask for help.
+fn cli(arguments: impl IntoIterator<Item = OsString>) -> Cli {
+    let matches = Cli::command().get_matches_from(arguments);
     let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     if let (None, Some(arguments)) = (&cli.command, &mut cli.compile) {
         let refused = |reason| Cli::command().error(ErrorKind::MissingRequiredArgument, reason).exit();

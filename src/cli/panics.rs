@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 static LAST: Mutex<String> = Mutex::new(String::new());
 
 /// Keeps panics off standard error; the result gives message and place of the last one.
-pub(super) fn collect() -> impl Fn() -> String {
+pub fn collect() -> impl Fn() -> String {
     std::panic::set_hook(Box::new(|panic| {
         *LAST.lock().unwrap_or_else(PoisonError::into_inner) = panic.to_string();
     }));

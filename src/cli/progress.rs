@@ -5,10 +5,10 @@ use std::ops::Deref;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
+use crate::ir::Model;
+use crate::passes::{LayerRecord, Observer};
+use crate::{Error, Events};
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
-use zqc::ir::Model;
-use zqc::passes::{LayerRecord, Observer};
-use zqc::{Error, Events};
 
 use super::print;
 

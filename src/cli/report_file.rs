@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use zqc::{Error, Report};
+use crate::{Error, Report};
 
 use super::json;
 
@@ -43,7 +43,7 @@ impl ReportFile {
 
     /// Checks that the file could be written.
     pub(super) fn check_writable(&self) -> Result<(), Error> {
-        Ok(zqc::ir::onnx::check_writable(&self.path)?)
+        Ok(zqc_ir::onnx::check_writable(&self.path)?)
     }
 
     /// Writes the file at once, or not at all.
@@ -52,6 +52,6 @@ impl ReportFile {
             Form::Html => report.to_html(),
             Form::Json => json(report)?,
         };
-        Ok(zqc::ir::onnx::write_file(&self.path, text.as_bytes())?)
+        Ok(zqc_ir::onnx::write_file(&self.path, text.as_bytes())?)
     }
 }

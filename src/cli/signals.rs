@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
+use crate::ir::onnx::remove_temporaries;
 use signal_hook::consts::{SIGBUS, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
-use zqc::ir::onnx::remove_temporaries;
 
 use super::BAD_INPUT;
 use super::end::end;

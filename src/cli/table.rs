@@ -1,7 +1,7 @@
 //! Reports as text: of a compilation for standard error, of an inspection for standard output.
 
+use crate::{InspectedFile, Inspection, Report};
 use indicatif::DecimalBytes;
-use zqc::{InspectedFile, Inspection, Report};
 
 /// A line a layer, what stays in float and why, and the totals.
 pub(super) fn print_report(report: &Report) {

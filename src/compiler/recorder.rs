@@ -68,4 +68,8 @@ impl Observer for Recorder<'_> {
         self.report.layers.push(LayerReport::from(record.clone()));
         self.events.layer_solved(record);
     }
+
+    fn stopped(&self) -> bool {
+        self.events.stopped()
+    }
 }

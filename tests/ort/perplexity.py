@@ -1,6 +1,6 @@
-"""Perplexity by stock ONNX Runtime with default session options (GPTQ protocol), as JSON.
+"""Perplexity by ONNX Runtime with default session options (GPTQ protocol), stock or with the library of kernels, as JSON.
 
-perplexity.py MODEL TEXT TOKENIZER WINDOW [MAX_TOKENS]
+perplexity.py MODEL TEXT TOKENIZER WINDOW [MAX_TOKENS [LIBRARY]]
 """
 import json
 import sys
@@ -12,8 +12,11 @@ from tokenizers import Tokenizer
 from feeds import logits
 
 
-def perplexity(model, text, tokenizer, window, max_tokens=None):
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+def perplexity(model, text, tokenizer, window, max_tokens=None, library=None):
+    options = onnxruntime.SessionOptions()
+    if library:
+        options.register_custom_ops_library(library)
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     ids = Tokenizer.from_file(tokenizer).encode(open(text, encoding="utf-8").read(), add_special_tokens=False).ids
     ids = np.array(ids[:max_tokens], dtype=np.int64)
     total, count = 0.0, 0
@@ -29,4 +32,4 @@ def perplexity(model, text, tokenizer, window, max_tokens=None):
 
 if __name__ == "__main__":
     model, text, tokenizer, window, *rest = sys.argv[1:]
-    print(json.dumps(perplexity(model, text, tokenizer, int(window), *map(int, rest))))
+    print(json.dumps(perplexity(model, text, tokenizer, int(window), *map(int, rest[:1]), *rest[1:])))

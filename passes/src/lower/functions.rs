@@ -3,10 +3,8 @@
 
 use zqc_ir::Op;
 use zqc_ir::onnx::proto::{AttributeProto, FunctionProto, NodeProto, OperatorSetIdProto};
-use zqc_numerics::FUNCTION_DOMAIN;
+use zqc_numerics::{FUNCTION_DOMAIN, FUNCTION_VERSION};
 
-/// The version of [`FUNCTION_DOMAIN`]: what a function computes under a version never changes.
-pub(crate) const VERSION: i64 = 1;
 /// The least version of the standard operators that the bodies are valid in: there, `Cast` learnt FP8.
 pub(crate) const LEAST_OPSET: i64 = 19;
 /// The least IR version that knows functions and FP8.
@@ -29,7 +27,7 @@ pub(super) fn function(
 ) -> FunctionProto {
     let mut opset_import = vec![import("", opset)];
     if body.iter().any(|node| node.domain() == FUNCTION_DOMAIN) {
-        opset_import.push(import(FUNCTION_DOMAIN, VERSION));
+        opset_import.push(import(FUNCTION_DOMAIN, FUNCTION_VERSION));
     }
     FunctionProto {
         name: Some(name),

@@ -6,7 +6,7 @@ use zqc_ir::onnx::proto::{AttributeProto, FunctionProto};
 use zqc_ir::op::{QuantizeActivation, QuantizedLinear, attribute, port};
 use zqc_ir::tensor::TensorError;
 use zqc_ir::{Change, FreshNames, Graph, Model, NewNode, NodeId, Op, Patch, Tensor, ValueId};
-use zqc_numerics::{FUNCTION_DOMAIN, GROUP_SIZE, OUTPUT_TYPE, Operand};
+use zqc_numerics::{FUNCTION_DOMAIN, FUNCTION_VERSION, GROUP_SIZE, OUTPUT_TYPE, Operand};
 
 use super::{activation, bias, dequantize_rows, functions, gather, layout, signature};
 use crate::pass::{Observer, Pass, PassError};
@@ -59,7 +59,7 @@ impl Pass for LowerPortable {
         Ok(Patch {
             changes: lowering.changes,
             functions: lowering.functions,
-            opsets: vec![(FUNCTION_DOMAIN.to_string(), functions::VERSION)],
+            opsets: vec![(FUNCTION_DOMAIN.to_string(), FUNCTION_VERSION)],
             ir_version: Some(functions::LEAST_IR_VERSION),
             ..Default::default()
         })

@@ -9,8 +9,8 @@ use zqc_numerics::CrossMoment;
 use zqc_runtime::{Array, Interpreter, Live, LoadedBodies, RunError, Stage};
 
 use super::tokens::CalibrationTokens;
-use super::{Calibration, HessianSource, Layer, WeightKey, Weights};
-use crate::pass::PassError;
+use super::{Calibration, HessianSource, Layer, WeightKey, Weights, go_on};
+use crate::pass::{Observer, PassError};
 use crate::record::ActivationRecord;
 use crate::statistics::{ActivationStatistics, TokenSample};
 
@@ -96,6 +96,7 @@ impl Gathering<'_> {
         weights: &Weights,
         samples: &mut [Sample],
         to_solve: bool,
+        observer: &dyn Observer,
     ) -> Result<Gathered, PassError> {
         let (interpreter, stage) = (self.interpreter, self.stage);
         let graph = interpreter.graph();
@@ -109,6 +110,7 @@ impl Gathering<'_> {
         let mut lacks: HashMap<WeightKey, Lack> = HashMap::new();
         let count = samples.len();
         for (at, sample) in samples.iter_mut().enumerate() {
+            go_on(observer)?;
             let failed = |source| PassError::Sample { sample: at, source: Box::new(source) };
             if let Some(session) = &mut session {
                 for live in sample.both() {

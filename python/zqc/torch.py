@@ -1,7 +1,7 @@
 """Layers of a zqc CUDA package in place of the linear layers of a torch model.
 
     model = AutoModelForCausalLM.from_pretrained(..., dtype=torch.bfloat16).cuda()
-    replace_linears(model, zqc_cuda.Package("model.zqcuda"))
+    zqc.torch.replace_linears(model, zqc.cuda.Package("model.zqcuda"))
 
 Layers that the package quantizes together, such as q, k and v, share one quantization when they are called one after
 the other with the same tensor object. To capture a CUDA graph, run the model once before with as many tokens.
@@ -11,9 +11,9 @@ import weakref
 
 import torch
 
-import zqc_cuda
+from zqc import cuda
 
-_TYPES = {torch.bfloat16: zqc_cuda.BF16, torch.float16: zqc_cuda.F16, torch.float32: zqc_cuda.F32}
+_TYPES = {torch.bfloat16: cuda.BF16, torch.float16: cuda.F16, torch.float32: cuda.F32}
 
 _SMALLEST_SCRATCH = 64
 
@@ -41,7 +41,7 @@ class SharedModel:
     """A package on a device, with a scratch for each stream."""
 
     def __init__(self, package, device=0):
-        self._model = zqc_cuda.Model(package, device)
+        self._model = cuda.Model(package, device)
         self._scratches = {}
         self._quantized = {}
         self.layers = self._model.layers
@@ -51,7 +51,7 @@ class SharedModel:
         scratches = self._scratches.setdefault(stream, [])
         if not scratches or scratches[-1].tokens < tokens:
             capacity = max(_SMALLEST_SCRATCH, 1 << (tokens - 1).bit_length())
-            scratches.append(zqc_cuda.Scratch(self._model, capacity))
+            scratches.append(cuda.Scratch(self._model, capacity))
             self._quantized.pop(stream, None)
         return scratches[-1]
 
@@ -69,11 +69,11 @@ class SharedModel:
         quantized = self._quantized.get(stream)
         if quantized is None or not quantized.serves(x, layer):
             stride = rows.stride(0) if tokens > 1 else 0
-            source = zqc_cuda.Input(x=rows.data_ptr(), x_stride=stride, type=_TYPES[x.dtype])
+            source = cuda.Input(x=rows.data_ptr(), x_stride=stride, type=_TYPES[x.dtype])
             self._quantized.pop(stream, None)
             self._model.quantize(layer.index, source, tokens, scratch, stream)
             quantized = self._quantized[stream] = _Quantized(x, layer.activation)
-        self._model.apply(layer.index, scratch, zqc_cuda.Output(y=y.data_ptr(), type=_TYPES[y.dtype]), stream)
+        self._model.apply(layer.index, scratch, cuda.Output(y=y.data_ptr(), type=_TYPES[y.dtype]), stream)
         quantized.users.add(layer.index)
         return y
 

@@ -1,11 +1,11 @@
-"""The launcher of zqc's CUDA packages, from Python: ctypes over libzqc_cuda, nothing to compile and nothing to install.
+"""The launcher of zqc's CUDA packages: ctypes over libzqc_cuda.
 
     package = Package("model.zqcuda")
     model = Model(package)
     index = package.find("model.layers.0.mlp.down_proj")
 
-Pointers and streams are integers, as torch gives them; `zqc_torch` puts torch modules on top of this. The library is
-the file that ZQC_CUDA_LIBRARY names, or else libzqc_cuda.so as the loader finds it.
+Pointers and streams are integers, as torch gives them; `zqc.torch` puts torch modules on top of this. The library is
+that of this package, or the file that ZQC_CUDA_LIBRARY names.
 """
 
 import ctypes
@@ -14,6 +14,8 @@ import os
 from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_size_t, c_uint32, c_void_p
 from pathlib import Path
 from typing import NamedTuple
+
+from zqc._library import shipped
 
 BF16, F16, F32 = range(3)
 PLAIN, RMS_NORM, SILU_MUL = range(3)
@@ -119,7 +121,7 @@ def _use_nvrtc_of_python():
 
 def _load():
     _use_nvrtc_of_python()
-    library = ctypes.CDLL(os.environ.get("ZQC_CUDA_LIBRARY", "libzqc_cuda.so"))
+    library = ctypes.CDLL(os.environ.get("ZQC_CUDA_LIBRARY") or str(shipped("zqc_cuda")))
     for name, (result, arguments) in _SIGNATURES.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments

@@ -1,0 +1,120 @@
+//! Speed of a layer, by shape, tokens and instruction set: one thread, weights that no cache holds any more.
+//!
+//! `cargo bench -p zqc-linear --bench forward -- [ISA ...]`
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use zqc_linear::{Extra, Isa, Layer, Layout, LowRank, Output, PackedLinear, Serial, Tokens};
+use zqc_numerics::{ActivationFormat, FactorFormat, Format, Ladder};
+
+const SHAPES: [(usize, usize, Weight); 5] = [
+    (576, 1536, Weight::Thirds),
+    (2048, 2048, Weight::Thirds),
+    (4096, 4096, Weight::Thirds),
+    (576, 49152, Weight::E4M3),
+    (2048, 2048, Weight::E4M3),
+];
+const TOKENS: [usize; 10] = [1, 2, 3, 4, 6, 8, 12, 16, 32, 128];
+const GROUP_SIZE: usize = 64;
+const RANK: usize = 8;
+/// What is spent on a figure, at most.
+const TIME: Duration = Duration::from_millis(300);
+/// Bytes of weights that are gone through before one is read again.
+const COLD: usize = 400 << 20;
+
+#[derive(Clone, Copy, PartialEq)]
+enum Weight {
+    /// The default: E2M1 in groups of 64, steps of thirds, a low-rank branch.
+    Thirds,
+    /// A head in FP8: one scale a row.
+    E4M3,
+}
+
+fn bytes(len: usize) -> Vec<u8> {
+    let mut state = 1u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        // Without the codes of NaN.
+        (state >> 56) as u8 & 0xBF
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+fn main() {
+    let names: Vec<String> = std::env::args().skip(1).filter(|name| !name.starts_with("--")).collect();
+    let chosen = |isa: &Isa| names.is_empty() || names.iter().any(|name| name == isa.name());
+    let sets: Vec<Isa> = Isa::available().filter(|&isa| isa != Isa::Scalar || !names.is_empty()).filter(chosen).collect();
+    println!("{:>14} {:>6} {:>5} {:>8} {:>11} {:>9} {:>12}", "K x N", "weight", "M", "isa", "us", "GFLOP/s", "GB/s codes");
+    for (k, n, weight) in SHAPES {
+        let groups = if weight == Weight::Thirds { k.div_ceil(GROUP_SIZE) } else { 1 };
+        let codes = bytes(if weight == Weight::Thirds { k * n / 2 } else { k * n });
+        let (shifts, down, up) = (bytes(groups * n / 2), bytes(k * RANK), bytes(RANK * n));
+        let (scales, rank_scales) = (vec![0.01; n], vec![0.001; RANK]);
+        let branch = LowRank { rank: RANK, format: FactorFormat::E4M3, down: &down, up: &up, scales: &rank_scales };
+        let layer = Layer {
+            k,
+            n,
+            group_size: k.div_ceil(groups),
+            layout: Layout::InputMajor,
+            format: if weight == Weight::Thirds { Format::E2M1 } else { Format::E4M3 },
+            codes: &codes,
+            scales: &scales,
+            extra: if weight == Weight::Thirds { Extra::Shifts(Ladder::Thirds, &shifts) } else { Extra::None },
+            low_rank: (weight == Weight::Thirds).then_some(branch),
+            bias: None,
+        };
+        let copies = COLD.div_ceil(codes.len()).min(64);
+        for &isa in &sets {
+            let packed: Vec<PackedLinear> =
+                (0..copies).map(|_| PackedLinear::pack(&layer, isa).expect("a sound layer")).collect();
+            for m in TOKENS {
+                let best = fastest(&packed, m, k, n);
+                let products = 2.0 * (m * k * n) as f64;
+                println!(
+                    "{:>14} {:>6} {m:>5} {:>8} {:>11.1} {:>9.1} {:>12.2}",
+                    format!("{k} x {n}"),
+                    layer.format.to_string(),
+                    isa.name(),
+                    best * 1e6,
+                    products / best * 1e-9,
+                    codes.len() as f64 / best * 1e-9,
+                );
+            }
+        }
+    }
+}
+
+/// Seconds of the fastest call.
+fn fastest(layers: &[PackedLinear], m: usize, k: usize, n: usize) -> f64 {
+    let (codes, scales) = (bytes(m * k), vec![0.01; m]);
+    let format = ActivationFormat::E4M3;
+    let tokens = Tokens::Quantized { format, codes: &codes, scales: &scales, zero_points: &[] };
+    let mut y = vec![0.0; m * n];
+    let (begin, mut best, mut calls) = (Instant::now(), f64::INFINITY, 0);
+    while calls < 3 || begin.elapsed() < TIME {
+        let layer = &layers[calls % layers.len()];
+        let start = thread_time();
+        layer.forward(tokens, Output::F32(&mut y), &Serial).expect("shapes that fit");
+        best = best.min(thread_time() - start);
+        black_box(&y);
+        calls += 1;
+    }
+    best
+}
+
+/// Seconds that this thread has been running, which others on the machine do not lengthen as much.
+#[cfg(unix)]
+fn thread_time() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a value that lives as long as the call.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
+}
+
+/// Seconds since the first call.
+#[cfg(not(unix))]
+fn thread_time() -> f64 {
+    static BEGIN: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    BEGIN.get_or_init(Instant::now).elapsed().as_secs_f64()
+}

@@ -1,0 +1,180 @@
+//! A product, divided among the threads of a pool.
+
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use crate::aligned::Aligned;
+use crate::finish::Epilogue;
+use crate::kernels::Kernels;
+use crate::matrix::PANEL;
+use crate::operands::{Columns, Output, Tokens};
+use crate::packed::PackedLinear;
+use crate::pool::{Pool, Serial};
+use crate::prepare::{self, Arrangement, Values, ValuesMut};
+
+/// Tokens that are in work at once: their values and sums stay in a second-level cache.
+const CHUNK: usize = 256;
+/// Panels that are in work at once.
+const PANELS: usize = 4;
+/// Tasks for a thread, so that one that is late has less left to do.
+const TASKS_PER_THREAD: usize = 4;
+/// Products below which other threads are not worth waking: some 10 microseconds.
+const FEW_PRODUCTS: usize = 1 << 18;
+
+/// Computes `output` `[M, N]` of `tokens` `[M, K]`, which fit the layer.
+pub(crate) fn forward(
+    layer: &PackedLinear,
+    m: usize,
+    tokens: &Tokens<'_>,
+    mut output: Output<'_>,
+    pool: &dyn Pool,
+) {
+    let kernels = Kernels::of(layer.isa, matches!(tokens, Tokens::Quantized { .. }), m);
+    let few = layer.k.saturating_mul(layer.n).saturating_mul(m) < FEW_PRODUCTS;
+    let pool = if few || pool.threads() < 2 { &Serial } else { pool };
+    let columns = Columns::new(&mut output, layer.n);
+    for first in (0..m).step_by(CHUNK) {
+        chunk(layer, &kernels, first..m.min(first + CHUNK), tokens, &columns, pool);
+    }
+}
+
+/// The tokens of a chunk, ready for the weight.
+struct Batch {
+    /// Divided as the groups of the weight are.
+    grouped: Values,
+    /// Divided as one group is, for `V`, where that differs.
+    plain: Option<Values>,
+    /// Scales of tokens.
+    scales: Vec<f32>,
+    /// The components of the low-rank branch.
+    components: Vec<f32>,
+}
+
+/// A tile of a [`Batch`].
+struct Tile<'a> {
+    grouped: ValuesMut<'a>,
+    plain: Option<ValuesMut<'a>>,
+    scales: &'a mut [f32],
+    components: &'a mut [f32],
+}
+
+fn chunk(
+    layer: &PackedLinear,
+    kernels: &Kernels,
+    range: Range<usize>,
+    tokens: &Tokens<'_>,
+    output: &Columns<'_>,
+    pool: &dyn Pool,
+) {
+    let m = range.len();
+    let arrangement = Arrangement::new(kernels.form, &layer.weight, m);
+    let plain = layer.low_rank.as_ref().filter(|_| !layer.weight.groups.are_plain());
+    let stride = layer.low_rank.as_ref().map_or(0, |branch| branch.down.panels * PANEL);
+    let mut batch = Batch {
+        grouped: Values::new(arrangement, m),
+        plain: plain.map(|branch| Values::new(Arrangement::new(kernels.form, &branch.down, m), m)),
+        scales: vec![0.0; m],
+        components: vec![0.0; m * stride],
+    };
+    batch.prepare(layer, kernels, range.clone(), tokens, stride, pool);
+
+    let units = layer.weight.panels.div_ceil(PANELS);
+    let tasks = match pool.threads() {
+        1 => 1,
+        threads => units.min(threads * TASKS_PER_THREAD),
+    };
+    let epilogue = Epilogue {
+        row_scales: &layer.row_scales,
+        token_scales: &batch.scales,
+        up: layer.low_rank.as_ref().map(|branch| &branch.up),
+        components: &batch.components,
+        stride,
+        bias: &layer.bias,
+    };
+    pool.run(tasks, &|task| {
+        let mut acc = Aligned::new(PANELS * m * PANEL);
+        let mut space = Vec::new();
+        for unit in units * task / tasks..units * (task + 1) / tasks {
+            let panels = unit * PANELS..layer.weight.panels.min((unit + 1) * PANELS);
+            kernels.accumulate(&layer.weight, panels.clone(), batch.grouped.view(m), &mut acc);
+            for (panel, acc) in panels.clone().zip(acc.chunks_exact_mut(m * PANEL)) {
+                kernels.finish(&epilogue, panel, acc, &mut space);
+            }
+            // Row by row: the outputs of one lie far from those of the next.
+            for row in 0..m {
+                for (panel, acc) in panels.clone().zip(acc.chunks_exact(m * PANEL)) {
+                    let first = panel * PANEL;
+                    let y = &acc[row * PANEL..][..PANEL.min(layer.n - first)];
+                    // SAFETY: no other task has this panel.
+                    unsafe { output.write(range.start + row, first, y) };
+                }
+            }
+        }
+    });
+}
+
+impl Batch {
+    /// Reads the tokens, and computes the components of the low-rank branch.
+    fn prepare(
+        &mut self,
+        layer: &PackedLinear,
+        kernels: &Kernels,
+        range: Range<usize>,
+        tokens: &Tokens<'_>,
+        stride: usize,
+        pool: &dyn Pool,
+    ) {
+        let tile = self.grouped.arrangement.tile;
+        let mut plain = self.plain.as_mut().map(Values::tiles);
+        let mut components = self.components.chunks_mut((tile * stride).max(1));
+        let tiles = self.grouped.tiles().zip(self.scales.chunks_mut(tile));
+        let tiles: Vec<_> = tiles
+            .map(|(grouped, scales)| Tile {
+                grouped,
+                plain: plain.as_mut().and_then(Iterator::next),
+                scales,
+                components: components.next().unwrap_or_default(),
+            })
+            .map(Mutex::new)
+            .collect();
+        let pool = if tiles.len() < 2 { &Serial } else { pool };
+        pool.run(tiles.len(), &|at| {
+            // Each task has its own, so no lock is waited for.
+            let mut own = tiles[at].lock().unwrap_or_else(PoisonError::into_inner);
+            own.prepare(layer, kernels, range.start + at * tile, tokens, stride);
+        });
+    }
+}
+
+impl Tile<'_> {
+    fn prepare(
+        &mut self,
+        layer: &PackedLinear,
+        kernels: &Kernels,
+        first: usize,
+        tokens: &Tokens<'_>,
+        stride: usize,
+    ) {
+        let mut x = vec![0.0; layer.k];
+        for (token, scale) in self.scales.iter_mut().enumerate() {
+            *scale = prepare::read(tokens, first + token, &mut x);
+            self.grouped.put(token, &x);
+            if let Some(plain) = &mut self.plain {
+                plain.put(token, &x);
+            }
+        }
+        let Some(branch) = &layer.low_rank else { return };
+        let view = self.plain.as_ref().unwrap_or(&self.grouped).view(self.scales.len());
+        let mut acc = Aligned::new(view.tokens * PANEL);
+        for panel in 0..branch.down.panels {
+            kernels.accumulate(&branch.down, panel..panel + 1, view, &mut acc);
+            for (token, acc) in acc.chunks_exact(PANEL).enumerate() {
+                let scales = branch.scales[panel * PANEL..].iter().take(PANEL);
+                let to = &mut self.components[token * stride + panel * PANEL..];
+                for ((to, dot), scale) in to.iter_mut().zip(acc).zip(scales) {
+                    *to = dot * scale * self.scales[token];
+                }
+            }
+        }
+    }
+}

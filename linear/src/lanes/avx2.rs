@@ -1,0 +1,193 @@
+//! AVX2 with FMA and F16C: half a panel in a register.
+#![allow(unsafe_op_in_unsafe_fn, reason = "the condition is the trait's, for every instruction")]
+
+use std::arch::x86_64::*;
+
+use super::{Decode, Lanes};
+
+/// Half of the output features of a panel.
+#[derive(Clone, Copy)]
+pub(crate) struct Ymm(__m256);
+
+/// A table of 16 values, in two registers.
+#[derive(Clone, Copy)]
+pub(crate) struct Table {
+    lower: __m256,
+    upper: __m256,
+}
+
+/// See [`Coding::E4M3`](crate::matrix::Coding).
+#[derive(Clone, Copy)]
+pub(crate) struct E4M3;
+
+/// See [`Coding::E5M2`](crate::matrix::Coding).
+#[derive(Clone, Copy)]
+pub(crate) struct E5M2;
+
+/// See [`Coding::Int8`](crate::matrix::Coding).
+#[derive(Clone, Copy)]
+pub(crate) struct Int8;
+
+/// bfloat16.
+#[derive(Clone, Copy)]
+pub(crate) struct Bf16;
+
+impl Lanes for Ymm {
+    const COUNT: usize = 8;
+    const TOKENS: usize = 4;
+    type Table = Table;
+    type Nibbles = Table;
+    type E4M3 = E4M3;
+    type E5M2 = E5M2;
+    type Int8 = Int8;
+    type Bf16 = Bf16;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        Self(_mm256_set1_ps(value))
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        Self(_mm256_loadu_ps(from))
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        Self(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))))
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        _mm256_storeu_ps(to, self.0);
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        Self(_mm256_add_ps(self.0, other.0))
+    }
+
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        Self(_mm256_sub_ps(self.0, other.0))
+    }
+
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        Self(_mm256_mul_ps(self.0, other.0))
+    }
+
+    #[inline(always)]
+    unsafe fn fma(self, factor: Self, sum: Self) -> Self {
+        Self(_mm256_fmadd_ps(self.0, factor.0, sum.0))
+    }
+
+    #[inline(always)]
+    unsafe fn table(values: &[f32; 16]) -> Table {
+        Table { lower: _mm256_loadu_ps(values.as_ptr()), upper: _mm256_loadu_ps(values[8..].as_ptr()) }
+    }
+
+    #[inline(always)]
+    unsafe fn ladder(table: Table, word: u64, part: usize) -> Self {
+        let shifts = _mm256_set_epi64x(12, 8, 4, 0);
+        table.look_up(_mm256_srlv_epi64(_mm256_set1_epi64x((word >> (16 * part)) as i64), shifts))
+    }
+}
+
+impl Table {
+    /// The values of the indices in the low 4 bits of the lanes.
+    #[inline(always)]
+    unsafe fn look_up(self, indices: __m256i) -> Ymm {
+        let lower = _mm256_permutevar8x32_ps(self.lower, indices);
+        let upper = _mm256_permutevar8x32_ps(self.upper, indices);
+        Ymm(_mm256_blendv_ps(lower, upper, _mm256_castsi256_ps(_mm256_slli_epi32(indices, 28))))
+    }
+}
+
+impl Decode<Ymm> for Table {
+    const COLUMNS: usize = 8;
+
+    #[inline(always)]
+    unsafe fn new(values: &[f32; 16]) -> Self {
+        Ymm::table(values)
+    }
+
+    #[inline(always)]
+    unsafe fn pair(self, line: *const u8, part: usize, pair: usize) -> (Ymm, Ymm) {
+        let codes = _mm256_loadu_si256(line.add(32 * part).cast());
+        let shifted = |by: usize| unsafe { _mm256_srlv_epi32(codes, _mm256_set1_epi32(by as i32)) };
+        (self.look_up(shifted(4 * pair)), self.look_up(shifted(16 + 4 * pair)))
+    }
+}
+
+/// Eight codes of an input feature.
+#[inline(always)]
+unsafe fn column(line: *const u8, part: usize, column: usize) -> __m128i {
+    _mm_loadl_epi64(line.add(16 * column + 8 * part).cast())
+}
+
+impl Decode<Ymm> for E4M3 {
+    const COLUMNS: usize = 4;
+    /// Read as IEEE half precision, whose exponents have a bias of 15 instead of 7.
+    const UNIT: f32 = 256.0;
+
+    #[inline(always)]
+    unsafe fn new(_values: &[f32; 16]) -> Self {
+        Self
+    }
+
+    #[inline(always)]
+    unsafe fn pair(self, line: *const u8, part: usize, pair: usize) -> (Ymm, Ymm) {
+        let values = |codes| unsafe {
+            let shifted = _mm_slli_epi16(_mm_cvtepi8_epi16(codes), 7);
+            Ymm(_mm256_cvtph_ps(_mm_and_si128(shifted, _mm_set1_epi16(0xBF80_u16 as i16))))
+        };
+        (values(column(line, part, 2 * pair)), values(column(line, part, 2 * pair + 1)))
+    }
+}
+
+impl Decode<Ymm> for E5M2 {
+    const COLUMNS: usize = 4;
+
+    #[inline(always)]
+    unsafe fn new(_values: &[f32; 16]) -> Self {
+        Self
+    }
+
+    #[inline(always)]
+    unsafe fn pair(self, line: *const u8, part: usize, pair: usize) -> (Ymm, Ymm) {
+        let values = |codes| unsafe { Ymm(_mm256_cvtph_ps(_mm_slli_epi16(_mm_cvtepu8_epi16(codes), 8))) };
+        (values(column(line, part, 2 * pair)), values(column(line, part, 2 * pair + 1)))
+    }
+}
+
+impl Decode<Ymm> for Int8 {
+    const COLUMNS: usize = 4;
+
+    #[inline(always)]
+    unsafe fn new(_values: &[f32; 16]) -> Self {
+        Self
+    }
+
+    #[inline(always)]
+    unsafe fn pair(self, line: *const u8, part: usize, pair: usize) -> (Ymm, Ymm) {
+        let codes = line.add(32 * pair + 8 * part).cast::<i8>();
+        (Ymm::load_i8(codes), Ymm::load_i8(codes.add(16)))
+    }
+}
+
+impl Decode<Ymm> for Bf16 {
+    const COLUMNS: usize = 2;
+
+    #[inline(always)]
+    unsafe fn new(_values: &[f32; 16]) -> Self {
+        Self
+    }
+
+    #[inline(always)]
+    unsafe fn pair(self, line: *const u8, part: usize, _pair: usize) -> (Ymm, Ymm) {
+        let pairs = _mm256_loadu_si256(line.add(32 * part).cast());
+        let odd = _mm256_blend_epi16(pairs, _mm256_setzero_si256(), 0x55);
+        (Ymm(_mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16))), Ymm(_mm256_castsi256_ps(odd)))
+    }
+}

@@ -1,0 +1,233 @@
+//! AVX-512: a panel in a register.
+#![allow(unsafe_op_in_unsafe_fn, reason = "the condition is the trait's, for every instruction")]
+
+use std::arch::x86_64::*;
+
+use super::{Decode, Lanes};
+
+/// The output features of a panel.
+#[derive(Clone, Copy)]
+pub(crate) struct Zmm(pub __m512);
+
+/// Values of codes of 4 bits: 16 floats, and the same twice in bfloat16, so that the fifth bit of an index does not matter.
+#[derive(Clone, Copy)]
+pub(crate) struct Nibbles {
+    floats: __m512,
+    halves: __m512i,
+}
+
+/// See [`Coding::E4M3`](crate::matrix::Coding).
+#[derive(Clone, Copy)]
+pub(crate) struct E4M3;
+
+/// See [`Coding::E5M2`](crate::matrix::Coding).
+#[derive(Clone, Copy)]
+pub(crate) struct E5M2;
+
+/// See [`Coding::Int8`](crate::matrix::Coding).
+#[derive(Clone, Copy)]
+pub(crate) struct Int8;
+
+/// bfloat16.
+#[derive(Clone, Copy)]
+pub(crate) struct Bf16;
+
+/// The upper half of every lane.
+const UPPER: __mmask32 = 0xAAAA_AAAA;
+
+impl Lanes for Zmm {
+    const COUNT: usize = 16;
+    const TOKENS: usize = 8;
+    type Table = __m512;
+    type Nibbles = Nibbles;
+    type E4M3 = E4M3;
+    type E5M2 = E5M2;
+    type Int8 = Int8;
+    type Bf16 = Bf16;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        Self(_mm512_set1_ps(value))
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        Self(_mm512_loadu_ps(from))
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        Self(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))))
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        _mm512_storeu_ps(to, self.0);
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        Self(_mm512_add_ps(self.0, other.0))
+    }
+
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        Self(_mm512_sub_ps(self.0, other.0))
+    }
+
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        Self(_mm512_mul_ps(self.0, other.0))
+    }
+
+    #[inline(always)]
+    unsafe fn fma(self, factor: Self, sum: Self) -> Self {
+        Self(_mm512_fmadd_ps(self.0, factor.0, sum.0))
+    }
+
+    #[inline(always)]
+    unsafe fn table(values: &[f32; 16]) -> __m512 {
+        _mm512_loadu_ps(values.as_ptr())
+    }
+
+    #[inline(always)]
+    unsafe fn ladder(table: __m512, word: u64, _part: usize) -> Self {
+        let shifts = _mm512_set_epi64(28, 24, 20, 16, 12, 8, 4, 0);
+        let indices = _mm512_srlv_epi64(_mm512_set1_epi64(word as i64), shifts);
+        Self(_mm512_permutexvar_ps(indices, table))
+    }
+}
+
+impl Nibbles {
+    /// A line, shifted such that the codes of a pair are the low bits of its halves.
+    #[inline(always)]
+    unsafe fn indices(line: *const u8, pair: usize) -> __m512i {
+        _mm512_srlv_epi32(_mm512_loadu_si512(line.cast()), _mm512_set1_epi32(4 * pair as i32))
+    }
+}
+
+impl Decode<Zmm> for Nibbles {
+    const COLUMNS: usize = 8;
+
+    #[inline(always)]
+    unsafe fn new(values: &[f32; 16]) -> Self {
+        let floats = _mm512_loadu_ps(values.as_ptr());
+        let halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(floats), 16));
+        Self { floats, halves: _mm512_broadcast_i64x4(halves) }
+    }
+
+    #[inline(always)]
+    unsafe fn pair(self, line: *const u8, _part: usize, pair: usize) -> (Zmm, Zmm) {
+        let indices = Self::indices(line, pair);
+        let odd = _mm512_maskz_permutexvar_epi16(UPPER, indices, self.halves);
+        (Zmm(_mm512_permutexvar_ps(indices, self.floats)), Zmm(_mm512_castsi512_ps(odd)))
+    }
+}
+
+impl Decode<Zmm> for E4M3 {
+    const COLUMNS: usize = 4;
+    /// Read as IEEE half precision, whose exponents have a bias of 15 instead of 7.
+    const UNIT: f32 = 256.0;
+
+    #[inline(always)]
+    unsafe fn new(_values: &[f32; 16]) -> Self {
+        Self
+    }
+
+    #[inline(always)]
+    unsafe fn pair(self, line: *const u8, _part: usize, pair: usize) -> (Zmm, Zmm) {
+        let codes = _mm512_cvtepi8_epi16(_mm256_loadu_si256(line.add(32 * pair).cast()));
+        let halves = _mm512_and_si512(_mm512_slli_epi16(codes, 7), _mm512_set1_epi16(0xBF80_u16 as i16));
+        from_halves(halves)
+    }
+}
+
+impl Decode<Zmm> for E5M2 {
+    const COLUMNS: usize = 4;
+
+    #[inline(always)]
+    unsafe fn new(_values: &[f32; 16]) -> Self {
+        Self
+    }
+
+    #[inline(always)]
+    unsafe fn pair(self, line: *const u8, _part: usize, pair: usize) -> (Zmm, Zmm) {
+        let codes = _mm512_cvtepu8_epi16(_mm256_loadu_si256(line.add(32 * pair).cast()));
+        from_halves(_mm512_slli_epi16(codes, 8))
+    }
+}
+
+/// The floats of 32 numbers of half precision.
+#[inline(always)]
+unsafe fn from_halves(halves: __m512i) -> (Zmm, Zmm) {
+    let float = |halves| Zmm(unsafe { _mm512_cvtph_ps(halves) });
+    (float(_mm512_castsi512_si256(halves)), float(_mm512_extracti64x4_epi64(halves, 1)))
+}
+
+impl Decode<Zmm> for Int8 {
+    const COLUMNS: usize = 4;
+
+    #[inline(always)]
+    unsafe fn new(_values: &[f32; 16]) -> Self {
+        Self
+    }
+
+    #[inline(always)]
+    unsafe fn pair(self, line: *const u8, _part: usize, pair: usize) -> (Zmm, Zmm) {
+        let column = line.add(32 * pair).cast::<i8>();
+        (Zmm::load_i8(column), Zmm::load_i8(column.add(16)))
+    }
+}
+
+impl Decode<Zmm> for Bf16 {
+    const COLUMNS: usize = 2;
+
+    #[inline(always)]
+    unsafe fn new(_values: &[f32; 16]) -> Self {
+        Self
+    }
+
+    #[inline(always)]
+    unsafe fn pair(self, line: *const u8, _part: usize, _pair: usize) -> (Zmm, Zmm) {
+        let pairs = _mm512_loadu_si512(line.cast());
+        let odd = _mm512_maskz_mov_epi16(UPPER, pairs);
+        (Zmm(_mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16))), Zmm(_mm512_castsi512_ps(odd)))
+    }
+}
+
+/// Decoding into pairs of bfloat16, the operand of `vdpbf16ps` and of AMX.
+///
+/// # Safety
+/// As of [`Decode`].
+pub(crate) trait Pairs: Decode<Zmm> {
+    /// The input features `2 pair` and `2 pair + 1` of a line, side by side.
+    #[inline(always)]
+    unsafe fn pairs(self, line: *const u8, pair: usize) -> __m512i {
+        let (even, odd) = self.pair(line, 0, pair);
+        side_by_side(even, odd)
+    }
+}
+
+/// Two vectors of values that are exact in bfloat16, side by side.
+#[inline(always)]
+pub(crate) unsafe fn side_by_side(even: Zmm, odd: Zmm) -> __m512i {
+    let even = _mm512_srli_epi32(_mm512_castps_si512(even.0), 16);
+    _mm512_mask_mov_epi16(even, UPPER, _mm512_castps_si512(odd.0))
+}
+
+impl Pairs for Nibbles {
+    #[inline(always)]
+    unsafe fn pairs(self, line: *const u8, pair: usize) -> __m512i {
+        _mm512_permutexvar_epi16(Self::indices(line, pair), self.halves)
+    }
+}
+
+impl Pairs for E4M3 {}
+impl Pairs for E5M2 {}
+impl Pairs for Int8 {}
+impl Pairs for Bf16 {
+    #[inline(always)]
+    unsafe fn pairs(self, line: *const u8, _pair: usize) -> __m512i {
+        _mm512_loadu_si512(line.cast())
+    }
+}

@@ -1,0 +1,309 @@
+//! A matrix of codes in the order in which the kernels read it.
+//!
+//! Sixteen output features are a *panel*; panels lie one after the other. Within a panel the input features of a group lie in
+//! lines of 64 bytes, the last line of a group filled up with codes of 0:
+//!
+//! * Codes of 4 bits: a line is 8 input features. Its 16-bit element `2 j + h` holds, in nibble `t`, output feature `j` of the panel
+//!   and input feature `2 t + h`. Shifted by `4 t` and looked up in a table of 16-bit values, a line is four rows of the operand
+//!   `B` of AMX and of AVX-512 BF16, in which the two products of a pair lie side by side.
+//! * Codes of 8 bits: a line is 4 input features, 16 bytes each.
+//! * bfloat16: a line is the 2 input features of a pair, output feature by output feature.
+
+use std::ops::Range;
+
+use zqc_numerics::{FactorFormat, Format};
+
+use crate::layer::{Extra, Layer, Layout, LowRank};
+use crate::reference::BLOCK;
+
+/// Output features of a panel.
+pub(crate) const PANEL: usize = 16;
+/// Bytes of a line.
+pub(crate) const LINE: usize = 64;
+
+/// A line of codes, at an address that suits every load.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(crate) struct Line(pub [u8; LINE]);
+
+/// What codes stand for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Coding {
+    /// Codes of 4 bits, with the values of a table.
+    Nibbles([f32; 16]),
+    /// See [`Format::E4M3`], without NaN.
+    E4M3,
+    /// See [`Format::E5M2`], without NaN and infinity.
+    E5M2,
+    /// See [`Format::Int8`].
+    Int8,
+    /// bfloat16.
+    Bf16,
+}
+
+impl Coding {
+    fn of(format: Format) -> Self {
+        match format {
+            Format::E2M1 | Format::E3M0 | Format::Int4 => {
+                Self::Nibbles(std::array::from_fn(|code| format.decode(code as u8)))
+            }
+            Format::E4M3 => Self::E4M3,
+            Format::E5M2 => Self::E5M2,
+            Format::Int8 => Self::Int8,
+        }
+    }
+
+    /// Input features of a line.
+    pub(crate) const fn columns(self) -> usize {
+        match self {
+            Self::Nibbles(_) => 8,
+            Self::E4M3 | Self::E5M2 | Self::Int8 => 4,
+            Self::Bf16 => 2,
+        }
+    }
+}
+
+/// What the sums of groups are multiplied by.
+pub(crate) enum Steps {
+    /// Nothing: there is one group, and its sum is the result.
+    One,
+    /// Factors of a ladder, by shifts of 4 bits: a panel has one word for every group, with the output feature `2 q` in nibble `q` and
+    /// `2 q + 1` in nibble `8 + q`.
+    Ladder([f32; 16], Vec<u64>),
+    /// Scales, `[panel][group][16]`.
+    Floats(Vec<[f32; PANEL]>),
+}
+
+/// A matrix `[K, N]`, `N` filled up to whole panels.
+pub(crate) struct Matrix {
+    pub coding: Coding,
+    pub groups: Groups,
+    pub panels: usize,
+    pub lines: Vec<Line>,
+    pub steps: Steps,
+    /// `[panel][group][16]`, or empty.
+    pub zero_points: Vec<[i8; PANEL]>,
+}
+
+/// How the input features of a row are divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Groups {
+    /// Input features.
+    pub k: usize,
+    /// Input features of a group but for the last.
+    pub size: usize,
+    /// Groups.
+    pub count: usize,
+    /// Blocks of a group but for the last.
+    pub blocks_each: usize,
+    /// Blocks.
+    pub blocks: usize,
+}
+
+impl Groups {
+    /// Groups of `size` of `k` input features, both at least 1.
+    pub(crate) fn new(k: usize, size: usize) -> Self {
+        let size = size.min(k);
+        let (count, blocks_each) = (k.div_ceil(size), size.div_ceil(BLOCK));
+        let last = k - (count - 1) * size;
+        Self { k, size, count, blocks_each, blocks: (count - 1) * blocks_each + last.div_ceil(BLOCK) }
+    }
+
+    /// Input features of group `g`.
+    pub(crate) fn len(self, g: usize) -> usize {
+        self.size.min(self.k - g * self.size)
+    }
+
+    /// Whether blocks are the same as those of one group of all.
+    pub(crate) fn are_plain(self) -> bool {
+        self.size.is_multiple_of(BLOCK) || self.count == 1
+    }
+}
+
+impl Matrix {
+    /// The weight of a layer.
+    pub(crate) fn weight(layer: &Layer<'_>) -> Self {
+        let groups = Groups::new(layer.k, layer.group_size);
+        let mut matrix =
+            Self::lines(Coding::of(layer.format), groups, layer.n, |place, line| fill(layer, place, line));
+        let of_panels = || (0..matrix.panels).flat_map(|panel| (0..groups.count).map(move |g| (panel, g)));
+        let row = |panel: usize, lane: usize| Some(panel * PANEL + lane).filter(|&n| n < layer.n);
+        let floats = || {
+            let lanes =
+                |(panel, g)| std::array::from_fn(|lane| row(panel, lane).map_or(0.0, |n| layer.step(g, n)));
+            Steps::Floats(of_panels().map(lanes).collect())
+        };
+        let steps = match layer.extra {
+            Extra::Shifts(ladder, _) => {
+                let word = |(panel, g)| {
+                    (0..PANEL).filter_map(|lane| Some((lane, row(panel, lane)?))).fold(
+                        0,
+                        |word, (lane, n)| {
+                            word | u64::from(layer.shift(g, n)) << (4 * (lane / 2 + 8 * (lane % 2)))
+                        },
+                    )
+                };
+                let factors = std::array::from_fn(|shift| ladder.factor(shift as u8));
+                Steps::Ladder(factors, of_panels().map(word).collect())
+            }
+            Extra::None | Extra::ZeroPoints(_) => floats(),
+        };
+        let zero_points = match layer.extra {
+            Extra::ZeroPoints(_) => {
+                let lanes = |(panel, g)| {
+                    std::array::from_fn(|lane| row(panel, lane).map_or(0, |n| layer.zero_point(g, n)))
+                };
+                of_panels().map(lanes).collect()
+            }
+            Extra::None | Extra::Shifts(..) => Vec::new(),
+        };
+        (matrix.steps, matrix.zero_points) = (steps, zero_points);
+        matrix
+    }
+
+    /// `V` of a branch, `[K, R]`.
+    pub(crate) fn down(branch: &LowRank<'_>, k: usize) -> Self {
+        Self::factor(branch, branch.down, k, branch.rank)
+    }
+
+    /// `U` of a branch, `[R, N]`.
+    pub(crate) fn up(branch: &LowRank<'_>, n: usize) -> Self {
+        Self::factor(branch, branch.up, branch.rank, n)
+    }
+
+    fn factor(branch: &LowRank<'_>, factor: &[u8], rows: usize, columns: usize) -> Self {
+        let coding = match branch.format {
+            FactorFormat::E4M3 => Coding::E4M3,
+            FactorFormat::Bf16 => Coding::Bf16,
+        };
+        let code = |row: usize, column: usize| {
+            let at = row * columns + column;
+            match branch.format {
+                FactorFormat::E4M3 => u16::from(factor[at]),
+                FactorFormat::Bf16 => (branch.value(factor, at).to_bits() >> 16) as u16,
+            }
+        };
+        Self::lines(coding, Groups::new(rows, rows), columns, |place, line| {
+            place.each(|column, lane, k, n| put(coding, line, lane, column, code(k, n)));
+        })
+    }
+
+    /// The codes alone, line by line.
+    fn lines(coding: Coding, groups: Groups, n: usize, fill: impl Fn(Place, &mut [u8; LINE])) -> Self {
+        let columns = coding.columns();
+        let panels = n.div_ceil(PANEL);
+        let mut lines = Vec::new();
+        lines.reserve_exact(panels * lines_before(coding, groups, groups.count));
+        for n in (0..n).step_by(PANEL).map(|first| first..n.min(first + PANEL)) {
+            for g in 0..groups.count {
+                let end = g * groups.size + groups.len(g);
+                for k in (g * groups.size..end).step_by(columns) {
+                    let mut line = Line([0; LINE]);
+                    fill(Place { k: k..end.min(k + columns), n: n.clone() }, &mut line.0);
+                    lines.push(line);
+                }
+            }
+        }
+        Self { coding, groups, panels, lines, steps: Steps::One, zero_points: Vec::new() }
+    }
+
+    /// Lines of a panel.
+    pub(crate) fn lines_of_panel(&self) -> usize {
+        lines_before(self.coding, self.groups, self.groups.count)
+    }
+
+    /// The largest magnitude of a weight over the lowest bit of all weights; infinite where that is too much for sums to be exact.
+    pub(crate) fn span(&self) -> f32 {
+        let largest_zero_point = if self.zero_points.is_empty() { 0.0 } else { 128.0 };
+        match &self.coding {
+            Coding::Nibbles(values) => {
+                let magnitudes = values.iter().map(|value| value.abs()).filter(|value| *value > 0.0);
+                let largest = magnitudes.clone().fold(0.0, f32::max);
+                // The least value is a power of two, and divides all others.
+                let least = magnitudes.fold(f32::INFINITY, f32::min);
+                (largest + largest_zero_point) / least
+            }
+            Coding::Int8 => 128.0 + largest_zero_point,
+            Coding::E4M3 | Coding::E5M2 | Coding::Bf16 => f32::INFINITY,
+        }
+    }
+
+    /// Bytes that it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        let steps = match &self.steps {
+            Steps::One => 0,
+            Steps::Ladder(_, words) => size_of_val(words.as_slice()),
+            Steps::Floats(scales) => size_of_val(scales.as_slice()),
+        };
+        size_of_val(self.lines.as_slice()) + steps + size_of_val(self.zero_points.as_slice())
+    }
+}
+
+/// Lines of a panel before group `g`.
+fn lines_before(coding: Coding, groups: Groups, g: usize) -> usize {
+    let columns = coding.columns();
+    let whole = groups.size.div_ceil(columns);
+    if g < groups.count { g * whole } else { (g - 1) * whole + groups.len(g - 1).div_ceil(columns) }
+}
+
+/// What a line holds.
+struct Place {
+    /// Input features.
+    k: Range<usize>,
+    /// Output features.
+    n: Range<usize>,
+}
+
+impl Place {
+    /// Calls `element` with the column, the lane and both features of every element.
+    fn each(self, mut element: impl FnMut(usize, usize, usize, usize)) {
+        for (column, k) in self.k.enumerate() {
+            for (lane, n) in self.n.clone().enumerate() {
+                element(column, lane, k, n);
+            }
+        }
+    }
+}
+
+/// Fills a line with codes of a layer.
+fn fill(layer: &Layer<'_>, place: Place, line: &mut [u8; LINE]) {
+    let lanes = place.n.len();
+    match (layer.layout, layer.format.bits()) {
+        // A row of the file has the codes of a panel side by side: 8 bytes, or 16.
+        (Layout::InputMajor, 4) => {
+            let stride = layer.n.div_ceil(2);
+            let mut words = [0u32; PANEL];
+            for (column, k) in place.k.enumerate() {
+                let mut bytes = [0; PANEL / 2];
+                let from = &layer.codes[k * stride + place.n.start / 2..][..lanes.div_ceil(2)];
+                bytes[..from.len()].copy_from_slice(from);
+                let codes = u64::from_le_bytes(bytes);
+                for (lane, word) in words.iter_mut().enumerate() {
+                    *word |= ((codes >> (4 * lane)) as u32 & 0xF) << (16 * (column % 2) + 4 * (column / 2));
+                }
+            }
+            for (to, word) in line.as_chunks_mut().0.iter_mut().zip(words).take(lanes) {
+                *to = word.to_le_bytes();
+            }
+        }
+        (Layout::InputMajor, _) => {
+            for (to, k) in line.chunks_exact_mut(PANEL).zip(place.k) {
+                to[..lanes].copy_from_slice(&layer.codes[k * layer.n + place.n.start..][..lanes]);
+            }
+        }
+        (Layout::OutputMajor, _) => {
+            let coding = Coding::of(layer.format);
+            place.each(|column, lane, k, n| put(coding, line, lane, column, layer.code(k, n).into()));
+        }
+    }
+}
+
+/// Puts the code of an output feature and an input feature in its place in a line.
+fn put(coding: Coding, line: &mut [u8; LINE], lane: usize, column: usize, code: u16) {
+    let element = 2 * (2 * lane + column % 2);
+    match coding {
+        Coding::Nibbles(_) => line[element + column / 4] |= (code as u8) << (4 * (column / 2 % 2)),
+        Coding::E4M3 | Coding::E5M2 | Coding::Int8 => line[PANEL * column + lane] = code as u8,
+        Coding::Bf16 => line[element..element + 2].copy_from_slice(&code.to_le_bytes()),
+    }
+}

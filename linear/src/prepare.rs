@@ -1,0 +1,280 @@
+//! The values of a call's activations, as the kernels read them.
+
+use std::sync::OnceLock;
+
+use zqc_numerics::Format;
+
+use crate::aligned::Aligned;
+use crate::matrix::{Groups, Matrix};
+use crate::operands::Tokens;
+use crate::reference::BLOCK;
+
+/// Tokens that are prepared together, at most: the rows of a tile of AMX.
+const TILE: usize = 16;
+
+/// Elements between the rows of tokens, so that one element of several does not fall on one set of a cache.
+const GAP: usize = 32;
+
+/// What kernels read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// `f32`, row by row.
+    Rows,
+    /// `f32` and bfloat16, row by row, and whether the sums of groups are exact.
+    #[cfg(target_arch = "x86_64")]
+    Pairs,
+    /// bfloat16, in tiles of some tokens by one block.
+    #[cfg(target_arch = "x86_64")]
+    Tiles,
+}
+
+/// How the values of tokens lie: every group is filled up with 0 to whole blocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrangement {
+    pub form: Form,
+    pub groups: Groups,
+    /// Tokens of a tile.
+    pub tile: usize,
+    /// Largest over least magnitude of the weights, which bounds what sums are exact.
+    pub span: f32,
+}
+
+impl Arrangement {
+    /// For some tokens, which are divided into tiles of about one size.
+    pub(crate) fn new(form: Form, matrix: &Matrix, tokens: usize) -> Self {
+        let tile = tokens.div_ceil(tokens.div_ceil(TILE).max(1)).max(1);
+        Self { form, groups: matrix.groups, tile, span: matrix.span() }
+    }
+
+    /// Elements between tokens of [`Form::Rows`].
+    pub(crate) fn stride(self) -> usize {
+        self.groups.blocks * BLOCK + GAP
+    }
+
+    fn row_elements(self) -> usize {
+        match self.form {
+            Form::Rows => self.stride(),
+            #[cfg(target_arch = "x86_64")]
+            Form::Pairs => self.stride(),
+            #[cfg(target_arch = "x86_64")]
+            Form::Tiles => 0,
+        }
+    }
+
+    fn half_elements(self) -> usize {
+        match self.form {
+            Form::Rows => 0,
+            #[cfg(target_arch = "x86_64")]
+            Form::Pairs => self.stride(),
+            #[cfg(target_arch = "x86_64")]
+            Form::Tiles => self.groups.blocks * BLOCK,
+        }
+    }
+
+    fn exact_elements(self) -> usize {
+        match self.form {
+            Form::Rows => 0,
+            #[cfg(target_arch = "x86_64")]
+            Form::Pairs => self.groups.count,
+            #[cfg(target_arch = "x86_64")]
+            Form::Tiles => 0,
+        }
+    }
+}
+
+/// Values of tokens.
+pub(crate) struct Values {
+    pub arrangement: Arrangement,
+    rows: Aligned<f32>,
+    halves: Aligned<u16>,
+    exact: Vec<bool>,
+}
+
+/// Values of some tokens, to be written.
+pub(crate) struct ValuesMut<'a> {
+    arrangement: Arrangement,
+    rows: &'a mut [f32],
+    halves: &'a mut [u16],
+    exact: &'a mut [bool],
+}
+
+/// Values of some tokens, the first of them the first of a tile.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a> {
+    pub arrangement: Arrangement,
+    pub tokens: usize,
+    rows: &'a [f32],
+    halves: &'a [u16],
+    exact: &'a [bool],
+}
+
+impl Values {
+    pub(crate) fn new(arrangement: Arrangement, tokens: usize) -> Self {
+        let padded = tokens.next_multiple_of(arrangement.tile);
+        Self {
+            arrangement,
+            rows: Aligned::new(tokens * arrangement.row_elements()),
+            halves: Aligned::new(padded * arrangement.half_elements()),
+            exact: vec![false; tokens * arrangement.exact_elements()],
+        }
+    }
+
+    /// Tile by tile.
+    pub(crate) fn tiles(&mut self) -> impl Iterator<Item = ValuesMut<'_>> {
+        let arrangement = self.arrangement;
+        let elements = |of_token: usize| (arrangement.tile * of_token).max(1);
+        let mut rows = self.rows.chunks_mut(elements(arrangement.row_elements()));
+        let mut halves = self.halves.chunks_mut(elements(arrangement.half_elements()));
+        let mut exact = self.exact.chunks_mut(elements(arrangement.exact_elements()));
+        std::iter::from_fn(move || {
+            let tile = (rows.next(), halves.next(), exact.next());
+            let (rows, halves, exact) = match tile {
+                (None, None, _) => return None,
+                (rows, halves, exact) => {
+                    (rows.unwrap_or_default(), halves.unwrap_or_default(), exact.unwrap_or_default())
+                }
+            };
+            Some(ValuesMut { arrangement, rows, halves, exact })
+        })
+    }
+
+    pub(crate) fn view(&self, tokens: usize) -> View<'_> {
+        let Self { arrangement, rows, halves, exact } = self;
+        View { arrangement: *arrangement, tokens, rows, halves, exact }
+    }
+}
+
+impl ValuesMut<'_> {
+    pub(crate) fn view(&self, tokens: usize) -> View<'_> {
+        let Self { arrangement, rows, halves, exact } = self;
+        View { arrangement: *arrangement, tokens, rows, halves, exact }
+    }
+
+    /// Puts the values `x` `[K]` of token `token` of the tile in their place.
+    pub(crate) fn put(&mut self, token: usize, x: &[f32]) {
+        let Arrangement { groups, .. } = self.arrangement;
+        let padded = groups.blocks_each * BLOCK;
+        match self.arrangement.form {
+            Form::Rows => {
+                let stride = self.arrangement.stride();
+                let row = self.rows[token * stride..(token + 1) * stride].chunks_mut(padded);
+                for (to, from) in row.zip(x.chunks(groups.size)) {
+                    to[..from.len()].copy_from_slice(from);
+                }
+            }
+            #[cfg(target_arch = "x86_64")]
+            Form::Pairs => {
+                let stride = self.arrangement.stride();
+                let row = token * stride..(token + 1) * stride;
+                let (rows, halves) =
+                    (self.rows[row.clone()].chunks_mut(padded), self.halves[row].chunks_mut(padded));
+                for ((row, halves), from) in rows.zip(halves).zip(x.chunks(groups.size)) {
+                    row[..from.len()].copy_from_slice(from);
+                    halves.iter_mut().zip(from).for_each(|(to, from)| *to = bf16_bits(*from));
+                }
+                let exact = &mut self.exact[token * groups.count..][..groups.count];
+                for (exact, x) in exact.iter_mut().zip(x.chunks(groups.size)) {
+                    *exact = sums_are_exact(x, self.arrangement.span);
+                }
+            }
+            #[cfg(target_arch = "x86_64")]
+            Form::Tiles => {
+                let tile = self.arrangement.tile;
+                let of_group = self.halves.chunks_mut(tile * padded).zip(x.chunks(groups.size));
+                for (blocks, x) in of_group {
+                    for (block, x) in blocks.chunks_exact_mut(tile * BLOCK).zip(x.chunks(BLOCK)) {
+                        let row = &mut block[token * BLOCK..(token + 1) * BLOCK];
+                        row.iter_mut().zip(x).for_each(|(to, from)| *to = bf16_bits(*from));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<'a> View<'a> {
+    /// The row of a token.
+    #[inline(always)]
+    pub(crate) fn row(&self, token: usize) -> &'a [f32] {
+        let stride = self.arrangement.stride();
+        &self.rows[token * stride..(token + 1) * stride]
+    }
+
+    /// The row of a token in bfloat16.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(crate) fn half_row(&self, token: usize) -> &'a [u16] {
+        let stride = self.arrangement.stride();
+        &self.halves[token * stride..(token + 1) * stride]
+    }
+
+    /// Whether sums of group `g` are exact for the tokens from `first`.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(crate) fn are_exact<const T: usize>(&self, first: usize, g: usize) -> bool {
+        let groups = self.arrangement.groups.count;
+        (first..first + T).all(|token| self.exact[token * groups + g])
+    }
+
+    /// A tile of tokens, `[block][token][32]`.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(crate) fn tile(&self, tile: usize) -> &'a [u16] {
+        let elements = self.arrangement.tile * self.arrangement.groups.blocks * BLOCK;
+        &self.halves[tile * elements..(tile + 1) * elements]
+    }
+}
+
+/// The bits of a value that is exact in bfloat16.
+#[cfg(target_arch = "x86_64")]
+fn bf16_bits(value: f32) -> u16 {
+    (value.to_bits() >> 16) as u16
+}
+
+/// Whether sums of the products of `x` and weights are exact in any order: they are multiples of the product of the lowest set bits,
+/// less than 2^24 of them. `span` is the largest magnitude of a weight over the lowest bit of all.
+#[cfg(target_arch = "x86_64")]
+fn sums_are_exact(x: &[f32], span: f32) -> bool {
+    // Half of 2^24 leaves room for the roundings of this sum.
+    const MOST: f32 = (1 << 23) as f32;
+    let lowest = x.iter().filter(|x| **x != 0.0).map(|x| {
+        let significand = x.to_bits() | 1 << 23;
+        let exponent = x.to_bits() & 0x7F80_0000;
+        f32::from_bits(exponent) * (1u32 << significand.trailing_zeros()) as f32
+    });
+    let lowest = lowest.fold(f32::INFINITY, f32::min) * f32::EPSILON;
+    let sum: f32 = x.iter().map(|x| x.abs()).sum();
+    sum * span < MOST * lowest || sum == 0.0
+}
+
+/// Reads the values of token `token`, and yields its scale, 1 for floats.
+pub(crate) fn read(tokens: &Tokens<'_>, token: usize, x: &mut [f32]) -> f32 {
+    let row = token * x.len()..(token + 1) * x.len();
+    match *tokens {
+        Tokens::Quantized { format, codes, zero_points, .. } => {
+            let codes = &codes[row];
+            match format.float() {
+                Some(float) => {
+                    let values = codebook(float);
+                    x.iter_mut().zip(codes).for_each(|(to, code)| *to = values[usize::from(*code)]);
+                }
+                None => {
+                    let zero_point = f32::from(zero_points[token]);
+                    x.iter_mut().zip(codes).for_each(|(to, code)| *to = f32::from(*code) - zero_point);
+                }
+            }
+        }
+        Tokens::F32(from) => x.copy_from_slice(&from[row]),
+        Tokens::F16(from) => x.iter_mut().zip(&from[row]).for_each(|(to, from)| *to = from.to_f32()),
+        Tokens::Bf16(from) => x.iter_mut().zip(&from[row]).for_each(|(to, from)| *to = from.to_f32()),
+    }
+    tokens.scale(token)
+}
+
+/// The values of a format of FP8.
+fn codebook(format: Format) -> &'static [f32; 256] {
+    static E4M3: OnceLock<[f32; 256]> = OnceLock::new();
+    static E5M2: OnceLock<[f32; 256]> = OnceLock::new();
+    let values = if format == Format::E5M2 { &E5M2 } else { &E4M3 };
+    values.get_or_init(|| std::array::from_fn(|code| format.decode(code as u8)))
+}

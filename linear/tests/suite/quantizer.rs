@@ -1,0 +1,1 @@
+//! Tokens are quantized as `zqc-numerics` does, bit for bit.

@@ -1,0 +1,1 @@
+//! What does not fit is refused, with a word about it.

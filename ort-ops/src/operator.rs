@@ -1,0 +1,248 @@
+//! One operator: what ONNX Runtime asks about it, and what it does.
+
+use std::borrow::Cow;
+use std::ffi::{CString, c_char, c_int, c_void};
+use std::ptr;
+
+use ort_sys::{
+    ONNXTensorElementDataType, OrtApi, OrtCustomOp, OrtCustomOpInputOutputCharacteristic, OrtKernelContext,
+    OrtKernelInfo, OrtMemType, OrtShapeInferContext, OrtStatusPtr,
+};
+use zqc_numerics::{ActivationFormat, Signature, WeightKind};
+
+use crate::api::{self, Api, Context, OpError};
+use crate::element::Element;
+use crate::gather::Gather;
+use crate::infer;
+use crate::linear::Linear;
+use crate::quantize::Quantize;
+
+/// Which function an operator computes.
+#[derive(Clone, Copy)]
+pub(crate) enum Function {
+    /// Token-wise quantization.
+    Quantize(ActivationFormat),
+    /// A linear layer.
+    Linear(Signature),
+    /// Rows of a table.
+    Gather(WeightKind),
+}
+
+/// An operator, as ONNX Runtime holds it: `base` comes first, so that a pointer to it is one to the whole.
+#[repr(C)]
+pub(crate) struct Operator {
+    base: OrtCustomOp,
+    api: Api,
+    name: CString,
+    pub function: Function,
+    pub inputs: Vec<Element>,
+    pub outputs: Vec<Element>,
+}
+
+/// A node of a session.
+enum Kernel {
+    Quantize(Quantize),
+    Linear(Box<Linear>),
+    Gather(Gather),
+}
+
+/// A kernel with what it needs to answer ONNX Runtime.
+struct Node {
+    api: Api,
+    /// The name of the node, for messages.
+    name: String,
+    kernel: Kernel,
+}
+
+impl Function {
+    /// Every function.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        let quantize = ActivationFormat::ALL.into_iter().map(Self::Quantize);
+        let linear = Signature::all().map(Self::Linear);
+        quantize.chain(linear).chain(WeightKind::tables().map(Self::Gather))
+    }
+
+    fn name(self) -> String {
+        match self {
+            Self::Quantize(format) => format.quantize_function(),
+            Self::Linear(signature) => signature.name(),
+            Self::Gather(kind) => kind.gather_function(),
+        }
+    }
+}
+
+impl Operator {
+    /// The operator of a function. Where the type of an output can be inferred, a layer takes and yields whatever floats the
+    /// model has, else float32.
+    pub(crate) fn new(api: Api, function: Function, infers_types: bool) -> Self {
+        let float = if infers_types { Element::ANY } else { Element::F32 };
+        let (inputs, outputs) = match function {
+            Function::Quantize(format) => (vec![Element::ANY], Quantize::outputs(format)),
+            Function::Linear(signature) => (Linear::inputs(signature, float), vec![float]),
+            Function::Gather(kind) => (Gather::inputs(kind), vec![float]),
+        };
+        let name = CString::new(function.name()).unwrap_or_default();
+        Self { base: BASE, api, name, function, inputs, outputs }
+    }
+
+    pub(crate) fn base(&self) -> *const OrtCustomOp {
+        &raw const self.base
+    }
+
+    pub(crate) fn name(&self) -> Cow<'_, str> {
+        self.name.to_string_lossy()
+    }
+
+    fn create(&self, api: Api, info: *const OrtKernelInfo) -> Result<Kernel, OpError> {
+        Ok(match self.function {
+            Function::Quantize(format) => Kernel::Quantize(Quantize::new(format)?),
+            Function::Linear(signature) => {
+                // SAFETY: `info` is what ONNX Runtime hands to the callback that this runs in.
+                Kernel::Linear(Box::new(unsafe { Linear::new(api, info, signature, self.outputs[0]) }?))
+            }
+            Function::Gather(kind) => {
+                // SAFETY: the same.
+                Kernel::Gather(unsafe { Gather::new(api, info, kind, self.outputs[0]) }?)
+            }
+        })
+    }
+}
+
+/// The operator that ONNX Runtime means.
+///
+/// # Safety
+/// `op` is the `base` of an [`Operator`]; those that are registered are never freed.
+unsafe fn operator<'a>(op: *const OrtCustomOp) -> &'a Operator {
+    // SAFETY: `base` is the first field of the `repr(C)` struct.
+    unsafe { &*op.cast::<Operator>() }
+}
+
+unsafe extern "system" fn name(op: *const OrtCustomOp) -> *const c_char {
+    // SAFETY: ONNX Runtime passes the operator that was registered; so in the callbacks below.
+    unsafe { operator(op) }.name.as_ptr()
+}
+
+unsafe extern "system" fn provider(_: *const OrtCustomOp) -> *const c_char {
+    ptr::null()
+}
+
+unsafe extern "system" fn input_type(op: *const OrtCustomOp, at: usize) -> ONNXTensorElementDataType {
+    // SAFETY: see `name`.
+    unsafe { operator(op) }.inputs.get(at).copied().unwrap_or(Element::ANY).binding()
+}
+
+unsafe extern "system" fn input_count(op: *const OrtCustomOp) -> usize {
+    // SAFETY: see `name`.
+    unsafe { operator(op) }.inputs.len()
+}
+
+unsafe extern "system" fn output_type(op: *const OrtCustomOp, at: usize) -> ONNXTensorElementDataType {
+    // SAFETY: see `name`.
+    unsafe { operator(op) }.outputs.get(at).copied().unwrap_or(Element::ANY).binding()
+}
+
+unsafe extern "system" fn output_count(op: *const OrtCustomOp) -> usize {
+    // SAFETY: see `name`.
+    unsafe { operator(op) }.outputs.len()
+}
+
+unsafe extern "system" fn required(_: *const OrtCustomOp, _: usize) -> OrtCustomOpInputOutputCharacteristic {
+    OrtCustomOpInputOutputCharacteristic::INPUT_OUTPUT_REQUIRED
+}
+
+unsafe extern "system" fn memory(_: *const OrtCustomOp, _: usize) -> OrtMemType {
+    OrtMemType::OrtMemTypeDefault
+}
+
+/// No operator is variadic; ONNX Runtime asks all the same.
+unsafe extern "system" fn one(_: *const OrtCustomOp) -> c_int {
+    1
+}
+
+/// The first version of the domain that has the operator, and the last.
+unsafe extern "system" fn version(_: *const OrtCustomOp) -> c_int {
+    zqc_numerics::FUNCTION_VERSION as c_int
+}
+
+unsafe extern "system" fn create(
+    op: *const OrtCustomOp,
+    table: *const OrtApi,
+    info: *const OrtKernelInfo,
+    kernel: *mut *mut c_void,
+) -> OrtStatusPtr {
+    // SAFETY: see `name`; `table` is of the version that the operator states.
+    let (operator, api) = unsafe { (operator(op), Api::new(table)) };
+    let api = api.unwrap_or(operator.api);
+    // SAFETY: `info` is alive during the callback.
+    let name = unsafe { api.node_name(info) }.unwrap_or_default();
+    let context = format!("node \"{name}\" ({})", operator.name());
+    api.guard(&context, || {
+        let made = operator.create(api, info)?;
+        let node = Box::new(Node { api, name: context.clone(), kernel: made });
+        // SAFETY: ONNX Runtime wants the kernel there.
+        unsafe { *kernel = Box::into_raw(node).cast() };
+        Ok(())
+    })
+}
+
+unsafe extern "system" fn compute(kernel: *mut c_void, context: *mut OrtKernelContext) -> OrtStatusPtr {
+    // SAFETY: what `create` made; runs may be concurrent and only read it.
+    let node = unsafe { &*kernel.cast::<Node>() };
+    node.api.guard(&node.name, || {
+        // SAFETY: the context is used during this run only.
+        let context = unsafe { Context::new(node.api, context) };
+        match &node.kernel {
+            Kernel::Quantize(quantize) => quantize.run(&context),
+            Kernel::Linear(linear) => linear.run(&context),
+            Kernel::Gather(gather) => gather.run(&context),
+        }
+    })
+}
+
+unsafe extern "system" fn destroy(kernel: *mut c_void) {
+    // SAFETY: what `create` made; ONNX Runtime destroys it once.
+    let node = unsafe { Box::from_raw(kernel.cast::<Node>()) };
+    // A panic must not cross into C++; the status of it would have nowhere to go.
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(node)));
+}
+
+unsafe extern "system" fn infer_shapes(
+    op: *const OrtCustomOp,
+    context: *mut OrtShapeInferContext,
+) -> OrtStatusPtr {
+    // SAFETY: see `name`.
+    let operator = unsafe { operator(op) };
+    let name = operator.name();
+    // SAFETY: the context is alive during the callback.
+    operator.api.guard(&name, || unsafe { infer::outputs(operator.api, operator, context) })
+}
+
+/// The callbacks. `version` says which fields ONNX Runtime may read, so those of later ones stay empty.
+const BASE: OrtCustomOp = OrtCustomOp {
+    version: api::VERSION,
+    CreateKernel: None,
+    GetName: Some(name),
+    GetExecutionProviderType: Some(provider),
+    GetInputType: Some(input_type),
+    GetInputTypeCount: Some(input_count),
+    GetOutputType: Some(output_type),
+    GetOutputTypeCount: Some(output_count),
+    KernelCompute: None,
+    KernelDestroy: Some(destroy),
+    GetInputCharacteristic: Some(required),
+    GetOutputCharacteristic: Some(required),
+    GetInputMemoryType: Some(memory),
+    GetVariadicInputMinArity: Some(one),
+    GetVariadicInputHomogeneity: Some(one),
+    GetVariadicOutputMinArity: Some(one),
+    GetVariadicOutputHomogeneity: Some(one),
+    CreateKernelV2: Some(create),
+    KernelComputeV2: Some(compute),
+    InferOutputShapeFn: Some(infer_shapes),
+    GetStartVersion: Some(version),
+    GetEndVersion: Some(version),
+    GetMayInplace: None,
+    ReleaseMayInplace: None,
+    GetAliasMap: None,
+    ReleaseAliasMap: None,
+};
