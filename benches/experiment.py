@@ -85,7 +85,7 @@ def measure(arguments, options):
         model, row = arguments.model, {"bits_per_weight": None, "seconds": None}
         if options is not None:
             model, report = f"{folder}/model.onnx", f"{folder}/report.json"
-            command = [arguments.zqc, arguments.model, "-o", model, "--report", report, "--tokenizer", arguments.tokenizer,
+            command = [arguments.zqc, arguments.model, "-o", model, "--report", report, "--head", "float", "--tokenizer", arguments.tokenizer,
                        "--calibration", arguments.calibration, *shlex.split(arguments.zqc_options)]
             # The last of two equal options counts.
             chosen = shlex.split(f"--group-size {arguments.group_size} {options}")

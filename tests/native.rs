@@ -29,7 +29,7 @@ fn the_reference_computes_what_the_portable_model_does() {
     ];
     for recipe in recipes {
         compile(&native, &[recipe, &["--target", "native"]].concat());
-        compile(&portable, recipe);
+        compile(&portable, &[recipe, &["--head", "float"]].concat());
         script(&python, "checker.py", [&native]);
         script(&python, "native.py", [native.as_os_str(), portable.as_os_str(), "2048".as_ref()]);
     }
@@ -47,7 +47,7 @@ fn inspection_finds_the_layers() {
     for recipe in recipes {
         let [native, portable] = ["native", "portable"].map(|target| {
             let output = folder.path().join(target);
-            compile(&output, &[recipe, &["--target", target]].concat());
+            compile(&output, &[recipe, &["--target", target, "--head", "float"]].concat());
             let text = zqc_ok(["inspect".as_ref(), output.as_os_str(), "--json".as_ref()]);
             serde_json::from_str::<serde_json::Value>(&text).unwrap()["linears"].as_array().unwrap().clone()
         });

@@ -47,8 +47,9 @@ fn layers_are_calibrated_as_in_the_embedded_back_end() {
     let [rten, ort] = ["rten", "ort"].map(|backend| {
         compile(&folder.path().join(backend), &["--backend", backend])["layers"].as_array().unwrap().clone()
     });
-    assert_eq!((rten.len(), ort.len()), (35, 35));
-    for (rten, ort) in rten.iter().zip(&ort) {
+    assert_eq!((rten.len(), ort.len()), (36, 36));
+    // But the head, which is rounded without data.
+    for (rten, ort) in rten.iter().zip(&ort).filter(|(layer, _)| layer["layer"] != "lm_head") {
         // Codes that fall to the other side change the layers behind them: by what the layers lose, no more.
         for key in ["weight_error", "output_error"] {
             let [rten, ort] = [rten, ort].map(|layer| layer[key].as_f64().unwrap());

@@ -107,80 +107,68 @@ pub fn inputs(
 /// # Errors
 /// When an operand cannot be read, or the operands do not fit together.
 pub fn matrix(graph: &Graph, node: &Node, linear: &QuantizedLinear) -> Result<QuantizedMatrix, OperandError> {
-    let codes = constant(graph, node, port::WEIGHT)?.bytes()?;
-    let codes = match linear.format.bits() {
-        4 => codes
-            .chunks_exact(linear.row_bytes().max(1))
-            .flat_map(|row| unpack_nibbles(row, linear.k))
-            .collect(),
-        _ => codes.into_owned(),
-    };
-    let scales = constant(graph, node, port::SCALES)?.to_f32()?;
-    let scales = match linear.ladder {
-        None => Scales::Grouped(scales),
-        Some(ladder) => {
-            let shifts = constant(graph, node, port::SHIFTS)?.bytes()?.into_owned();
-            Scales::Shifted { ladder, rows: scales, shifts }
-        }
-    };
-    let zero_points = match node.input(port::ZERO_POINTS) {
-        None => None,
-        Some(_) => {
-            let bytes = constant(graph, node, port::ZERO_POINTS)?.bytes()?;
-            Some(bytes.iter().map(|&byte| byte as i8).collect())
-        }
-    };
-    let &QuantizedLinear { k, n, format, group_size, .. } = linear;
-    let matrix = QuantizedMatrix { format, rows: n, cols: k, group_size, codes, scales, zero_points };
+    let matrix = read(graph, node, linear, None)?;
     matrix.check()?;
     Ok(matrix)
 }
 
-/// The rows at `indices` of the table `table`, which `node` looks rows up in; no other row is read.
+/// The rows at `indices` of the table `table`, which `node` looks rows up in; the codes of no other are copied.
 ///
 /// # Errors
-/// As [`matrix`], and when there is no such row.
+/// When an operand cannot be read, or there is no such row.
 pub fn rows(
     graph: &Graph,
     node: &Node,
     table: &QuantizedLinear,
     indices: &[usize],
 ) -> Result<QuantizedMatrix, OperandError> {
-    let (row_bytes, groups) = (table.row_bytes(), table.groups());
-    let codes = constant(graph, node, port::WEIGHT)?.bytes()?;
-    let codes = chosen(&codes, row_bytes, indices)?;
-    let codes = match table.format.bits() {
-        4 => codes.chunks_exact(row_bytes.max(1)).flat_map(|row| unpack_nibbles(row, table.k)).collect(),
+    read(graph, node, table, Some(indices))
+}
+
+/// All rows of a weight, or those at some indices.
+fn read(
+    graph: &Graph,
+    node: &Node,
+    linear: &QuantizedLinear,
+    indices: Option<&[usize]>,
+) -> Result<QuantizedMatrix, OperandError> {
+    let &QuantizedLinear { k, n, format, group_size, ladder, .. } = linear;
+    let groups = linear.groups();
+    let bytes = |at| Ok::<_, OperandError>(constant(graph, node, at)?.bytes()?);
+    let codes = chosen(&bytes(port::WEIGHT)?, linear.row_bytes(), indices)?;
+    let codes = match format.bits() {
+        4 => codes.chunks_exact(linear.row_bytes().max(1)).flat_map(|row| unpack_nibbles(row, k)).collect(),
         _ => codes,
     };
     let scales = constant(graph, node, port::SCALES)?.to_f32()?;
-    let scales = match table.ladder {
+    let scales = match ladder {
         None => Scales::Grouped(chosen(&scales, groups, indices)?),
-        Some(ladder) => {
-            let shifts = constant(graph, node, port::SHIFTS)?.bytes()?;
-            let shifts = chosen(&shifts, groups, indices)?;
-            Scales::Shifted { ladder, rows: chosen(&scales, 1, indices)?, shifts }
-        }
+        Some(ladder) => Scales::Shifted {
+            ladder,
+            rows: chosen(&scales, 1, indices)?,
+            shifts: chosen(&bytes(port::SHIFTS)?, groups, indices)?,
+        },
     };
     let zero_points = match node.input(port::ZERO_POINTS) {
         None => None,
         Some(_) => {
-            let bytes = constant(graph, node, port::ZERO_POINTS)?.bytes()?;
-            Some(chosen(&bytes, groups, indices)?.into_iter().map(|byte| byte as i8).collect())
+            let bytes = chosen(&bytes(port::ZERO_POINTS)?, groups, indices)?;
+            Some(bytes.into_iter().map(|byte| byte as i8).collect())
         }
     };
-    let &QuantizedLinear { k, format, group_size, .. } = table;
-    Ok(QuantizedMatrix { format, rows: indices.len(), cols: k, group_size, codes, scales, zero_points })
+    let rows = indices.map_or(n, <[usize]>::len);
+    Ok(QuantizedMatrix { format, rows, cols: k, group_size, codes, scales, zero_points })
 }
 
-/// The rows at `indices` of a matrix with rows of this length.
-fn chosen<T: Copy>(values: &[T], row: usize, indices: &[usize]) -> Result<Vec<T>, OperandError> {
-    let rows = values.len() / row.max(1);
+/// All rows of a matrix with rows of this length, or those at some indices.
+fn chosen<T: Copy>(values: &[T], row: usize, indices: Option<&[usize]>) -> Result<Vec<T>, OperandError> {
+    let Some(indices) = indices else { return Ok(values.to_vec()) };
+    let missing = |index: usize| OperandError::Row { index: index as i64, rows: values.len() / row.max(1) };
     let mut chosen = Vec::with_capacity(indices.len().saturating_mul(row));
     for &index in indices {
         let start = index.saturating_mul(row);
-        let values = values.get(start..start.saturating_add(row));
-        chosen.extend_from_slice(values.ok_or(OperandError::Row { index: index as i64, rows })?);
+        let found = values.get(start..start.saturating_add(row));
+        chosen.extend_from_slice(found.ok_or_else(|| missing(index))?);
     }
     Ok(chosen)
 }

@@ -70,19 +70,19 @@ fn inspection_of_source_and_output() {
     let bench = Bench::new();
     bench.compile(&tiny("model.onnx"), &bench.output(), &["--method", "rtn"]);
     let output = inspect(&bench.output());
-    assert_eq!(formats(&output), [("e2m1", 35), ("f32", 1)]);
+    assert_eq!(formats(&output), [("e2m1", 35), ("int8", 1)]);
     let linears = output["linears"].as_array().unwrap();
     for (before, after) in source["linears"].as_array().unwrap().iter().zip(linears) {
         assert_eq!(
             [&before["layer"], &before["k"], &before["n"]],
             [&after["layer"], &after["k"], &after["n"]]
         );
-        let float = after["layer"] == "lm_head";
-        assert_eq!(after["format"] == "f32", float);
-        assert_eq!(after["group_size"], if float { Value::Null } else { 64.into() });
+        let head = after["layer"] == "lm_head";
+        assert_eq!(after["format"] == "int8", head);
+        assert_eq!(after["group_size"], if head { 192 } else { 64 });
     }
     assert_eq!(source["weights"], output["weights"]);
-    assert!(output["constant_bytes"].as_u64().unwrap() < source["constant_bytes"].as_u64().unwrap() / 3);
+    assert!(output["constant_bytes"].as_u64().unwrap() < source["constant_bytes"].as_u64().unwrap() / 5);
 }
 
 #[test]
@@ -136,10 +136,12 @@ fn the_report_accounts_for_every_layer() {
     let options = [&calibrated(&text, &tokenizer)[..], &["--report", report.to_str().unwrap()]].concat();
     let (stdout, stderr) = bench.compile(&tiny("model.onnx"), &bench.output(), &options);
     assert_eq!(stdout, "");
-    assert!(stderr.contains("35 layers"));
+    assert!(stderr.contains("36 layers"));
     let report = json(&std::fs::read_to_string(report).unwrap());
     let layers = report["layers"].as_array().unwrap();
-    assert_eq!(layers.len(), 35);
+    let [head, layers @ ..] = &layers[..] else { panic!("{report}") };
+    assert_eq!((layers.len(), report["kept"].as_array().unwrap().len()), (35, 0));
+    assert_eq!((&head["layer"], &head["format"]), (&"lm_head".into(), &"int8".into()));
     for layer in layers {
         let error = |key: &str| layer[key].as_f64().unwrap();
         assert!(
@@ -147,7 +149,6 @@ fn the_report_accounts_for_every_layer() {
             "{layer}"
         );
     }
-    assert_eq!(report["kept"][0]["layer"], "lm_head");
     let [warning] = &report["warnings"].as_array().unwrap()[..] else { panic!("{}", report["warnings"]) };
     assert!(
         warning.as_str().unwrap().starts_with(
@@ -159,7 +160,7 @@ fn the_report_accounts_for_every_layer() {
     assert!(layers.iter().all(|layer| tokens(layer) == Some(256)), "4 samples of 64 tokens");
     let (totals, weights) =
         (&report["totals"], |layer: &Value| layer["k"].as_u64().unwrap() * layer["n"].as_u64().unwrap());
-    assert_eq!(totals["weights"], layers.iter().map(weights).sum::<u64>());
+    assert_eq!(totals["weights"], layers.iter().chain([head]).map(weights).sum::<u64>());
     let size = |path: &Path| std::fs::metadata(path).unwrap().len();
     assert_eq!(totals["file_bytes_before"], size(&tiny("model.onnx")));
     assert_eq!(totals["file_bytes_after"], size(&bench.output()));
@@ -181,8 +182,9 @@ fn the_page_of_the_report_names_every_layer() {
         page.descendants().filter(|node| node.has_tag_name("td")).filter_map(|cell| cell.text()).collect();
     let data = json(&data);
     let layers = data["layers"].as_array().unwrap();
-    assert_eq!(layers.len(), 35);
-    for layer in layers {
+    assert_eq!(layers.len(), 36);
+    // But of the head, which is rounded without data.
+    for layer in &layers[1..] {
         let row = cells.iter().position(|&cell| cell == layer["layer"]).expect("a row");
         let percent = |key: &str| format!("{:.2} %", 100.0 * layer[key].as_f64().unwrap());
         let errors = ["weight_error", "output_error_before", "output_error"].map(percent);
@@ -192,7 +194,7 @@ fn the_page_of_the_report_names_every_layer() {
         assert_eq!(counted, layer["k"].as_u64().unwrap() * layer["n"].as_u64().unwrap());
     }
     let activations = data["activations"].as_array().unwrap();
-    assert_eq!((activations.len(), data["stages"].as_array().unwrap().len()), (20, 20));
+    assert_eq!((activations.len(), data["stages"].as_array().unwrap().len()), (20, 21));
     let readers = activations.iter().flat_map(|activation| activation["layers"].as_array().unwrap());
     assert_eq!(readers.count(), 35);
     for activation in activations {
@@ -235,7 +237,7 @@ fn layers_of_no_width_stay_as_they_are() {
 
 #[test]
 fn an_expression_that_names_no_layer() {
-    for (option, quantized) in [("--only", 0), ("--keep", 35)] {
+    for (option, quantized) in [("--only", false), ("--keep", true)] {
         let bench = Bench::new();
         let options = ["--method", "rtn", option, "no_such_layer$"];
         let (_, message) = bench.compile(&tiny("model.onnx"), &bench.output(), &options);
@@ -243,10 +245,9 @@ fn an_expression_that_names_no_layer() {
             message.contains(&format!("warning: {option} \"no_such_layer$\" matches no linear layer")),
             "{message}"
         );
-        let mut expected = vec![("e2m1", quantized), ("f32", 36 - quantized)];
-        expected.retain(|(_, count)| *count > 0);
+        let expected = if quantized { &[("e2m1", 35), ("int8", 1)][..] } else { &[("f32", 36)] };
         assert_eq!(formats(&inspect(&bench.output())), expected);
-        if quantized == 0 {
+        if !quantized {
             assert!(decoded(&bench.output()) == decoded(&tiny("model.onnx")), "the model as it came");
         }
     }
@@ -260,7 +261,7 @@ fn kept_layers_stay_in_float() {
     let output = inspect(&bench.output());
     for linear in output["linears"].as_array().unwrap() {
         let layer = linear["layer"].as_str().unwrap();
-        let kept = layer.contains(".0.") || layer.ends_with("down_proj") || layer == "lm_head";
+        let kept = layer.contains(".0.") || layer.ends_with("down_proj");
         assert_eq!(linear["format"] == "f32", kept, "{layer}");
     }
 }
@@ -282,7 +283,8 @@ fn the_quantized_graph_as_text() {
     let options = ["--method", "rtn", "--emit", "ir", "--report", report.to_str().unwrap()];
     bench.compile(&tiny("model.onnx"), &output, &options);
     let text = std::fs::read_to_string(&output).unwrap();
-    assert_eq!(text.matches("= zqc.quantized_linear(").count(), 35);
+    assert_eq!(text.matches("= zqc.quantized_linear(").count(), 36);
+    assert_eq!(text.matches("= zqc.quantized_gather(").count(), 1);
     assert_eq!(text.matches("= zqc.quantize_activation(").count(), 20);
     let report = json(&std::fs::read_to_string(report).unwrap());
     assert_eq!(report["output"], output.to_str().unwrap());
@@ -303,7 +305,7 @@ fn the_output_may_take_the_place_of_the_input() {
     let bench = Bench::new();
     let path = bench.write("model.onnx", std::fs::read(tiny("model.onnx")).unwrap());
     bench.compile(&path, &path, &["--method", "rtn"]);
-    assert_eq!(formats(&inspect(&path)), [("e2m1", 35), ("f32", 1)]);
+    assert_eq!(formats(&inspect(&path)), [("e2m1", 35), ("int8", 1)]);
 }
 
 #[test]

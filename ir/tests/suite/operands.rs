@@ -2,7 +2,7 @@
 
 use zqc_ir::onnx::from_proto;
 use zqc_ir::op::{QuantizedLinear, port};
-use zqc_ir::operands::{OperandError, low_rank, matrix, operands};
+use zqc_ir::operands::{OperandError, low_rank, matrix, operands, rows};
 use zqc_ir::tensor::{DataType, TensorError};
 use zqc_ir::verify::verify;
 use zqc_ir::{Change, Model, NewNode, Op, Patch, Tensor};
@@ -106,6 +106,28 @@ fn what_is_written_is_read_again() {
             assert_eq!(verify(&model), Ok(()));
             assert_eq!(read(&model), Ok((weight.clone(), branch)));
         }
+    }
+}
+
+#[test]
+fn rows_are_those_of_the_matrix() {
+    let weights = [
+        grouped(Format::E4M3),
+        asymmetric(Format::Int8),
+        grouped(Format::E2M1),
+        shifted(Format::E2M1, Ladder::Thirds),
+    ];
+    for weight in weights {
+        let model = model(&weight, None, |_, _| ());
+        let (_, node) = model.graph.nodes().find(|(_, node)| node.name == "product").unwrap();
+        let Op::QuantizedLinear(table) = &node.op else { panic!("{:?}", node.op) };
+        let of = |indices: &[usize]| rows(&model.graph, node, table, indices);
+        let (whole, some) = (weight.dequantize(), of(&[2, 0, 2]).unwrap());
+        assert_eq!(some.check(), Ok(()));
+        let expected: Vec<f32> =
+            [2, 0, 2].iter().flat_map(|row| &whole[row * COLS..][..COLS]).copied().collect();
+        assert_eq!(some.dequantize(), expected);
+        assert_eq!(of(&[1, 3]), Err(OperandError::Row { index: 3, rows: ROWS }));
     }
 }
 

@@ -156,6 +156,10 @@ fn a_quantized_layer_has_the_operands_that_it_declares() {
     assert!(swapped[0].contains("its codes are") && swapped[1].contains("its scales are"), "{swapped:?}");
     let no_group = product_as(linear(0), &operands, constants());
     assert_eq!(no_group, ["node zqc.quantized_linear \"product\": its group size is 0"]);
+    let Op::QuantizedLinear(table) = linear(8) else { unreachable!() };
+    let table = Op::QuantizedGather(QuantizedLinear { rank: 1, ..table });
+    let branch = product_as(table, &operands, constants());
+    assert!(branch[0].contains("it has a low-rank branch or a bias, which no table has"), "{branch:?}");
 }
 
 #[test]

@@ -60,7 +60,8 @@ impl Pass for Tie {
                 dtype: self.dtype,
             };
             let mut add = |op: Op, inputs, output: String| {
-                let name = output.clone();
+                let name =
+                    if let Op::QuantizedGather(table) = &op { table.layer.clone() } else { output.clone() };
                 change.add.push(NewNode { name, op, inputs, outputs: vec![Some(output)], rank: None });
             };
             let (h, mut x) = (format!("h{at}"), format!("h{at}"));
