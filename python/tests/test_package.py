@@ -213,10 +213,11 @@ class Others(Folder):
                 [{"input_ids": ids} for ids in IDS],
                 per_channel=True,
                 nodes_to_exclude=names[:1],
-                use_external_data_format=False,
+                use_external_data_format=True,
                 **QUICK,
             )
         self.assertEqual([str(warning.message).rsplit(": ")[-1] for warning in warned], ["per_channel"])
+        self.assertTrue((self.folder / "out.onnx.data").exists())
         layers = [layer["layer"] for layer in result.report["layers"]]
         self.assertNotIn("model.layers.0.self_attn.q_proj", layers)
         self.assertIn("model.layers.0.self_attn.k_proj", layers)
