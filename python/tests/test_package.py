@@ -213,10 +213,11 @@ class Others(Folder):
                 [{"input_ids": ids} for ids in IDS],
                 per_channel=True,
                 nodes_to_exclude=names[:1],
-                use_external_data_format=False,
+                use_external_data_format=True,
                 **QUICK,
             )
         self.assertEqual([str(warning.message).rsplit(": ")[-1] for warning in warned], ["per_channel"])
+        self.assertTrue((self.folder / "out.onnx.data").exists())
         layers = [layer["layer"] for layer in result.report["layers"]]
         self.assertNotIn("model.layers.0.self_attn.q_proj", layers)
         self.assertIn("model.layers.0.self_attn.k_proj", layers)
@@ -253,6 +254,32 @@ class Runtime(Folder):
         self.assertIn("W4A8Linear_Thirds_LowRank", run)
         stock = logits(onnxruntime.InferenceSession(self.model))
         self.assertLess(np.linalg.norm(found - stock), 0.1 * np.linalg.norm(stock))
+
+    def test_dimensions_without_names(self):
+        tensor, value = onnx.helper.make_tensor, onnx.helper.make_tensor_value_info
+        weight = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
+        indices = [tensor(f"i{at}", onnx.TensorProto.INT64, [1], [at]) for at in (0, 2)]
+        heads = tensor("heads", onnx.TensorProto.INT64, [2], [-1, 16])
+        graph = onnx.helper.make_graph(
+            [
+                onnx.helper.make_node("MatMul", ["x", "w"], ["y"]),
+                onnx.helper.make_node("Shape", ["y"], ["shape"]),
+                onnx.helper.make_node("Slice", ["shape", "i0", "i2"], ["tokens"]),
+                onnx.helper.make_node("Concat", ["tokens", "heads"], ["target"], axis=0),
+                onnx.helper.make_node("Reshape", ["y", "target"], ["z"]),
+            ],
+            "attention",
+            [value("x", onnx.TensorProto.FLOAT, [None, None, 64])],
+            [value("z", onnx.TensorProto.FLOAT, [None, None, None, 16])],
+            [onnx.numpy_helper.from_array(weight, "w"), *indices, heads],
+        )
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
+        compiled = zqc.compile(model, method="rtn").model
+        x = np.random.default_rng(1).normal(size=(2, 3, 64)).astype(np.float32)
+        (found,) = zqc.ort.InferenceSession(compiled.SerializeToString()).run(None, {"x": x})
+        self.assertEqual(found.shape, (2, 3, 4, 16))
+        error = np.linalg.norm(found.reshape(2, 3, 64) - x @ weight)
+        self.assertLess(error, 0.2 * np.linalg.norm(x @ weight))
 
     def test_a_folder_of_genai_names_the_library(self):
         config = self.folder / "genai_config.json"

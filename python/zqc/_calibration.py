@@ -20,7 +20,7 @@ def files(calibration: Any, most: int | None, folder: Path) -> list[Any]:
         if all(isinstance(path, (str, os.PathLike)) for path in calibration):
             return list(calibration)
     samples = itertools.islice(_samples(calibration), most)
-    written = []
+    written: list[Path] = []
     for layout, group in itertools.groupby(samples, _layout):
         path = folder / f"samples-{len(written)}.npz"
         _write(path, [name for name, _, _ in layout], list(group))

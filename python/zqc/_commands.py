@@ -33,7 +33,7 @@ class Result:
     @property
     def model(self) -> Any:
         """The result as an `onnx.ModelProto`; read when it is first asked for."""
-        if self._model is None:
+        if self._model is None and self.path is not None:
             import onnx
 
             self._model = onnx.load(_zqc.find_model(self.path))

@@ -23,6 +23,7 @@ class CompileOptions(TypedDict, total=False):
 
     emit: Literal["onnx", "cuda", "ir"] | None
     target: Literal["portable", "native"] | None
+    external_data: bool | None
     report: Path | None
     verify: bool | None
     resume: bool | None

@@ -35,8 +35,7 @@ def quantize(
 ) -> Result:
     """As `onnxruntime.quantization.quantize_static`, by `zqc.compile`, whose options it takes too.
 
-    Keywords of quantize_static that choose among integer formats have no meaning here, and a warning names them. Weights lie
-    in a file beside the model where it is too large for one, whatever `use_external_data_format` says.
+    Keywords of quantize_static that choose among integer formats have no meaning here, and a warning names them.
     """
     ignored = sorted(_WITHOUT_MEANING & options.keys())
     if ignored:
@@ -47,6 +46,7 @@ def quantize(
         calibration=calibration_data_reader,
         only=_exactly(nodes_to_quantize),
         keep=_exactly(nodes_to_exclude),
+        external_data=use_external_data_format,
         **{name: value for name, value in options.items() if name not in _WITHOUT_MEANING},
     )
 

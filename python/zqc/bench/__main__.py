@@ -100,9 +100,10 @@ def _better(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 
 def _table(result: dict[str, Any]) -> str:
     models = result["models"]
+    processor, threads = result["processor"], _counted(result["threads"], "thread")
+    runtime, prompt, rounds = result["onnxruntime"], result["prompt"], result["rounds"]
     lines = [
-        f"{result['processor']}, {_counted(result['threads'], 'thread')}, ONNX Runtime {result['onnxruntime']}, "
-        f"prompt of {result['prompt']} tokens, best of {result['rounds']}",
+        f"{processor}, {threads}, ONNX Runtime {runtime}, prompt of {prompt} tokens, best of {rounds}",
         "",
         f"{'':32} {'prefill':>16} {'decode':>16} {'load':>8} {'peak':>9} {'resident':>9} {'private':>9}",
         f"{'':32} {'tokens/s':>16} {'tokens/s':>16} {'':>8} {'at load':>9} {'after':>9} {'after':>9}",
@@ -118,7 +119,10 @@ def _table(result: dict[str, Any]) -> str:
         columns = [f"{column:>16}" for column in speeds] + [f"{model['load_seconds']:6.2f} s"]
         lines.append(f"{name:32} {' '.join(columns)} {' '.join(f'{_size(size):>9}' for size in sizes)}")
     own = models[0]["memory"]["before"].get("resident")
-    lines += ["", f"of the memory, {_size(own)} are Python's and ONNX Runtime's own; in brackets, how much faster the first is"]
+    lines += [
+        "",
+        f"of the memory, {_size(own)} are Python's and ONNX Runtime's own; in brackets, how much faster the first is",
+    ]
     if not all(model["caches"] for model in models):
         lines.append("without caches, every token of a text costs a run of all tokens before it: this is its decode")
     return "\n".join(lines)

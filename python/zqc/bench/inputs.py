@@ -45,7 +45,7 @@ class Inputs:
 
     def feeds(self, tokens: int, past: int = 0, results: list[Any] | None = None) -> dict[str, Any]:
         """Feeds for `tokens` tokens after `past` others, which gave `results`."""
-        feeds = {}
+        feeds: dict[str, Any] = {}
         for given in self._inputs:
             dtype = _TYPES.get(given.type)
             if dtype is None:
