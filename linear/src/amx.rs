@@ -6,7 +6,6 @@
 
 use std::arch::asm;
 use std::arch::x86_64::*;
-use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use crate::lanes::Lanes;
@@ -16,8 +15,8 @@ use crate::panel::Walk;
 use crate::prepare::View;
 use crate::reference::BLOCK;
 
-/// Panels that are decoded together: the tokens are gone through once for all of them.
-const PANELS: usize = 4;
+/// Panels at once, as many as tiles of tokens: each tile register that is loaded serves two products.
+const PANELS: usize = 2;
 /// Blocks that are decoded at once, at most.
 const BLOCKS: usize = 8;
 /// Bytes that codes are fetched ahead.
@@ -207,69 +206,60 @@ unsafe fn some<D: Pairs, const P: usize, const ZERO_POINTS: bool>(
         let walks: [Walk<'_, Zmm, D>; P] = std::array::from_fn(|p| Walk::new(matrix, panel + p));
         let tiles = x.tokens.div_ceil(x.arrangement.tile);
         let each = matrix.groups.blocks_each;
-        // Groups that are short enough end where the blocks do that are decoded at once. The sums of others have to be kept.
-        let (at_once, kept) = match each {
-            0..=BLOCKS => (each, 0),
-            _ => (BLOCKS, tiles),
+        // Few tokens: what is decoded is used a turn later, when it has left the store buffer, which tiles cannot be loaded from.
+        // Many: as many blocks as the first-level cache holds, so that sums are seldom fetched.
+        let (lag, at_once) = match (tiles, each) {
+            (0..=2, 0..=BLOCKS) => (1, each),
+            (0..=2, _) => (1, BLOCKS),
+            (_, 0..=BLOCKS) => (0, BLOCKS / each * each),
+            _ => (0, BLOCKS),
         };
-        let mut kept = vec![[Sums::ZERO; 2]; kept * P.div_ceil(2)];
-        let mut passing = [[Sums::ZERO; 2]; 2];
-        // What is decoded is used a turn later, when it has left the store buffer: loads of tiles cannot read from that.
-        let mut decoded = [const { MaybeUninit::<[[Operand; BLOCKS]; P]>::uninit() }; 2];
+        // The sums of groups that do not end where the blocks do that are decoded at once.
+        let mut kept = vec![[Sums::ZERO; P]; if each > BLOCKS { tiles } else { 0 }];
+        let mut passing = [[Sums::ZERO; P]; 2];
+        let mut decoded = [[[Operand([0; PANEL * BLOCK]); BLOCKS]; P]; 2];
         let mut places = [[Place::default(); BLOCKS]; 2];
         let mut next = Place::default();
         let chunks = matrix.groups.blocks.div_ceil(at_once);
         let blocks_of = |chunk: usize| at_once.min(matrix.groups.blocks - chunk * at_once);
-        for turn in 0..=chunks {
+        for turn in 0..chunks + lag {
             if turn < chunks {
-                let places = &mut places[turn % 2][..blocks_of(turn)];
+                let places = &mut places[turn * lag % 2][..blocks_of(turn)];
                 next = Place::list(matrix.groups, next, places);
-                let to = decoded[turn % 2].as_mut_ptr().cast::<[Operand; BLOCKS]>();
-                for (p, walk) in walks.iter().enumerate() {
-                    for (block, place) in places.iter().enumerate() {
-                        decode::<D, ZERO_POINTS>(walk, *place, to.add(p).cast::<Operand>().add(block));
+                for (walk, weights) in walks.iter().zip(&mut decoded[turn * lag % 2]) {
+                    for (place, to) in places.iter().zip(weights) {
+                        decode::<D, ZERO_POINTS>(walk, *place, to);
                     }
                 }
             }
-            let Some(chunk) = turn.checked_sub(1) else { continue };
-            let (weights, places) = (decoded[chunk % 2].as_ptr(), &places[chunk % 2][..blocks_of(chunk)]);
+            let Some(chunk) = turn.checked_sub(lag) else { continue };
+            let (weights, places) = (&decoded[chunk * lag % 2], &places[chunk * lag % 2][..blocks_of(chunk)]);
             let first = chunk * at_once;
             for tile in (0..tiles).step_by(2) {
-                let two = tile + 1 < tiles;
-                // Two panels by two tiles of tokens: each tile register that is loaded serves two products.
-                for first_panel in (0..P).step_by(2) {
-                    let pair = first_panel..P.min(first_panel + 2);
-                    let sums = match each {
-                        0..=BLOCKS => &mut passing[..],
-                        _ => &mut kept[first_panel / 2 * tiles + tile..],
-                    };
-                    let acc = &mut acc[first_panel * x.tokens * PANEL..];
-                    let (walks, weights) = (&walks[pair], weights.cast::<[Operand; BLOCKS]>().add(first_panel));
-                    match (walks.len(), two) {
-                        (2, true) => products::<D, 2, 2>(walks, weights, first, places, x, tile, sums, acc),
-                        (2, false) => products::<D, 2, 1>(walks, weights, first, places, x, tile, sums, acc),
-                        (_, true) => products::<D, 1, 2>(walks, weights, first, places, x, tile, sums, acc),
-                        (_, false) => products::<D, 1, 1>(walks, weights, first, places, x, tile, sums, acc),
-                    }
+                let sums = if each > BLOCKS { &mut kept[tile..] } else { &mut passing[..] };
+                if tile + 1 < tiles {
+                    products::<D, P, 2>(&walks, weights, first, places, x, tile, sums, acc);
+                } else {
+                    products::<D, P, 1>(&walks, weights, first, places, x, tile, sums, acc);
                 }
             }
         }
     }
 }
 
-/// Decodes a block of weights, all of it.
+/// Decodes a block of weights.
 ///
 /// # Safety
-/// As of [`by_coding`]; `to` can be written.
+/// As of [`by_coding`].
 #[inline(always)]
-unsafe fn decode<D: Pairs, const ZERO_POINTS: bool>(walk: &Walk<'_, Zmm, D>, place: Place, to: *mut Operand) {
+unsafe fn decode<D: Pairs, const ZERO_POINTS: bool>(walk: &Walk<'_, Zmm, D>, place: Place, to: &mut Operand) {
     let whole = BLOCK / D::COLUMNS;
     let lines = (walk.groups().len(place.group) - place.before * BLOCK).min(BLOCK).div_ceil(D::COLUMNS);
     // SAFETY: the caller's condition; a block has at most `whole` lines, and 16 pairs.
     unsafe {
         let zero_point = walk.zero_point::<ZERO_POINTS>(place.group, 0);
         let line = walk.lines(place.group).add(place.before * whole * LINE);
-        let to: *mut __m512i = to.cast();
+        let to: *mut __m512i = (&raw mut to.0).cast();
         for l in 0..lines {
             for pair in 0..D::COLUMNS / 2 {
                 let line = line.add(l * LINE);
@@ -294,17 +284,17 @@ unsafe fn decode<D: Pairs, const ZERO_POINTS: bool>(walk: &Walk<'_, Zmm, D>, pla
 /// Adds the products of some blocks for `T` tiles of tokens, and the sums of the groups that end there.
 ///
 /// # Safety
-/// As of [`by_coding`]; the tiles exist, and `weights` of `P` panels, the blocks of `places` of each.
+/// As of [`by_coding`]; the tiles exist.
 #[allow(clippy::too_many_arguments, reason = "the state of one loop nest")]
 #[inline(always)]
 unsafe fn products<D: Pairs, const P: usize, const T: usize>(
-    walks: &[Walk<'_, Zmm, D>],
-    weights: *const [Operand; BLOCKS],
+    walks: &[Walk<'_, Zmm, D>; P],
+    weights: &[[Operand; BLOCKS]; P],
     first: usize,
     places: &[Place],
     x: View<'_>,
     tile: usize,
-    sums: &mut [[Sums; 2]],
+    sums: &mut [[Sums; P]],
     acc: &mut [f32],
 ) {
     let block_bytes = x.arrangement.tile * ROW;
@@ -314,6 +304,20 @@ unsafe fn products<D: Pairs, const P: usize, const T: usize>(
     unsafe {
         let tokens: [*const u8; T] =
             std::array::from_fn(|t| x.tile(tile + t).as_ptr().cast::<u8>().add(first * block_bytes));
+        // What comes next: the same blocks of other tokens, or further blocks of the first ones.
+        let (next, from) = if (tile + T) * x.arrangement.tile < x.tokens {
+            (tile + T, first)
+        } else {
+            (0, first + places.len())
+        };
+        if from + places.len() <= x.arrangement.groups.blocks {
+            for tile in next..(next + T).min(x.tokens.div_ceil(x.arrangement.tile)) {
+                let bytes = x.tile(tile).as_ptr().cast::<i8>().add(from * block_bytes);
+                for line in 0..places.len() * x.arrangement.tile {
+                    _mm_prefetch::<_MM_HINT_T0>(bytes.add(line * ROW));
+                }
+            }
+        }
         while block < places.len() {
             let mut place = places[block];
             let at = |t: usize, p: usize| (&raw const sums[t][p].0).cast::<u8>();
@@ -335,11 +339,11 @@ unsafe fn products<D: Pairs, const P: usize, const T: usize>(
                 }
             }
             loop {
-                load::<6>(weights.cast::<Operand>().add(block).cast());
+                load::<6>((&raw const weights[0][block]).cast());
                 load::<4>(tokens[0].add(block * block_bytes));
                 add_products::<0, 4, 6>();
                 if P > 1 {
-                    load::<7>(weights.add(1).cast::<Operand>().add(block).cast());
+                    load::<7>((&raw const weights[1][block]).cast());
                     add_products::<1, 4, 7>();
                 }
                 if T > 1 {
