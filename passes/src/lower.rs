@@ -3,6 +3,8 @@
 pub(crate) mod activation;
 mod bias;
 mod dequantize;
+mod earlier;
+mod folding;
 pub(crate) mod functions;
 pub(crate) mod layout;
 mod native;

@@ -4,10 +4,10 @@ use zqc_ir::onnx::proto::{AttributeProto, FunctionProto, NodeProto};
 use zqc_ir::op::is_standard;
 use zqc_ir::opset;
 
-use super::activation;
 use super::dequantize::WeightKind;
 use super::functions::{DOMAIN, LEAST_OPSET};
 use super::signature::Signature;
+use super::{activation, earlier};
 
 /// Whether the function has the name of one of ours. [`is_foreign`] says whether it is another all the same.
 pub(crate) fn is_ours(function: &FunctionProto) -> bool {
@@ -19,20 +19,19 @@ pub(crate) fn is_ours(function: &FunctionProto) -> bool {
 
 /// Whether the function has the name of one of ours and is another: other operands, or another body.
 pub(crate) fn is_foreign(function: &FunctionProto) -> bool {
-    let own = definition(function.name(), LEAST_OPSET).filter(|_| function.domain() == DOMAIN);
-    own.is_some_and(|own| !does_the_same(&own, function))
+    is_ours(function) && !definitions(function.name()).iter().any(|own| does_the_same(own, function))
 }
 
-/// Our function of this name, over the standard operators of version `opset`.
-fn definition(name: &str, opset: i64) -> Option<FunctionProto> {
+/// Our functions of this name: the one that is written now, and those before it that computed the same.
+fn definitions(name: &str) -> Vec<FunctionProto> {
     if let Some(format) = activation::parse(name) {
-        return Some(activation::definition(format, opset));
+        return vec![activation::definition(format, LEAST_OPSET)];
     }
     if let Some(signature) = Signature::parse(name) {
-        return Some(signature.definition(opset));
+        return vec![signature.definition(LEAST_OPSET)];
     }
-    let weight = WeightKind::all().find(|weight| weight.function_name() == name)?;
-    Some(weight.definition(opset))
+    let weight = WeightKind::all().filter(|weight| weight.function_name() == name);
+    weight.flat_map(|kind| [kind.definition(LEAST_OPSET), earlier::dequantize(kind, LEAST_OPSET)]).collect()
 }
 
 /// Whether two functions have the same interface and the same body. Documentation, names of nodes and metadata may differ, and
@@ -75,7 +74,8 @@ mod tests {
     fn all() -> Vec<FunctionProto> {
         let activations = ActivationFormat::ALL.into_iter().map(|format| activation::definition(format, 21));
         let layers = Signature::all().map(|signature| signature.definition(19));
-        activations.chain(layers).chain(WeightKind::all().map(|weight| weight.definition(24))).collect()
+        let weights = WeightKind::all().flat_map(|kind| [kind.definition(24), earlier::dequantize(kind, 24)]);
+        activations.chain(layers).chain(weights).collect()
     }
 
     #[test]

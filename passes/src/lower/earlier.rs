@@ -1,0 +1,43 @@
+//! The bodies of November 2026: files have them, and they compute what those that are written now do.
+
+use zqc_ir::onnx::proto::{FunctionProto, NodeProto};
+use zqc_ir::op::attribute::{int, int_reference};
+use zqc_ir::tensor::DataType;
+
+use super::dequantize::{Extra, WeightKind};
+use super::functions::{GROUP_SIZE, constant, node};
+
+/// The function of the weight in terms of the standard operators of version `opset`.
+pub(super) fn dequantize(kind: WeightKind, opset: i64) -> FunctionProto {
+    kind.function(body(kind), opset)
+}
+
+fn body(kind: WeightKind) -> Vec<NodeProto> {
+    let (mut body, codes) = kind.codes();
+    let (scale_nodes, scales) = kind.unit_scales();
+    body.push(node("Cast", &[codes], &["values"], vec![int("to", DataType::Float as i64)]));
+    body.extend(scale_nodes);
+    body.extend([
+        node("Shape", &["values"], &["rows"], vec![int("end", 1)]),
+        node("Squeeze", &["rows"], &["k"], vec![]),
+        constant("zero", int("value_int", 0)),
+        constant("one", int("value_int", 1)),
+        node("Range", &["zero", "k", "one"], &["row"], vec![]),
+        constant("rows_per_group", int_reference("value_int", GROUP_SIZE)),
+        node("Div", &["row", "rows_per_group"], &["group"], vec![]),
+    ]);
+    let mut values = "values";
+    if kind.extra == Some(Extra::ZeroPoints) {
+        body.extend([
+            node("Cast", &["Wz"], &["zero_points"], vec![int("to", DataType::Float as i64)]),
+            node("Gather", &["zero_points", "group"], &["zero_point"], vec![]),
+            node("Sub", &["values", "zero_point"], &["centred"], vec![]),
+        ]);
+        values = "centred";
+    }
+    body.extend([
+        node("Gather", &[scales, "group"], &["scale"], vec![]),
+        node("Mul", &[values, "scale"], &["W"], vec![]),
+    ]);
+    body
+}
