@@ -1,9 +1,9 @@
 //! Lowering to ONNX.
 
 pub(crate) mod activation;
+mod at_once;
 mod bias;
 mod dequantize;
-mod earlier;
 mod folding;
 pub(crate) mod functions;
 pub(crate) mod layout;

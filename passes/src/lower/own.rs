@@ -7,7 +7,7 @@ use zqc_ir::opset;
 use super::dequantize::WeightKind;
 use super::functions::{DOMAIN, LEAST_OPSET};
 use super::signature::Signature;
-use super::{activation, earlier};
+use super::{activation, at_once};
 
 /// Whether the function has the name of one of ours. [`is_foreign`] says whether it is another all the same.
 pub(crate) fn is_ours(function: &FunctionProto) -> bool {
@@ -22,7 +22,7 @@ pub(crate) fn is_foreign(function: &FunctionProto) -> bool {
     is_ours(function) && !definitions(function.name()).iter().any(|own| does_the_same(own, function))
 }
 
-/// Our functions of this name: the one that is written now, and those before it that computed the same.
+/// Our functions of this name: in all forms.
 fn definitions(name: &str) -> Vec<FunctionProto> {
     if let Some(format) = activation::parse(name) {
         return vec![activation::definition(format, LEAST_OPSET)];
@@ -31,7 +31,7 @@ fn definitions(name: &str) -> Vec<FunctionProto> {
         return vec![signature.definition(LEAST_OPSET)];
     }
     let weight = WeightKind::all().filter(|weight| weight.function_name() == name);
-    weight.flat_map(|kind| [kind.definition(LEAST_OPSET), earlier::dequantize(kind, LEAST_OPSET)]).collect()
+    weight.flat_map(|kind| [kind.definition(LEAST_OPSET), at_once::dequantize(kind, LEAST_OPSET)]).collect()
 }
 
 /// Whether two functions have the same interface and the same body. Documentation, names of nodes and metadata may differ, and
@@ -74,7 +74,7 @@ mod tests {
     fn all() -> Vec<FunctionProto> {
         let activations = ActivationFormat::ALL.into_iter().map(|format| activation::definition(format, 21));
         let layers = Signature::all().map(|signature| signature.definition(19));
-        let weights = WeightKind::all().flat_map(|kind| [kind.definition(24), earlier::dequantize(kind, 24)]);
+        let weights = WeightKind::all().flat_map(|kind| [kind.definition(24), at_once::dequantize(kind, 24)]);
         activations.chain(layers).chain(weights).collect()
     }
 

@@ -20,9 +20,9 @@ use zqc_ir::tensor::{DataType, TensorError};
 use zqc_ir::{Graph, Node, Op};
 use zqc_numerics::{ActivationFormat, FactorFormat, Format};
 
-use super::activation;
 use super::dequantize::{Extra, WeightKind};
 use super::functions::{GROUP_SIZE, OUTPUT_TYPE, function, node, own_node, spelling};
+use super::{activation, at_once};
 
 /// What a layer consists of, and so which function computes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,9 +144,9 @@ impl Signature {
         function(self.name(), &inputs, &["Y"], &[GROUP_SIZE, OUTPUT_TYPE], opset, self.body(), self.doc())
     }
 
-    /// The function of the weight that the body calls.
-    pub(crate) fn dequantize_definition(self, opset: i64) -> FunctionProto {
-        self.weight.definition(opset)
+    /// The function of the weight that the body calls, folded at once or in steps.
+    pub(crate) fn dequantize_definition(self, opset: i64, at_once: bool) -> FunctionProto {
+        if at_once { at_once::dequantize(self.weight, opset) } else { self.weight.definition(opset) }
     }
 
     fn body(self) -> Vec<NodeProto> {

@@ -1,4 +1,5 @@
-//! The bodies of November 2026: files have them, and they compute what those that are written now do.
+//! The functions of weights in a form that ONNX Runtime folds at once, with all that is between codes and weight in
+//! memory: for layers in the bodies of `If`, `Loop` and `Scan`. Files of November 2026 have it everywhere.
 
 use zqc_ir::onnx::proto::{FunctionProto, NodeProto};
 use zqc_ir::op::attribute::{int, int_reference};
