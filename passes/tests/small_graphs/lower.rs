@@ -225,5 +225,5 @@ fn a_body_has_weights_that_are_folded_at_once_and_the_graph_around_it_keeps_its_
     run(&[&LowerPortable::default()], &mut around);
     assert!(!has_steps(&around) && around.header.functions.len() == body.header.functions.len());
     run(&[&RaisePortable], &mut around);
-    assert_eq!(layer(&around, "/attention/q/MatMul").1, layer(&quantized(), "/attention/q/MatMul").1);
+    assert!(around.header.functions.is_empty(), "both forms are raised");
 }
