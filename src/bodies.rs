@@ -121,7 +121,7 @@ impl Steps<'_> {
             solved.learn(&float, &steps.model.graph, str::to_string);
         }
         steps.bodies(&data.samples, backend, solved)?;
-        steps.run(&LowerPortable)?;
+        steps.run(&LowerPortable { at_once: true })?;
         let patch = body.put_back(self.model, format!("a body of {label} is quantized"))?;
         patch.apply(self.model).map_err(|source| PassError::Patch { pass: PASS, source })?;
         verify(self.model).map_err(|source| PassError::Broken { pass: PASS, source })?;

@@ -364,7 +364,7 @@ impl Compiler {
         }
         let mut steps = Steps { compiler: self, model, report, events };
         let (opset, lower): (i64, &dyn Pass) = match self.options.target {
-            Target::Portable => (PORTABLE_OPSET, &LowerPortable),
+            Target::Portable => (PORTABLE_OPSET, &LowerPortable { at_once: false }),
             Target::Native => (LowerNative::least_opset(&steps.model.graph), &LowerNative),
         };
         steps.run(&UpgradeOpset { to: opset })?;

@@ -31,6 +31,12 @@ fn stock_onnxruntime_runs_the_compiled_model_and_agrees_with_eval() {
     compile(&output, &["--samples", "32", "--seq-len", "256"]);
     script(&python, "checker.py", [&output]);
     script(&python, "batches.py", [output.as_os_str(), "2048".as_ref()]);
+    let load: serde_json::Value = serde_json::from_str(&script(&python, "load.py", [&output])).unwrap();
+    assert_eq!(
+        load["unfolded"],
+        serde_json::json!({}),
+        "weights are folded while the model is loaded: {load}"
+    );
 
     let text = heldout();
     let (theirs, ours) = (text.by_onnxruntime(&python, &output), text.by_zqc(&output));

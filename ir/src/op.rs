@@ -222,7 +222,7 @@ impl NodeProto {
 
 /// Attributes, by kind.
 pub mod attribute {
-    use crate::onnx::proto::{AttributeProto, TensorProto, attribute_proto::AttributeType};
+    use crate::onnx::proto::{AttributeProto, GraphProto, TensorProto, attribute_proto::AttributeType};
 
     fn new(name: &str, kind: AttributeType) -> AttributeProto {
         AttributeProto { name: Some(name.to_string()), r#type: Some(kind as i32), ..Default::default() }
@@ -256,6 +256,11 @@ pub mod attribute {
     /// A tensor.
     pub fn tensor(name: &str, value: TensorProto) -> AttributeProto {
         AttributeProto { t: Some(value), ..new(name, AttributeType::Tensor) }
+    }
+
+    /// A graph, as control flow has it.
+    pub fn graph(name: &str, value: GraphProto) -> AttributeProto {
+        AttributeProto { g: Some(value), ..new(name, AttributeType::Graph) }
     }
 
     /// Inside a function body: the integer attribute `reference` of the function's caller.

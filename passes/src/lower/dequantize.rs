@@ -5,73 +5,114 @@ use zqc_ir::op::attribute::{float, int, int_reference, ints, tensor};
 use zqc_ir::tensor::DataType;
 use zqc_numerics::{Extra, Format, GROUP_SIZE, Ladder, Operand, WeightKind};
 
+use super::folding::Steps;
 use super::functions::{constant, function, node};
 
 /// The function in terms of the standard operators of version `opset`.
 pub(super) fn definition(weight: WeightKind, opset: i64) -> FunctionProto {
+    of_body(weight, body(weight), opset)
+}
+
+/// The function of this body.
+pub(super) fn of_body(weight: WeightKind, body: Vec<NodeProto>, opset: i64) -> FunctionProto {
     let operands: Vec<&str> = weight.operands().map(Operand::name).collect();
-    function(weight.dequantize_function(), &operands, &["W"], &[GROUP_SIZE], opset, body(weight), doc(weight))
+    function(weight.dequantize_function(), &operands, &["W"], &[GROUP_SIZE], opset, body, doc(weight))
 }
 
 /// Values of codes are computed in units of the least positive one, in which those of 4-bit formats are integers: the
-/// tensors that ONNX Runtime makes on its way to the weight, all alive at once, stay small.
+/// tensors that ONNX Runtime makes on its way to the weight stay small. Rows come in blocks that share their
+/// scales: groups where all of them are whole, else single rows.
 fn body(weight: WeightKind) -> Vec<NodeProto> {
-    let WeightKind { format, extra } = weight;
-    let packed = format.bits() == 4;
-    let ladder = weight.ladder();
-    let mut body = Vec::new();
-    if packed || ladder.is_some() {
+    let (mut body, codes) = codes(weight);
+    let (scale_nodes, scales) = unit_scales(weight);
+    if body.is_empty() {
+        body.push(node("Shape", &["Ws"], &["n"], vec![int("start", 1)]));
+    }
+    body.extend(scale_nodes);
+    body.extend([
+        node("Shape", &["Wq"], &["rows"], vec![int("end", 1)]),
+        node("Squeeze", &["rows"], &["k"], vec![]),
+        constant("zero", int("value_int", 0)),
+        constant("one", int("value_int", 1)),
+        constant("rest", ints("value_ints", &[-1])),
+        constant("rows_per_group", int_reference("value_int", GROUP_SIZE)),
+        node("Mod", &["k", "rows_per_group"], &["rows_of_short_group"], vec![]),
+        node("Cast", &["rows_of_short_group"], &["has_short_group"], vec![int("to", DataType::Bool as i64)]),
+        node("Where", &["has_short_group", "one", "rows_per_group"], &["rows_per_block"], vec![]),
+        node("Range", &["zero", "k", "rows_per_block"], &["first_row"], vec![]),
+        node("Div", &["first_row", "rows_per_group"], &["group"], vec![]),
+    ]);
+    let mut steps = Steps::begin(&mut body);
+    let step = steps.next(&mut body);
+    body.extend([
+        node("Mul", &["rows_per_block", &step], &["rows_by_step"], vec![]),
+        node("Concat", &["rest", "rows_by_step", "n"], &["by_block"], vec![int("axis", 0)]),
+    ]);
+    let cast = |from: &str, to: &str| node("Cast", &[from], &[to], vec![int("to", DataType::Float as i64)]);
+    let reshape = |from: &str, to: &str| node("Reshape", &[from, "by_block"], &[to], vec![]);
+    body.extend(match weight.format {
+        // ONNX Runtime reshapes no FP8.
+        Format::E4M3 | Format::E5M2 => [cast(codes, "floats"), reshape("floats", "values")],
+        _ => [reshape(codes, "codes"), cast("codes", "values")],
+    });
+    let mut values = "values";
+    if weight.extra == Some(Extra::ZeroPoints) {
+        let step = steps.next(&mut body);
+        body.extend(for_blocks("Wz", "zero_points", &step));
         body.extend([
+            cast("zero_points", "zero_values"),
+            node("Sub", &["values", "zero_values"], &["centred"], vec![]),
+        ]);
+        values = "centred";
+    }
+    let step = steps.next(&mut body);
+    body.extend(for_blocks(scales, "scales", &step));
+    body.push(node("Mul", &[values, "scales"], &["scaled"], vec![]));
+    let step = steps.next(&mut body);
+    body.extend([
+        node("Mul", &["n", &step], &["n_by_step"], vec![]),
+        node("Concat", &["rest", "n_by_step"], &["by_row"], vec![int("axis", 0)]),
+        node("Reshape", &["scaled", "by_row"], &["W"], vec![]),
+    ]);
+    body
+}
+
+/// Nodes that unpack the codes `[K, N]`, and their name.
+pub(super) fn codes(weight: WeightKind) -> (Vec<NodeProto>, &'static str) {
+    let packed = weight.format.bits() == 4;
+    let mut nodes = Vec::new();
+    if packed || weight.ladder().is_some() {
+        nodes.extend([
             constant("rows_by_rest", ints("value_ints", &[0, -1])),
             constant("first", ints("value_ints", &[0])),
             constant("columns", ints("value_ints", &[1])),
             node("Shape", &["Ws"], &["n"], vec![int("start", 1)]),
         ]);
     }
-    let codes = if packed {
-        body.extend(unpack("Wq", "units", integer_pairs(format)));
-        "units"
-    } else {
-        "Wq"
-    };
-    body.push(node("Cast", &[codes], &["values"], vec![int("to", DataType::Float as i64)]));
+    if packed {
+        nodes.extend(unpack("Wq", "units", integer_pairs(weight.format)));
+    }
+    (nodes, if packed { "units" } else { "Wq" })
+}
+
+/// Nodes that yield what a unit stands for in each group, `[G, N]`, and its name.
+pub(super) fn unit_scales(weight: WeightKind) -> (Vec<NodeProto>, &'static str) {
+    let mut nodes = Vec::new();
     let mut scales = "Ws";
-    if let Some(ladder) = ladder {
-        body.extend(unpack("We", "factors", factor_pairs(ladder)));
-        body.push(node("Mul", &["Ws", "factors"], &["group_scales"], vec![]));
+    if let Some(ladder) = weight.ladder() {
+        nodes.extend(unpack("We", "factors", factor_pairs(ladder)));
+        nodes.push(node("Mul", &["Ws", "factors"], &["group_scales"], vec![]));
         scales = "group_scales";
     }
-    let unit = unit(format);
+    let unit = unit(weight.format);
     if unit != 1.0 {
-        body.extend([
+        nodes.extend([
             constant("unit", float("value_float", unit)),
             node("Mul", &[scales, "unit"], &["unit_scales"], vec![]),
         ]);
         scales = "unit_scales";
     }
-    body.extend([
-        node("Shape", &["values"], &["rows"], vec![int("end", 1)]),
-        node("Squeeze", &["rows"], &["k"], vec![]),
-        constant("zero", int("value_int", 0)),
-        constant("one", int("value_int", 1)),
-        node("Range", &["zero", "k", "one"], &["row"], vec![]),
-        constant("rows_per_group", int_reference("value_int", GROUP_SIZE)),
-        node("Div", &["row", "rows_per_group"], &["group"], vec![]),
-    ]);
-    let mut values = "values";
-    if extra == Some(Extra::ZeroPoints) {
-        body.extend([
-            node("Cast", &["Wz"], &["zero_points"], vec![int("to", DataType::Float as i64)]),
-            node("Gather", &["zero_points", "group"], &["zero_point"], vec![]),
-            node("Sub", &["values", "zero_point"], &["centred"], vec![]),
-        ]);
-        values = "centred";
-    }
-    body.extend([
-        node("Gather", &[scales, "group"], &["scale"], vec![]),
-        node("Mul", &[values, "scale"], &["W"], vec![]),
-    ]);
-    body
+    (nodes, scales)
 }
 
 fn doc(weight: WeightKind) -> String {
@@ -111,6 +152,16 @@ fn doc(weight: WeightKind) -> String {
         "The float32 weight W [K, N] of {name} codes, in G = ceil(K / group_size) groups. {codes}; {operands}: \
          W[k, n] = {formula}.{values}"
     )
+}
+
+/// Nodes that turn `operand`, a row for each group, into a row for each block, `[blocks, 1, N]`, in the step `step`.
+fn for_blocks(operand: &str, output: &str, step: &str) -> [NodeProto; 3] {
+    let [rows, shape] = ["rows", "shape"].map(|what| format!("{output}_{what}"));
+    [
+        node("Gather", &[operand, "group"], &[&rows], vec![]),
+        node("Concat", &["rest", step, "n"], &[&shape], vec![int("axis", 0)]),
+        node("Reshape", &[&rows, &shape], &[output], vec![]),
+    ]
 }
 
 /// What values of codes are counted in: the least positive value of a 4-bit format, else 1.

@@ -6,34 +6,36 @@ use zqc_ir::opset;
 use zqc_numerics::{FUNCTION_DOMAIN, Signature, WeightKind};
 
 use super::functions::LEAST_OPSET;
-use super::{activation, dequantize, dequantize_rows, gather, signature};
+use super::{activation, at_once, dequantize, dequantize_rows, gather, signature};
 
 /// Whether the function has the name of one of ours. [`is_foreign`] says whether it is another all the same.
 pub(crate) fn is_ours(function: &FunctionProto) -> bool {
-    function.domain() == FUNCTION_DOMAIN && definition(function.name(), LEAST_OPSET).is_some()
+    function.domain() == FUNCTION_DOMAIN && !definitions(function.name()).is_empty()
 }
 
 /// Whether the function has the name of one of ours and is another: other operands, or another body.
 pub(crate) fn is_foreign(function: &FunctionProto) -> bool {
-    let own = definition(function.name(), LEAST_OPSET).filter(|_| function.domain() == FUNCTION_DOMAIN);
-    own.is_some_and(|own| !does_the_same(&own, function))
+    is_ours(function) && !definitions(function.name()).iter().any(|own| does_the_same(own, function))
 }
 
-/// Our function of this name, over the standard operators of version `opset`.
-fn definition(name: &str, opset: i64) -> Option<FunctionProto> {
+/// Our functions of this name, in all forms.
+fn definitions(name: &str) -> Vec<FunctionProto> {
+    const OPSET: i64 = LEAST_OPSET;
     if let Some(format) = activation::parse(name) {
-        return Some(activation::definition(format, opset));
+        return vec![activation::definition(format, OPSET)];
     }
     if let Some(signature) = Signature::parse(name) {
-        return Some(signature::definition(signature, opset));
+        return vec![signature::definition(signature, OPSET)];
     }
     if let Some(table) = WeightKind::of_gather(name) {
-        return Some(gather::definition(table, opset));
+        return vec![gather::definition(table, OPSET)];
     }
     let weight = WeightKind::all().find(|weight| weight.dequantize_function() == name);
-    let rows = || WeightKind::tables().find(|table| table.dequantize_rows_function() == name);
-    let weight = weight.map(|weight| dequantize::definition(weight, opset));
-    weight.or_else(|| Some(dequantize_rows::definition(rows()?, opset)))
+    if let Some(weight) = weight {
+        return vec![dequantize::definition(weight, OPSET), at_once::dequantize(weight, OPSET)];
+    }
+    let rows = WeightKind::tables().find(|table| table.dequantize_rows_function() == name);
+    rows.map(|rows| dequantize_rows::definition(rows, OPSET)).into_iter().collect()
 }
 
 /// Whether two functions have the same interface and the same body. Documentation, names of nodes and metadata may differ, and
@@ -76,7 +78,8 @@ mod tests {
     fn all() -> Vec<FunctionProto> {
         let activations = ActivationFormat::ALL.into_iter().map(|format| activation::definition(format, 21));
         let layers = Signature::all().map(|signature| signature::definition(signature, 19));
-        let weights = WeightKind::all().map(|weight| dequantize::definition(weight, 24));
+        let weights = WeightKind::all()
+            .flat_map(|weight| [dequantize::definition(weight, 24), at_once::dequantize(weight, 24)]);
         let tables = WeightKind::tables()
             .flat_map(|table| [dequantize_rows::definition(table, 19), gather::definition(table, 23)]);
         activations.chain(layers).chain(weights).chain(tables).collect()

@@ -19,7 +19,12 @@ use crate::pass::{Observer, Pass, PassError};
 /// Operands are transposed, so that no runtime has to: 4-bit codes are packed along N, `u8 [K, ceil(N/2)]`, and scales are
 /// `f32 [groups, N]`. Those of a table, and of a language-model head that is tied to it, lie row by row.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct LowerPortable;
+pub struct LowerPortable {
+    /// Whether ONNX Runtime is to fold a weight at once, which takes twice the memory while it loads the model, and not in steps.
+    /// So it must be in the bodies of `If`, `Loop` and `Scan`: the steps are an `If` each, and ONNX Runtime does not
+    /// inline those of an `If` whose condition is constant.
+    pub at_once: bool,
+}
 
 impl Pass for LowerPortable {
     fn name(&self) -> &'static str {
@@ -43,7 +48,9 @@ impl Pass for LowerPortable {
             graph,
             names: FreshNames::new(graph),
             changes: Vec::new(),
+            known: &model.header.functions,
             functions: Vec::new(),
+            at_once: self.at_once,
             opset,
             activations: HashMap::new(),
             brought: HashSet::new(),
@@ -70,8 +77,12 @@ struct Lowering<'g> {
     graph: &'g Graph,
     names: FreshNames<'g>,
     changes: Vec<Change>,
-    /// The functions called.
+    /// The functions that the model has: those that its bodies call.
+    known: &'g [FunctionProto],
+    /// The others that are called.
     functions: Vec<FunctionProto>,
+    /// Whether weights are folded at once.
+    at_once: bool,
     /// The version of the standard operators that their bodies consist of.
     opset: i64,
     /// What stands for each quantized activation: codes, scales, and zero points of integers.
@@ -123,7 +134,7 @@ impl Lowering<'_> {
             bias::add(graph, &self.names, &mut change, linear, bias, y).map_err(unreadable)?;
         }
         self.changes.push(change);
-        self.define(signature::weight_definition(signature, self.opset));
+        self.define(signature::weight_definition(signature, self.opset, self.at_once));
         self.define(signature::definition(signature, self.opset));
         Ok(())
     }
@@ -154,7 +165,8 @@ impl Lowering<'_> {
 
     /// Notes that a function is called.
     fn define(&mut self, function: FunctionProto) {
-        if !self.functions.iter().any(|known| known.name() == function.name()) {
+        let mut known = self.known.iter().chain(&self.functions);
+        if !known.any(|known| known.domain() == FUNCTION_DOMAIN && known.name() == function.name()) {
             self.functions.push(function);
         }
     }

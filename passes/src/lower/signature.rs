@@ -13,7 +13,7 @@ use zqc_numerics::{
 };
 
 use super::functions::{function, node, own_node};
-use super::{dequantize, dequantize_rows};
+use super::{at_once, dequantize, dequantize_rows};
 
 /// The signature of the layer `linear`, which `node` is.
 ///
@@ -70,11 +70,12 @@ pub(super) fn file_type(
     }
 }
 
-/// The function of the weight that the body calls.
-pub(super) fn weight_definition(signature: Signature, opset: i64) -> FunctionProto {
-    match signature.trans_b {
-        true => dequantize_rows::definition(signature.weight, opset),
-        false => dequantize::definition(signature.weight, opset),
+/// The function of the weight that the body calls, one that is folded at once or in steps.
+pub(super) fn weight_definition(signature: Signature, opset: i64, at_once: bool) -> FunctionProto {
+    match (signature.trans_b, at_once) {
+        (true, _) => dequantize_rows::definition(signature.weight, opset),
+        (false, true) => at_once::dequantize(signature.weight, opset),
+        (false, false) => dequantize::definition(signature.weight, opset),
     }
 }
 

@@ -84,7 +84,7 @@ fn the_reference_computes_what_onnxruntime_makes_of_the_portable_form() {
             let x = tokens(k);
             let mut portable = layers(&kinds, Float, shape, group_size);
             let mut native = portable.clone();
-            run(&[&LowerPortable], &mut portable);
+            run(&[&LowerPortable::default()], &mut portable);
             let portable = outputs(&python, "outputs.py", &portable, &x, k);
             lower(&mut native);
             let native = reference(&python, &native, &x, Float, shape);
@@ -108,7 +108,7 @@ fn layers_of_every_type_compute_what_their_portable_form_does() {
             let x = tokens(k);
             let mut portable = layers(&kinds, dtype, shape, 16);
             let mut native = portable.clone();
-            run(&[&LowerPortable], &mut portable);
+            run(&[&LowerPortable::default()], &mut portable);
             lower(&mut native);
             let [portable, native] =
                 [portable, native].map(|model| reference(&python, &model, &x, dtype, shape));
