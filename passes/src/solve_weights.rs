@@ -210,7 +210,9 @@ impl<'a> Solver<'a> {
                 }
             }
             let unsolved = self.unsolved(&layers);
-            let known = calibration.checkpoints.and_then(|checkpoints| checkpoints.load(index));
+            // A stage that a table or a layer solved before ends has nothing to keep.
+            let checkpoints = calibration.checkpoints.filter(|_| !unsolved.is_empty());
+            let known = checkpoints.and_then(|checkpoints| checkpoints.load(index));
             let known = known.filter(|known| fit(known, &unsolved));
             let gathering = Gathering { interpreter: &interpreter, calibration, stage, layers: &layers };
             let gathered = gathering.run(index, &weights, &mut samples, known.is_none(), observer)?;
@@ -233,7 +235,7 @@ impl<'a> Solver<'a> {
                     observer.layer_uncalibrated(&layer.linear.layer, reason);
                 }
             }
-            if let Some(checkpoints) = calibration.checkpoints.filter(|_| !stored) {
+            if let Some(checkpoints) = checkpoints.filter(|_| !stored) {
                 let solutions: Vec<&Solution> =
                     unsolved.iter().map(|layer| &self.solved[&layer.key].solution).collect();
                 checkpoints.store(index, &solutions);

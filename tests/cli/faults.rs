@@ -51,7 +51,7 @@ fn a_file_that_may_not_grow_so_large() {
     assert_untouched(&bench);
 }
 
-/// Stands before the C library's `write`: the disk has room for 2 MB.
+/// Stands before the C library's `write`: the disk has room for 1 MB.
 const SMALL_DISK: &str = r#"
     #define _GNU_SOURCE
     #include <dlfcn.h>
@@ -64,7 +64,7 @@ const SMALL_DISK: &str = r#"
         static atomic_size_t written;
         struct stat about;
         int on_disk = fstat(file, &about) == 0 && S_ISREG(about.st_mode);
-        if (on_disk && atomic_fetch_add(&written, count) + count > 2 << 20) {
+        if (on_disk && atomic_fetch_add(&written, count) + count > 1 << 20) {
             errno = ENOSPC;
             return -1;
         }

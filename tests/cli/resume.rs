@@ -34,7 +34,8 @@ fn state_that_is_damaged_is_not_used() {
     let bytes = std::fs::read(last).unwrap();
     std::fs::write(last, &bytes[..bytes.len() - 1]).unwrap();
     let message = finish(&bench, &options);
-    assert!(message.contains("stage-00000: damaged, so it is not used"), "{message}");
+    // The table of the tokens ends the stage before the first that is solved.
+    assert!(message.contains("stage-00001: damaged, so it is not used"), "{message}");
     assert!(std::fs::read(bench.output()).unwrap() == undisturbed(&options).0);
 }
 
