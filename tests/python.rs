@@ -19,7 +19,9 @@ fn run(command: &mut Command) -> String {
 fn installed(folder: &Path) -> PathBuf {
     let wheels = repository("target/wheels");
     let _ = std::fs::remove_dir_all(&wheels);
-    run(Command::new(repository("python/build")).env_remove("ZQC_PYTHON"));
+    let program = std::env::current_exe().expect("the test's path");
+    let libraries = program.parent().expect("the folder where cargo has built the libraries");
+    run(Command::new(repository("python/build")).env("ZQC_LIBRARIES", libraries));
     let found = std::fs::read_dir(wheels).unwrap().map(|entry| entry.unwrap().path());
     let [wheel] = &found.collect::<Vec<_>>()[..] else { panic!("not one wheel") };
     run(Command::new(python()).args(["-m", "venv"]).arg(folder));
