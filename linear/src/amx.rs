@@ -11,7 +11,7 @@ use std::ops::Range;
 use crate::lanes::Lanes;
 use crate::lanes::avx512::{Pairs, Zmm, side_by_side};
 use crate::matrix::{Coding, Groups, LINE, Matrix, PANEL};
-use crate::panel::Walk;
+use crate::panel::{Walk, add_tile};
 use crate::prepare::View;
 use crate::reference::BLOCK;
 
@@ -304,20 +304,6 @@ unsafe fn products<D: Pairs, const P: usize, const T: usize>(
     unsafe {
         let tokens: [*const u8; T] =
             std::array::from_fn(|t| x.tile(tile + t).as_ptr().cast::<u8>().add(first * block_bytes));
-        // What comes next: the same blocks of other tokens, or further blocks of the first ones.
-        let (next, from) = if (tile + T) * x.arrangement.tile < x.tokens {
-            (tile + T, first)
-        } else {
-            (0, first + places.len())
-        };
-        if from + places.len() <= x.arrangement.groups.blocks {
-            for tile in next..(next + T).min(x.tokens.div_ceil(x.arrangement.tile)) {
-                let bytes = x.tile(tile).as_ptr().cast::<i8>().add(from * block_bytes);
-                for line in 0..places.len() * x.arrangement.tile {
-                    _mm_prefetch::<_MM_HINT_T0>(bytes.add(line * ROW));
-                }
-            }
-        }
         while block < places.len() {
             let mut place = places[block];
             let at = |t: usize, p: usize| (&raw const sums[t][p].0).cast::<u8>();
@@ -371,12 +357,13 @@ unsafe fn products<D: Pairs, const P: usize, const T: usize>(
                 store::<3>(to(1, 1));
             }
             if place.last {
-                for (t, sums) in sums[..T].iter().enumerate() {
-                    let first = (tile + t) * x.arrangement.tile;
-                    for (p, walk) in walks.iter().enumerate() {
+                for (p, walk) in walks.iter().enumerate() {
+                    let step = walk.step(place.group, 0);
+                    for (t, sums) in sums[..T].iter().enumerate() {
+                        let first = (tile + t) * x.arrangement.tile;
                         let rows = x.arrangement.tile.min(x.tokens - first);
                         let acc = &mut acc[(p * x.tokens + first) * PANEL..][..rows * PANEL];
-                        walk.finish_tile(place.group, &sums[p].0, acc);
+                        add_tile::<Zmm, D>(&sums[p].0, step, acc);
                     }
                 }
             }

@@ -11,7 +11,7 @@ use crate::prepare::{Form, View};
 
 /// Tokens from which AMX is faster than fused multiply-add.
 #[cfg(target_arch = "x86_64")]
-const AMX_TOKENS: usize = 1;
+const AMX_TOKENS: usize = 3;
 
 /// The kernels of an instruction set that the processor has.
 pub(crate) struct Kernels {

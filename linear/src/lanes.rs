@@ -33,6 +33,9 @@ pub(crate) trait Lanes: Copy {
     /// See [`Coding::Bf16`](crate::matrix::Coding).
     type Bf16: Decode<Self>;
 
+    /// Brings memory near, if that is possible; any address will do.
+    #[inline(always)]
+    unsafe fn prefetch(_from: *const u8) {}
     /// All lanes the same.
     unsafe fn splat(value: f32) -> Self;
     /// From memory.

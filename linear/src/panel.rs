@@ -7,6 +7,9 @@ use crate::matrix::{Coding, Groups, LINE, Matrix, PANEL, Steps};
 use crate::prepare::View;
 use crate::reference::BLOCK;
 
+/// Bytes that codes are fetched ahead where memory is the bound, for few tokens.
+const AHEAD: usize = 1024;
+
 /// Writes the sums of `panels` over all groups, `acc` `[panel][token][16]`, for the tokens of `x`.
 ///
 /// # Safety
@@ -194,7 +197,7 @@ impl<'a, V: Lanes, D: Decode<V>> Walk<'a, V, D> {
     /// # Safety
     /// As of [`Walk::new`].
     #[inline(always)]
-    unsafe fn step(&self, g: usize, part: usize) -> V {
+    pub(crate) unsafe fn step(&self, g: usize, part: usize) -> V {
         let at = self.panel * self.matrix.groups.count + g;
         // SAFETY: the caller's condition.
         unsafe {
@@ -221,21 +224,39 @@ impl<'a, V: Lanes, D: Decode<V>> Walk<'a, V, D> {
             }
         }
     }
+}
 
-    /// As [`Walk::finish`], of sums in memory, `[token][16]`, for vectors of a whole panel.
-    ///
-    /// # Safety
-    /// As of [`Walk::new`].
-    #[inline(always)]
-    pub(crate) unsafe fn finish_tile(&self, g: usize, sums: &[f32], acc: &mut [f32]) {
-        // SAFETY: the caller's condition; every pointer is to a panel.
-        unsafe {
-            let step = self.step(g, 0);
-            for (sum, acc) in sums.chunks_exact(PANEL).zip(acc.chunks_exact_mut(PANEL)) {
-                let (sum, acc) = (V::load(sum.as_ptr()), acc.as_mut_ptr());
-                to_scale::<V, D>(sum).fma(step, V::load(acc)).store(acc);
-            }
+/// As [`Walk::finish`], of sums in memory, `[token][16]`, for vectors of a whole panel.
+///
+/// # Safety
+/// The instruction set of `V` is enabled, and its vectors hold a panel.
+#[inline(always)]
+pub(crate) unsafe fn add_tile<V: Lanes, D: Decode<V>>(sums: &[f32], step: V, acc: &mut [f32]) {
+    let sums = sums.as_chunks::<PANEL>().0;
+    // Four rows at once spare most of the counting.
+    let (fours, rest) = acc.as_chunks_mut::<PANEL>().0.as_chunks_mut::<4>();
+    let last = &sums[4 * fours.len()..];
+    for (sums, acc) in sums.as_chunks::<4>().0.iter().zip(fours) {
+        for (sums, acc) in sums.iter().zip(acc) {
+            // SAFETY: the caller's condition.
+            unsafe { add_row::<V, D>(sums, step, acc) };
         }
+    }
+    for (sums, acc) in last.iter().zip(rest) {
+        // SAFETY: the caller's condition.
+        unsafe { add_row::<V, D>(sums, step, acc) };
+    }
+}
+
+/// Adds the sums of a group to those of the groups before, for one token.
+///
+/// # Safety
+/// The instruction set of `V` is enabled, and its vectors hold a panel.
+#[inline(always)]
+unsafe fn add_row<V: Lanes, D: Decode<V>>(sums: &[f32; PANEL], step: V, acc: &mut [f32; PANEL]) {
+    // SAFETY: the caller's condition.
+    unsafe {
+        to_scale::<V, D>(V::load(sums.as_ptr())).fma(step, V::load(acc.as_ptr())).store(acc.as_mut_ptr())
     }
 }
 
@@ -286,6 +307,9 @@ pub(crate) unsafe fn group<
                 for pair in 0..D::COLUMNS / 2 {
                     for p in 0..P {
                         let line = lines[p].add(l * LINE);
+                        if T <= 2 && pair == 0 {
+                            V::prefetch(line.wrapping_add(AHEAD));
+                        }
                         let (mut first, mut second) = walks[p].decode.pair(line, part, pair);
                         if ZERO_POINTS {
                             (first, second) = (first.sub(zero_points[p]), second.sub(zero_points[p]));

@@ -43,6 +43,11 @@ impl Lanes for Ymm {
     type Bf16 = Bf16;
 
     #[inline(always)]
+    unsafe fn prefetch(from: *const u8) {
+        _mm_prefetch::<_MM_HINT_T0>(from.cast());
+    }
+
+    #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
         Self(_mm256_set1_ps(value))
     }

@@ -49,6 +49,11 @@ impl Lanes for Zmm {
     type Bf16 = Bf16;
 
     #[inline(always)]
+    unsafe fn prefetch(from: *const u8) {
+        _mm_prefetch::<_MM_HINT_T0>(from.cast());
+    }
+
+    #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
         Self(_mm512_set1_ps(value))
     }
