@@ -81,8 +81,16 @@ fn main() {
         };
         let copies = COLD.div_ceil(codes.len()).min(64);
         for &isa in &sets {
+            let start = thread_time();
             let packed: Vec<PackedLinear> =
                 (0..copies).map(|_| PackedLinear::pack(&layer, isa).expect("a sound layer")).collect();
+            let each = (thread_time() - start) / copies as f64;
+            println!(
+                "{:>14} {:>6} packed in {:.1} ms",
+                format!("{k} x {n}"),
+                layer.format.to_string(),
+                each * 1e3
+            );
             for &m in &tokens {
                 let best = fastest(&packed, m, k, n);
                 let products = 2.0 * (m * k * n) as f64;

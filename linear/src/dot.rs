@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use crate::lanes::Lanes;
 use crate::lanes::avx512::{Pairs, Zmm, side_by_side};
 use crate::matrix::{Coding, LINE, Matrix, PANEL};
-use crate::panel::{self, Walk, group};
+use crate::panel::{self, group};
 use crate::prepare::View;
 use crate::reference::BLOCK;
+use crate::walk::Walk;
 
 /// Writes the sums of `panels` over all groups, `acc` `[panel][token][16]`, for the tokens of `x`.
 ///

@@ -38,6 +38,7 @@ mod isa;
 mod kernels;
 mod lanes;
 mod layer;
+mod line;
 mod matrix;
 mod operands;
 mod packed;
@@ -46,6 +47,7 @@ mod pool;
 mod prepare;
 pub mod reference;
 mod tokens;
+mod walk;
 
 pub use error::{IsaError, PackError, ShapeError};
 pub use isa::Isa;

@@ -120,8 +120,8 @@ impl Decode<Ymm> for Table {
     #[inline(always)]
     unsafe fn pair(self, line: *const u8, part: usize, pair: usize) -> (Ymm, Ymm) {
         let codes = _mm256_loadu_si256(line.add(32 * part).cast());
-        let shifted = |by: usize| unsafe { _mm256_srlv_epi32(codes, _mm256_set1_epi32(by as i32)) };
-        (self.look_up(shifted(4 * pair)), self.look_up(shifted(16 + 4 * pair)))
+        let even = _mm256_srlv_epi32(codes, _mm256_set1_epi32(4 * pair as i32));
+        (self.look_up(even), self.look_up(_mm256_srli_epi32(even, 16)))
     }
 }
 
@@ -143,6 +143,7 @@ impl Decode<Ymm> for E4M3 {
 
     #[inline(always)]
     unsafe fn pair(self, line: *const u8, part: usize, pair: usize) -> (Ymm, Ymm) {
+        // SAFETY: the trait's condition.
         let values = |codes| unsafe {
             let shifted = _mm_slli_epi16(_mm_cvtepi8_epi16(codes), 7);
             Ymm(_mm256_cvtph_ps(_mm_and_si128(shifted, _mm_set1_epi16(0xBF80_u16 as i16))))
@@ -161,6 +162,7 @@ impl Decode<Ymm> for E5M2 {
 
     #[inline(always)]
     unsafe fn pair(self, line: *const u8, part: usize, pair: usize) -> (Ymm, Ymm) {
+        // SAFETY: the trait's condition.
         let values = |codes| unsafe { Ymm(_mm256_cvtph_ps(_mm_slli_epi16(_mm_cvtepu8_epi16(codes), 8))) };
         (values(column(line, part, 2 * pair)), values(column(line, part, 2 * pair + 1)))
     }

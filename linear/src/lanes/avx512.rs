@@ -168,8 +168,8 @@ impl Decode<Zmm> for E5M2 {
 /// The floats of 32 numbers of half precision.
 #[inline(always)]
 unsafe fn from_halves(halves: __m512i) -> (Zmm, Zmm) {
-    let float = |halves| Zmm(unsafe { _mm512_cvtph_ps(halves) });
-    (float(_mm512_castsi512_si256(halves)), float(_mm512_extracti64x4_epi64(halves, 1)))
+    let (first, second) = (_mm512_castsi512_si256(halves), _mm512_extracti64x4_epi64(halves, 1));
+    (Zmm(_mm512_cvtph_ps(first)), Zmm(_mm512_cvtph_ps(second)))
 }
 
 impl Decode<Zmm> for Int8 {

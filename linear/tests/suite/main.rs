@@ -2,6 +2,7 @@
 
 mod bits;
 mod layers;
+mod memory;
 mod noise;
 mod quantizer;
 mod refusals;
