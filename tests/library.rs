@@ -222,10 +222,10 @@ fn a_language_model_is_as_good_as_in_stock_onnxruntime() {
         zqc_ok([tiny("model.onnx"), "-o".into(), output.clone()].into_iter().chain(options));
         let library = library();
         let perplexity = |library: Option<&Path>| {
-            let files = [&output, &tiny("heldout.txt"), &tiny("tokenizer.json")].map(|path| path.as_os_str());
-            let numbers = ["256", "2560"].map(OsStr::new);
-            let library = library.map(Path::as_os_str);
-            let result = script(&python(), "perplexity.py", files.into_iter().chain(numbers).chain(library));
+            let files = [output.clone(), tiny("heldout.txt"), tiny("tokenizer.json")];
+            let numbers = ["256", "2560"].map(PathBuf::from);
+            let arguments = files.into_iter().chain(numbers).chain(library.map(PathBuf::from));
+            let result = script(&python(), "perplexity.py", arguments);
             serde_json::from_str::<Value>(&result).unwrap()["perplexity"].as_f64().unwrap()
         };
         let (found, stock) = (perplexity(Some(&library)), perplexity(None));

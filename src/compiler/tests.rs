@@ -85,7 +85,10 @@ fn passes_that_do_not_exist_are_told_with_those_that_do() {
     for result in [compiler().skip("selekt"), compiler().add_after("selekt", pass()), compiler().skip("")] {
         let error = result.err().expect("an error");
         assert!(matches!(error, Error::UnknownPass { .. }) && error.exit_code() == 2);
-        assert!(error.to_string().contains("canonicalize, select, quantize_head, quantize_activations"), "{error}");
+        assert!(
+            error.to_string().contains("canonicalize, select, quantize_head, quantize_activations"),
+            "{error}"
+        );
     }
     for name in Compiler::PASSES {
         assert!(compiler().skip(name).is_ok() && compiler().add_after(name, pass()).is_ok());
