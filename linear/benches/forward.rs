@@ -1,11 +1,13 @@
-//! Speed of a layer, by shape, tokens and instruction set: one thread, weights that no cache holds any more.
+//! Speed of a layer, by shape, tokens and instruction set: one thread, weights that no cache holds any more; and of quantization.
 //!
 //! `cargo bench -p zqc-linear --bench forward -- [ISA ...] [TOKENS ...]`
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use zqc_linear::{Extra, Isa, Layer, Layout, LowRank, Output, PackedLinear, Serial, Tokens};
+use zqc_linear::{
+    Activations, Extra, Isa, Layer, Layout, LowRank, Output, PackedLinear, Serial, Tokens, quantize_tokens,
+};
 use zqc_numerics::{ActivationFormat, FactorFormat, Format, Ladder};
 
 const SHAPES: [(usize, usize, Weight); 5] = [
@@ -52,6 +54,7 @@ fn main() {
     let chosen = |isa: &Isa| names.is_empty() || names.iter().any(|name| name == isa.name());
     let sets: Vec<Isa> =
         Isa::available().filter(|&isa| isa != Isa::Scalar || !names.is_empty()).filter(chosen).collect();
+    sets.iter().for_each(|&isa| quantization(isa));
     println!(
         "{:>14} {:>6} {:>5} {:>8} {:>11} {:>9} {:>12}",
         "K x N", "weight", "M", "isa", "us", "GFLOP/s", "GB/s codes"
@@ -104,6 +107,30 @@ fn main() {
                     codes.len() as f64 / best * 1e-9,
                 );
             }
+        }
+    }
+}
+
+/// Prints the microseconds that the quantization of a token takes, by format and width.
+fn quantization(isa: Isa) {
+    for format in ActivationFormat::ALL {
+        for k in [576, 4096] {
+            let x: Vec<f32> = bytes(k).into_iter().map(|byte| f32::from(byte) - 96.5).collect();
+            let (mut codes, mut scale, mut zero_point) = (vec![0; k], [0.0], [0]);
+            let zero_point = if format.float().is_some() { &mut [][..] } else { &mut zero_point[..] };
+            let best = (0..2000).fold(f64::INFINITY, |best, _| {
+                let start = thread_time();
+                let x = Activations::F32(&x);
+                quantize_tokens(isa, format, x, k, &mut codes, &mut scale, zero_point)
+                    .expect("shapes that fit");
+                black_box(&codes);
+                best.min(thread_time() - start)
+            });
+            println!(
+                "quantization of {k:>5} values to {format:<5} {:>8} {:>11.2} us",
+                isa.name(),
+                best * 1e6
+            );
         }
     }
 }

@@ -275,7 +275,7 @@ unsafe fn products<D: Pairs, const P: usize, const T: usize>(
                         let first = (tile + t) * x.arrangement.tile;
                         let rows = x.arrangement.tile.min(x.tokens - first);
                         let acc = &mut acc[(p * x.tokens + first) * PANEL..][..rows * PANEL];
-                        add_tile::<Zmm, D>(&sums[p].0, step, acc);
+                        add_tile(&sums[p].0, step, acc);
                     }
                 }
             }

@@ -81,8 +81,8 @@ unsafe fn decode<V: Lanes, D: Decode<V>>(up: &Matrix, panel: usize, columns: &mu
                 for pair in 0..D::COLUMNS / 2 {
                     let (even, odd) = decode.pair(line.0.as_ptr(), part, pair);
                     let at = 2 * pair * PANEL + part * V::COUNT;
-                    even.mul(V::splat(D::UNIT)).store(to[at..].as_mut_ptr());
-                    odd.mul(V::splat(D::UNIT)).store(to[at + PANEL..].as_mut_ptr());
+                    even.store(to[at..].as_mut_ptr());
+                    odd.store(to[at + PANEL..].as_mut_ptr());
                 }
             }
         }

@@ -56,6 +56,7 @@ kernels!(neon, lanes::neon::Quad, #[target_feature(enable = "neon")]);
 
 impl Kernels {
     /// The kernels of an available instruction set for `tokens` tokens, quantized or not.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "one kernel for all"))]
     pub(crate) fn of(isa: Isa, quantized: bool, tokens: usize) -> Self {
         let scalar = Self { form: Form::Rows, accumulate: scalar::accumulate, finish: scalar::finish };
         #[cfg(target_arch = "x86_64")]

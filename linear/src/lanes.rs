@@ -65,8 +65,6 @@ pub(crate) trait Lanes: Copy {
 pub(crate) trait Decode<V>: Copy {
     /// Input features of a line.
     const COLUMNS: usize;
-    /// What decoded values are to be multiplied by, a power of two.
-    const UNIT: f32 = 1.0;
 
     /// From the values of codes of 4 bits, which others ignore.
     unsafe fn new(values: &[f32; 16]) -> Self;

@@ -44,9 +44,14 @@ mod operands;
 mod packed;
 mod panel;
 mod pool;
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, reason = "AVX-512 BF16 and AMX alone read other than rows")
+)]
 mod prepare;
 pub mod reference;
 mod tokens;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "AMX alone has sums in memory"))]
 mod walk;
 
 pub use error::{IsaError, PackError, ShapeError};

@@ -21,10 +21,8 @@ pub(crate) enum Form {
     /// `f32`, row by row.
     Rows,
     /// `f32` and bfloat16, row by row, and whether the sums of groups are exact.
-    #[cfg(target_arch = "x86_64")]
     Pairs,
     /// bfloat16, in tiles of some tokens by one block.
-    #[cfg(target_arch = "x86_64")]
     Tiles,
 }
 
@@ -53,10 +51,7 @@ impl Arrangement {
 
     fn row_elements(self) -> usize {
         match self.form {
-            Form::Rows => self.stride(),
-            #[cfg(target_arch = "x86_64")]
-            Form::Pairs => self.stride(),
-            #[cfg(target_arch = "x86_64")]
+            Form::Rows | Form::Pairs => self.stride(),
             Form::Tiles => 0,
         }
     }
@@ -64,20 +59,15 @@ impl Arrangement {
     fn half_elements(self) -> usize {
         match self.form {
             Form::Rows => 0,
-            #[cfg(target_arch = "x86_64")]
             Form::Pairs => self.stride(),
-            #[cfg(target_arch = "x86_64")]
             Form::Tiles => self.groups.blocks * BLOCK,
         }
     }
 
     fn exact_elements(self) -> usize {
         match self.form {
-            Form::Rows => 0,
-            #[cfg(target_arch = "x86_64")]
             Form::Pairs => self.groups.count,
-            #[cfg(target_arch = "x86_64")]
-            Form::Tiles => 0,
+            Form::Rows | Form::Tiles => 0,
         }
     }
 }
@@ -162,7 +152,6 @@ impl ValuesMut<'_> {
                     to[..from.len()].copy_from_slice(from);
                 }
             }
-            #[cfg(target_arch = "x86_64")]
             Form::Pairs => {
                 let stride = self.arrangement.stride();
                 let row = token * stride..(token + 1) * stride;
@@ -177,7 +166,6 @@ impl ValuesMut<'_> {
                     *exact = sums_are_exact(x, self.arrangement.span);
                 }
             }
-            #[cfg(target_arch = "x86_64")]
             Form::Tiles => {
                 let tile = self.arrangement.tile;
                 let of_group = self.halves.chunks_mut(tile * padded).zip(x.chunks(groups.size));
@@ -201,7 +189,6 @@ impl<'a> View<'a> {
     }
 
     /// The row of a token in bfloat16.
-    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub(crate) fn half_row(&self, token: usize) -> &'a [u16] {
         let stride = self.arrangement.stride();
@@ -209,7 +196,6 @@ impl<'a> View<'a> {
     }
 
     /// Whether sums of group `g` are exact for the tokens from `first`.
-    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub(crate) fn are_exact<const T: usize>(&self, first: usize, g: usize) -> bool {
         let groups = self.arrangement.groups.count;
@@ -217,7 +203,6 @@ impl<'a> View<'a> {
     }
 
     /// A tile of tokens, `[block][token][32]`.
-    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub(crate) fn tile(&self, tile: usize) -> &'a [u16] {
         let elements = self.arrangement.tile * self.arrangement.groups.blocks * BLOCK;
@@ -226,14 +211,12 @@ impl<'a> View<'a> {
 }
 
 /// The bits of a value that is exact in bfloat16.
-#[cfg(target_arch = "x86_64")]
 fn bf16_bits(value: f32) -> u16 {
     (value.to_bits() >> 16) as u16
 }
 
 /// Whether sums of the products of `x` and weights are exact in any order: they are multiples of the product of the lowest set bits,
 /// less than 2^24 of them. `span` is the largest magnitude of a weight over the lowest bit of all.
-#[cfg(target_arch = "x86_64")]
 fn sums_are_exact(x: &[f32], span: f32) -> bool {
     // Half of 2^24 leaves room for the roundings of this sum.
     const MOST: f32 = (1 << 23) as f32;

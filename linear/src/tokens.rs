@@ -4,7 +4,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use zqc_numerics::{ActivationFormat, SCALE_FLOOR};
 
-use crate::error::{Expected, IsaError, ShapeError};
+use crate::error::{Expected, ShapeError};
 use crate::isa::Isa;
 
 /// Activations in float, `[M, K]`.
@@ -82,6 +82,7 @@ pub fn quantize_tokens(
 type Quantize = unsafe fn(ActivationFormat, &[f32], &mut [u8]) -> (f32, u8);
 
 /// The loops below for an instruction set, as far as the processor has it.
+#[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "one for all"))]
 fn quantizer(isa: Isa) -> Quantize {
     #[cfg(target_arch = "x86_64")]
     {
@@ -96,10 +97,9 @@ fn quantizer(isa: Isa) -> Quantize {
         match isa.check() {
             Ok(Isa::Avx512 | Isa::Bf16 | Isa::Amx) => return avx512,
             Ok(Isa::Avx2) => return avx2,
-            Ok(Isa::Scalar | Isa::Neon) | Err(IsaError::Unknown { .. } | IsaError::Unavailable { .. }) => {}
+            _ => {}
         }
     }
-    let _ = isa;
     quantize
 }
 
@@ -165,9 +165,13 @@ fn to_integers(x: &[f32], codes: &mut [u8]) -> (f32, u8) {
         codes.fill(0);
         return (f32::NAN, 0);
     }
-    let (low, high) = x.iter().fold((0.0, 0.0), |(low, high): (f32, f32), &x| {
-        (if x < low { x } else { low }, if x > high { x } else { high })
+    // Compared as the integers that order like them, which vectorizes.
+    let ordered = |bits: i32| bits ^ (bits >> 31 & i32::MAX);
+    let (low, high) = x.iter().fold((0, 0), |(low, high): (i32, i32), x| {
+        let value = ordered(x.to_bits() as i32);
+        (low.min(value), high.max(value))
     });
+    let [low, high] = [low, high].map(|value| f32::from_bits(ordered(value) as u32));
     let scale = at_least_floor((high - low) / 255.0);
     let zero = (-low / scale + COARSE) - COARSE;
     for (code, x) in codes.iter_mut().zip(x) {

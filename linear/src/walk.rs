@@ -92,7 +92,7 @@ impl<'a, V: Lanes, D: Decode<V>> Walk<'a, V, D> {
             let step = self.step(g, part);
             for (sum, acc) in sums.into_iter().zip(acc.chunks_exact_mut(PANEL)) {
                 let acc = acc[part * V::COUNT..].as_mut_ptr();
-                to_scale::<V, D>(sum).fma(step, V::load(acc)).store(acc);
+                sum.fma(step, V::load(acc)).store(acc);
             }
         }
     }
@@ -103,7 +103,7 @@ impl<'a, V: Lanes, D: Decode<V>> Walk<'a, V, D> {
 /// # Safety
 /// The instruction set of `V` is enabled, and its vectors hold a panel.
 #[inline(always)]
-pub(crate) unsafe fn add_tile<V: Lanes, D: Decode<V>>(sums: &[f32], step: V, acc: &mut [f32]) {
+pub(crate) unsafe fn add_tile<V: Lanes>(sums: &[f32], step: V, acc: &mut [f32]) {
     let sums = sums.as_chunks::<PANEL>().0;
     // Four rows at once spare most of the counting.
     let (fours, rest) = acc.as_chunks_mut::<PANEL>().0.as_chunks_mut::<4>();
@@ -111,12 +111,12 @@ pub(crate) unsafe fn add_tile<V: Lanes, D: Decode<V>>(sums: &[f32], step: V, acc
     for (sums, acc) in sums.as_chunks::<4>().0.iter().zip(fours) {
         for (sums, acc) in sums.iter().zip(acc) {
             // SAFETY: the caller's condition.
-            unsafe { add_row::<V, D>(sums, step, acc) };
+            unsafe { add_row(sums, step, acc) };
         }
     }
     for (sums, acc) in last.iter().zip(rest) {
         // SAFETY: the caller's condition.
-        unsafe { add_row::<V, D>(sums, step, acc) };
+        unsafe { add_row(sums, step, acc) };
     }
 }
 
@@ -125,19 +125,7 @@ pub(crate) unsafe fn add_tile<V: Lanes, D: Decode<V>>(sums: &[f32], step: V, acc
 /// # Safety
 /// The instruction set of `V` is enabled, and its vectors hold a panel.
 #[inline(always)]
-unsafe fn add_row<V: Lanes, D: Decode<V>>(sums: &[f32; PANEL], step: V, acc: &mut [f32; PANEL]) {
+unsafe fn add_row<V: Lanes>(sums: &[f32; PANEL], step: V, acc: &mut [f32; PANEL]) {
     // SAFETY: the caller's condition.
-    unsafe {
-        to_scale::<V, D>(V::load(sums.as_ptr())).fma(step, V::load(acc.as_ptr())).store(acc.as_mut_ptr())
-    }
-}
-
-/// A sum of decoded values as one of values.
-///
-/// # Safety
-/// The instruction set of `V` is enabled.
-#[inline(always)]
-unsafe fn to_scale<V: Lanes, D: Decode<V>>(sum: V) -> V {
-    // SAFETY: the caller's condition.
-    if D::UNIT == 1.0 { sum } else { unsafe { sum.mul(V::splat(D::UNIT)) } }
+    unsafe { V::load(sums.as_ptr()).fma(step, V::load(acc.as_ptr())).store(acc.as_mut_ptr()) }
 }

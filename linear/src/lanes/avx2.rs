@@ -133,8 +133,6 @@ unsafe fn column(line: *const u8, part: usize, column: usize) -> __m128i {
 
 impl Decode<Ymm> for E4M3 {
     const COLUMNS: usize = 4;
-    /// Read as IEEE half precision, whose exponents have a bias of 15 instead of 7.
-    const UNIT: f32 = 256.0;
 
     #[inline(always)]
     unsafe fn new(_values: &[f32; 16]) -> Self {
@@ -143,10 +141,12 @@ impl Decode<Ymm> for E4M3 {
 
     #[inline(always)]
     unsafe fn pair(self, line: *const u8, part: usize, pair: usize) -> (Ymm, Ymm) {
+        // Read as IEEE half precision, whose exponents have a bias of 15 instead of 7.
         // SAFETY: the trait's condition.
         let values = |codes| unsafe {
             let shifted = _mm_slli_epi16(_mm_cvtepi8_epi16(codes), 7);
-            Ymm(_mm256_cvtph_ps(_mm_and_si128(shifted, _mm_set1_epi16(0xBF80_u16 as i16))))
+            let halves = _mm_and_si128(shifted, _mm_set1_epi16(0xBF80_u16 as i16));
+            Ymm(_mm256_cvtph_ps(halves)).mul(Ymm::splat(256.0))
         };
         (values(column(line, part, 2 * pair)), values(column(line, part, 2 * pair + 1)))
     }

@@ -134,8 +134,6 @@ impl Decode<Zmm> for Nibbles {
 
 impl Decode<Zmm> for E4M3 {
     const COLUMNS: usize = 4;
-    /// Read as IEEE half precision, whose exponents have a bias of 15 instead of 7.
-    const UNIT: f32 = 256.0;
 
     #[inline(always)]
     unsafe fn new(_values: &[f32; 16]) -> Self {
@@ -145,8 +143,10 @@ impl Decode<Zmm> for E4M3 {
     #[inline(always)]
     unsafe fn pair(self, line: *const u8, _part: usize, pair: usize) -> (Zmm, Zmm) {
         let codes = _mm512_cvtepi8_epi16(_mm256_loadu_si256(line.add(32 * pair).cast()));
+        // Read as IEEE half precision, whose exponents have a bias of 15 instead of 7.
         let halves = _mm512_and_si512(_mm512_slli_epi16(codes, 7), _mm512_set1_epi16(0xBF80_u16 as i16));
-        from_halves(halves)
+        let ((even, odd), unit) = (from_halves(halves), Zmm::splat(256.0));
+        (even.mul(unit), odd.mul(unit))
     }
 }
 

@@ -153,7 +153,10 @@ pub enum Activations {
 impl Activations {
     /// Codes of all values, also such as make inexact sums, but for NaN and infinity.
     pub fn random(kind: ActivationKind, m: usize, k: usize, noise: &mut Noise) -> Self {
-        let floats = |noise: &mut Noise| noise.floats(m * k);
+        // Some so small that their products are subnormal.
+        let small = noise.choose(&[1.0, 1.0, 1e-36]);
+        let floats =
+            |noise: &mut Noise| -> Vec<f32> { noise.floats(m * k).iter().map(|x| small * x).collect() };
         match kind {
             ActivationKind::Quantized(format) => {
                 // Values of about one magnitude, as activations mostly have and whose sums are exact, or any.
