@@ -47,8 +47,9 @@ fn the_wheel_compiles_and_runs_the_bundled_model() {
     let environment = tempfile::tempdir().unwrap();
     let python = installed(environment.path());
     let folder = tempfile::tempdir().unwrap();
-    let program = program_of_readme("import numpy, zqc, zqc.ort")
-        .replace("examples/tiny", { repository("examples/tiny").to_str().expect("a path in UTF-8") });
+    let tiny = repository("examples/tiny");
+    let program = program_of_readme("import numpy, zqc, zqc.ort");
+    let program = program.replace("examples/tiny", tiny.to_str().expect("a path in UTF-8"));
     assert!((5..=10).contains(&program.trim().lines().count()), "{program}");
     let printed = run(Command::new(&python).args(["-c", &program]).current_dir(&folder));
     assert!(printed.contains("(1, 3, 2048)"), "{printed}");
