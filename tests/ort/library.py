@@ -51,6 +51,13 @@ def make(folder):
         y = helper.make_tensor_value_info(f"x{len(shapes)}", code, ["batch", "tokens", SIZES[-1]])
         save(name, nodes, [x], [y], {key: value.astype(dtype) for key, value in (weights | biases).items()})
 
+    nodes = [helper.make_node("MatMul", ["x0", "w0"], ["h"], "layer0"), helper.make_node("Shape", ["h"], ["sizes"], end=2),
+             helper.make_node("Concat", ["sizes", "heads"], ["shape"], axis=0), helper.make_node("Reshape", ["h", "shape"], ["y"])]
+    for name, dims in (("reshaped", [None, None, SIZES[0]]), ("unranked", None)):
+        x = helper.make_tensor_value_info("x0", TensorProto.FLOAT, dims)
+        y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+        save(name, nodes, [x], [y], {"w0": weights["w0"], "heads": np.array([4, 20])})
+
     def branch(name, op_type):
         nodes = [helper.make_node("MatMul", ["x0", "w0"], [f"{name}_p"], f"{name}_layer"),
                  helper.make_node(op_type, [f"{name}_p"], [f"{name}_y"])]
@@ -63,13 +70,6 @@ def make(folder):
              helper.make_node("If", ["condition"], ["y"], then_branch=branch("then", "Identity"), else_branch=branch("else", "Neg"))]
     x = helper.make_tensor_value_info("x0", TensorProto.FLOAT, ["batch", "tokens", SIZES[0]])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", "tokens", SIZES[1]])
-    nodes = [helper.make_node("MatMul", ["x0", "w0"], ["h"], "layer0"), helper.make_node("Shape", ["h"], ["sizes"], end=2),
-             helper.make_node("Concat", ["sizes", "heads"], ["shape"], axis=0), helper.make_node("Reshape", ["h", "shape"], ["y"])]
-    for name, dims in (("reshaped", [None, None, SIZES[0]]), ("unranked", None)):
-        x = helper.make_tensor_value_info("x0", TensorProto.FLOAT, dims)
-        y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-        save(name, nodes, [x], [y], {"w0": weights["w0"], "heads": np.array([4, 20])})
-
     for name, dtype in (("layers", np.float32), ("half", np.float16)):
         np.savez(folder / f"{name}.npz", x0=random.standard_normal((1, 64, SIZES[0])).astype(dtype))
     save("branches", nodes, [x], [y], {"w0": weights["w0"], "one": np.array([1], np.int64)})
