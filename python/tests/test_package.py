@@ -151,7 +151,8 @@ class Stop(Folder):
         self.assertLess(max(told), 8)
         self.assertFalse(output.exists())
         result = zqc.compile(MODEL, output, **self.OPTIONS)
-        self.assertGreaterEqual(result.report["resumed_stages"], 3)
+        # One of the three has no layers to solve: that of the table and the head.
+        self.assertEqual(result.report["resumed_stages"], 2)
         self.assertEqual(list(self.folder.iterdir()), [output])
         zqc.compile(MODEL, self.folder / "other.onnx", **self.OPTIONS)
         self.assertEqual(output.read_bytes(), (self.folder / "other.onnx").read_bytes())
