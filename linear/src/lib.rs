@@ -2,7 +2,7 @@
 //! token or in float, a low-rank branch and a bias.
 //!
 //! [`PackedLinear`] holds a layer in the order in which the kernels read it, [`quantize_tokens`] makes the activations,
-//! [`reference`] is the definition of both in plain loops.
+//! [`mod@reference`] is the definition of both in plain loops.
 //!
 //! # Order of sums
 //!
