@@ -24,9 +24,10 @@ fn library() -> PathBuf {
 fn versions() -> Vec<Option<PathBuf>> {
     let folder = std::env::var_os("ZQC_ONNXRUNTIMES").expect("ZQC_ONNXRUNTIMES; tests/run sets it up");
     let entries = std::fs::read_dir(&folder).expect("the folder of ONNX Runtime's versions");
-    let found = entries.map(|entry| Some(entry.expect("an entry").path()));
+    let found = entries.map(|entry| entry.expect("an entry").path());
+    let found = found.filter(|path| path.extension().is_none_or(|ending| ending != "part")).map(Some);
     let versions: Vec<_> = found.chain([None]).collect();
-    assert!(versions.len() >= 3, "too few versions of ONNX Runtime in {}", folder.display());
+    assert!(versions.len() >= 2, "too few versions of ONNX Runtime in {}", folder.display());
     versions
 }
 
@@ -266,7 +267,7 @@ fn what_cannot_run_says_why() {
         ("group_size 0", "node \"layer0\" (W4A8Linear_Thirds_LowRank): attribute group_size is 0"),
         ("output_type int64", "attribute output_type is 7"),
         ("no attributes", "No attribute with name:'group_size'"),
-        ("half of the codes", "shifts of the weight"),
+        ("half of the codes", "input We is uint8 [2, 40], not [1, 40]"),
         ("other width", "input Xq is float8e4m3fn [1, 3, 50], not [..., 96]"),
         ("registered twice", "Domain already set in registry"),
         // What is not wrong: a newer version of the domain is run by the functions in the file, one without them by kernels, weights

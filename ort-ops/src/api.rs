@@ -38,6 +38,14 @@ pub(crate) enum OpError {
         /// What it should be.
         wanted: String,
     },
+    /// An output of another type than its attribute says.
+    #[error("the output is {found:?}, not {wanted:?} as its attribute says: the model is damaged")]
+    Output {
+        /// What the session takes it for.
+        found: Element,
+        /// What the attribute says.
+        wanted: Element,
+    },
     /// An attribute that the function does not allow.
     #[error("attribute {name} is {value}: the model is damaged, or of another zqc than this library")]
     Attribute {
@@ -216,10 +224,12 @@ pub(crate) struct Tensor<'a> {
 impl<'a> Tensor<'a> {
     /// Its elements, if they are of this type.
     pub(crate) fn elements<T: Pod>(&self, wanted: Element) -> Result<&'a [T], OpError> {
-        // An empty tensor may lie at any address.
+        // An empty tensor may lie at any address; another one of this type that does not fit it is not aligned.
         let elements =
             if self.bytes.is_empty() { Some(&[][..]) } else { bytemuck::try_cast_slice(self.bytes).ok() };
-        elements.filter(|_| self.element == wanted).ok_or_else(|| self.unexpected(format!("{wanted:?}")))
+        elements
+            .filter(|_| self.element == wanted)
+            .ok_or_else(|| self.unexpected(format!("aligned {wanted:?}")))
     }
 
     /// Refuses it.
@@ -247,12 +257,21 @@ impl<'a> Context<'a> {
         let mut value = ptr::null();
         // SAFETY: the context is alive.
         self.api.check(unsafe { (self.api.0.KernelContext_GetInput)(self.context, at, &mut value) })?;
+        if value.is_null() {
+            let (found, wanted) = ("missing".to_string(), "a tensor".to_string());
+            return Err(OpError::Input { input: name, found, wanted });
+        }
         // SAFETY: inputs stay as they are during a run.
         unsafe { self.api.tensor(value, name) }
     }
 
-    /// The memory of an output of `dims`, whose elements are of this type.
-    pub(crate) fn output<T: Pod>(&self, at: usize, dims: &[usize]) -> Result<&'a mut [T], OpError> {
+    /// The memory of an output of `dims`, whose elements are of the type `element`, which `T` is.
+    pub(crate) fn output<T: Pod>(
+        &self,
+        at: usize,
+        element: Element,
+        dims: &[usize],
+    ) -> Result<&'a mut [T], OpError> {
         let sizes: Vec<i64> = dims.iter().map(|&dim| dim as i64).collect();
         let (mut value, mut data) = (ptr::null_mut(), ptr::null_mut());
         // SAFETY: the context is alive and the dimensions are valid for the call.
@@ -264,10 +283,18 @@ impl<'a> Context<'a> {
         if value.is_null() || length == 0 {
             return Ok(&mut []);
         }
+        let mut info = ptr::null_mut();
+        // SAFETY: the value is the output just made; `info` is released by the drop of `Info`.
+        self.api.check(unsafe { (self.api.0.GetTensorTypeAndShape)(value, &mut info) })?;
+        // What the session takes for the type may come from the file, and the file may be damaged.
+        let found = Info { api: self.api, info }.element()?;
+        if found != element || size_of::<T>() != element.size() {
+            return Err(OpError::Output { found, wanted: element });
+        }
         // SAFETY: the value is the output just made.
         self.api.check(unsafe { (self.api.0.GetTensorMutableData)(value, &mut data) })?;
-        // SAFETY: it has so many elements of the type that the operator declares, which is the caller's T; each output is
-        // asked for once a run, so nothing else refers to it.
+        // SAFETY: it has so many elements of this type, and T has its size; each output is asked for once a run, so nothing
+        // else refers to it.
         Ok(unsafe { std::slice::from_raw_parts_mut(data.cast::<T>(), length) })
     }
 

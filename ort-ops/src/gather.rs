@@ -79,7 +79,7 @@ impl Gather {
         rows: &[usize],
         round: fn(f32) -> T,
     ) -> Result<(), OpError> {
-        let output = context.output::<T>(0, dims)?;
+        let output = context.output::<T>(0, self.output, dims)?;
         if output.is_empty() {
             return Ok(());
         }

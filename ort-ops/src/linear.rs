@@ -104,17 +104,23 @@ impl Linear {
         let tokens = self.tokens(&activation, &mut narrowed)?;
         let pool = SessionPool::new(context);
         match self.output {
-            Element::F16 => packed.forward(tokens, Output::F16(context.output::<f16>(0, &dims)?), &pool)?,
-            Element::BF16 => {
-                packed.forward(tokens, Output::Bf16(context.output::<bf16>(0, &dims)?), &pool)?
+            Element::F16 => {
+                packed.forward(tokens, Output::F16(context.output::<f16>(0, Element::F16, &dims)?), &pool)?
             }
+            Element::BF16 => packed.forward(
+                tokens,
+                Output::Bf16(context.output::<bf16>(0, Element::BF16, &dims)?),
+                &pool,
+            )?,
             Element::F64 => {
-                let wide = context.output::<f64>(0, &dims)?;
+                let wide = context.output::<f64>(0, Element::F64, &dims)?;
                 let mut y = vec![0.0; wide.len()];
                 packed.forward(tokens, Output::F32(&mut y), &pool)?;
                 wide.iter_mut().zip(y).for_each(|(to, from)| *to = from.into());
             }
-            _ => packed.forward(tokens, Output::F32(context.output::<f32>(0, &dims)?), &pool)?,
+            _ => {
+                packed.forward(tokens, Output::F32(context.output::<f32>(0, Element::F32, &dims)?), &pool)?
+            }
         }
         pool.end()
     }
@@ -127,20 +133,19 @@ impl Linear {
         };
         let floats = |tensor: &Tensor<'a>| tensor.elements::<f32>(Element::F32);
         let (codes, scales) = (&operands[0], &operands[1]);
-        let (&[rows, columns], &[first, last]) = (&codes.dims[..], &scales.dims[..]) else {
+        let (&[rows, columns], &[_, last]) = (&codes.dims[..], &scales.dims[..]) else {
             return Err(codes.unexpected("a matrix, as its scales".to_string()));
         };
-        let packed = format.bits() == 4;
         let (layout, k, n) = match self.signature.trans_b {
             false => (Layout::InputMajor, rows, last),
             true => (Layout::OutputMajor, columns, rows),
         };
-        let fits = match layout {
-            Layout::InputMajor => columns == if packed { n.div_ceil(2) } else { n },
-            Layout::OutputMajor => first == n,
-        };
-        if !fits {
-            return Err(codes.unexpected(format!("codes of {n} output features")));
+        let rank = find(Operand::LowRankScales).map_or(0, |scales| scales.dims.iter().product());
+        for (operand, tensor) in self.signature.operands().zip(operands) {
+            let wanted = self.dims(operand, k, n, rank);
+            if tensor.dims != wanted {
+                return Err(tensor.unexpected(format!("{wanted:?}")));
+            }
         }
         let extra = match self.signature.weight.extra {
             None => Extra::None,
@@ -165,6 +170,24 @@ impl Linear {
         let group_size = self.group_size;
         let codes = codes.bytes;
         Ok(Layer { k, n, group_size, layout, format, codes, scales, extra, low_rank, bias: None })
+    }
+
+    /// The dimensions of an operand of a weight `[K, N]`.
+    fn dims(&self, operand: Operand, k: usize, n: usize, rank: usize) -> Vec<usize> {
+        let WeightKind { format, .. } = self.signature.weight;
+        let (groups, packed) = (k.div_ceil(self.group_size), n.div_ceil(2));
+        let scales = if self.signature.weight.ladder().is_some() { 1 } else { groups };
+        match operand {
+            Operand::Weight if self.signature.trans_b => vec![n, k],
+            Operand::Scales if self.signature.trans_b => vec![n, scales],
+            Operand::Weight => vec![k, if format.bits() == 4 { packed } else { n }],
+            Operand::Scales => vec![scales, n],
+            Operand::Shifts => vec![groups, packed],
+            Operand::ZeroPoints => vec![groups, n],
+            Operand::LowRankDown => vec![k, rank],
+            Operand::LowRankUp => vec![rank, n],
+            Operand::LowRankScales => vec![rank],
+        }
     }
 
     /// The activation that the inputs are; one of 64 bits is rounded into `narrowed`, as the function's `Cast` does.

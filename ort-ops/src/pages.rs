@@ -1,8 +1,12 @@
 //! Memory of the model's file that is no longer read.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 
 use rustix::mm::{Advice, madvise};
+
+/// Bytes of an entry of `/proc/self/pagemap`.
+const ENTRY: usize = 8;
 
 /// Less is not worth the look at the map of the process that it takes to know what it is.
 const FLOOR: usize = 1 << 16;
@@ -13,21 +17,33 @@ pub(crate) fn release(bytes: &[u8]) {
     let page = rustix::param::page_size();
     let start = (bytes.as_ptr() as usize).next_multiple_of(page);
     let end = (bytes.as_ptr() as usize + bytes.len()) & !(page - 1);
-    if end < start + FLOOR || !is_mapped_file(start, end) {
+    if end < start + FLOOR || !is_clean_file(start, end, page) {
         return;
     }
-    // SAFETY: the pages lie within a private mapping of a file. Dropping them loses only what was written to them since, and
-    // nothing writes to a constant of a session.
+    // SAFETY: the pages lie within a private mapping of a file, and none of them has been written to, so that they hold what the
+    // file does; and nothing writes to a constant of a session.
     let _ = unsafe { madvise(start as *mut _, end - start, Advice::LinuxDontNeed) };
 }
 
-/// Whether the range lies within one mapping of a regular file.
-fn is_mapped_file(start: usize, end: usize) -> bool {
+/// Whether the range lies within one private mapping of a file, and no page of it has been written to.
+fn is_clean_file(start: usize, end: usize, page: usize) -> bool {
     let Ok(maps) = fs::read_to_string("/proc/self/maps") else { return false };
+    let mut pages = vec![0; (end - start) / page * ENTRY];
+    let read = |pagemap: File| pagemap.read_exact_at(&mut pages, (start / page * ENTRY) as u64);
     maps.lines().any(|line| holds(line, start, end))
+        && File::open("/proc/self/pagemap").and_then(read).is_ok()
+        && pages.as_chunks().0.iter().all(|&entry| is_of_file(u64::from_le_bytes(entry)))
 }
 
-/// Whether a line of `/proc/self/maps` is a mapping of a file that the range lies in.
+/// Whether a page, by its entry of `/proc/self/pagemap`, is one of a file, or not in memory.
+fn is_of_file(entry: u64) -> bool {
+    const FILE: u64 = 1 << 61;
+    const SWAPPED: u64 = 1 << 62;
+    const PRESENT: u64 = 1 << 63;
+    entry & SWAPPED == 0 && (entry & PRESENT == 0 || entry & FILE != 0)
+}
+
+/// Whether a line of `/proc/self/maps` is a private mapping of a file that the range lies in.
 fn holds(line: &str, start: usize, end: usize) -> bool {
     // 7f0c8c000000-7f0c8e000000 rw-p 00001000 fe:00 1234   /models/model.onnx.data
     let mut fields = line.split_ascii_whitespace();
@@ -69,6 +85,11 @@ mod tests {
         assert_eq!(&map[..], &content[..]);
         release(&map);
         assert_eq!(&map[..], &content[..]);
+        // SAFETY: nothing else has the file.
+        let mut written = unsafe { memmap2::MmapOptions::new().map_copy(&file) }.expect("a mapping");
+        written[12345] ^= 1;
+        release(&written);
+        assert_eq!(written[12345], content[12345] ^ 1, "what was written to it stays");
         let heap = content.clone();
         release(&heap);
         assert_eq!(heap, content, "memory of no file stays");

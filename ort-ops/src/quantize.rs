@@ -36,11 +36,11 @@ impl Quantize {
             return Err(x.unexpected("a tensor whose last dimension is not 0".to_string()));
         };
         let dims: Vec<usize> = tokens.iter().copied().chain([1]).collect();
-        let codes = context.output::<u8>(0, &x.dims)?;
-        let scales = context.output::<f32>(1, &dims)?;
+        let codes = context.output::<u8>(0, Element::of_activation(self.format), &x.dims)?;
+        let scales = context.output::<f32>(1, Element::F32, &dims)?;
         let zero_points = match self.format.float() {
             Some(_) => &mut [],
-            None => context.output::<u8>(2, &dims)?,
+            None => context.output::<u8>(2, Element::U8, &dims)?,
         };
         let mut narrowed = Vec::new();
         let x = values(&x, &mut narrowed)?;

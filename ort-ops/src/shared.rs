@@ -22,7 +22,7 @@ pub(crate) fn pack(
     layer: &Layer<'_>,
     isa: Isa,
 ) -> Result<Arc<PackedLinear>, PackError> {
-    let key = (layer.codes.as_ptr() as usize, content(signature, layer));
+    let key = (layer.codes.as_ptr() as usize, content(signature, layer, isa));
     let packed = || PACKED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     if let Some(known) = packed().get(&key).and_then(Weak::upgrade) {
         return Ok(known);
@@ -35,10 +35,11 @@ pub(crate) fn pack(
 }
 
 /// A hash of all that a packed weight depends on. An address alone may have belonged to another session.
-fn content(signature: Signature, layer: &Layer<'_>) -> u64 {
+fn content(signature: Signature, layer: &Layer<'_>, isa: Isa) -> u64 {
     let mut hasher = DefaultHasher::new();
     let bits = |scales: &[f32]| scales.iter().map(|scale| scale.to_bits()).collect::<Vec<_>>();
-    (signature, layer.k, layer.n, layer.group_size, layer.codes, bits(layer.scales)).hash(&mut hasher);
+    (signature, isa, layer.k, layer.n, layer.group_size).hash(&mut hasher);
+    (layer.codes, bits(layer.scales)).hash(&mut hasher);
     match layer.extra {
         Extra::None => {}
         Extra::Shifts(_, shifts) => shifts.hash(&mut hasher),

@@ -12,14 +12,18 @@ import numpy as np
 Sample = Mapping[str, Any]
 
 
+# How many the compiler takes where `samples` does not say: a data set may have no end.
+_SAMPLES = 128
+
+
 def files(calibration: Any, most: int | None, folder: Path) -> list[Any]:
-    """The files of calibration data: those that are named, or those that hold the samples, `most` of them, in `folder`."""
+    """The files of calibration data: those that are named, or those that hold the samples, at most `most`, in `folder`."""
     if isinstance(calibration, (str, os.PathLike)):
         return [calibration]
     if isinstance(calibration, (list, tuple)) and calibration:
         if all(isinstance(path, (str, os.PathLike)) for path in calibration):
             return list(calibration)
-    samples = itertools.islice(_samples(calibration), most)
+    samples = itertools.islice(_samples(calibration), _SAMPLES if most is None else most)
     written: list[Path] = []
     for layout, group in itertools.groupby(samples, _layout):
         path = folder / f"samples-{len(written)}.npz"

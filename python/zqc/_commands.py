@@ -112,11 +112,13 @@ def inspect(model: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _write_model(model: Any, path: Path) -> Path:
     """Writes a model of the program for the compiler, which reads files."""
+    if not hasattr(model, "SerializeToString"):
+        raise TypeError(f"model: a path or an onnx.ModelProto expected, not {type(model).__name__}")
+    from google.protobuf.message import EncodeError
+
     try:
         path.write_bytes(model.SerializeToString())
-    except AttributeError:
-        raise TypeError(f"model: a path or an onnx.ModelProto expected, not {type(model).__name__}") from None
-    except ValueError as error:  # protobuf's limit of 2 GiB
+    except (EncodeError, ValueError) as error:  # protobuf's limit of 2 GiB
         raise _zqc.InputError(f"model: {error}; give the path of a model of this size") from error
     if any(tensor.data_location == tensor.EXTERNAL for tensor in model.graph.initializer):
         raise _zqc.InputError("model: weights lie in files beside it; give its path, or load them with it")

@@ -28,9 +28,13 @@ def register(folder: str | os.PathLike[str]) -> Path:
     except (KeyError, TypeError):
         raise ValueError(f"{config}: it has no model.decoder") from None
     library = config.with_name(_library.shipped("zqc_ort").name)
+    options = decoder.get("session_options") or {}
+    decoder["session_options"] = options
+    other = options.get("custom_ops_library")
+    if other not in (None, library.name):
+        raise ValueError(f"{config}: it registers {other} already, and onnxruntime-genai takes one library")
     _replace(library, _library.shipped("zqc_ort").read_bytes())
-    options = decoder.setdefault("session_options", {})
-    if options.get("custom_ops_library") != library.name:
+    if other is None:
         options["custom_ops_library"] = library.name
         _replace(config, json.dumps(content, indent=4, ensure_ascii=False).encode())
     return library
