@@ -1,22 +1,24 @@
 //! Sums of panels by AMX: tiles of 16 tokens by the 16 output features of a panel.
 //!
-//! `tdpbf16ps` adds one block to a tile of sums, in the crate's order. A group's sums leave the tile registers when the group ends,
-//! to be multiplied by its steps. Blocks of weights are decoded a few at a time, so that they and the sums stay in the
-//! first-level cache, for all tokens.
+//! `tdpbf16ps` adds one block to a tile of sums, in the crate's order. Where groups have scales, a group's sums leave the tile
+//! registers when it ends, to be multiplied by those; else they stay until the row ends. Blocks of weights are decoded a few at a
+//! time, so that they and the sums stay in the first-level cache, for all tokens; and one after the other between the products of
+//! those before, which keep other units of the processor busy.
 
 mod tile;
 
-use std::arch::x86_64::*;
+use std::arch::x86_64::{__m512i, _mm512_setzero_si512};
 use std::ops::Range;
 
 use tile::{ROW, Tiles, add_products, load, store, zero};
 
 use crate::lanes::Lanes;
-use crate::lanes::avx512::{Pairs, Zmm, side_by_side};
-use crate::matrix::{Coding, Groups, LINE, Matrix, PANEL};
+use crate::lanes::avx512::Zmm;
+use crate::lanes::pairs::{Ladders, PairGrouping, Pairs};
+use crate::matrix::{Coding, GroupScales, Groups, LINE, Matrix, PANEL};
 use crate::prepare::View;
 use crate::reference::BLOCK;
-use crate::walk::{Walk, add_tile};
+use crate::walk::{Centred, Scaled, Through, Walk, add_tile};
 
 /// Panels at once, as many as tiles of tokens: each tile register that is loaded serves two products.
 const PANELS: usize = 2;
@@ -69,14 +71,33 @@ pub(crate) unsafe fn accumulate(matrix: &Matrix, panels: Range<usize>, x: View<'
 unsafe fn by_coding<const P: usize>(matrix: &Matrix, panel: usize, x: View<'_>, acc: &mut [f32]) {
     // SAFETY: the caller's condition.
     unsafe {
-        match (&matrix.coding, matrix.zero_points.is_empty()) {
-            (Coding::Nibbles(_), true) => some::<<Zmm as Lanes>::Nibbles, P, false>(matrix, panel, x, acc),
-            (Coding::Nibbles(_), false) => some::<<Zmm as Lanes>::Nibbles, P, true>(matrix, panel, x, acc),
-            (Coding::Int8, true) => some::<<Zmm as Lanes>::Int8, P, false>(matrix, panel, x, acc),
-            (Coding::Int8, false) => some::<<Zmm as Lanes>::Int8, P, true>(matrix, panel, x, acc),
-            (Coding::E4M3, _) => some::<<Zmm as Lanes>::E4M3, P, false>(matrix, panel, x, acc),
-            (Coding::E5M2, _) => some::<<Zmm as Lanes>::E5M2, P, false>(matrix, panel, x, acc),
-            (Coding::Bf16, _) => some::<<Zmm as Lanes>::Bf16, P, false>(matrix, panel, x, acc),
+        match &matrix.coding {
+            Coding::Nibbles(_) => by_grouping::<<Zmm as Lanes>::Nibbles, P>(matrix, panel, x, acc),
+            Coding::Int8 => by_grouping::<<Zmm as Lanes>::Int8, P>(matrix, panel, x, acc),
+            Coding::E4M3 => by_grouping::<<Zmm as Lanes>::E4M3, P>(matrix, panel, x, acc),
+            Coding::E5M2 => by_grouping::<<Zmm as Lanes>::E5M2, P>(matrix, panel, x, acc),
+            Coding::Bf16 => by_grouping::<<Zmm as Lanes>::Bf16, P>(matrix, panel, x, acc),
+        }
+    }
+}
+
+/// # Safety
+/// As of [`by_coding`].
+#[inline(always)]
+unsafe fn by_grouping<D: Pairs, const P: usize>(
+    matrix: &Matrix,
+    panel: usize,
+    x: View<'_>,
+    acc: &mut [f32],
+) {
+    // SAFETY: the caller's condition.
+    unsafe {
+        match &matrix.scales {
+            GroupScales::One | GroupScales::Ladder(..) => some::<D, Through, P>(matrix, panel, x, acc),
+            GroupScales::Floats(_) if matrix.zero_points.is_empty() => {
+                some::<D, Scaled, P>(matrix, panel, x, acc);
+            }
+            GroupScales::Floats(_) => some::<D, Centred, P>(matrix, panel, x, acc),
         }
     }
 }
@@ -87,27 +108,59 @@ struct Place {
     group: usize,
     /// Blocks of the group before it.
     before: usize,
-    /// Whether it is the last of the group.
+    /// Whether it is the first that a sum has.
+    first: bool,
+    /// Whether it is the last that a sum has.
     last: bool,
 }
 
-impl Place {
-    /// The places of some blocks from `place`, and the place after them.
-    fn list(groups: Groups, mut place: Self, to: &mut [Self]) -> Self {
-        for to in to {
-            place.last = place.before + 1 == groups.len(place.group).div_ceil(BLOCK);
-            *to = place;
-            (place.group, place.before) =
-                if place.last { (place.group + 1, 0) } else { (place.group, place.before + 1) };
+/// Some blocks of `P` panels, decoded.
+#[derive(Clone, Copy)]
+struct Chunk<const P: usize> {
+    weights: [[Operand; BLOCKS]; P],
+    places: [Place; BLOCKS],
+    /// Blocks before it.
+    first: usize,
+    len: usize,
+}
+
+impl<const P: usize> Chunk<P> {
+    const EMPTY: Self = Self {
+        weights: [[Operand([0; PANEL * BLOCK]); BLOCKS]; P],
+        places: [Place { group: 0, before: 0, first: false, last: false }; BLOCKS],
+        first: 0,
+        len: 0,
+    };
+
+    /// Makes it the `len` blocks from `first`, of which `place` is the group of the first and where it is in that, and then of the
+    /// next. `through` says that a sum goes through all groups.
+    fn set(&mut self, first: usize, len: usize, place: &mut (usize, usize), groups: Groups, through: bool) {
+        (self.first, self.len) = (first, len);
+        for to in &mut self.places[..len] {
+            let (group, before) = *place;
+            let ends = before + 1 == groups.len(group).div_ceil(BLOCK);
+            *to = Place {
+                group,
+                before,
+                first: before == 0 && (group == 0 || !through),
+                last: ends && (group + 1 == groups.count || !through),
+            };
+            *place = if ends { (group + 1, 0) } else { (group, before + 1) };
         }
-        place
     }
+}
+
+/// What stays the same over all blocks of `P` panels.
+struct Panels<'a, D, const P: usize> {
+    walks: [Walk<'a, Zmm, D>; P],
+    ladders: Ladders,
+    x: View<'a>,
 }
 
 /// # Safety
 /// As of [`by_coding`].
 #[inline(always)]
-unsafe fn some<D: Pairs, const P: usize, const ZERO_POINTS: bool>(
+unsafe fn some<D: Pairs, G: PairGrouping, const P: usize>(
     matrix: &Matrix,
     panel: usize,
     x: View<'_>,
@@ -115,167 +168,160 @@ unsafe fn some<D: Pairs, const P: usize, const ZERO_POINTS: bool>(
 ) {
     // SAFETY: the caller's condition.
     unsafe {
-        let walks: [Walk<'_, Zmm, D>; P] = std::array::from_fn(|p| Walk::new(matrix, panel + p));
-        let tiles = x.tokens.div_ceil(x.arrangement.tile);
-        let each = matrix.groups.blocks_each;
-        // Few tokens: what is decoded is used a turn later, when it has left the store buffer, which tiles cannot be loaded from.
-        // Many: as many blocks as the first-level cache holds, so that sums are seldom fetched.
-        let (lag, at_once) = match (tiles, each) {
-            (0..=2, 0..=BLOCKS) => (1, each),
-            (0..=2, _) => (1, BLOCKS),
-            (_, 0..=BLOCKS) => (0, BLOCKS / each * each),
-            _ => (0, BLOCKS),
+        let panels: Panels<'_, D, P> = Panels {
+            walks: std::array::from_fn(|p| Walk::new(matrix, panel + p)),
+            ladders: Ladders::new(matrix),
+            x,
         };
-        // The sums of groups that do not end where the blocks do that are decoded at once.
+        let groups = matrix.groups;
+        let tiles = x.tokens.div_ceil(x.arrangement.tile);
+        let each = if G::THROUGH { groups.blocks } else { groups.blocks_each };
+        // Whole sums, if they are short enough.
+        let at_once = if each > BLOCKS { BLOCKS } else { BLOCKS / each * each };
+        // Those of sums that do not end where the blocks do that are decoded at once.
         let mut kept = vec![[Sums::ZERO; P]; if each > BLOCKS { tiles } else { 0 }];
         let mut passing = [[Sums::ZERO; P]; 2];
-        let mut decoded = [[[Operand([0; PANEL * BLOCK]); BLOCKS]; P]; 2];
-        let mut places = [[Place::default(); BLOCKS]; 2];
-        let mut next = Place::default();
-        let chunks = matrix.groups.blocks.div_ceil(at_once);
-        let blocks_of = |chunk: usize| at_once.min(matrix.groups.blocks - chunk * at_once);
-        for turn in 0..chunks + lag {
-            if turn < chunks {
-                let places = &mut places[turn * lag % 2][..blocks_of(turn)];
-                next = Place::list(matrix.groups, next, places);
-                for (walk, weights) in walks.iter().zip(&mut decoded[turn * lag % 2]) {
-                    for (place, to) in places.iter().zip(weights) {
-                        decode::<D, ZERO_POINTS>(walk, *place, to);
-                    }
-                }
-            }
-            let Some(chunk) = turn.checked_sub(lag) else { continue };
-            let (weights, places) = (&decoded[chunk * lag % 2], &places[chunk * lag % 2][..blocks_of(chunk)]);
-            let first = chunk * at_once;
+        let mut place = (0, 0);
+        let (mut current, mut next) = (Chunk::<P>::EMPTY, Chunk::<P>::EMPTY);
+        current.set(0, at_once.min(groups.blocks), &mut place, groups, G::THROUGH);
+        for block in 0..current.len {
+            panels.decode::<G>(&mut current, block);
+        }
+        while current.len > 0 {
+            let first = current.first + current.len;
+            next.set(first, at_once.min(groups.blocks - first), &mut place, groups, G::THROUGH);
             for tile in (0..tiles).step_by(2) {
                 let sums = if each > BLOCKS { &mut kept[tile..] } else { &mut passing[..] };
+                let next = (tile == 0).then_some(&mut next);
                 if tile + 1 < tiles {
-                    products::<D, P, 2>(&walks, weights, first, places, x, tile, sums, acc);
+                    panels.products::<G, 2>(&current, next, tile, sums, acc);
                 } else {
-                    products::<D, P, 1>(&walks, weights, first, places, x, tile, sums, acc);
+                    panels.products::<G, 1>(&current, next, tile, sums, acc);
                 }
             }
+            std::mem::swap(&mut current, &mut next);
         }
     }
 }
 
-/// Decodes a block of weights.
-///
-/// # Safety
-/// As of [`by_coding`].
-#[inline(always)]
-unsafe fn decode<D: Pairs, const ZERO_POINTS: bool>(walk: &Walk<'_, Zmm, D>, place: Place, to: &mut Operand) {
-    let whole = BLOCK / D::COLUMNS;
-    let lines = (walk.groups().len(place.group) - place.before * BLOCK).min(BLOCK).div_ceil(D::COLUMNS);
-    // SAFETY: the caller's condition; a block has at most `whole` lines, and 16 pairs.
-    unsafe {
-        let zero_point = walk.zero_point::<ZERO_POINTS>(place.group, 0);
-        let line = walk.lines(place.group).add(place.before * whole * LINE);
-        let to: *mut __m512i = (&raw mut to.0).cast();
-        for l in 0..lines {
-            for pair in 0..D::COLUMNS / 2 {
-                let line = line.add(l * LINE);
-                if pair == 0 {
-                    _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD).cast());
+impl<D: Pairs, const P: usize> Panels<'_, D, P> {
+    /// Decodes a block of a chunk.
+    ///
+    /// # Safety
+    /// As of [`by_coding`]; the block exists.
+    #[inline(always)]
+    unsafe fn decode<G: PairGrouping>(&self, chunk: &mut Chunk<P>, block: usize) {
+        let place = chunk.places[block];
+        let whole = BLOCK / D::COLUMNS;
+        // SAFETY: the caller's condition; a block has at most `whole` lines, and 16 pairs.
+        unsafe {
+            for (walk, weights) in self.walks.iter().zip(&mut chunk.weights) {
+                let features = (walk.groups().len(place.group) - place.before * BLOCK).min(BLOCK);
+                let lines = features.div_ceil(D::COLUMNS);
+                let operand = G::of_pairs(walk, self.ladders, place.group);
+                let line = walk.lines(place.group).add(place.before * whole * LINE);
+                let to: *mut __m512i = (&raw mut weights[block].0).cast();
+                for l in 0..lines {
+                    let line = line.add(l * LINE);
+                    Zmm::prefetch(line.wrapping_add(AHEAD));
+                    for pair in 0..D::COLUMNS / 2 {
+                        to.add(l * D::COLUMNS / 2 + pair).write(G::pairs(walk.decode, line, pair, operand));
+                    }
                 }
-                let pairs = if ZERO_POINTS {
-                    let (even, odd) = walk.decode.pair(line, 0, pair);
-                    side_by_side(even.sub(zero_point), odd.sub(zero_point))
-                } else {
-                    walk.decode.pairs(line, pair)
-                };
-                to.add(l * D::COLUMNS / 2 + pair).write(pairs);
+                for pair in lines * D::COLUMNS / 2..BLOCK / 2 {
+                    to.add(pair).write(_mm512_setzero_si512());
+                }
             }
-        }
-        for pair in lines * D::COLUMNS / 2..BLOCK / 2 {
-            to.add(pair).write(_mm512_setzero_si512());
         }
     }
-}
 
-/// Adds the products of some blocks for `T` tiles of tokens, and the sums of the groups that end there.
-///
-/// # Safety
-/// As of [`by_coding`]; the tiles exist.
-#[allow(clippy::too_many_arguments, reason = "the state of one loop nest")]
-#[inline(always)]
-unsafe fn products<D: Pairs, const P: usize, const T: usize>(
-    walks: &[Walk<'_, Zmm, D>; P],
-    weights: &[[Operand; BLOCKS]; P],
-    first: usize,
-    places: &[Place],
-    x: View<'_>,
-    tile: usize,
-    sums: &mut [[Sums; P]],
-    acc: &mut [f32],
-) {
-    let block_bytes = x.arrangement.tile * ROW;
-    // Registers 0 to 3 hold sums, `2 t + p`; 4 and 5 tokens; 6 and 7 weights.
-    let mut block = 0;
-    // SAFETY: the caller's condition.
-    unsafe {
-        let tokens: [*const u8; T] =
-            std::array::from_fn(|t| x.tile(tile + t).as_ptr().cast::<u8>().add(first * block_bytes));
-        while block < places.len() {
-            let mut place = places[block];
-            let at = |t: usize, p: usize| (&raw const sums[t][p].0).cast::<u8>();
-            if place.before == 0 {
-                zero::<0>();
-                zero::<1>();
-                zero::<2>();
-                zero::<3>();
-            } else {
-                load::<0>(at(0, 0));
+    /// Adds the products of a chunk for `T` tiles of tokens, and the sums of the groups that end there. Decodes another one
+    /// meanwhile.
+    ///
+    /// # Safety
+    /// As of [`by_coding`]; the tiles exist.
+    #[inline(always)]
+    unsafe fn products<G: PairGrouping, const T: usize>(
+        &self,
+        chunk: &Chunk<P>,
+        mut next: Option<&mut Chunk<P>>,
+        tile: usize,
+        sums: &mut [[Sums; P]],
+        acc: &mut [f32],
+    ) {
+        let x = self.x;
+        let block_bytes = x.arrangement.tile * ROW;
+        // Registers 0 to 3 hold sums, `2 t + p`; 4 and 5 tokens; 6 and 7 weights.
+        let mut block = 0;
+        // SAFETY: the caller's condition.
+        unsafe {
+            let tokens: [*const u8; T] = std::array::from_fn(|t| {
+                x.tile(tile + t).as_ptr().cast::<u8>().add(chunk.first * block_bytes)
+            });
+            while block < chunk.len {
+                let mut place = chunk.places[block];
+                let at = |t: usize, p: usize| (&raw const sums[t][p].0).cast::<u8>();
+                if place.first {
+                    zero::<0>();
+                    zero::<1>();
+                    zero::<2>();
+                    zero::<3>();
+                } else {
+                    load::<0>(at(0, 0));
+                    if P > 1 {
+                        load::<1>(at(0, 1));
+                    }
+                    if T > 1 {
+                        load::<2>(at(1, 0));
+                    }
+                    if T > 1 && P > 1 {
+                        load::<3>(at(1, 1));
+                    }
+                }
+                loop {
+                    load::<6>((&raw const chunk.weights[0][block]).cast());
+                    load::<4>(tokens[0].add(block * block_bytes));
+                    add_products::<0, 4, 6>();
+                    if P > 1 {
+                        load::<7>((&raw const chunk.weights[1][block]).cast());
+                        add_products::<1, 4, 7>();
+                    }
+                    if T > 1 {
+                        load::<5>(tokens[1].add(block * block_bytes));
+                        add_products::<2, 5, 6>();
+                    }
+                    if T > 1 && P > 1 {
+                        add_products::<3, 5, 7>();
+                    }
+                    if let Some(next) = next.as_deref_mut().filter(|next| block < next.len) {
+                        self.decode::<G>(next, block);
+                    }
+                    block += 1;
+                    if place.last || block == chunk.len {
+                        break;
+                    }
+                    place = chunk.places[block];
+                }
+                let mut to = |t: usize, p: usize| (&raw mut sums[t][p].0).cast::<f32>();
+                store::<0>(to(0, 0));
                 if P > 1 {
-                    load::<1>(at(0, 1));
+                    store::<1>(to(0, 1));
                 }
                 if T > 1 {
-                    load::<2>(at(1, 0));
+                    store::<2>(to(1, 0));
                 }
                 if T > 1 && P > 1 {
-                    load::<3>(at(1, 1));
+                    store::<3>(to(1, 1));
                 }
-            }
-            loop {
-                load::<6>((&raw const weights[0][block]).cast());
-                load::<4>(tokens[0].add(block * block_bytes));
-                add_products::<0, 4, 6>();
-                if P > 1 {
-                    load::<7>((&raw const weights[1][block]).cast());
-                    add_products::<1, 4, 7>();
-                }
-                if T > 1 {
-                    load::<5>(tokens[1].add(block * block_bytes));
-                    add_products::<2, 5, 6>();
-                }
-                if T > 1 && P > 1 {
-                    add_products::<3, 5, 7>();
-                }
-                block += 1;
-                if place.last || block == places.len() {
-                    break;
-                }
-                place = places[block];
-            }
-            let mut to = |t: usize, p: usize| (&raw mut sums[t][p].0).cast::<f32>();
-            store::<0>(to(0, 0));
-            if P > 1 {
-                store::<1>(to(0, 1));
-            }
-            if T > 1 {
-                store::<2>(to(1, 0));
-            }
-            if T > 1 && P > 1 {
-                store::<3>(to(1, 1));
-            }
-            if place.last {
-                for (p, walk) in walks.iter().enumerate() {
-                    let step = walk.step(place.group, 0);
-                    for (t, sums) in sums[..T].iter().enumerate() {
-                        let first = (tile + t) * x.arrangement.tile;
-                        let rows = x.arrangement.tile.min(x.tokens - first);
-                        let acc = &mut acc[(p * x.tokens + first) * PANEL..][..rows * PANEL];
-                        add_tile(&sums[p].0, step, acc);
+                if place.last {
+                    for (p, walk) in self.walks.iter().enumerate() {
+                        let scale = walk.scale(place.group, 0);
+                        for (t, sums) in sums[..T].iter().enumerate() {
+                            let first = (tile + t) * x.arrangement.tile;
+                            let rows = x.arrangement.tile.min(x.tokens - first);
+                            let acc = &mut acc[(p * x.tokens + first) * PANEL..][..rows * PANEL];
+                            add_tile(&sums[p].0, scale, acc);
+                        }
                     }
                 }
             }

@@ -7,12 +7,13 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::lanes::Lanes;
-use crate::lanes::avx512::{Pairs, Zmm, side_by_side};
-use crate::matrix::{Coding, LINE, Matrix, PANEL};
-use crate::panel::{self, group};
+use crate::lanes::avx512::Zmm;
+use crate::lanes::pairs::{Ladders, PairGrouping, Pairs};
+use crate::matrix::{Coding, GroupScales, LINE, Matrix, PANEL};
+use crate::panel::{self, add_group};
 use crate::prepare::View;
 use crate::reference::BLOCK;
-use crate::walk::Walk;
+use crate::walk::{Centred, Scaled, Through, Walk};
 
 /// Writes the sums of `panels` over all groups, `acc` `[panel][token][16]`, for the tokens of `x`.
 ///
@@ -22,15 +23,11 @@ use crate::walk::Walk;
 pub(crate) unsafe fn accumulate(matrix: &Matrix, panels: Range<usize>, x: View<'_>, acc: &mut [f32]) {
     // SAFETY: the caller's condition.
     unsafe {
-        match (&matrix.coding, matrix.zero_points.is_empty()) {
-            (Coding::Nibbles(_), true) => by_tokens::<<Zmm as Lanes>::Nibbles, false>(matrix, panels, x, acc),
-            (Coding::Nibbles(_), false) => by_tokens::<<Zmm as Lanes>::Nibbles, true>(matrix, panels, x, acc),
-            (Coding::Int8, true) => by_tokens::<<Zmm as Lanes>::Int8, false>(matrix, panels, x, acc),
-            (Coding::Int8, false) => by_tokens::<<Zmm as Lanes>::Int8, true>(matrix, panels, x, acc),
+        match &matrix.coding {
+            Coding::Nibbles(_) => by_grouping::<<Zmm as Lanes>::Nibbles>(matrix, panels, x, acc),
+            Coding::Int8 => by_grouping::<<Zmm as Lanes>::Int8>(matrix, panels, x, acc),
             // Sums of these are hardly ever exact.
-            (Coding::E4M3 | Coding::E5M2 | Coding::Bf16, _) => {
-                panel::accumulate::<Zmm>(matrix, panels, x, acc)
-            }
+            Coding::E4M3 | Coding::E5M2 | Coding::Bf16 => panel::accumulate::<Zmm>(matrix, panels, x, acc),
         }
     }
 }
@@ -38,12 +35,29 @@ pub(crate) unsafe fn accumulate(matrix: &Matrix, panels: Range<usize>, x: View<'
 /// # Safety
 /// As of [`accumulate`].
 #[inline(always)]
-unsafe fn by_tokens<D: Pairs, const ZERO_POINTS: bool>(
+unsafe fn by_grouping<D: Pairs>(matrix: &Matrix, panels: Range<usize>, x: View<'_>, acc: &mut [f32]) {
+    // SAFETY: the caller's condition.
+    unsafe {
+        match &matrix.scales {
+            GroupScales::One | GroupScales::Ladder(..) => by_tokens::<D, Through>(matrix, panels, x, acc),
+            GroupScales::Floats(_) if matrix.zero_points.is_empty() => {
+                by_tokens::<D, Scaled>(matrix, panels, x, acc);
+            }
+            GroupScales::Floats(_) => by_tokens::<D, Centred>(matrix, panels, x, acc),
+        }
+    }
+}
+
+/// # Safety
+/// As of [`accumulate`].
+#[inline(always)]
+unsafe fn by_tokens<D: Pairs, G: PairGrouping>(
     matrix: &Matrix,
     panels: Range<usize>,
     x: View<'_>,
     acc: &mut [f32],
 ) {
+    acc[..panels.len() * x.tokens * PANEL].fill(0.0);
     for (panel, acc) in panels.zip(acc.chunks_exact_mut(PANEL * x.tokens)) {
         let mut first = 0;
         while first < x.tokens {
@@ -51,10 +65,10 @@ unsafe fn by_tokens<D: Pairs, const ZERO_POINTS: bool>(
             // SAFETY: the caller's condition.
             first += unsafe {
                 match x.tokens - first {
-                    8.. => some::<D, 8, ZERO_POINTS>(matrix, panel, x, first, acc),
-                    4.. => some::<D, 4, ZERO_POINTS>(matrix, panel, x, first, acc),
-                    2.. => some::<D, 2, ZERO_POINTS>(matrix, panel, x, first, acc),
-                    _ => some::<D, 1, ZERO_POINTS>(matrix, panel, x, first, acc),
+                    8.. => some::<D, G, 8>(matrix, panel, x, first, acc),
+                    4.. => some::<D, G, 4>(matrix, panel, x, first, acc),
+                    2.. => some::<D, G, 2>(matrix, panel, x, first, acc),
+                    _ => some::<D, G, 1>(matrix, panel, x, first, acc),
                 }
             };
         }
@@ -66,66 +80,79 @@ unsafe fn by_tokens<D: Pairs, const ZERO_POINTS: bool>(
 /// # Safety
 /// As of [`accumulate`]; there are `T` tokens from `first`, and `acc` holds `[T][16]`.
 #[inline(always)]
-unsafe fn some<D: Pairs, const T: usize, const ZERO_POINTS: bool>(
+unsafe fn some<D: Pairs, G: PairGrouping, const T: usize>(
     matrix: &Matrix,
     panel: usize,
     x: View<'_>,
     first: usize,
     acc: &mut [f32],
 ) -> usize {
-    acc[..T * PANEL].fill(0.0);
     let rows: [*const f32; T] = std::array::from_fn(|t| x.row(first + t).as_ptr());
     let halves: [*const u16; T] = std::array::from_fn(|t| x.half_row(first + t).as_ptr());
     // SAFETY: the caller's condition; rows and lines have the lengths that `Groups` says.
     unsafe {
         let walk = [Walk::<'_, Zmm, D>::new(matrix, panel)];
+        let ladders = Ladders::new(matrix);
+        let mut sums = [[Zmm::splat(0.0); T]];
         for g in 0..matrix.groups.count {
-            let sums = if x.are_exact::<T>(first, g) {
-                exact_group::<D, T, ZERO_POINTS>(&walk[0], g, &halves)
+            if x.are_exact::<T>(first, g) {
+                add_exact_group::<D, G, T>(&walk[0], ladders, g, &halves, &mut sums[0]);
             } else {
-                let [sums] = group::<Zmm, D, T, 1, ZERO_POINTS>(&walk, g, 0, &rows);
-                sums
-            };
-            walk[0].finish(g, 0, sums, acc);
+                add_group::<Zmm, D, G, T, 1>(&walk, g, 0, &rows, &mut sums);
+            }
+            if !G::THROUGH {
+                walk[0].add_group(g, 0, sums[0], acc);
+                sums = [[Zmm::splat(0.0); T]];
+            }
+        }
+        if G::THROUGH {
+            for (sum, acc) in sums[0].into_iter().zip(acc.chunks_exact_mut(PANEL)) {
+                sum.store(acc.as_mut_ptr());
+            }
         }
     }
     T
 }
 
-/// The sums of a group for `T` tokens, two chains for each.
+/// Adds the products of a group for `T` tokens to `sums`, a block at a time.
 ///
 /// # Safety
 /// As of [`Walk::new`]; `rows` point to tokens with as many input features as blocks have.
 #[inline(always)]
-unsafe fn exact_group<D: Pairs, const T: usize, const ZERO_POINTS: bool>(
+unsafe fn add_exact_group<D: Pairs, G: PairGrouping, const T: usize>(
     walk: &Walk<'_, Zmm, D>,
+    ladders: Ladders,
     g: usize,
     rows: &[*const u16; T],
-) -> [Zmm; T] {
+    sums: &mut [Zmm; T],
+) {
     // SAFETY: the caller's condition; the vectors of bfloat16 and of integers have one size.
     unsafe {
         let groups = walk.groups();
-        let zero_point = walk.zero_point::<ZERO_POINTS>(g, 0);
-        let (lines, at) = (walk.lines(g), g * groups.blocks_each * BLOCK);
-        let mut sums = [[_mm512_setzero_ps(); T]; 2];
-        for l in 0..groups.len(g).div_ceil(D::COLUMNS) {
-            for pair in 0..D::COLUMNS / 2 {
-                let line = lines.add(l * LINE);
-                let weights = if ZERO_POINTS {
-                    let (even, odd) = walk.decode.pair(line, 0, pair);
-                    side_by_side(even.sub(zero_point), odd.sub(zero_point))
-                } else {
-                    walk.decode.pairs(line, pair)
-                };
-                for t in 0..T {
-                    let x = rows[t].add(at + l * D::COLUMNS + 2 * pair).cast::<i32>().read_unaligned();
-                    let x: __m512bh = transmute(_mm512_set1_epi32(x));
-                    sums[pair % 2][t] =
-                        _mm512_dpbf16_ps(sums[pair % 2][t], transmute::<__m512i, __m512bh>(weights), x);
+        let operand = G::of_pairs(walk, ladders, g);
+        let (mut line, mut at) = (walk.lines(g), g * groups.blocks_each * BLOCK);
+        let mut left = groups.len(g);
+        while left > 0 {
+            let lines = left.min(BLOCK).div_ceil(D::COLUMNS);
+            let mut chains = [[_mm512_setzero_ps(); T]; 2];
+            for l in 0..lines {
+                for pair in 0..D::COLUMNS / 2 {
+                    let weights = G::pairs(walk.decode, line.add(l * LINE), pair, operand);
+                    for t in 0..T {
+                        let x = rows[t].add(at + l * D::COLUMNS + 2 * pair).cast::<i32>().read_unaligned();
+                        let x: __m512bh = transmute(_mm512_set1_epi32(x));
+                        chains[pair % 2][t] =
+                            _mm512_dpbf16_ps(chains[pair % 2][t], transmute::<__m512i, __m512bh>(weights), x);
+                    }
                 }
             }
+            for t in 0..T {
+                sums[t] = sums[t].add(Zmm(chains[0][t]).add(Zmm(chains[1][t])));
+            }
+            line = line.add(lines * LINE);
+            at += BLOCK;
+            left = left.saturating_sub(BLOCK);
         }
-        std::array::from_fn(|t| Zmm(sums[0][t]).add(Zmm(sums[1][t])))
     }
 }
 

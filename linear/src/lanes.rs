@@ -9,6 +9,8 @@ pub(crate) mod avx2;
 pub(crate) mod avx512;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod pairs;
 pub(crate) mod scalar;
 
 /// A vector.
@@ -18,8 +20,6 @@ pub(crate) mod scalar;
 pub(crate) trait Lanes: Copy {
     /// Lanes, a divisor of a panel.
     const COUNT: usize;
-    /// Tokens whose sums fit the registers.
-    const TOKENS: usize;
     /// A table of 16 values.
     type Table: Copy;
     /// See [`Coding::Nibbles`](crate::matrix::Coding).
@@ -54,7 +54,7 @@ pub(crate) trait Lanes: Copy {
     unsafe fn fma(self, factor: Self, sum: Self) -> Self;
     /// A table of values.
     unsafe fn table(values: &[f32; 16]) -> Self::Table;
-    /// The factors of the output features of part `part`, see [`Steps::Ladder`](crate::matrix::Steps).
+    /// The factors of the output features of part `part`, see [`GroupScales::Ladder`](crate::matrix::GroupScales).
     unsafe fn ladder(table: Self::Table, word: u64, part: usize) -> Self;
 }
 
@@ -66,8 +66,8 @@ pub(crate) trait Decode<V>: Copy {
     /// Input features of a line.
     const COLUMNS: usize;
 
-    /// From the values of codes of 4 bits, which others ignore.
-    unsafe fn new(values: &[f32; 16]) -> Self;
+    /// From the values of codes of 4 bits, and the factors of the first octave of the ladder that they are multiplied by.
+    unsafe fn new(values: &[f32; 16], octave: &[f32]) -> Self;
     /// The input features `2 pair` and `2 pair + 1` of part `part` of a line.
     unsafe fn pair(self, line: *const u8, part: usize, pair: usize) -> (V, V);
 }

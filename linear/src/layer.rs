@@ -162,12 +162,9 @@ impl Layer<'_> {
         }
     }
 
-    /// The step that weights of group `g` and row `n` are multiplied by, without the scale of the row.
-    pub(crate) fn step(&self, g: usize, n: usize) -> f32 {
-        match self.extra {
-            Extra::Shifts(ladder, _) => ladder.factor(self.shift(g, n)),
-            Extra::None | Extra::ZeroPoints(_) => self.scales[self.at(self.groups(), g, n)],
-        }
+    /// The scale of group `g` and row `n` of a weight without shifts.
+    pub(crate) fn group_scale(&self, g: usize, n: usize) -> f32 {
+        self.scales[self.at(self.groups(), g, n)]
     }
 
     /// The shift of group `g` and row `n`, 0 where there is none.

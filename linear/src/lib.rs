@@ -8,14 +8,15 @@
 //!
 //! Every instruction set, number of threads, batch and tile gives the same bits, since all of them add in one order,
 //! that of `tdpbf16ps` of Intel AMX. Let `x` be the values of a token's codes (less the zero point), `w` those of the weight
-//! (less the zero point of their group), all in `f32`, and `fma` a product and sum rounded once.
+//! (less the zero point of their group, or times its factor of the ladder, which is exact in bfloat16), all in `f32`, and `fma`
+//! a product and sum rounded once.
 //!
 //! * A *block* is 32 consecutive input features, the last of a group may be shorter; the first begins where the group does.
 //!   `even = fma(x[2i], w[2i], even)` and `odd = fma(x[2i + 1], w[2i + 1], odd)` for ascending `i`, both from +0; the block is
 //!   `even + odd`.
-//! * A group adds its blocks in order, from +0: `sum = sum + block`.
-//! * A row adds its groups in order, from +0: `acc = fma(sum, step, acc)`. The step is the factor of the ladder for a weight
-//!   with shifts, else the scale of the group.
+//! * A row of a weight with shifts adds the blocks of all groups in order, from +0: `acc = acc + block`.
+//! * Of another weight, a group adds its blocks in order, from +0: `sum = sum + block`; and a row its groups in order, from
+//!   +0: `acc = fma(sum, scale, acc)`.
 //! * `y = (acc * row_scale) * token_scale`. The row scale is 1 for a weight without shifts, the token scale is 1 for activations in
 //!   float.
 //! * The low-rank branch: `t[r] = (dot * rank_scale[r]) * token_scale`, `dot` being the sum of `x V[.., r]` over all
@@ -29,6 +30,7 @@
 mod aligned;
 #[cfg(target_arch = "x86_64")]
 mod amx;
+mod blocks;
 #[cfg(target_arch = "x86_64")]
 mod dot;
 mod error;

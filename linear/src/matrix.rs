@@ -9,7 +9,7 @@
 //! * Codes of 8 bits: a line is 4 input features, 16 bytes each.
 //! * bfloat16: a line is the 2 input features of a pair, output feature by output feature.
 
-use zqc_numerics::{FactorFormat, Format};
+use zqc_numerics::{FactorFormat, Format, Ladder};
 
 use crate::layer::{Extra, Layer, LowRank};
 use crate::line::{Place, fill, put};
@@ -62,14 +62,14 @@ impl Coding {
     }
 }
 
-/// What the sums of groups are multiplied by.
-pub(crate) enum Steps {
-    /// Nothing: there is one group, and its sum is the result.
+/// What the groups of a weight have besides codes and zero points.
+pub(crate) enum GroupScales {
+    /// Nothing.
     One,
-    /// Factors of a ladder, by shifts of 4 bits: a panel has one word for every group, with the output feature `2 q` in nibble `q` and
-    /// `2 q + 1` in nibble `8 + q`.
-    Ladder([f32; 16], Vec<u64>),
-    /// Scales, `[panel][group][16]`.
+    /// Factors that weights are multiplied by: a panel has one word for every group, with the shift of 4 bits of output feature
+    /// `2 q` in nibble `q` and that of `2 q + 1` in nibble `8 + q`.
+    Ladder(Ladder, Vec<u64>),
+    /// Scales that the sums of groups are multiplied by, `[panel][group][16]`.
     Floats(Vec<[f32; PANEL]>),
 }
 
@@ -79,7 +79,7 @@ pub(crate) struct Matrix {
     pub groups: Groups,
     pub panels: usize,
     pub lines: Vec<Line>,
-    pub steps: Steps,
+    pub scales: GroupScales,
     /// `[panel][group][16]`, or empty.
     pub zero_points: Vec<[i8; PANEL]>,
 }
@@ -129,10 +129,10 @@ impl Matrix {
         let row = |panel: usize, lane: usize| Some(panel * PANEL + lane).filter(|&n| n < layer.n);
         let floats = || {
             let lanes =
-                |(panel, g)| std::array::from_fn(|lane| row(panel, lane).map_or(0.0, |n| layer.step(g, n)));
-            Steps::Floats(of_panels().map(lanes).collect())
+                |(panel, g)| std::array::from_fn(|lane| row(panel, lane).map_or(0.0, |n| layer.group_scale(g, n)));
+            GroupScales::Floats(of_panels().map(lanes).collect())
         };
-        let steps = match layer.extra {
+        let scales = match layer.extra {
             Extra::Shifts(ladder, _) => {
                 let word = |(panel, g)| {
                     (0..PANEL).filter_map(|lane| Some((lane, row(panel, lane)?))).fold(
@@ -142,8 +142,7 @@ impl Matrix {
                         },
                     )
                 };
-                let factors = std::array::from_fn(|shift| ladder.factor(shift as u8));
-                Steps::Ladder(factors, of_panels().map(word).collect())
+                GroupScales::Ladder(ladder, of_panels().map(word).collect())
             }
             Extra::None | Extra::ZeroPoints(_) => floats(),
         };
@@ -156,7 +155,7 @@ impl Matrix {
             }
             Extra::None | Extra::Shifts(..) => Vec::new(),
         };
-        (matrix.steps, matrix.zero_points) = (steps, zero_points);
+        (matrix.scales, matrix.zero_points) = (scales, zero_points);
         matrix
     }
 
@@ -203,7 +202,7 @@ impl Matrix {
                 }
             }
         }
-        Self { coding, groups, panels, lines, steps: Steps::One, zero_points: Vec::new() }
+        Self { coding, groups, panels, lines, scales: GroupScales::One, zero_points: Vec::new() }
     }
 
     /// Lines of a panel.
@@ -211,7 +210,8 @@ impl Matrix {
         lines_before(self.coding, self.groups, self.groups.count)
     }
 
-    /// The largest magnitude of a weight over the lowest bit of all weights; infinite where that is too much for sums to be exact.
+    /// The largest magnitude of a weight over the lowest bit of all weights that are multiplied by the same factor; infinite where
+    /// that is too much for sums to be exact.
     pub(crate) fn span(&self) -> f32 {
         let largest_zero_point = if self.zero_points.is_empty() { 0.0 } else { 128.0 };
         match &self.coding {
@@ -220,7 +220,11 @@ impl Matrix {
                 let largest = magnitudes.clone().fold(0.0, f32::max);
                 // The least value is a power of two, and divides all others.
                 let least = magnitudes.fold(f32::INFINITY, f32::min);
-                (largest + largest_zero_point) / least
+                let factor = match &self.scales {
+                    GroupScales::Ladder(ladder, _) => ladder.octave().iter().map(|factor| odd_part(*factor)).fold(1.0, f32::max),
+                    GroupScales::One | GroupScales::Floats(_) => 1.0,
+                };
+                factor * (largest + largest_zero_point) / least
             }
             Coding::Int8 => 128.0 + largest_zero_point,
             Coding::E4M3 | Coding::E5M2 | Coding::Bf16 => f32::INFINITY,
@@ -229,13 +233,19 @@ impl Matrix {
 
     /// Bytes that it takes.
     pub(crate) fn bytes(&self) -> usize {
-        let steps = match &self.steps {
-            Steps::One => 0,
-            Steps::Ladder(_, words) => size_of_val(words.as_slice()),
-            Steps::Floats(scales) => size_of_val(scales.as_slice()),
+        let scales = match &self.scales {
+            GroupScales::One => 0,
+            GroupScales::Ladder(_, words) => size_of_val(words.as_slice()),
+            GroupScales::Floats(scales) => size_of_val(scales.as_slice()),
         };
-        size_of_val(self.lines.as_slice()) + steps + size_of_val(self.zero_points.as_slice())
+        size_of_val(self.lines.as_slice()) + scales + size_of_val(self.zero_points.as_slice())
     }
+}
+
+/// The odd integer that `factor` is a power of two times of: how much larger it is than its lowest bit.
+fn odd_part(factor: f32) -> f32 {
+    let significand = factor.to_bits() & 0x007F_FFFF | 1 << 23;
+    (significand >> significand.trailing_zeros()) as f32
 }
 
 /// Lines of a panel before group `g`.

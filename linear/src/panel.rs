@@ -1,12 +1,13 @@
-//! Sums of a panel by fused multiply-add, for any vectors.
+//! Sums of panels by fused multiply-add, for any vectors.
 
 use std::ops::Range;
 
+use crate::blocks;
 use crate::lanes::{Decode, Lanes};
-use crate::matrix::{Coding, LINE, Matrix, PANEL};
+use crate::matrix::{Coding, GroupScales, LINE, Matrix, PANEL};
 use crate::prepare::View;
 use crate::reference::BLOCK;
-use crate::walk::Walk;
+use crate::walk::{Centred, Grouping, Scaled, Through, Walk};
 
 /// Bytes that codes are fetched ahead where memory is the bound, for few tokens.
 const AHEAD: usize = 1024;
@@ -22,141 +23,151 @@ pub(crate) unsafe fn accumulate<V: Lanes>(
     x: View<'_>,
     acc: &mut [f32],
 ) {
+    acc[..panels.len() * x.tokens * PANEL].fill(0.0);
     // SAFETY: the caller's condition.
     unsafe {
-        match (&matrix.coding, matrix.zero_points.is_empty()) {
-            (Coding::Nibbles(_), true) => by_tokens::<V, V::Nibbles, false>(matrix, panels, x, acc),
-            (Coding::Nibbles(_), false) => by_tokens::<V, V::Nibbles, true>(matrix, panels, x, acc),
-            (Coding::Int8, true) => by_tokens::<V, V::Int8, false>(matrix, panels, x, acc),
-            (Coding::Int8, false) => by_tokens::<V, V::Int8, true>(matrix, panels, x, acc),
-            (Coding::E4M3, _) => by_tokens::<V, V::E4M3, false>(matrix, panels, x, acc),
-            (Coding::E5M2, _) => by_tokens::<V, V::E5M2, false>(matrix, panels, x, acc),
-            (Coding::Bf16, _) => by_tokens::<V, V::Bf16, false>(matrix, panels, x, acc),
+        match &matrix.coding {
+            Coding::Nibbles(_) => by_grouping::<V, V::Nibbles>(matrix, panels, x, acc),
+            Coding::Int8 => by_grouping::<V, V::Int8>(matrix, panels, x, acc),
+            Coding::E4M3 => by_grouping::<V, V::E4M3>(matrix, panels, x, acc),
+            Coding::E5M2 => by_grouping::<V, V::E5M2>(matrix, panels, x, acc),
+            Coding::Bf16 => by_grouping::<V, V::Bf16>(matrix, panels, x, acc),
         }
     }
 }
 
-/// As many tokens at once as fit the registers; where those are few, several panels, so that there are eight chains of sums to
-/// hide the latency of an addition.
-///
 /// # Safety
 /// As of [`accumulate`].
 #[inline(always)]
-unsafe fn by_tokens<V: Lanes, D: Decode<V>, const ZERO_POINTS: bool>(
+unsafe fn by_grouping<V: Lanes, D: Decode<V>>(
     matrix: &Matrix,
     panels: Range<usize>,
     x: View<'_>,
     acc: &mut [f32],
 ) {
-    let mut first = 0;
-    while first < x.tokens {
-        let left = x.tokens - first;
-        // SAFETY: the caller's condition.
-        first += unsafe {
-            if V::TOKENS >= 8 && left >= 8 {
-                by_panels::<V, D, 8, 1, ZERO_POINTS>(matrix, panels.clone(), x, first, acc)
-            } else if V::TOKENS >= 4 && left >= 4 {
-                by_panels::<V, D, 4, 1, ZERO_POINTS>(matrix, panels.clone(), x, first, acc)
-            } else if V::TOKENS >= 4 && left >= 2 {
-                by_panels::<V, D, 2, 2, ZERO_POINTS>(matrix, panels.clone(), x, first, acc)
-            } else if V::TOKENS >= 4 {
-                by_panels::<V, D, 1, 4, ZERO_POINTS>(matrix, panels.clone(), x, first, acc)
-            } else {
-                by_panels::<V, D, 1, 1, ZERO_POINTS>(matrix, panels.clone(), x, first, acc)
+    // SAFETY: the caller's condition.
+    unsafe {
+        match &matrix.scales {
+            GroupScales::One | GroupScales::Ladder(..) => by_tokens::<V, D, Through>(matrix, panels, x, acc),
+            GroupScales::Floats(_) if matrix.zero_points.is_empty() => {
+                by_tokens::<V, D, Scaled>(matrix, panels, x, acc);
             }
-        };
+            GroupScales::Floats(_) => by_tokens::<V, D, Centred>(matrix, panels, x, acc),
+        }
     }
 }
 
-/// The sums of `T` tokens, `P` panels at once; yields `T`.
+/// Few tokens are multiplied by what is decoded while it is in registers: several panels at once, so that there are eight chains of
+/// sums to hide the latency of an addition.
 ///
 /// # Safety
-/// As of [`accumulate`]; there are `T` tokens from `first`.
+/// As of [`accumulate`].
 #[inline(always)]
-unsafe fn by_panels<V: Lanes, D: Decode<V>, const T: usize, const P: usize, const ZERO_POINTS: bool>(
+unsafe fn by_tokens<V: Lanes, D: Decode<V>, G: Grouping>(
     matrix: &Matrix,
     panels: Range<usize>,
     x: View<'_>,
-    first: usize,
     acc: &mut [f32],
-) -> usize {
+) {
+    // SAFETY: the caller's condition.
+    unsafe {
+        match x.tokens {
+            0 => {}
+            1 => by_panels::<V, D, G, 1, 4>(matrix, panels, x, acc),
+            2 => by_panels::<V, D, G, 2, 2>(matrix, panels, x, acc),
+            3 => by_panels::<V, D, G, 3, 1>(matrix, panels, x, acc),
+            4 => by_panels::<V, D, G, 4, 1>(matrix, panels, x, acc),
+            _ => blocks::accumulate::<V, D, G>(matrix, panels, x, acc),
+        }
+    }
+}
+
+/// The sums of `T` tokens, `P` panels at once.
+///
+/// # Safety
+/// As of [`accumulate`]; there are `T` tokens.
+#[inline(always)]
+unsafe fn by_panels<V: Lanes, D: Decode<V>, G: Grouping, const T: usize, const P: usize>(
+    matrix: &Matrix,
+    panels: Range<usize>,
+    x: View<'_>,
+    acc: &mut [f32],
+) {
     let mut panel = panels.start;
     while panel < panels.end {
-        let acc = &mut acc[(panel - panels.start) * x.tokens * PANEL..];
+        let acc = &mut acc[(panel - panels.start) * T * PANEL..];
         // SAFETY: the caller's condition.
         unsafe {
             if panel + P <= panels.end {
-                some::<V, D, T, P, ZERO_POINTS>(matrix, panel, x, first, acc);
+                some::<V, D, G, T, P>(matrix, panel, x, acc);
                 panel += P;
             } else {
-                some::<V, D, T, 1, ZERO_POINTS>(matrix, panel, x, first, acc);
+                some::<V, D, G, T, 1>(matrix, panel, x, acc);
                 panel += 1;
             }
         }
     }
-    T
 }
 
 /// # Safety
 /// As of [`by_panels`]; there are `P` panels from `panel`, and `acc` begins with the first of them.
 #[inline(always)]
-unsafe fn some<V: Lanes, D: Decode<V>, const T: usize, const P: usize, const ZERO_POINTS: bool>(
+unsafe fn some<V: Lanes, D: Decode<V>, G: Grouping, const T: usize, const P: usize>(
     matrix: &Matrix,
     panel: usize,
     x: View<'_>,
-    first: usize,
     acc: &mut [f32],
 ) {
-    let acc_of = |p: usize| {
-        let first = (p * x.tokens + first) * PANEL;
-        first..first + T * PANEL
-    };
-    for p in 0..P {
-        acc[acc_of(p)].fill(0.0);
-    }
-    let mut rows = [std::ptr::null(); T];
-    for (t, row) in rows.iter_mut().enumerate() {
-        *row = x.row(first + t).as_ptr();
-    }
-    // SAFETY: the caller's condition; rows and lines have the lengths that `Groups` says.
+    let rows: [*const f32; T] = std::array::from_fn(|t| x.row(t).as_ptr());
+    // SAFETY: the caller's condition; rows and lines have the lengths that `Groups` says, and every pointer into `acc` is to a part
+    // of a panel.
     unsafe {
         let walks: [Walk<'_, V, D>; P] = std::array::from_fn(|p| Walk::new(matrix, panel + p));
         for g in 0..matrix.groups.count {
             for part in 0..PANEL / V::COUNT {
-                let sums = group::<V, D, T, P, ZERO_POINTS>(&walks, g, part, &rows);
+                let at = |p: usize, t: usize| (p * T + t) * PANEL + part * V::COUNT;
+                let mut sums = [[V::splat(0.0); T]; P];
+                if G::THROUGH {
+                    for p in 0..P {
+                        for t in 0..T {
+                            sums[p][t] = V::load(acc[at(p, t)..].as_ptr());
+                        }
+                    }
+                }
+                add_group::<V, D, G, T, P>(&walks, g, part, &rows, &mut sums);
                 for p in 0..P {
-                    walks[p].finish(g, part, sums[p], &mut acc[acc_of(p)]);
+                    if G::THROUGH {
+                        for t in 0..T {
+                            sums[p][t].store(acc[at(p, t)..].as_mut_ptr());
+                        }
+                    } else {
+                        walks[p].add_group(g, part, sums[p], &mut acc[p * T * PANEL..][..T * PANEL]);
+                    }
                 }
             }
         }
     }
 }
 
-/// The sums of a group for `T` tokens and `P` panels.
+/// Adds the products of a group for `T` tokens and `P` panels to `sums`.
 ///
 /// # Safety
 /// As of [`Walk::new`]; `rows` point to tokens with as many input features as blocks have.
 #[inline(always)]
-pub(crate) unsafe fn group<
-    V: Lanes,
-    D: Decode<V>,
-    const T: usize,
-    const P: usize,
-    const ZERO_POINTS: bool,
->(
+pub(crate) unsafe fn add_group<V: Lanes, D: Decode<V>, G: Grouping, const T: usize, const P: usize>(
     walks: &[Walk<'_, V, D>; P],
     g: usize,
     part: usize,
     rows: &[*const f32; T],
-) -> [[V; T]; P] {
+    sums: &mut [[V; T]; P],
+) {
     // SAFETY: the caller's condition.
     unsafe {
         let groups = walks[0].groups();
-        let mut sums = [[V::splat(0.0); T]; P];
-        let mut zero_points = [V::splat(0.0); P];
+        let mut operands = [V::splat(0.0); P];
         let mut lines = [std::ptr::null(); P];
         for p in 0..P {
-            zero_points[p] = walks[p].zero_point::<ZERO_POINTS>(g, part);
+            operands[p] = G::operand(&walks[p], g, part);
             lines[p] = walks[p].lines(g);
         }
         let mut at = g * groups.blocks_each * BLOCK;
@@ -169,13 +180,12 @@ pub(crate) unsafe fn group<
                 for pair in 0..D::COLUMNS / 2 {
                     for p in 0..P {
                         let line = lines[p].add(l * LINE);
-                        if T <= 2 && pair == 0 {
+                        if pair == 0 {
                             V::prefetch(line.wrapping_add(AHEAD));
                         }
-                        let (mut first, mut second) = walks[p].decode.pair(line, part, pair);
-                        if ZERO_POINTS {
-                            (first, second) = (first.sub(zero_points[p]), second.sub(zero_points[p]));
-                        }
+                        let (first, second) = walks[p].decode.pair(line, part, pair);
+                        let first = G::weight(first, operands[p]);
+                        let second = G::weight(second, operands[p]);
                         for t in 0..T {
                             let x = rows[t].add(at + l * D::COLUMNS + 2 * pair);
                             even[p][t] = V::splat(*x).fma(first, even[p][t]);
@@ -193,6 +203,5 @@ pub(crate) unsafe fn group<
             at += BLOCK;
             left = left.saturating_sub(BLOCK);
         }
-        sums
     }
 }

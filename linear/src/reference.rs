@@ -4,7 +4,7 @@ use half::{bf16, f16};
 use zqc_numerics::{ActivationFormat, Format, SCALE_FLOOR};
 
 use crate::error::{PackError, ShapeError};
-use crate::layer::Layer;
+use crate::layer::{Extra, Layer};
 use crate::operands::{Output, Tokens};
 
 /// Input features of a block.
@@ -24,18 +24,24 @@ pub fn forward(layer: &Layer<'_>, tokens: Tokens<'_>, output: Output<'_>) -> Res
     let codebook = layer.format.codebook();
     let mut y = vec![0.0; m * layer.n];
     for n in 0..layer.n {
+        let group = |k: usize| k / layer.group_size;
         let weight: Vec<f32> = (0..layer.k)
             .map(|k| {
-                let zero_point = layer.zero_point(k / layer.group_size, n);
-                codebook[usize::from(layer.code(k, n))] - f32::from(zero_point)
+                let value = codebook[usize::from(layer.code(k, n))];
+                match layer.extra {
+                    Extra::None => value,
+                    Extra::Shifts(ladder, _) => value * ladder.factor(layer.shift(group(k), n)),
+                    Extra::ZeroPoints(_) => value - f32::from(layer.zero_point(group(k), n)),
+                }
             })
             .collect();
         for token in 0..m {
             let x = values(&tokens, layer.k, token);
             let groups = x.chunks(layer.group_size).zip(weight.chunks(layer.group_size));
-            let acc = groups
-                .enumerate()
-                .fold(0.0, |acc: f32, (g, (x, weight))| dot(x, weight).mul_add(layer.step(g, n), acc));
+            let acc = groups.enumerate().fold(0.0, |acc: f32, (g, (x, weight))| match layer.extra {
+                Extra::Shifts(..) => add_products(acc, x, weight),
+                _ => add_products(0.0, x, weight).mul_add(layer.group_scale(g, n), acc),
+            });
             y[token * layer.n + n] = acc * layer.row_scale(n) * tokens.scale(token);
         }
     }
@@ -45,7 +51,7 @@ pub fn forward(layer: &Layer<'_>, tokens: Tokens<'_>, output: Output<'_>) -> Res
             for r in 0..branch.rank {
                 let down: Vec<f32> =
                     (0..layer.k).map(|k| branch.value(branch.down, k * branch.rank + r)).collect();
-                let t = dot(&x, &down) * branch.scales[r] * tokens.scale(token);
+                let t = add_products(0.0, &x, &down) * branch.scales[r] * tokens.scale(token);
                 for (n, y) in y.iter_mut().enumerate() {
                     *y = t.mul_add(branch.value(branch.up, r * layer.n + n), *y);
                 }
@@ -66,8 +72,8 @@ pub fn forward(layer: &Layer<'_>, tokens: Tokens<'_>, output: Output<'_>) -> Res
     Ok(())
 }
 
-/// The sum of the products of a group.
-fn dot(x: &[f32], weight: &[f32]) -> f32 {
+/// Adds the products of a group to a sum.
+fn add_products(sum: f32, x: &[f32], weight: &[f32]) -> f32 {
     let block = |(x, weight): (&[f32], &[f32])| {
         let chain = |first: usize| {
             let pairs = x[first..].iter().zip(&weight[first..]).step_by(2);
@@ -75,7 +81,7 @@ fn dot(x: &[f32], weight: &[f32]) -> f32 {
         };
         chain(0) + if x.len() > 1 { chain(1) } else { 0.0 }
     };
-    x.chunks(BLOCK).zip(weight.chunks(BLOCK)).map(block).fold(0.0, |sum, block| sum + block)
+    x.chunks(BLOCK).zip(weight.chunks(BLOCK)).map(block).fold(sum, |sum, block| sum + block)
 }
 
 /// The values of the codes of a token, or its floats.

@@ -1,7 +1,9 @@
 //! The groups of a panel, one after the other.
 
+use zqc_numerics::Ladder;
+
 use crate::lanes::{Decode, Lanes};
-use crate::matrix::{Coding, Groups, LINE, Matrix, PANEL, Steps};
+use crate::matrix::{Coding, GroupScales, Groups, LINE, Matrix, PANEL};
 
 /// The groups of a panel.
 pub(crate) struct Walk<'a, V: Lanes, D> {
@@ -22,13 +24,13 @@ impl<'a, V: Lanes, D: Decode<V>> Walk<'a, V, D> {
             Coding::Nibbles(values) => values,
             _ => &[0.0; 16],
         };
-        let factors = match &matrix.steps {
-            Steps::Ladder(factors, _) => factors,
-            _ => &[0.0; 16],
+        let (factors, octave) = match &matrix.scales {
+            GroupScales::Ladder(ladder, _) => (ladder_factors(*ladder), ladder.octave()),
+            GroupScales::One | GroupScales::Floats(_) => ([0.0; 16], &[][..]),
         };
         let lines = matrix.lines[panel * matrix.lines_of_panel()..].as_ptr().cast();
         // SAFETY: the caller's condition.
-        let (decode, factors) = unsafe { (D::new(values), V::table(factors)) };
+        let (decode, factors) = unsafe { (D::new(values, octave), V::table(&factors)) };
         Self { matrix, panel, decode, factors, lines, lines_each: matrix.groups.size.div_ceil(D::COLUMNS) }
     }
 
@@ -47,63 +49,149 @@ impl<'a, V: Lanes, D: Decode<V>> Walk<'a, V, D> {
         self.matrix.groups
     }
 
-    /// The zero points of a group, if weights have any.
-    ///
-    /// # Safety
-    /// As of [`Walk::new`].
+    /// Where the zero points and the scales of a group are.
     #[inline(always)]
-    pub(crate) unsafe fn zero_point<const ZERO_POINTS: bool>(&self, g: usize, part: usize) -> V {
-        // SAFETY: the caller's condition.
-        unsafe {
-            if ZERO_POINTS {
-                let lanes = &self.matrix.zero_points[self.panel * self.matrix.groups.count + g];
-                V::load_i8(lanes[part * V::COUNT..].as_ptr())
-            } else {
-                V::splat(0.0)
-            }
-        }
+    pub(crate) fn at(&self, g: usize) -> usize {
+        self.panel * self.matrix.groups.count + g
     }
 
-    /// The steps of a group.
-    ///
-    /// # Safety
-    /// As of [`Walk::new`].
+    /// The shifts of a group of a weight that has some, see [`GroupScales::Ladder`], or 0.
     #[inline(always)]
-    pub(crate) unsafe fn step(&self, g: usize, part: usize) -> V {
-        let at = self.panel * self.matrix.groups.count + g;
-        // SAFETY: the caller's condition.
-        unsafe {
-            match &self.matrix.steps {
-                Steps::One => V::splat(1.0),
-                Steps::Ladder(_, words) => V::ladder(self.factors, words[at], part),
-                Steps::Floats(scales) => V::load(scales[at][part * V::COUNT..].as_ptr()),
-            }
+    pub(crate) fn shifts(&self, g: usize) -> u64 {
+        match &self.matrix.scales {
+            GroupScales::Ladder(_, words) => words[self.at(g)],
+            GroupScales::One | GroupScales::Floats(_) => 0,
         }
     }
 
     /// Adds the sums of a group to those of the groups before, `acc` `[T][16]`.
     ///
     /// # Safety
-    /// As of [`Walk::new`].
+    /// As of [`Walk::new`]; the group exists, and has a scale.
     #[inline(always)]
-    pub(crate) unsafe fn finish<const T: usize>(&self, g: usize, part: usize, sums: [V; T], acc: &mut [f32]) {
+    pub(crate) unsafe fn add_group<const T: usize>(
+        &self,
+        g: usize,
+        part: usize,
+        sums: [V; T],
+        acc: &mut [f32],
+    ) {
         // SAFETY: the caller's condition; every pointer is to a part of a panel.
         unsafe {
-            let step = self.step(g, part);
+            let scale = self.scale(g, part);
             for (sum, acc) in sums.into_iter().zip(acc.chunks_exact_mut(PANEL)) {
                 let acc = acc[part * V::COUNT..].as_mut_ptr();
-                sum.fma(step, V::load(acc)).store(acc);
+                sum.fma(scale, V::load(acc)).store(acc);
+            }
+        }
+    }
+
+    /// The scales that the sums of a group are multiplied by.
+    ///
+    /// # Safety
+    /// As of [`Walk::add_group`].
+    #[inline(always)]
+    pub(crate) unsafe fn scale(&self, g: usize, part: usize) -> V {
+        // SAFETY: the caller's condition.
+        unsafe {
+            match &self.matrix.scales {
+                GroupScales::Floats(scales) => V::load(scales[self.at(g)][part * V::COUNT..].as_ptr()),
+                GroupScales::One | GroupScales::Ladder(..) => V::splat(1.0),
             }
         }
     }
 }
 
-/// As [`Walk::finish`], of sums in memory, `[token][16]`, for vectors of a whole panel.
+/// The factors of all shifts.
+fn ladder_factors(ladder: Ladder) -> [f32; 16] {
+    std::array::from_fn(|shift| ladder.factor(shift as u8))
+}
+
+/// What groups mean to the weights of a row and to their sums.
+pub(crate) trait Grouping {
+    /// Whether one sum runs through all groups, or each has a sum of its own, which its scale is for.
+    const THROUGH: bool;
+
+    /// What the weights of a group are changed by.
+    ///
+    /// # Safety
+    /// As of [`Walk::new`]; the group exists.
+    unsafe fn operand<V: Lanes, D: Decode<V>>(walk: &Walk<'_, V, D>, g: usize, part: usize) -> V;
+
+    /// The weights of decoded codes.
+    ///
+    /// # Safety
+    /// The instruction set of `V` is enabled.
+    unsafe fn weight<V: Lanes>(value: V, operand: V) -> V;
+}
+
+/// Groups with a scale.
+pub(crate) struct Scaled;
+
+/// Groups with a scale and zero points.
+pub(crate) struct Centred;
+
+/// Groups with a factor of a ladder, or one group for all.
+pub(crate) struct Through;
+
+impl Grouping for Scaled {
+    const THROUGH: bool = false;
+
+    #[inline(always)]
+    unsafe fn operand<V: Lanes, D: Decode<V>>(_walk: &Walk<'_, V, D>, _g: usize, _part: usize) -> V {
+        // SAFETY: the caller's condition.
+        unsafe { V::splat(0.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn weight<V: Lanes>(value: V, _operand: V) -> V {
+        value
+    }
+}
+
+impl Grouping for Centred {
+    const THROUGH: bool = false;
+
+    #[inline(always)]
+    unsafe fn operand<V: Lanes, D: Decode<V>>(walk: &Walk<'_, V, D>, g: usize, part: usize) -> V {
+        // SAFETY: the caller's condition.
+        unsafe { V::load_i8(walk.matrix.zero_points[walk.at(g)][part * V::COUNT..].as_ptr()) }
+    }
+
+    #[inline(always)]
+    unsafe fn weight<V: Lanes>(value: V, operand: V) -> V {
+        // SAFETY: the caller's condition.
+        unsafe { value.sub(operand) }
+    }
+}
+
+impl Grouping for Through {
+    const THROUGH: bool = true;
+
+    #[inline(always)]
+    unsafe fn operand<V: Lanes, D: Decode<V>>(walk: &Walk<'_, V, D>, g: usize, part: usize) -> V {
+        // SAFETY: the caller's condition.
+        unsafe {
+            match &walk.matrix.scales {
+                GroupScales::Ladder(_, words) => V::ladder(walk.factors, words[walk.at(g)], part),
+                GroupScales::One | GroupScales::Floats(_) => V::splat(1.0),
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn weight<V: Lanes>(value: V, operand: V) -> V {
+        // SAFETY: the caller's condition.
+        unsafe { value.mul(operand) }
+    }
+}
+
+/// As [`Walk::add_group`], of sums in memory, `[token][16]`, for vectors of a whole panel.
 ///
 /// # Safety
 /// The instruction set of `V` is enabled, and its vectors hold a panel.
 #[inline(always)]
-pub(crate) unsafe fn add_tile<V: Lanes>(sums: &[f32], step: V, acc: &mut [f32]) {
+pub(crate) unsafe fn add_tile<V: Lanes>(sums: &[f32], scale: V, acc: &mut [f32]) {
     let sums = sums.as_chunks::<PANEL>().0;
     // Four rows at once spare most of the counting.
     let (fours, rest) = acc.as_chunks_mut::<PANEL>().0.as_chunks_mut::<4>();
@@ -111,12 +199,12 @@ pub(crate) unsafe fn add_tile<V: Lanes>(sums: &[f32], step: V, acc: &mut [f32]) 
     for (sums, acc) in sums.as_chunks::<4>().0.iter().zip(fours) {
         for (sums, acc) in sums.iter().zip(acc) {
             // SAFETY: the caller's condition.
-            unsafe { add_row(sums, step, acc) };
+            unsafe { add_row(sums, scale, acc) };
         }
     }
     for (sums, acc) in last.iter().zip(rest) {
         // SAFETY: the caller's condition.
-        unsafe { add_row(sums, step, acc) };
+        unsafe { add_row(sums, scale, acc) };
     }
 }
 
@@ -125,7 +213,7 @@ pub(crate) unsafe fn add_tile<V: Lanes>(sums: &[f32], step: V, acc: &mut [f32]) 
 /// # Safety
 /// The instruction set of `V` is enabled, and its vectors hold a panel.
 #[inline(always)]
-unsafe fn add_row<V: Lanes>(sums: &[f32; PANEL], step: V, acc: &mut [f32; PANEL]) {
+unsafe fn add_row<V: Lanes>(sums: &[f32; PANEL], scale: V, acc: &mut [f32; PANEL]) {
     // SAFETY: the caller's condition.
-    unsafe { V::load(sums.as_ptr()).fma(step, V::load(acc.as_ptr())).store(acc.as_mut_ptr()) }
+    unsafe { V::load(sums.as_ptr()).fma(scale, V::load(acc.as_ptr())).store(acc.as_mut_ptr()) }
 }

@@ -9,6 +9,13 @@ use super::{Decode, Lanes};
 #[derive(Clone, Copy)]
 pub(crate) struct Ymm(__m256);
 
+/// Values of codes of 4 bits, which are exact in bfloat16: the low bytes of those, and the high ones.
+#[derive(Clone, Copy)]
+pub(crate) struct Nibbles {
+    low: __m256i,
+    high: __m256i,
+}
+
 /// A table of 16 values, in two registers.
 #[derive(Clone, Copy)]
 pub(crate) struct Table {
@@ -34,9 +41,8 @@ pub(crate) struct Bf16;
 
 impl Lanes for Ymm {
     const COUNT: usize = 8;
-    const TOKENS: usize = 4;
     type Table = Table;
-    type Nibbles = Table;
+    type Nibbles = Nibbles;
     type E4M3 = E4M3;
     type E5M2 = E5M2;
     type Int8 = Int8;
@@ -109,20 +115,42 @@ impl Table {
     }
 }
 
-impl Decode<Ymm> for Table {
+impl Decode<Ymm> for Nibbles {
     const COLUMNS: usize = 8;
 
     #[inline(always)]
-    unsafe fn new(values: &[f32; 16]) -> Self {
-        Ymm::table(values)
+    unsafe fn new(values: &[f32; 16], _octave: &[f32]) -> Self {
+        let bytes = |shift: u32| values.map(|value| (value.to_bits() >> shift) as u8);
+        let (low, high) = (bytes(16), bytes(24));
+        Self {
+            low: _mm256_broadcastsi128_si256(_mm_loadu_si128(low.as_ptr().cast())),
+            high: _mm256_broadcastsi128_si256(_mm_loadu_si128(high.as_ptr().cast())),
+        }
     }
 
     #[inline(always)]
     unsafe fn pair(self, line: *const u8, part: usize, pair: usize) -> (Ymm, Ymm) {
+        // The bytes of an element hold the codes of this pair and of the next but one, so the compiler looks both up at once.
         let codes = _mm256_loadu_si256(line.add(32 * part).cast());
-        let even = _mm256_srlv_epi32(codes, _mm256_set1_epi32(4 * pair as i32));
-        (self.look_up(even), self.look_up(_mm256_srli_epi32(even, 16)))
+        let codes = if pair.is_multiple_of(2) { codes } else { _mm256_srli_epi16(codes, 4) };
+        let codes = _mm256_and_si256(codes, _mm256_set1_epi8(0xF));
+        let low = _mm256_shuffle_epi8(self.low, codes);
+        let high = _mm256_shuffle_epi8(self.high, codes);
+        let upper = _mm256_set1_epi16(0xFF00_u16 as i16);
+        let halves = if pair < 2 {
+            _mm256_blendv_epi8(low, _mm256_slli_epi16(high, 8), upper)
+        } else {
+            _mm256_blendv_epi8(_mm256_srli_epi16(low, 8), high, upper)
+        };
+        from_pairs(halves)
     }
+}
+
+/// The values of pairs of bfloat16.
+#[inline(always)]
+unsafe fn from_pairs(pairs: __m256i) -> (Ymm, Ymm) {
+    let odd = _mm256_blend_epi16(pairs, _mm256_setzero_si256(), 0x55);
+    (Ymm(_mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16))), Ymm(_mm256_castsi256_ps(odd)))
 }
 
 /// Eight codes of an input feature.
@@ -135,7 +163,7 @@ impl Decode<Ymm> for E4M3 {
     const COLUMNS: usize = 4;
 
     #[inline(always)]
-    unsafe fn new(_values: &[f32; 16]) -> Self {
+    unsafe fn new(_values: &[f32; 16], _octave: &[f32]) -> Self {
         Self
     }
 
@@ -156,7 +184,7 @@ impl Decode<Ymm> for E5M2 {
     const COLUMNS: usize = 4;
 
     #[inline(always)]
-    unsafe fn new(_values: &[f32; 16]) -> Self {
+    unsafe fn new(_values: &[f32; 16], _octave: &[f32]) -> Self {
         Self
     }
 
@@ -172,7 +200,7 @@ impl Decode<Ymm> for Int8 {
     const COLUMNS: usize = 4;
 
     #[inline(always)]
-    unsafe fn new(_values: &[f32; 16]) -> Self {
+    unsafe fn new(_values: &[f32; 16], _octave: &[f32]) -> Self {
         Self
     }
 
@@ -187,14 +215,12 @@ impl Decode<Ymm> for Bf16 {
     const COLUMNS: usize = 2;
 
     #[inline(always)]
-    unsafe fn new(_values: &[f32; 16]) -> Self {
+    unsafe fn new(_values: &[f32; 16], _octave: &[f32]) -> Self {
         Self
     }
 
     #[inline(always)]
     unsafe fn pair(self, line: *const u8, part: usize, _pair: usize) -> (Ymm, Ymm) {
-        let pairs = _mm256_loadu_si256(line.add(32 * part).cast());
-        let odd = _mm256_blend_epi16(pairs, _mm256_setzero_si256(), 0x55);
-        (Ymm(_mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16))), Ymm(_mm256_castsi256_ps(odd)))
+        from_pairs(_mm256_loadu_si256(line.add(32 * part).cast()))
     }
 }

@@ -14,7 +14,11 @@ pub(crate) struct Zmm(pub __m512);
 #[derive(Clone, Copy)]
 pub(crate) struct Nibbles {
     floats: __m512,
-    halves: __m512i,
+    pub(super) halves: __m512i,
+    /// In bfloat16, times the first and the second factor of the octave of a ladder.
+    pub(super) first_second: __m512i,
+    /// Twice the same, times the third.
+    pub(super) third: __m512i,
     /// 0, which the compiler does not know: else it takes an instruction more to clear what is not looked up.
     zero: __m512i,
 }
@@ -36,11 +40,10 @@ pub(crate) struct Int8;
 pub(crate) struct Bf16;
 
 /// The upper half of every lane.
-const UPPER: __mmask32 = 0xAAAA_AAAA;
+pub(super) const UPPER: __mmask32 = 0xAAAA_AAAA;
 
 impl Lanes for Zmm {
     const COUNT: usize = 16;
-    const TOKENS: usize = 8;
     type Table = __m512;
     type Nibbles = Nibbles;
     type E4M3 = E4M3;
@@ -100,16 +103,23 @@ impl Lanes for Zmm {
 
     #[inline(always)]
     unsafe fn ladder(table: __m512, word: u64, _part: usize) -> Self {
-        let shifts = _mm512_set_epi64(28, 24, 20, 16, 12, 8, 4, 0);
-        let indices = _mm512_srlv_epi64(_mm512_set1_epi64(word as i64), shifts);
-        Self(_mm512_permutexvar_ps(indices, table))
+        Self(_mm512_permutexvar_ps(Self::shifts(word), table))
+    }
+}
+
+impl Zmm {
+    /// The shifts of a word, see [`GroupScales::Ladder`](crate::matrix::GroupScales), in the low 4 bits of the lanes.
+    #[inline(always)]
+    pub(super) unsafe fn shifts(word: u64) -> __m512i {
+        let by = _mm512_set_epi64(28, 24, 20, 16, 12, 8, 4, 0);
+        _mm512_srlv_epi64(_mm512_set1_epi64(word as i64), by)
     }
 }
 
 impl Nibbles {
     /// A line, shifted such that the codes of a pair are the low bits of its halves.
     #[inline(always)]
-    unsafe fn indices(line: *const u8, pair: usize) -> __m512i {
+    pub(super) unsafe fn indices(line: *const u8, pair: usize) -> __m512i {
         _mm512_srlv_epi32(_mm512_loadu_si512(line.cast()), _mm512_set1_epi32(4 * pair as i32))
     }
 }
@@ -118,10 +128,20 @@ impl Decode<Zmm> for Nibbles {
     const COLUMNS: usize = 8;
 
     #[inline(always)]
-    unsafe fn new(values: &[f32; 16]) -> Self {
-        let floats = _mm512_loadu_ps(values.as_ptr());
-        let halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(floats), 16));
-        Self { floats, halves: _mm512_broadcast_i64x4(halves), zero: black_box(_mm512_setzero_si512()) }
+    unsafe fn new(values: &[f32; 16], octave: &[f32]) -> Self {
+        // Adding 0 turns -0 into it.
+        let times = |at: usize| values.map(|value| value * octave.get(at).unwrap_or(&1.0) + 0.0);
+        let halves = |values: [f32; 16]| {
+            _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(_mm512_loadu_ps(values.as_ptr())), 16))
+        };
+        let side_by_side = |low, high| _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+        Self {
+            floats: _mm512_loadu_ps(values.as_ptr()),
+            halves: _mm512_broadcast_i64x4(halves(*values)),
+            first_second: side_by_side(halves(times(0)), halves(times(1))),
+            third: _mm512_broadcast_i64x4(halves(times(2))),
+            zero: black_box(_mm512_setzero_si512()),
+        }
     }
 
     #[inline(always)]
@@ -136,7 +156,7 @@ impl Decode<Zmm> for E4M3 {
     const COLUMNS: usize = 4;
 
     #[inline(always)]
-    unsafe fn new(_values: &[f32; 16]) -> Self {
+    unsafe fn new(_values: &[f32; 16], _octave: &[f32]) -> Self {
         Self
     }
 
@@ -154,7 +174,7 @@ impl Decode<Zmm> for E5M2 {
     const COLUMNS: usize = 4;
 
     #[inline(always)]
-    unsafe fn new(_values: &[f32; 16]) -> Self {
+    unsafe fn new(_values: &[f32; 16], _octave: &[f32]) -> Self {
         Self
     }
 
@@ -176,7 +196,7 @@ impl Decode<Zmm> for Int8 {
     const COLUMNS: usize = 4;
 
     #[inline(always)]
-    unsafe fn new(_values: &[f32; 16]) -> Self {
+    unsafe fn new(_values: &[f32; 16], _octave: &[f32]) -> Self {
         Self
     }
 
@@ -191,7 +211,7 @@ impl Decode<Zmm> for Bf16 {
     const COLUMNS: usize = 2;
 
     #[inline(always)]
-    unsafe fn new(_values: &[f32; 16]) -> Self {
+    unsafe fn new(_values: &[f32; 16], _octave: &[f32]) -> Self {
         Self
     }
 
@@ -200,42 +220,5 @@ impl Decode<Zmm> for Bf16 {
         let pairs = _mm512_loadu_si512(line.cast());
         let odd = _mm512_maskz_mov_epi16(UPPER, pairs);
         (Zmm(_mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16))), Zmm(_mm512_castsi512_ps(odd)))
-    }
-}
-
-/// Decoding into pairs of bfloat16, the operand of `vdpbf16ps` and of AMX.
-///
-/// # Safety
-/// As of [`Decode`].
-pub(crate) trait Pairs: Decode<Zmm> {
-    /// The input features `2 pair` and `2 pair + 1` of a line, side by side.
-    #[inline(always)]
-    unsafe fn pairs(self, line: *const u8, pair: usize) -> __m512i {
-        let (even, odd) = self.pair(line, 0, pair);
-        side_by_side(even, odd)
-    }
-}
-
-/// Two vectors of values that are exact in bfloat16, side by side.
-#[inline(always)]
-pub(crate) unsafe fn side_by_side(even: Zmm, odd: Zmm) -> __m512i {
-    let even = _mm512_srli_epi32(_mm512_castps_si512(even.0), 16);
-    _mm512_mask_mov_epi16(even, UPPER, _mm512_castps_si512(odd.0))
-}
-
-impl Pairs for Nibbles {
-    #[inline(always)]
-    unsafe fn pairs(self, line: *const u8, pair: usize) -> __m512i {
-        _mm512_permutexvar_epi16(Self::indices(line, pair), self.halves)
-    }
-}
-
-impl Pairs for E4M3 {}
-impl Pairs for E5M2 {}
-impl Pairs for Int8 {}
-impl Pairs for Bf16 {
-    #[inline(always)]
-    unsafe fn pairs(self, line: *const u8, _pair: usize) -> __m512i {
-        _mm512_loadu_si512(line.cast())
     }
 }

@@ -27,7 +27,6 @@ pub(crate) struct Bf16;
 
 impl Lanes for Quad {
     const COUNT: usize = 4;
-    const TOKENS: usize = 4;
     type Table = Table;
     type Nibbles = Table;
     type E4M3 = Float<3, 120>;
@@ -104,7 +103,7 @@ impl Decode<Quad> for Table {
     const COLUMNS: usize = 8;
 
     #[inline(always)]
-    unsafe fn new(values: &[f32; 16]) -> Self {
+    unsafe fn new(values: &[f32; 16], _octave: &[f32]) -> Self {
         Quad::table(values)
     }
 
@@ -134,7 +133,7 @@ impl<const SIGNIFICAND: i32, const BIASES: u32> Decode<Quad> for Float<SIGNIFICA
     const COLUMNS: usize = 4;
 
     #[inline(always)]
-    unsafe fn new(_values: &[f32; 16]) -> Self {
+    unsafe fn new(_values: &[f32; 16], _octave: &[f32]) -> Self {
         Self
     }
 
@@ -149,7 +148,7 @@ impl Decode<Quad> for Int8 {
     const COLUMNS: usize = 4;
 
     #[inline(always)]
-    unsafe fn new(_values: &[f32; 16]) -> Self {
+    unsafe fn new(_values: &[f32; 16], _octave: &[f32]) -> Self {
         Self
     }
 
@@ -164,7 +163,7 @@ impl Decode<Quad> for Bf16 {
     const COLUMNS: usize = 2;
 
     #[inline(always)]
-    unsafe fn new(_values: &[f32; 16]) -> Self {
+    unsafe fn new(_values: &[f32; 16], _octave: &[f32]) -> Self {
         Self
     }
 

@@ -27,7 +27,6 @@ const INT8: u8 = 2;
 
 impl Lanes for Array {
     const COUNT: usize = PANEL;
-    const TOKENS: usize = 1;
     type Table = [f32; 16];
     type Nibbles = Nibbles;
     type E4M3 = Bytes<E4M3>;
@@ -82,7 +81,7 @@ impl Lanes for Array {
 impl Decode<Array> for Nibbles {
     const COLUMNS: usize = 8;
 
-    unsafe fn new(values: &[f32; 16]) -> Self {
+    unsafe fn new(values: &[f32; 16], _octave: &[f32]) -> Self {
         Self(*values)
     }
 
@@ -97,7 +96,7 @@ impl Decode<Array> for Nibbles {
 impl<const FORMAT: u8> Decode<Array> for Bytes<FORMAT> {
     const COLUMNS: usize = 4;
 
-    unsafe fn new(_values: &[f32; 16]) -> Self {
+    unsafe fn new(_values: &[f32; 16], _octave: &[f32]) -> Self {
         Self
     }
 
@@ -119,7 +118,7 @@ impl<const FORMAT: u8> Decode<Array> for Bytes<FORMAT> {
 impl Decode<Array> for Bf16 {
     const COLUMNS: usize = 2;
 
-    unsafe fn new(_values: &[f32; 16]) -> Self {
+    unsafe fn new(_values: &[f32; 16], _octave: &[f32]) -> Self {
         Self
     }
 
