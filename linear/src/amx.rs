@@ -18,10 +18,12 @@ use crate::lanes::pairs::{Ladders, PairGrouping, Pairs};
 use crate::matrix::{Coding, GroupScales, Groups, LINE, Matrix, PANEL};
 use crate::prepare::View;
 use crate::reference::BLOCK;
-use crate::walk::{Centred, Scaled, Through, Walk, add_tile};
+use crate::walk::{Centred, Scaled, Through, Walk, add_tile, by_kind};
 
 /// Panels at once, as many as tiles of tokens: each tile register that is loaded serves two products.
 const PANELS: usize = 2;
+/// The last, where their number is odd.
+const ONE: usize = 1;
 /// Blocks that are decoded at once, at most.
 const BLOCKS: usize = 8;
 /// Bytes that codes are fetched ahead.
@@ -41,13 +43,12 @@ impl Sums {
     const ZERO: Self = Self([0.0; 16 * PANEL]);
 }
 
-/// Writes the sums of `panels` over all groups, `acc` `[panel][token][16]`, for the tokens of `x`.
+/// Adds the sums of `panels` over all groups to `acc` `[panel][token][16]`, for the tokens of `x`.
 ///
 /// # Safety
 /// AMX is available; `panels` exist; `x` is divided into blocks as the matrix is.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 pub(crate) unsafe fn accumulate(matrix: &Matrix, panels: Range<usize>, x: View<'_>, acc: &mut [f32]) {
-    acc[..panels.len() * x.tokens * PANEL].fill(0.0);
     // SAFETY: the caller's condition.
     unsafe {
         let _tiles = Tiles::configure(x.arrangement.tile);
@@ -55,49 +56,12 @@ pub(crate) unsafe fn accumulate(matrix: &Matrix, panels: Range<usize>, x: View<'
         while panel < panels.end {
             let acc = &mut acc[(panel - panels.start) * x.tokens * PANEL..];
             if panel + PANELS <= panels.end {
-                by_coding::<PANELS>(matrix, panel, x, acc);
+                by_kind!(matrix, Zmm, some [] [PANELS] (matrix, panel, x, acc));
                 panel += PANELS;
             } else {
-                by_coding::<1>(matrix, panel, x, acc);
+                by_kind!(matrix, Zmm, some [] [ONE] (matrix, panel, x, acc));
                 panel += 1;
             }
-        }
-    }
-}
-
-/// # Safety
-/// As of [`accumulate`], for `P` panels from `panel`; tiles are configured.
-#[inline(always)]
-unsafe fn by_coding<const P: usize>(matrix: &Matrix, panel: usize, x: View<'_>, acc: &mut [f32]) {
-    // SAFETY: the caller's condition.
-    unsafe {
-        match &matrix.coding {
-            Coding::Nibbles(_) => by_grouping::<<Zmm as Lanes>::Nibbles, P>(matrix, panel, x, acc),
-            Coding::Int8 => by_grouping::<<Zmm as Lanes>::Int8, P>(matrix, panel, x, acc),
-            Coding::E4M3 => by_grouping::<<Zmm as Lanes>::E4M3, P>(matrix, panel, x, acc),
-            Coding::E5M2 => by_grouping::<<Zmm as Lanes>::E5M2, P>(matrix, panel, x, acc),
-            Coding::Bf16 => by_grouping::<<Zmm as Lanes>::Bf16, P>(matrix, panel, x, acc),
-        }
-    }
-}
-
-/// # Safety
-/// As of [`by_coding`].
-#[inline(always)]
-unsafe fn by_grouping<D: Pairs, const P: usize>(
-    matrix: &Matrix,
-    panel: usize,
-    x: View<'_>,
-    acc: &mut [f32],
-) {
-    // SAFETY: the caller's condition.
-    unsafe {
-        match &matrix.scales {
-            GroupScales::One | GroupScales::Ladder(..) => some::<D, Through, P>(matrix, panel, x, acc),
-            GroupScales::Floats(_) if matrix.zero_points.is_empty() => {
-                some::<D, Scaled, P>(matrix, panel, x, acc);
-            }
-            GroupScales::Floats(_) => some::<D, Centred, P>(matrix, panel, x, acc),
         }
     }
 }
@@ -158,8 +122,8 @@ struct Panels<'a, D, const P: usize> {
 }
 
 /// # Safety
-/// As of [`by_coding`].
-#[inline(always)]
+/// As of [`accumulate`], for `P` panels from `panel`; tiles are configured.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 unsafe fn some<D: Pairs, G: PairGrouping, const P: usize>(
     matrix: &Matrix,
     panel: usize,
@@ -208,7 +172,7 @@ impl<D: Pairs, const P: usize> Panels<'_, D, P> {
     /// Decodes a block of a chunk.
     ///
     /// # Safety
-    /// As of [`by_coding`]; the block exists.
+    /// As of [`some`]; the block exists.
     #[inline(always)]
     unsafe fn decode<G: PairGrouping>(&self, chunk: &mut Chunk<P>, block: usize) {
         let place = chunk.places[block];
@@ -239,7 +203,7 @@ impl<D: Pairs, const P: usize> Panels<'_, D, P> {
     /// meanwhile.
     ///
     /// # Safety
-    /// As of [`by_coding`]; the tiles exist.
+    /// As of [`some`]; the tiles exist.
     #[inline(always)]
     unsafe fn products<G: PairGrouping, const T: usize>(
         &self,

@@ -3,22 +3,31 @@
 
 use std::ops::Range;
 
+use crate::kernels::Fma;
 use crate::lanes::{Decode, Lanes};
-use crate::matrix::{LINE, Matrix, PANEL};
+use crate::matrix::{Coding, GroupScales, LINE, Matrix, PANEL};
 use crate::prepare::View;
 use crate::reference::BLOCK;
-use crate::walk::{Grouping, Walk};
+use crate::walk::{Centred, Grouping, Scaled, Through, Walk, by_kind};
 
 /// A block of weights, input features by the output features of a panel.
 #[repr(C, align(64))]
-struct Weights([[f32; PANEL]; BLOCK]);
+pub(crate) struct Weights([[f32; PANEL]; BLOCK]);
 
-/// Adds to `acc`, as [`crate::panel::accumulate`], which is 0.
+/// A block of a panel: its panel, its group, and blocks of the group before it.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    panel: usize,
+    group: usize,
+    before: usize,
+}
+
+/// Adds the sums of `panels` over all groups to `acc` `[panel][token][16]`, for the tokens of `x`.
 ///
 /// # Safety
-/// As of [`crate::panel::accumulate`].
-#[inline(always)]
-pub(crate) unsafe fn accumulate<V: Lanes, D: Decode<V>, G: Grouping>(
+/// The instruction set of the kernels is available; `panels` exist; `x` is divided into blocks as the matrix is.
+pub(crate) unsafe fn accumulate(
+    kernels: &Fma,
     matrix: &Matrix,
     panels: Range<usize>,
     x: View<'_>,
@@ -26,65 +35,59 @@ pub(crate) unsafe fn accumulate<V: Lanes, D: Decode<V>, G: Grouping>(
 ) {
     let groups = matrix.groups;
     let mut weights = Weights([[0.0; PANEL]; BLOCK]);
-    let mut of_group = vec![0.0; if G::THROUGH { 0 } else { x.tokens * PANEL }];
-    for g in 0..groups.count {
-        for (panel, acc) in panels.clone().zip(acc.chunks_exact_mut(x.tokens * PANEL)) {
-            // SAFETY: the caller's condition.
-            unsafe {
-                let walk = Walk::<V, D>::new(matrix, panel);
-                let sums = if G::THROUGH { &mut *acc } else { &mut of_group[..] };
-                let mut line = walk.lines(g);
-                for first in (0..groups.len(g)).step_by(BLOCK) {
-                    let features = (groups.len(g) - first).min(BLOCK);
-                    let lines = features.div_ceil(D::COLUMNS);
-                    decode::<V, D, G>(&walk, g, line, lines, &mut weights);
-                    line = line.add(lines * LINE);
-                    let at = g * groups.blocks_each * BLOCK + first;
-                    let whole = lines * D::COLUMNS;
-                    let mut token = 0;
-                    while token < x.tokens {
-                        let sums = &mut sums[token * PANEL..];
-                        token += match x.tokens - token {
-                            // Twelve chains of sums hide the latency of an addition, in one vector or two for a token.
-                            12.. if V::COUNT == PANEL => {
-                                add_block::<V, 12>(&weights, whole, x, token, at, sums)
-                            }
-                            6.. => add_block::<V, 6>(&weights, whole, x, token, at, sums),
-                            4.. => add_block::<V, 4>(&weights, whole, x, token, at, sums),
-                            2.. => add_block::<V, 2>(&weights, whole, x, token, at, sums),
-                            _ => add_block::<V, 1>(&weights, whole, x, token, at, sums),
-                        };
-                    }
-                }
-                if !G::THROUGH {
-                    for (sums, acc) in of_group.chunks_exact_mut(PANEL).zip(acc.chunks_exact_mut(PANEL)) {
-                        for part in 0..PANEL / V::COUNT {
-                            let sum = V::load(sums[part * V::COUNT..].as_ptr());
-                            walk.add_group(g, part, [sum], acc);
-                        }
-                        sums.fill(0.0);
-                    }
+    let scales = match &matrix.scales {
+        GroupScales::Floats(scales) => Some(scales),
+        GroupScales::One | GroupScales::Ladder(..) => None,
+    };
+    let of_panel = x.tokens * PANEL;
+    let mut of_group = vec![0.0; if scales.is_some() { panels.len() * of_panel } else { 0 }];
+    for group in 0..groups.count {
+        for before in 0..groups.len(group).div_ceil(BLOCK) {
+            let features = (groups.len(group) - before * BLOCK).min(BLOCK);
+            let at = (group * groups.blocks_each + before) * BLOCK;
+            let sums = if scales.is_some() { &mut of_group[..] } else { &mut *acc };
+            // The block of the tokens is read for all panels, while it is in the first-level cache.
+            for (panel, sums) in panels.clone().zip(sums.chunks_exact_mut(of_panel)) {
+                // SAFETY: the caller's condition; tokens are filled up to whole blocks.
+                unsafe {
+                    (kernels.decode)(matrix, Place { panel, group, before }, &mut weights);
+                    (kernels.add)(&weights, features, x, at, sums);
                 }
             }
         }
+        let Some(scales) = scales else { continue };
+        let sums = of_group.chunks_exact(of_panel).zip(acc.chunks_exact_mut(of_panel));
+        for (panel, (sums, acc)) in panels.clone().zip(sums) {
+            // SAFETY: the caller's condition.
+            unsafe { (kernels.scale)(sums, &scales[panel * groups.count + group], acc) };
+        }
+        of_group.fill(0.0);
     }
 }
 
+/// Decodes a block.
+///
 /// # Safety
-/// As of [`Walk::new`]; `line` points to `lines` lines of group `g`, one block at most.
+/// The instruction set of `V` is enabled; the block exists.
 #[inline(always)]
-unsafe fn decode<V: Lanes, D: Decode<V>, G: Grouping>(
-    walk: &Walk<'_, V, D>,
-    g: usize,
-    line: *const u8,
-    lines: usize,
-    to: &mut Weights,
-) {
-    for part in 0..PANEL / V::COUNT {
-        // SAFETY: the caller's condition.
-        unsafe {
-            let operand = G::operand(walk, g, part);
-            for l in 0..lines {
+pub(crate) unsafe fn decode<V: Lanes>(matrix: &Matrix, place: Place, to: &mut Weights) {
+    // SAFETY: the caller's condition.
+    unsafe { by_kind!(matrix, V, decode_kind [V] [] (matrix, place, to)) }
+}
+
+/// # Safety
+/// As of [`decode`].
+#[inline(always)]
+unsafe fn decode_kind<V: Lanes, D: Decode<V>, G: Grouping>(matrix: &Matrix, place: Place, to: &mut Weights) {
+    let Place { panel, group, before } = place;
+    let features = (matrix.groups.len(group) - before * BLOCK).min(BLOCK);
+    // SAFETY: the caller's condition; a block has at most as many rows as `Weights`.
+    unsafe {
+        let walk = Walk::<V, D>::new(matrix, panel);
+        let line = walk.lines(group).add(before * BLOCK / D::COLUMNS * LINE);
+        for part in 0..PANEL / V::COUNT {
+            let operand = G::operand(&walk, group, part);
+            for l in 0..features.div_ceil(D::COLUMNS) {
                 for pair in 0..D::COLUMNS / 2 {
                     let (even, odd) = walk.decode.pair(line.add(l * LINE), part, pair);
                     let row = l * D::COLUMNS + 2 * pair;
@@ -96,12 +99,59 @@ unsafe fn decode<V: Lanes, D: Decode<V>, G: Grouping>(
     }
 }
 
-/// Adds the products of a block for `T` tokens from `token`, whose input features of the block begin at `at`; yields `T`.
+/// Adds the sums of a group `[token][16]`, times its scales, to those of the groups before.
 ///
 /// # Safety
-/// The instruction set of `V` is enabled; the tokens exist, with `features` input features from `at`.
+/// The instruction set of `V` is enabled.
 #[inline(always)]
-unsafe fn add_block<V: Lanes, const T: usize>(
+pub(crate) unsafe fn scale<V: Lanes>(sums: &[f32], scales: &[f32; PANEL], acc: &mut [f32]) {
+    for part in (0..PANEL).step_by(V::COUNT) {
+        // SAFETY: the caller's condition; every pointer is to a part of a panel.
+        unsafe {
+            let scale = V::load(scales[part..].as_ptr());
+            for (sum, acc) in sums.chunks_exact(PANEL).zip(acc.chunks_exact_mut(PANEL)) {
+                let acc = acc[part..].as_mut_ptr();
+                V::load(sum[part..].as_ptr()).fma(scale, V::load(acc)).store(acc);
+            }
+        }
+    }
+}
+
+/// Adds the products of the first `features` rows of a block, and of those of the tokens from `at`, to `sums` `[token][16]`.
+///
+/// # Safety
+/// The instruction set of `V` is enabled; the tokens have a whole block from `at`.
+#[inline(always)]
+pub(crate) unsafe fn add<V: Lanes>(
+    weights: &Weights,
+    features: usize,
+    x: View<'_>,
+    at: usize,
+    sums: &mut [f32],
+) {
+    let mut token = 0;
+    while token < x.tokens {
+        let sums = &mut sums[token * PANEL..];
+        // SAFETY: the caller's condition.
+        token += unsafe {
+            match x.tokens - token {
+                // Eight chains of sums and more hide the latency of an addition: two for a token and a vector, in one vector or two.
+                12.. if V::COUNT == PANEL => add_tokens::<V, 12>(weights, features, x, token, at, sums),
+                6.. if V::COUNT == PANEL => add_tokens::<V, 6>(weights, features, x, token, at, sums),
+                3 | 5.. => add_tokens::<V, 3>(weights, features, x, token, at, sums),
+                2 | 4 => add_tokens::<V, 2>(weights, features, x, token, at, sums),
+                _ => add_tokens::<V, 1>(weights, features, x, token, at, sums),
+            }
+        };
+    }
+}
+
+/// The same for `T` tokens from `token`; yields `T`.
+///
+/// # Safety
+/// As of [`add`]; the tokens exist.
+#[inline(always)]
+unsafe fn add_tokens<V: Lanes, const T: usize>(
     weights: &Weights,
     features: usize,
     x: View<'_>,
@@ -111,9 +161,10 @@ unsafe fn add_block<V: Lanes, const T: usize>(
 ) -> usize {
     /// Vectors that sums are held of at once.
     const WIDE: usize = 2;
-    let rows: [*const f32; T] = std::array::from_fn(|t| x.row(token + t)[at..].as_ptr());
+    let sums = &mut sums[..T * PANEL];
     // SAFETY: the caller's condition; every pointer is to a part of a panel.
     unsafe {
+        let rows: [*const f32; T] = std::array::from_fn(|t| x.row(token + t).as_ptr().add(at));
         let mut part = 0;
         while part * V::COUNT < PANEL {
             if (part + WIDE) * V::COUNT <= PANEL {
@@ -129,7 +180,7 @@ unsafe fn add_block<V: Lanes, const T: usize>(
 }
 
 /// # Safety
-/// As of [`add_block`]; there are `W` parts of a panel from `part`.
+/// As of [`add_tokens`]; there are `W` parts of a panel from `part`.
 #[inline(always)]
 unsafe fn add_parts<V: Lanes, const T: usize, const W: usize>(
     weights: &Weights,
@@ -138,48 +189,30 @@ unsafe fn add_parts<V: Lanes, const T: usize, const W: usize>(
     part: usize,
     sums: &mut [f32],
 ) {
-    // SAFETY: the caller's condition.
+    // SAFETY: the caller's condition; rows of weights and of tokens are filled up to an even number.
     unsafe {
-        // One after the other: the sums of both would not fit the registers.
-        let even = chain::<V, T, W>(weights, 0, features, rows, part);
-        let odd = chain::<V, T, W>(weights, 1, features, rows, part);
-        for t in 0..T {
-            for w in 0..W {
-                let sum = sums[t * PANEL + (part + w) * V::COUNT..].as_mut_ptr();
-                V::load(sum).add(even[t][w].add(odd[t][w])).store(sum);
-            }
-        }
-    }
-}
-
-/// The sums of every other input feature from `first`.
-///
-/// # Safety
-/// As of [`add_parts`].
-#[inline(always)]
-unsafe fn chain<V: Lanes, const T: usize, const W: usize>(
-    weights: &Weights,
-    first: usize,
-    features: usize,
-    rows: &[*const f32; T],
-    part: usize,
-) -> [[V; W]; T] {
-    // SAFETY: the caller's condition.
-    unsafe {
-        let mut sums = [[V::splat(0.0); W]; T];
-        for feature in (first..features).step_by(2) {
-            let row = weights.0.get_unchecked(feature).as_ptr().add(part * V::COUNT);
-            let mut weight = [V::splat(0.0); W];
+        let mut even = [[V::splat(0.0); W]; T];
+        let mut odd = [[V::splat(0.0); W]; T];
+        for feature in (0..features).step_by(2) {
+            let mut weight = [[V::splat(0.0); 2]; W];
             for (w, weight) in weight.iter_mut().enumerate() {
-                *weight = V::load(row.add(w * V::COUNT));
+                let column = weights.0.as_ptr().add(feature).cast::<f32>().add((part + w) * V::COUNT);
+                *weight = [V::load(column), V::load(column.add(PANEL))];
             }
             for t in 0..T {
-                let x = V::splat(*rows[t].add(feature));
+                let x = rows[t].add(feature);
+                let x = [V::splat(*x), V::splat(*x.add(1))];
                 for w in 0..W {
-                    sums[t][w] = x.fma(weight[w], sums[t][w]);
+                    even[t][w] = x[0].fma(weight[w][0], even[t][w]);
+                    odd[t][w] = x[1].fma(weight[w][1], odd[t][w]);
                 }
             }
         }
-        sums
+        for t in 0..T {
+            for w in 0..W {
+                let sum = sums.as_mut_ptr().add(t * PANEL + (part + w) * V::COUNT);
+                V::load(sum).add(even[t][w].add(odd[t][w])).store(sum);
+            }
+        }
     }
 }

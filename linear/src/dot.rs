@@ -6,58 +6,34 @@ use std::mem::transmute;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use crate::few::add_group;
 use crate::lanes::Lanes;
 use crate::lanes::avx512::Zmm;
 use crate::lanes::pairs::{Ladders, PairGrouping, Pairs};
 use crate::matrix::{Coding, GroupScales, LINE, Matrix, PANEL};
-use crate::panel::{self, add_group};
 use crate::prepare::View;
 use crate::reference::BLOCK;
-use crate::walk::{Centred, Scaled, Through, Walk};
+use crate::walk::{Centred, Scaled, Through, Walk, by_kind};
 
-/// Writes the sums of `panels` over all groups, `acc` `[panel][token][16]`, for the tokens of `x`.
+/// Adds the sums of `panels` over all groups to `acc` `[panel][token][16]`, for the tokens of `x`.
 ///
 /// # Safety
 /// AVX-512 with BF16 is available; `panels` exist; `x` is divided into blocks as the matrix is.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
 pub(crate) unsafe fn accumulate(matrix: &Matrix, panels: Range<usize>, x: View<'_>, acc: &mut [f32]) {
     // SAFETY: the caller's condition.
-    unsafe {
-        match &matrix.coding {
-            Coding::Nibbles(_) => by_grouping::<<Zmm as Lanes>::Nibbles>(matrix, panels, x, acc),
-            Coding::Int8 => by_grouping::<<Zmm as Lanes>::Int8>(matrix, panels, x, acc),
-            // Sums of these are hardly ever exact.
-            Coding::E4M3 | Coding::E5M2 | Coding::Bf16 => panel::accumulate::<Zmm>(matrix, panels, x, acc),
-        }
-    }
+    unsafe { by_kind!(matrix, Zmm, by_tokens [] [] (matrix, panels, x, acc)) }
 }
 
 /// # Safety
 /// As of [`accumulate`].
-#[inline(always)]
-unsafe fn by_grouping<D: Pairs>(matrix: &Matrix, panels: Range<usize>, x: View<'_>, acc: &mut [f32]) {
-    // SAFETY: the caller's condition.
-    unsafe {
-        match &matrix.scales {
-            GroupScales::One | GroupScales::Ladder(..) => by_tokens::<D, Through>(matrix, panels, x, acc),
-            GroupScales::Floats(_) if matrix.zero_points.is_empty() => {
-                by_tokens::<D, Scaled>(matrix, panels, x, acc);
-            }
-            GroupScales::Floats(_) => by_tokens::<D, Centred>(matrix, panels, x, acc),
-        }
-    }
-}
-
-/// # Safety
-/// As of [`accumulate`].
-#[inline(always)]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
 unsafe fn by_tokens<D: Pairs, G: PairGrouping>(
     matrix: &Matrix,
     panels: Range<usize>,
     x: View<'_>,
     acc: &mut [f32],
 ) {
-    acc[..panels.len() * x.tokens * PANEL].fill(0.0);
     for (panel, acc) in panels.zip(acc.chunks_exact_mut(PANEL * x.tokens)) {
         let mut first = 0;
         while first < x.tokens {

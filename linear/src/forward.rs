@@ -10,10 +10,8 @@ use crate::matrix::PANEL;
 use crate::operands::{Columns, Output, Tokens};
 use crate::packed::PackedLinear;
 use crate::pool::{Pool, Serial};
-use crate::prepare::{self, Arrangement, Values, ValuesMut};
+use crate::prepare::{Arrangement, Values, ValuesMut};
 
-/// Tokens that are in work at once: their values and sums stay in a second-level cache.
-const CHUNK: usize = 256;
 /// Panels that are in work at once.
 const PANELS: usize = 4;
 /// Tasks for a thread, so that one that is late has less left to do.
@@ -33,8 +31,8 @@ pub(crate) fn forward(
     let few = layer.k.saturating_mul(layer.n).saturating_mul(m) < FEW_PRODUCTS;
     let pool = if few || pool.threads() < 2 { &Serial } else { pool };
     let columns = Columns::new(&mut output, layer.n);
-    for first in (0..m).step_by(CHUNK) {
-        chunk(layer, &kernels, first..m.min(first + CHUNK), tokens, &columns, pool);
+    for first in (0..m).step_by(kernels.form.chunk()) {
+        chunk(layer, &kernels, first..m.min(first + kernels.form.chunk()), tokens, &columns, pool);
     }
 }
 
@@ -156,12 +154,9 @@ impl Tile<'_> {
         stride: usize,
     ) {
         let mut x = vec![0.0; layer.k];
-        for (token, scale) in self.scales.iter_mut().enumerate() {
-            *scale = prepare::read(tokens, first + token, &mut x);
-            self.grouped.put(token, &x);
-            if let Some(plain) = &mut self.plain {
-                plain.put(token, &x);
-            }
+        for (row, scale) in self.scales.iter_mut().enumerate() {
+            let to = [Some(&mut self.grouped), self.plain.as_mut()];
+            *scale = kernels.prepare(tokens, first + row, &mut x, row, to);
         }
         let Some(branch) = &layer.low_rank else { return };
         let view = self.plain.as_ref().unwrap_or(&self.grouped).view(self.scales.len());

@@ -2,12 +2,16 @@
 
 use std::ops::Range;
 
+use crate::blocks::{self, Place, Weights};
+use crate::few;
 use crate::finish::{Epilogue, finish};
 use crate::isa::Isa;
 use crate::lanes;
-use crate::matrix::Matrix;
-use crate::panel::accumulate;
-use crate::prepare::{Form, View};
+#[cfg(target_arch = "x86_64")]
+use crate::matrix::Coding;
+use crate::matrix::{Matrix, PANEL};
+use crate::operands::Tokens;
+use crate::prepare::{Form, ValuesMut, View};
 
 /// Tokens from which AMX is faster than fused multiply-add.
 #[cfg(target_arch = "x86_64")]
@@ -17,7 +21,27 @@ const AMX_TOKENS: usize = 3;
 pub(crate) struct Kernels {
     /// What they read.
     pub form: Form,
-    accumulate: unsafe fn(&Matrix, Range<usize>, View<'_>, &mut [f32]),
+    fma: Fma,
+    /// Those that read pairs or tiles, for weights of some codings.
+    other: Option<(Accumulate, Codings)>,
+}
+
+/// Adds the sums of panels over all groups.
+type Accumulate = unsafe fn(&Matrix, Range<usize>, View<'_>, &mut [f32]);
+
+/// Reads a token.
+type Prepare = unsafe fn(&Tokens<'_>, usize, &mut [f32], usize, [Option<&mut ValuesMut<'_>>; 2]) -> f32;
+
+/// Whether a kernel is for a matrix.
+type Codings = fn(&Matrix) -> bool;
+
+/// The kernels by fused multiply-add, see [`crate::few`], [`crate::blocks`] and [`crate::finish`].
+pub(crate) struct Fma {
+    prepare: Prepare,
+    few: Accumulate,
+    pub decode: unsafe fn(&Matrix, Place, &mut Weights),
+    pub add: unsafe fn(&Weights, usize, View<'_>, usize, &mut [f32]),
+    pub scale: unsafe fn(&[f32], &[f32; PANEL], &mut [f32]),
     finish: unsafe fn(&Epilogue<'_>, usize, &mut [f32], &mut Vec<f32>),
 }
 
@@ -27,18 +51,57 @@ macro_rules! kernels {
         mod $name {
             use super::*;
 
+            pub(super) const KERNELS: Fma = Fma { prepare, few, decode, add, scale, finish };
+
             /// # Safety
-            /// As of [`crate::panel::accumulate`].
+            /// The instruction set is available.
             $(#[$features])?
-            pub(super) unsafe fn accumulate(matrix: &Matrix, panels: Range<usize>, x: View<'_>, acc: &mut [f32]) {
+            unsafe fn prepare(
+                tokens: &Tokens<'_>,
+                token: usize,
+                x: &mut [f32],
+                row: usize,
+                to: [Option<&mut ValuesMut<'_>>; 2],
+            ) -> f32 {
+                crate::prepare::prepare(tokens, token, x, row, to)
+            }
+
+            /// # Safety
+            /// As of [`crate::few::accumulate`].
+            $(#[$features])?
+            unsafe fn few(matrix: &Matrix, panels: Range<usize>, x: View<'_>, acc: &mut [f32]) {
                 // SAFETY: the caller's condition.
-                unsafe { super::accumulate::<$vector>(matrix, panels, x, acc) }
+                unsafe { super::few::accumulate::<$vector>(matrix, panels, x, acc) }
+            }
+
+            /// # Safety
+            /// As of [`crate::blocks::decode`].
+            $(#[$features])?
+            unsafe fn decode(matrix: &Matrix, place: Place, to: &mut Weights) {
+                // SAFETY: the caller's condition.
+                unsafe { blocks::decode::<$vector>(matrix, place, to) }
+            }
+
+            /// # Safety
+            /// As of [`crate::blocks::add`].
+            $(#[$features])?
+            unsafe fn add(weights: &Weights, features: usize, x: View<'_>, at: usize, sums: &mut [f32]) {
+                // SAFETY: the caller's condition.
+                unsafe { blocks::add::<$vector>(weights, features, x, at, sums) }
+            }
+
+            /// # Safety
+            /// As of [`crate::blocks::scale`].
+            $(#[$features])?
+            unsafe fn scale(sums: &[f32], scales: &[f32; PANEL], acc: &mut [f32]) {
+                // SAFETY: the caller's condition.
+                unsafe { blocks::scale::<$vector>(sums, scales, acc) }
             }
 
             /// # Safety
             /// As of [`crate::finish::finish`].
             $(#[$features])?
-            pub(super) unsafe fn finish(epilogue: &Epilogue<'_>, panel: usize, acc: &mut [f32], space: &mut Vec<f32>) {
+            unsafe fn finish(epilogue: &Epilogue<'_>, panel: usize, acc: &mut [f32], space: &mut Vec<f32>) {
                 // SAFETY: the caller's condition.
                 unsafe { super::finish::<$vector>(epilogue, panel, acc, space) }
             }
@@ -58,36 +121,59 @@ impl Kernels {
     /// The kernels of an available instruction set for `tokens` tokens, quantized or not.
     #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "one kernel for all"))]
     pub(crate) fn of(isa: Isa, quantized: bool, tokens: usize) -> Self {
-        let scalar = Self { form: Form::Rows, accumulate: scalar::accumulate, finish: scalar::finish };
-        #[cfg(target_arch = "x86_64")]
-        let (avx2, avx512) = (
-            Self { form: Form::Rows, accumulate: avx2::accumulate, finish: avx2::finish },
-            Self { form: Form::Rows, accumulate: avx512::accumulate, finish: avx512::finish },
-        );
+        let rows = |fma| Self { form: Form::Rows, fma, other: None };
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => avx2,
+            Isa::Avx2 => rows(avx2::KERNELS),
             #[cfg(target_arch = "x86_64")]
-            Isa::Amx if quantized && tokens >= AMX_TOKENS => {
-                Self { form: Form::Tiles, accumulate: crate::amx::accumulate, finish: avx512::finish }
-            }
+            Isa::Amx if quantized && tokens >= AMX_TOKENS => Self {
+                form: Form::Tiles,
+                fma: avx512::KERNELS,
+                other: Some((crate::amx::accumulate, |_| true)),
+            },
             #[cfg(target_arch = "x86_64")]
-            Isa::Bf16 if quantized => {
-                Self { form: Form::Pairs, accumulate: crate::dot::accumulate, finish: avx512::finish }
-            }
+            Isa::Bf16 if quantized => Self {
+                form: Form::Pairs,
+                fma: avx512::KERNELS,
+                // Sums of others are hardly ever exact.
+                other: Some((crate::dot::accumulate, |matrix| {
+                    matches!(matrix.coding, Coding::Nibbles(_) | Coding::Int8)
+                })),
+            },
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Bf16 | Isa::Amx => avx512,
+            Isa::Avx512 | Isa::Bf16 | Isa::Amx => rows(avx512::KERNELS),
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon => Self { form: Form::Rows, accumulate: neon::accumulate, finish: neon::finish },
-            _ => scalar,
+            Isa::Neon => rows(neon::KERNELS),
+            _ => rows(scalar::KERNELS),
         }
+    }
+
+    /// Reads a token, see [`crate::prepare::prepare`].
+    pub(crate) fn prepare(
+        &self,
+        tokens: &Tokens<'_>,
+        token: usize,
+        x: &mut [f32],
+        row: usize,
+        to: [Option<&mut ValuesMut<'_>>; 2],
+    ) -> f32 {
+        // SAFETY: `PackedLinear` has checked that the instruction set is available.
+        unsafe { (self.fma.prepare)(tokens, token, x, row, to) }
     }
 
     /// Writes the sums of `panels` over all groups, `acc` `[panel][token][16]`, for the tokens of `x`.
     pub(crate) fn accumulate(&self, matrix: &Matrix, panels: Range<usize>, x: View<'_>, acc: &mut [f32]) {
         assert!(panels.end <= matrix.panels && x.arrangement.groups.blocks >= matrix.groups.blocks);
+        acc[..panels.len() * x.tokens * PANEL].fill(0.0);
         // SAFETY: `PackedLinear` has checked that the instruction set is available.
-        unsafe { (self.accumulate)(matrix, panels, x, acc) }
+        unsafe {
+            match self.other {
+                _ if x.tokens == 0 => {}
+                Some((accumulate, is_for)) if is_for(matrix) => accumulate(matrix, panels, x, acc),
+                _ if x.tokens <= few::TOKENS => (self.fma.few)(matrix, panels, x, acc),
+                _ => blocks::accumulate(&self.fma, matrix, panels, x, acc),
+            }
+        }
     }
 
     /// Turns the sums `acc` `[token][16]` of a panel into outputs.
@@ -99,6 +185,6 @@ impl Kernels {
         space: &mut Vec<f32>,
     ) {
         // SAFETY: `PackedLinear` has checked that the instruction set is available.
-        unsafe { (self.finish)(epilogue, panel, acc, space) }
+        unsafe { (self.fma.finish)(epilogue, panel, acc, space) }
     }
 }

@@ -20,6 +20,8 @@ pub(crate) mod scalar;
 pub(crate) trait Lanes: Copy {
     /// Lanes, a divisor of a panel.
     const COUNT: usize;
+    /// Registers of that many lanes.
+    const REGISTERS: usize;
     /// A table of 16 values.
     type Table: Copy;
     /// See [`Coding::Nibbles`](crate::matrix::Coding).

@@ -34,6 +34,7 @@ mod blocks;
 #[cfg(target_arch = "x86_64")]
 mod dot;
 mod error;
+mod few;
 mod finish;
 mod forward;
 mod isa;
@@ -44,7 +45,6 @@ mod line;
 mod matrix;
 mod operands;
 mod packed;
-mod panel;
 mod pool;
 #[cfg_attr(
     not(target_arch = "x86_64"),

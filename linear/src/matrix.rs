@@ -66,9 +66,9 @@ impl Coding {
 pub(crate) enum GroupScales {
     /// Nothing.
     One,
-    /// Factors that weights are multiplied by: a panel has one word for every group, with the shift of 4 bits of output feature
+    /// Factors that weights are multiplied by, by shift: a panel has one word for every group, with the shift of 4 bits of output feature
     /// `2 q` in nibble `q` and that of `2 q + 1` in nibble `8 + q`.
-    Ladder(Ladder, Vec<u64>),
+    Ladder(Ladder, [f32; 16], Vec<u64>),
     /// Scales that the sums of groups are multiplied by, `[panel][group][16]`.
     Floats(Vec<[f32; PANEL]>),
 }
@@ -128,8 +128,9 @@ impl Matrix {
         let of_panels = || (0..matrix.panels).flat_map(|panel| (0..groups.count).map(move |g| (panel, g)));
         let row = |panel: usize, lane: usize| Some(panel * PANEL + lane).filter(|&n| n < layer.n);
         let floats = || {
-            let lanes =
-                |(panel, g)| std::array::from_fn(|lane| row(panel, lane).map_or(0.0, |n| layer.group_scale(g, n)));
+            let lanes = |(panel, g)| {
+                std::array::from_fn(|lane| row(panel, lane).map_or(0.0, |n| layer.group_scale(g, n)))
+            };
             GroupScales::Floats(of_panels().map(lanes).collect())
         };
         let scales = match layer.extra {
@@ -142,7 +143,11 @@ impl Matrix {
                         },
                     )
                 };
-                GroupScales::Ladder(ladder, of_panels().map(word).collect())
+                GroupScales::Ladder(
+                    ladder,
+                    std::array::from_fn(|shift| ladder.factor(shift as u8)),
+                    of_panels().map(word).collect(),
+                )
             }
             Extra::None | Extra::ZeroPoints(_) => floats(),
         };
@@ -221,7 +226,9 @@ impl Matrix {
                 // The least value is a power of two, and divides all others.
                 let least = magnitudes.fold(f32::INFINITY, f32::min);
                 let factor = match &self.scales {
-                    GroupScales::Ladder(ladder, _) => ladder.octave().iter().map(|factor| odd_part(*factor)).fold(1.0, f32::max),
+                    GroupScales::Ladder(ladder, ..) => {
+                        ladder.octave().iter().map(|factor| odd_part(*factor)).fold(1.0, f32::max)
+                    }
                     GroupScales::One | GroupScales::Floats(_) => 1.0,
                 };
                 factor * (largest + largest_zero_point) / least
@@ -235,7 +242,7 @@ impl Matrix {
     pub(crate) fn bytes(&self) -> usize {
         let scales = match &self.scales {
             GroupScales::One => 0,
-            GroupScales::Ladder(_, words) => size_of_val(words.as_slice()),
+            GroupScales::Ladder(_, _, words) => size_of_val(words.as_slice()),
             GroupScales::Floats(scales) => size_of_val(scales.as_slice()),
         };
         size_of_val(self.lines.as_slice()) + scales + size_of_val(self.zero_points.as_slice())

@@ -1,8 +1,7 @@
 //! The values of a call's activations, as the kernels read them.
 
-use std::sync::OnceLock;
-
-use zqc_numerics::Format;
+use half::slice::HalfFloatSliceExt;
+use zqc_numerics::ActivationFormat;
 
 use crate::aligned::Aligned;
 use crate::matrix::{Groups, Matrix};
@@ -24,6 +23,17 @@ pub(crate) enum Form {
     Pairs,
     /// bfloat16, in tiles of some tokens by one block.
     Tiles,
+}
+
+impl Form {
+    /// Tokens that are in work at once: a block of their values stays in a first-level cache, or all that AMX reads and its sums
+    /// in a second-level one.
+    pub(crate) fn chunk(self) -> usize {
+        match self {
+            Self::Rows | Self::Pairs => 128,
+            Self::Tiles => 256,
+        }
+    }
 }
 
 /// How the values of tokens lie: every group is filled up with 0 to whole blocks.
@@ -141,7 +151,8 @@ impl ValuesMut<'_> {
     }
 
     /// Puts the values `x` `[K]` of token `token` of the tile in their place.
-    pub(crate) fn put(&mut self, token: usize, x: &[f32]) {
+    #[inline(always)]
+    fn put(&mut self, token: usize, x: &[f32]) {
         let Arrangement { groups, .. } = self.arrangement;
         let padded = groups.blocks_each * BLOCK;
         match self.arrangement.form {
@@ -211,6 +222,7 @@ impl<'a> View<'a> {
 }
 
 /// The bits of a value that is exact in bfloat16.
+#[inline(always)]
 fn bf16_bits(value: f32) -> u16 {
     (value.to_bits() >> 16) as u16
 }
@@ -230,34 +242,83 @@ fn sums_are_exact(x: &[f32], span: f32) -> bool {
     sum * span < MOST * lowest || sum == 0.0
 }
 
-/// Reads the values of token `token`, and yields its scale, 1 for floats.
-pub(crate) fn read(tokens: &Tokens<'_>, token: usize, x: &mut [f32]) -> f32 {
-    let row = token * x.len()..(token + 1) * x.len();
-    match *tokens {
-        Tokens::Quantized { format, codes, zero_points, .. } => {
-            let codes = &codes[row];
-            match format.float() {
-                Some(float) => {
-                    let values = codebook(float);
-                    x.iter_mut().zip(codes).for_each(|(to, code)| *to = values[usize::from(*code)]);
-                }
-                None => {
-                    let zero_point = f32::from(zero_points[token]);
-                    x.iter_mut().zip(codes).for_each(|(to, code)| *to = f32::from(*code) - zero_point);
-                }
-            }
-        }
-        Tokens::F32(from) => x.copy_from_slice(&from[row]),
-        Tokens::F16(from) => x.iter_mut().zip(&from[row]).for_each(|(to, from)| *to = from.to_f32()),
-        Tokens::Bf16(from) => x.iter_mut().zip(&from[row]).for_each(|(to, from)| *to = from.to_f32()),
+/// Reads token `token`, puts its values where the kernels read them, and yields its scale, 1 for floats. `x` is space for them.
+#[inline(always)]
+pub(crate) fn prepare(
+    tokens: &Tokens<'_>,
+    token: usize,
+    x: &mut [f32],
+    row: usize,
+    to: [Option<&mut ValuesMut<'_>>; 2],
+) -> f32 {
+    read(tokens, token, x);
+    for to in to.into_iter().flatten() {
+        to.put(row, x);
     }
     tokens.scale(token)
 }
 
-/// The values of a format of FP8.
-fn codebook(format: Format) -> &'static [f32; 256] {
-    static E4M3: OnceLock<[f32; 256]> = OnceLock::new();
-    static E5M2: OnceLock<[f32; 256]> = OnceLock::new();
-    let values = if format == Format::E5M2 { &E5M2 } else { &E4M3 };
-    values.get_or_init(|| std::array::from_fn(|code| format.decode(code as u8)))
+/// Reads the values of token `token`.
+#[inline(always)]
+fn read(tokens: &Tokens<'_>, token: usize, x: &mut [f32]) {
+    let row = token * x.len()..(token + 1) * x.len();
+    match *tokens {
+        Tokens::Quantized { format, codes, zero_points, .. } => {
+            let codes = x.iter_mut().zip(&codes[row]);
+            match format {
+                ActivationFormat::E4M3 => codes.for_each(|(to, code)| *to = e4m3(*code)),
+                ActivationFormat::E5M2 => codes.for_each(|(to, code)| *to = e5m2(*code)),
+                ActivationFormat::Int8 => {
+                    let zero_point = f32::from(zero_points[token]);
+                    codes.for_each(|(to, code)| *to = f32::from(*code) - zero_point);
+                }
+            }
+        }
+        Tokens::F32(from) => x.copy_from_slice(&from[row]),
+        Tokens::F16(from) => from[row].convert_to_f32_slice(x),
+        Tokens::Bf16(from) => from[row].convert_to_f32_slice(x),
+    }
+}
+
+/// The value of a code of E4M3, by operations that vectors have.
+#[inline(always)]
+fn e4m3(code: u8) -> f32 {
+    // Subnormal numbers are normal ones of the least exponent, less the leading 1.
+    let magnitude = u32::from(code & 0x7F) << 20;
+    let least = f32::from_bits((127 - 6) << 23);
+    let normal = f32::from_bits(magnitude + ((127 - 7) << 23));
+    let subnormal = f32::from_bits(magnitude | least.to_bits()) - least;
+    let value = if magnitude < 1 << 23 { subnormal } else { normal };
+    let value = if magnitude == 0x7F << 20 { f32::NAN } else { value };
+    f32::from_bits(value.to_bits() | u32::from(code & 0x80) << 24)
+}
+
+/// The value of a code of E5M2, by operations that vectors have.
+#[inline(always)]
+fn e5m2(code: u8) -> f32 {
+    let magnitude = u32::from(code & 0x7F) << 21;
+    let least = f32::from_bits((127 - 14) << 23);
+    let normal = f32::from_bits(magnitude + ((127 - 15) << 23));
+    let subnormal = f32::from_bits(magnitude | least.to_bits()) - least;
+    let value = if magnitude < 1 << 23 { subnormal } else { normal };
+    // Infinity and NaN have the largest exponent, here as there.
+    let value = if magnitude >= 0x7C << 21 { f32::from_bits(magnitude | 0x7F80_0000) } else { value };
+    f32::from_bits(value.to_bits() | u32::from(code & 0x80) << 24)
+}
+
+#[cfg(test)]
+mod tests {
+    use zqc_numerics::Format;
+
+    use super::*;
+
+    #[test]
+    fn codes_have_the_values_of_their_format() {
+        for code in 0..=u8::MAX {
+            for (format, value) in [(Format::E4M3, e4m3(code)), (Format::E5M2, e5m2(code))] {
+                let expected = format.decode(code);
+                assert!(value.to_bits() == expected.to_bits() || value.is_nan() && expected.is_nan());
+            }
+        }
+    }
 }

@@ -1,7 +1,5 @@
 //! The groups of a panel, one after the other.
 
-use zqc_numerics::Ladder;
-
 use crate::lanes::{Decode, Lanes};
 use crate::matrix::{Coding, GroupScales, Groups, LINE, Matrix, PANEL};
 
@@ -25,12 +23,12 @@ impl<'a, V: Lanes, D: Decode<V>> Walk<'a, V, D> {
             _ => &[0.0; 16],
         };
         let (factors, octave) = match &matrix.scales {
-            GroupScales::Ladder(ladder, _) => (ladder_factors(*ladder), ladder.octave()),
-            GroupScales::One | GroupScales::Floats(_) => ([0.0; 16], &[][..]),
+            GroupScales::Ladder(ladder, factors, _) => (factors, ladder.octave()),
+            GroupScales::One | GroupScales::Floats(_) => (&[0.0; 16], &[][..]),
         };
         let lines = matrix.lines[panel * matrix.lines_of_panel()..].as_ptr().cast();
         // SAFETY: the caller's condition.
-        let (decode, factors) = unsafe { (D::new(values, octave), V::table(&factors)) };
+        let (decode, factors) = unsafe { (D::new(values, octave), V::table(factors)) };
         Self { matrix, panel, decode, factors, lines, lines_each: matrix.groups.size.div_ceil(D::COLUMNS) }
     }
 
@@ -59,7 +57,7 @@ impl<'a, V: Lanes, D: Decode<V>> Walk<'a, V, D> {
     #[inline(always)]
     pub(crate) fn shifts(&self, g: usize) -> u64 {
         match &self.matrix.scales {
-            GroupScales::Ladder(_, words) => words[self.at(g)],
+            GroupScales::Ladder(_, _, words) => words[self.at(g)],
             GroupScales::One | GroupScales::Floats(_) => 0,
         }
     }
@@ -100,11 +98,6 @@ impl<'a, V: Lanes, D: Decode<V>> Walk<'a, V, D> {
             }
         }
     }
-}
-
-/// The factors of all shifts.
-fn ladder_factors(ladder: Ladder) -> [f32; 16] {
-    std::array::from_fn(|shift| ladder.factor(shift as u8))
 }
 
 /// What groups mean to the weights of a row and to their sums.
@@ -173,7 +166,7 @@ impl Grouping for Through {
         // SAFETY: the caller's condition.
         unsafe {
             match &walk.matrix.scales {
-                GroupScales::Ladder(_, words) => V::ladder(walk.factors, words[walk.at(g)], part),
+                GroupScales::Ladder(_, _, words) => V::ladder(walk.factors, words[walk.at(g)], part),
                 GroupScales::One | GroupScales::Floats(_) => V::splat(1.0),
             }
         }
@@ -217,3 +210,43 @@ unsafe fn add_row<V: Lanes>(sums: &[f32; PANEL], scale: V, acc: &mut [f32; PANEL
     // SAFETY: the caller's condition.
     unsafe { V::load(sums.as_ptr()).fma(scale, V::load(acc.as_ptr())).store(acc.as_mut_ptr()) }
 }
+
+/// Calls a function that is compiled for each kind of weight, by codings of some vectors and by groupings: the one for `matrix`.
+///
+/// `by_kind!(matrix, V, function [A] [B] (arguments))` is `function::<A, V::Nibbles, Scaled, B>(arguments)` for codes of 4 bits whose
+/// groups have a scale.
+macro_rules! by_kind {
+    ($matrix:expr, $lanes:ty, $function:ident [$($before:ty)?] [$($after:ident)?] $arguments:tt) => {
+        match (&$matrix.coding, &$matrix.scales, $matrix.zero_points.is_empty()) {
+            (Coding::Nibbles(_), GroupScales::Ladder(..), _) => {
+                $function::<$($before,)? <$lanes as Lanes>::Nibbles, Through $(, $after)?> $arguments
+            }
+            (Coding::Nibbles(_), GroupScales::Floats(_), true) => {
+                $function::<$($before,)? <$lanes as Lanes>::Nibbles, Scaled $(, $after)?> $arguments
+            }
+            (Coding::Nibbles(_), GroupScales::Floats(_), false) => {
+                $function::<$($before,)? <$lanes as Lanes>::Nibbles, Centred $(, $after)?> $arguments
+            }
+            (Coding::Int8, GroupScales::Floats(_), true) => {
+                $function::<$($before,)? <$lanes as Lanes>::Int8, Scaled $(, $after)?> $arguments
+            }
+            (Coding::Int8, GroupScales::Floats(_), false) => {
+                $function::<$($before,)? <$lanes as Lanes>::Int8, Centred $(, $after)?> $arguments
+            }
+            (Coding::E4M3, GroupScales::Floats(_), _) => {
+                $function::<$($before,)? <$lanes as Lanes>::E4M3, Scaled $(, $after)?> $arguments
+            }
+            (Coding::E4M3, GroupScales::One, _) => {
+                $function::<$($before,)? <$lanes as Lanes>::E4M3, Through $(, $after)?> $arguments
+            }
+            (Coding::E5M2, GroupScales::Floats(_), _) => {
+                $function::<$($before,)? <$lanes as Lanes>::E5M2, Scaled $(, $after)?> $arguments
+            }
+            (Coding::Bf16, GroupScales::One, _) => {
+                $function::<$($before,)? <$lanes as Lanes>::Bf16, Through $(, $after)?> $arguments
+            }
+            (coding, ..) => unreachable!("no layer has {coding:?} in such groups"),
+        }
+    };
+}
+pub(crate) use by_kind;

@@ -41,6 +41,7 @@ pub(crate) struct Bf16;
 
 impl Lanes for Ymm {
     const COUNT: usize = 8;
+    const REGISTERS: usize = 16;
     type Table = Table;
     type Nibbles = Nibbles;
     type E4M3 = E4M3;

@@ -44,6 +44,7 @@ pub(super) const UPPER: __mmask32 = 0xAAAA_AAAA;
 
 impl Lanes for Zmm {
     const COUNT: usize = 16;
+    const REGISTERS: usize = 32;
     type Table = __m512;
     type Nibbles = Nibbles;
     type E4M3 = E4M3;
@@ -132,7 +133,10 @@ impl Decode<Zmm> for Nibbles {
         // Adding 0 turns -0 into it.
         let times = |at: usize| values.map(|value| value * octave.get(at).unwrap_or(&1.0) + 0.0);
         let halves = |values: [f32; 16]| {
-            _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(_mm512_loadu_ps(values.as_ptr())), 16))
+            _mm512_cvtepi32_epi16(_mm512_srli_epi32(
+                _mm512_castps_si512(_mm512_loadu_ps(values.as_ptr())),
+                16,
+            ))
         };
         let side_by_side = |low, high| _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
         Self {

@@ -27,6 +27,7 @@ pub(crate) struct Bf16;
 
 impl Lanes for Quad {
     const COUNT: usize = 4;
+    const REGISTERS: usize = 32;
     type Table = Table;
     type Nibbles = Table;
     type E4M3 = Float<3, 120>;

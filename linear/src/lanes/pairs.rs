@@ -89,7 +89,7 @@ impl Ladders {
     #[inline(always)]
     pub(crate) unsafe fn new(matrix: &Matrix) -> Self {
         let octave = match &matrix.scales {
-            GroupScales::Ladder(ladder, _) => ladder.octave().len(),
+            GroupScales::Ladder(ladder, ..) => ladder.octave().len(),
             GroupScales::One | GroupScales::Floats(_) => 1,
         };
         let twice = |half: u32| half << 16 | half;

@@ -27,6 +27,7 @@ const INT8: u8 = 2;
 
 impl Lanes for Array {
     const COUNT: usize = PANEL;
+    const REGISTERS: usize = 16;
     type Table = [f32; 16];
     type Nibbles = Nibbles;
     type E4M3 = Bytes<E4M3>;

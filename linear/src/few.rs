@@ -1,18 +1,20 @@
-//! Sums of panels by fused multiply-add, for any vectors.
+//! Sums of panels by fused multiply-add for few tokens, which are multiplied by what is decoded while it is in registers.
 
 use std::ops::Range;
 
-use crate::blocks;
 use crate::lanes::{Decode, Lanes};
 use crate::matrix::{Coding, GroupScales, LINE, Matrix, PANEL};
 use crate::prepare::View;
 use crate::reference::BLOCK;
-use crate::walk::{Centred, Grouping, Scaled, Through, Walk};
+use crate::walk::{Centred, Grouping, Scaled, Through, Walk, by_kind};
 
-/// Bytes that codes are fetched ahead where memory is the bound, for few tokens.
+/// Bytes that codes are fetched ahead, as memory is the bound.
 const AHEAD: usize = 1024;
 
-/// Writes the sums of `panels` over all groups, `acc` `[panel][token][16]`, for the tokens of `x`.
+/// Tokens that are few.
+pub(crate) const TOKENS: usize = 2;
+
+/// Adds the sums of `panels` over all groups to `acc` `[panel][token][16]`, for the one or two tokens of `x`.
 ///
 /// # Safety
 /// The instruction set of `V` is enabled; `panels` exist; `x` is divided into blocks as the matrix is.
@@ -23,42 +25,11 @@ pub(crate) unsafe fn accumulate<V: Lanes>(
     x: View<'_>,
     acc: &mut [f32],
 ) {
-    acc[..panels.len() * x.tokens * PANEL].fill(0.0);
     // SAFETY: the caller's condition.
-    unsafe {
-        match &matrix.coding {
-            Coding::Nibbles(_) => by_grouping::<V, V::Nibbles>(matrix, panels, x, acc),
-            Coding::Int8 => by_grouping::<V, V::Int8>(matrix, panels, x, acc),
-            Coding::E4M3 => by_grouping::<V, V::E4M3>(matrix, panels, x, acc),
-            Coding::E5M2 => by_grouping::<V, V::E5M2>(matrix, panels, x, acc),
-            Coding::Bf16 => by_grouping::<V, V::Bf16>(matrix, panels, x, acc),
-        }
-    }
+    unsafe { by_kind!(matrix, V, by_tokens [V] [] (matrix, panels, x, acc)) }
 }
 
-/// # Safety
-/// As of [`accumulate`].
-#[inline(always)]
-unsafe fn by_grouping<V: Lanes, D: Decode<V>>(
-    matrix: &Matrix,
-    panels: Range<usize>,
-    x: View<'_>,
-    acc: &mut [f32],
-) {
-    // SAFETY: the caller's condition.
-    unsafe {
-        match &matrix.scales {
-            GroupScales::One | GroupScales::Ladder(..) => by_tokens::<V, D, Through>(matrix, panels, x, acc),
-            GroupScales::Floats(_) if matrix.zero_points.is_empty() => {
-                by_tokens::<V, D, Scaled>(matrix, panels, x, acc);
-            }
-            GroupScales::Floats(_) => by_tokens::<V, D, Centred>(matrix, panels, x, acc),
-        }
-    }
-}
-
-/// Few tokens are multiplied by what is decoded while it is in registers: several panels at once, so that there are eight chains of
-/// sums to hide the latency of an addition.
+/// Several panels at once, so that there are eight chains of sums to hide the latency of an addition.
 ///
 /// # Safety
 /// As of [`accumulate`].
@@ -72,12 +43,11 @@ unsafe fn by_tokens<V: Lanes, D: Decode<V>, G: Grouping>(
     // SAFETY: the caller's condition.
     unsafe {
         match x.tokens {
-            0 => {}
+            1 if V::REGISTERS <= 16 => by_panels::<V, D, G, 1, 2>(matrix, panels, x, acc),
             1 => by_panels::<V, D, G, 1, 4>(matrix, panels, x, acc),
+            2 if V::REGISTERS <= 16 => by_panels::<V, D, G, 2, 1>(matrix, panels, x, acc),
             2 => by_panels::<V, D, G, 2, 2>(matrix, panels, x, acc),
-            3 => by_panels::<V, D, G, 3, 1>(matrix, panels, x, acc),
-            4 => by_panels::<V, D, G, 4, 1>(matrix, panels, x, acc),
-            _ => blocks::accumulate::<V, D, G>(matrix, panels, x, acc),
+            tokens => unreachable!("{tokens} are not few"),
         }
     }
 }
@@ -177,12 +147,10 @@ pub(crate) unsafe fn add_group<V: Lanes, D: Decode<V>, G: Grouping, const T: usi
             let mut even = [[V::splat(0.0); T]; P];
             let mut odd = [[V::splat(0.0); T]; P];
             for l in 0..count {
-                for pair in 0..D::COLUMNS / 2 {
-                    for p in 0..P {
-                        let line = lines[p].add(l * LINE);
-                        if pair == 0 {
-                            V::prefetch(line.wrapping_add(AHEAD));
-                        }
+                for p in 0..P {
+                    let line = lines[p].add(l * LINE);
+                    V::prefetch(line.wrapping_add(AHEAD));
+                    for pair in 0..D::COLUMNS / 2 {
                         let (first, second) = walks[p].decode.pair(line, part, pair);
                         let first = G::weight(first, operands[p]);
                         let second = G::weight(second, operands[p]);
