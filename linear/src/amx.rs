@@ -12,13 +12,14 @@ use std::ops::Range;
 
 use tile::{ROW, Tiles, add_products, load, store, zero};
 
+use crate::kinds::by_kind;
 use crate::lanes::Lanes;
 use crate::lanes::avx512::Zmm;
 use crate::lanes::pairs::{Ladders, PairGrouping, Pairs};
-use crate::matrix::{Coding, GroupScales, Groups, LINE, Matrix, PANEL};
+use crate::matrix::{Groups, LINE, Matrix, PANEL};
 use crate::prepare::View;
 use crate::reference::BLOCK;
-use crate::walk::{Centred, Scaled, Through, Walk, add_tile, by_kind};
+use crate::walk::{Walk, add_tile};
 
 /// Panels at once, as many as tiles of tokens: each tile register that is loaded serves two products.
 const PANELS: usize = 2;
@@ -52,14 +53,15 @@ pub(crate) unsafe fn accumulate(matrix: &Matrix, panels: Range<usize>, x: View<'
     // SAFETY: the caller's condition.
     unsafe {
         let _tiles = Tiles::configure(x.arrangement.tile);
+        let mut chunks = [Chunk::EMPTY; 2];
         let mut panel = panels.start;
         while panel < panels.end {
             let acc = &mut acc[(panel - panels.start) * x.tokens * PANEL..];
             if panel + PANELS <= panels.end {
-                by_kind!(matrix, Zmm, some [] [PANELS] (matrix, panel, x, acc));
+                by_kind!(matrix, Zmm, some [] [PANELS] (matrix, panel, x, &mut chunks, acc));
                 panel += PANELS;
             } else {
-                by_kind!(matrix, Zmm, some [] [ONE] (matrix, panel, x, acc));
+                by_kind!(matrix, Zmm, some [] [ONE] (matrix, panel, x, &mut chunks, acc));
                 panel += 1;
             }
         }
@@ -78,19 +80,18 @@ struct Place {
     last: bool,
 }
 
-/// Some blocks of `P` panels, decoded.
-#[derive(Clone, Copy)]
-struct Chunk<const P: usize> {
-    weights: [[Operand; BLOCKS]; P],
+/// Some blocks of some panels, decoded.
+struct Chunk {
+    weights: [[Operand; BLOCKS]; PANELS],
     places: [Place; BLOCKS],
     /// Blocks before it.
     first: usize,
     len: usize,
 }
 
-impl<const P: usize> Chunk<P> {
+impl Chunk {
     const EMPTY: Self = Self {
-        weights: [[Operand([0; PANEL * BLOCK]); BLOCKS]; P],
+        weights: [[Operand([0; PANEL * BLOCK]); BLOCKS]; PANELS],
         places: [Place { group: 0, before: 0, first: false, last: false }; BLOCKS],
         first: 0,
         len: 0,
@@ -128,6 +129,7 @@ unsafe fn some<D: Pairs, G: PairGrouping, const P: usize>(
     matrix: &Matrix,
     panel: usize,
     x: View<'_>,
+    chunks: &mut [Chunk; 2],
     acc: &mut [f32],
 ) {
     // SAFETY: the caller's condition.
@@ -146,21 +148,21 @@ unsafe fn some<D: Pairs, G: PairGrouping, const P: usize>(
         let mut kept = vec![[Sums::ZERO; P]; if each > BLOCKS { tiles } else { 0 }];
         let mut passing = [[Sums::ZERO; P]; 2];
         let mut place = (0, 0);
-        let (mut current, mut next) = (Chunk::<P>::EMPTY, Chunk::<P>::EMPTY);
+        let [mut current, mut next] = chunks.each_mut();
         current.set(0, at_once.min(groups.blocks), &mut place, groups, G::THROUGH);
         for block in 0..current.len {
-            panels.decode::<G>(&mut current, block);
+            panels.decode::<G>(current, block);
         }
         while current.len > 0 {
             let first = current.first + current.len;
             next.set(first, at_once.min(groups.blocks - first), &mut place, groups, G::THROUGH);
             for tile in (0..tiles).step_by(2) {
                 let sums = if each > BLOCKS { &mut kept[tile..] } else { &mut passing[..] };
-                let next = (tile == 0).then_some(&mut next);
+                let next = (tile == 0).then_some(&mut *next);
                 if tile + 1 < tiles {
-                    panels.products::<G, 2>(&current, next, tile, sums, acc);
+                    panels.products::<G, 2>(current, next, tile, sums, acc);
                 } else {
-                    panels.products::<G, 1>(&current, next, tile, sums, acc);
+                    panels.products::<G, 1>(current, next, tile, sums, acc);
                 }
             }
             std::mem::swap(&mut current, &mut next);
@@ -174,7 +176,7 @@ impl<D: Pairs, const P: usize> Panels<'_, D, P> {
     /// # Safety
     /// As of [`some`]; the block exists.
     #[inline(always)]
-    unsafe fn decode<G: PairGrouping>(&self, chunk: &mut Chunk<P>, block: usize) {
+    unsafe fn decode<G: PairGrouping>(&self, chunk: &mut Chunk, block: usize) {
         let place = chunk.places[block];
         let whole = BLOCK / D::COLUMNS;
         // SAFETY: the caller's condition; a block has at most `whole` lines, and 16 pairs.
@@ -207,8 +209,8 @@ impl<D: Pairs, const P: usize> Panels<'_, D, P> {
     #[inline(always)]
     unsafe fn products<G: PairGrouping, const T: usize>(
         &self,
-        chunk: &Chunk<P>,
-        mut next: Option<&mut Chunk<P>>,
+        chunk: &Chunk,
+        mut next: Option<&mut Chunk>,
         tile: usize,
         sums: &mut [[Sums; P]],
         acc: &mut [f32],

@@ -3,12 +3,14 @@
 
 use std::ops::Range;
 
+use crate::exact;
 use crate::kernels::Fma;
+use crate::kinds::by_kind;
 use crate::lanes::{Decode, Lanes};
-use crate::matrix::{Coding, GroupScales, LINE, Matrix, PANEL};
+use crate::matrix::{GroupScales, LINE, Matrix, PANEL};
 use crate::prepare::View;
 use crate::reference::BLOCK;
-use crate::walk::{Centred, Grouping, Scaled, Through, Walk, by_kind};
+use crate::walk::{Grouping, Walk};
 
 /// A block of weights, input features by the output features of a panel.
 #[repr(C, align(64))]
@@ -17,9 +19,9 @@ pub(crate) struct Weights([[f32; PANEL]; BLOCK]);
 /// A block of a panel: its panel, its group, and blocks of the group before it.
 #[derive(Clone, Copy)]
 pub(crate) struct Place {
-    panel: usize,
-    group: usize,
-    before: usize,
+    pub panel: usize,
+    pub group: usize,
+    pub before: usize,
 }
 
 /// Adds the sums of `panels` over all groups to `acc` `[panel][token][16]`, for the tokens of `x`.
@@ -34,7 +36,8 @@ pub(crate) unsafe fn accumulate(
     acc: &mut [f32],
 ) {
     let groups = matrix.groups;
-    let mut weights = Weights([[0.0; PANEL]; BLOCK]);
+    let mut floats = Weights([[0.0; PANEL]; BLOCK]);
+    let mut integers = exact::Weights::ZERO;
     let scales = match &matrix.scales {
         GroupScales::Floats(scales) => Some(scales),
         GroupScales::One | GroupScales::Ladder(..) => None,
@@ -44,14 +47,30 @@ pub(crate) unsafe fn accumulate(
     for group in 0..groups.count {
         for before in 0..groups.len(group).div_ceil(BLOCK) {
             let features = (groups.len(group) - before * BLOCK).min(BLOCK);
-            let at = (group * groups.blocks_each + before) * BLOCK;
+            let block = group * groups.blocks_each + before;
+            let runs = runs(kernels, x, block);
             let sums = if scales.is_some() { &mut of_group[..] } else { &mut *acc };
             // The block of the tokens is read for all panels, while it is in the first-level cache.
             for (panel, sums) in panels.clone().zip(sums.chunks_exact_mut(of_panel)) {
-                // SAFETY: the caller's condition; tokens are filled up to whole blocks.
-                unsafe {
-                    (kernels.decode)(matrix, Place { panel, group, before }, &mut weights);
-                    (kernels.add)(&weights, features, x, at, sums);
+                let place = Place { panel, group, before };
+                let (mut of_integers, mut of_floats) = (None, false);
+                for &(exact, ref tokens) in &runs {
+                    let tokens = tokens.clone();
+                    // SAFETY: the caller's condition; tokens are filled up to whole blocks.
+                    unsafe {
+                        if let Some(kernels) = kernels.exact.as_ref().filter(|_| exact)
+                            && *of_integers
+                                .get_or_insert_with(|| (kernels.decode)(matrix, place, &mut integers))
+                        {
+                            (kernels.add)(&integers, features, x, tokens, block, sums);
+                            continue;
+                        }
+                        if !of_floats {
+                            (kernels.decode)(matrix, place, &mut floats);
+                            of_floats = true;
+                        }
+                        (kernels.add)(&floats, features, x, tokens, block, sums);
+                    }
                 }
             }
         }
@@ -63,6 +82,21 @@ pub(crate) unsafe fn accumulate(
         }
         of_group.fill(0.0);
     }
+}
+
+/// Tokens one after the other whose sums of a block are all exact, or not known to be; four at once at least, as they are added.
+fn runs(kernels: &Fma, x: View<'_>, block: usize) -> Vec<(bool, Range<usize>)> {
+    const AT_ONCE: usize = 4;
+    let mut runs: Vec<(bool, Range<usize>)> = Vec::new();
+    for first in (0..x.tokens).step_by(AT_ONCE) {
+        let tokens = first..x.tokens.min(first + AT_ONCE);
+        let exact = kernels.exact.is_some() && tokens.clone().all(|token| x.unit(token, block) != 0.0);
+        match runs.last_mut().filter(|(last, _)| *last == exact) {
+            Some((_, run)) => run.end = tokens.end,
+            None => runs.push((exact, tokens)),
+        }
+    }
+    runs
 }
 
 /// Decodes a block.
@@ -117,24 +151,27 @@ pub(crate) unsafe fn scale<V: Lanes>(sums: &[f32], scales: &[f32; PANEL], acc: &
     }
 }
 
-/// Adds the products of the first `features` rows of a block, and of those of the tokens from `at`, to `sums` `[token][16]`.
+/// Adds the products of the first `features` rows of a block, and of those of `tokens` in the block `block`, to `sums`
+/// `[token][16]`.
 ///
 /// # Safety
-/// The instruction set of `V` is enabled; the tokens have a whole block from `at`.
+/// The instruction set of `V` is enabled; the tokens and the block exist.
 #[inline(always)]
 pub(crate) unsafe fn add<V: Lanes>(
     weights: &Weights,
     features: usize,
     x: View<'_>,
-    at: usize,
+    tokens: Range<usize>,
+    block: usize,
     sums: &mut [f32],
 ) {
-    let mut token = 0;
-    while token < x.tokens {
+    let at = block * BLOCK;
+    let mut token = tokens.start;
+    while token < tokens.end {
         let sums = &mut sums[token * PANEL..];
         // SAFETY: the caller's condition.
         token += unsafe {
-            match x.tokens - token {
+            match tokens.end - token {
                 // Eight chains of sums and more hide the latency of an addition: two for a token and a vector, in one vector or two.
                 12.. if V::COUNT == PANEL => add_tokens::<V, 12>(weights, features, x, token, at, sums),
                 6.. if V::COUNT == PANEL => add_tokens::<V, 6>(weights, features, x, token, at, sums),

@@ -14,8 +14,8 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, BW, DQ and VL.
     Avx512,
-    /// AVX-512 BF16 where sums are exact, else as [`Isa::Avx512`].
-    Bf16,
+    /// The same and VNNI, for products of integers.
+    Vnni,
     /// AMX BF16 for several tokens at once, else as [`Isa::Avx512`]. Linux only.
     Amx,
     /// NEON of 64-bit ARM.
@@ -24,7 +24,7 @@ pub enum Isa {
 
 impl Isa {
     /// Every instruction set, the better after the worse.
-    pub const ALL: [Self; 6] = [Self::Scalar, Self::Neon, Self::Avx2, Self::Avx512, Self::Bf16, Self::Amx];
+    pub const ALL: [Self; 6] = [Self::Scalar, Self::Neon, Self::Avx2, Self::Avx512, Self::Vnni, Self::Amx];
 
     /// The name, as the variable `ZQC_CPU` has it.
     pub const fn name(self) -> &'static str {
@@ -32,7 +32,7 @@ impl Isa {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
-            Self::Bf16 => "bf16",
+            Self::Vnni => "vnni",
             Self::Amx => "amx",
             Self::Neon => "neon",
         }
@@ -61,15 +61,9 @@ impl Isa {
         }
     }
 
-    /// The fastest one here. AVX-512 BF16 is, where a measurement of some microseconds says so.
+    /// The fastest one here.
     pub fn best() -> Self {
-        static BEST: OnceLock<Isa> = OnceLock::new();
-        *BEST.get_or_init(|| match Self::available().last() {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: the instruction set is available.
-            Some(Self::Bf16) if !unsafe { crate::dot::is_fast() } => Self::Avx512,
-            best => best.unwrap_or(Self::Scalar),
-        })
+        Self::available().last().unwrap_or(Self::Scalar)
     }
 
     /// The instruction set of this name.
@@ -120,8 +114,8 @@ fn offered(isa: Isa) -> bool {
         Isa::Scalar => true,
         Isa::Avx2 => avx2(),
         Isa::Avx512 => avx512(),
-        Isa::Bf16 => avx512() && is_x86_feature_detected!("avx512bf16"),
-        Isa::Amx => avx512() && amx(),
+        Isa::Vnni => avx512() && is_x86_feature_detected!("avx512vnni"),
+        Isa::Amx => avx512() && is_x86_feature_detected!("avx512vnni") && amx(),
         Isa::Neon => false,
     }
 }

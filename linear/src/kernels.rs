@@ -3,12 +3,11 @@
 use std::ops::Range;
 
 use crate::blocks::{self, Place, Weights};
+use crate::exact;
 use crate::few;
 use crate::finish::{Epilogue, finish};
 use crate::isa::Isa;
 use crate::lanes;
-#[cfg(target_arch = "x86_64")]
-use crate::matrix::Coding;
 use crate::matrix::{Matrix, PANEL};
 use crate::operands::Tokens;
 use crate::prepare::{Form, ValuesMut, View};
@@ -22,8 +21,8 @@ pub(crate) struct Kernels {
     /// What they read.
     pub form: Form,
     fma: Fma,
-    /// Those that read pairs or tiles, for weights of some codings.
-    other: Option<(Accumulate, Codings)>,
+    /// Those that read tiles.
+    tiles: Option<Accumulate>,
 }
 
 /// Adds the sums of panels over all groups.
@@ -32,17 +31,22 @@ type Accumulate = unsafe fn(&Matrix, Range<usize>, View<'_>, &mut [f32]);
 /// Reads a token.
 type Prepare = unsafe fn(&Tokens<'_>, usize, &mut [f32], usize, [Option<&mut ValuesMut<'_>>; 2]) -> f32;
 
-/// Whether a kernel is for a matrix.
-type Codings = fn(&Matrix) -> bool;
-
 /// The kernels by fused multiply-add, see [`crate::few`], [`crate::blocks`] and [`crate::finish`].
 pub(crate) struct Fma {
     prepare: Prepare,
     few: Accumulate,
     pub decode: unsafe fn(&Matrix, Place, &mut Weights),
-    pub add: unsafe fn(&Weights, usize, View<'_>, usize, &mut [f32]),
+    pub add: unsafe fn(&Weights, usize, View<'_>, Range<usize>, usize, &mut [f32]),
     pub scale: unsafe fn(&[f32], &[f32; PANEL], &mut [f32]),
     finish: unsafe fn(&Epilogue<'_>, usize, &mut [f32], &mut Vec<f32>),
+    pub exact: Option<Exact>,
+}
+
+/// The kernels by products of integers, see [`crate::exact`].
+pub(crate) struct Exact {
+    few: Accumulate,
+    pub decode: unsafe fn(&Matrix, Place, &mut exact::Weights) -> bool,
+    pub add: unsafe fn(&exact::Weights, usize, View<'_>, Range<usize>, usize, &mut [f32]),
 }
 
 /// The generic kernels for one kind of vectors, with its instructions enabled.
@@ -51,7 +55,7 @@ macro_rules! kernels {
         mod $name {
             use super::*;
 
-            pub(super) const KERNELS: Fma = Fma { prepare, few, decode, add, scale, finish };
+            pub(super) const KERNELS: Fma = Fma { prepare, few, decode, add, scale, finish, exact: None };
 
             /// # Safety
             /// The instruction set is available.
@@ -85,9 +89,16 @@ macro_rules! kernels {
             /// # Safety
             /// As of [`crate::blocks::add`].
             $(#[$features])?
-            unsafe fn add(weights: &Weights, features: usize, x: View<'_>, at: usize, sums: &mut [f32]) {
+            unsafe fn add(
+                weights: &Weights,
+                features: usize,
+                x: View<'_>,
+                tokens: Range<usize>,
+                block: usize,
+                sums: &mut [f32],
+            ) {
                 // SAFETY: the caller's condition.
-                unsafe { blocks::add::<$vector>(weights, features, x, at, sums) }
+                unsafe { blocks::add::<$vector>(weights, features, x, tokens, block, sums) }
             }
 
             /// # Safety
@@ -109,11 +120,60 @@ macro_rules! kernels {
     };
 }
 
+/// The kernels by products of integers for one kind of vectors and of products, with their instructions enabled.
+#[cfg(target_arch = "x86_64")]
+macro_rules! exact_kernels {
+    ($name:ident, $vector:ty, $dot:ty, #[$features:meta]) => {
+        mod $name {
+            use super::*;
+
+            pub(super) const KERNELS: Exact = Exact { few, decode, add };
+
+            /// # Safety
+            /// As of [`crate::exact::accumulate_few`].
+            #[$features]
+            unsafe fn few(matrix: &Matrix, panels: Range<usize>, x: View<'_>, acc: &mut [f32]) {
+                // SAFETY: the caller's condition.
+                unsafe { exact::accumulate_few::<$vector, $dot>(matrix, panels, x, acc) }
+            }
+
+            /// # Safety
+            /// As of [`crate::exact::decode`].
+            #[$features]
+            unsafe fn decode(matrix: &Matrix, place: Place, to: &mut exact::Weights) -> bool {
+                // SAFETY: the caller's condition.
+                unsafe { exact::decode::<$vector>(matrix, place, to) }
+            }
+
+            /// # Safety
+            /// As of [`crate::exact::add`].
+            #[$features]
+            unsafe fn add(
+                weights: &exact::Weights,
+                features: usize,
+                x: View<'_>,
+                tokens: Range<usize>,
+                block: usize,
+                sums: &mut [f32],
+            ) {
+                // SAFETY: the caller's condition.
+                unsafe { exact::add::<$vector, $dot>(weights, features, x, tokens, block, sums) }
+            }
+        }
+    };
+}
+
 kernels!(scalar, lanes::scalar::Array);
 #[cfg(target_arch = "x86_64")]
 kernels!(avx2, lanes::avx2::Ymm, #[target_feature(enable = "avx2,fma,f16c")]);
 #[cfg(target_arch = "x86_64")]
 kernels!(avx512, lanes::avx512::Zmm, #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]);
+#[cfg(target_arch = "x86_64")]
+exact_kernels!(exact_avx2, lanes::avx2::Ymm, lanes::avx2::Apart, #[target_feature(enable = "avx2,fma,f16c")]);
+#[cfg(target_arch = "x86_64")]
+exact_kernels!(exact_avx512, lanes::avx512::Zmm, lanes::avx512::Apart, #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]);
+#[cfg(target_arch = "x86_64")]
+exact_kernels!(exact_vnni, lanes::avx512::Zmm, lanes::avx512::Vnni, #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]);
 #[cfg(target_arch = "aarch64")]
 kernels!(neon, lanes::neon::Quad, #[target_feature(enable = "neon")]);
 
@@ -121,30 +181,27 @@ impl Kernels {
     /// The kernels of an available instruction set for `tokens` tokens, quantized or not.
     #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "one kernel for all"))]
     pub(crate) fn of(isa: Isa, quantized: bool, tokens: usize) -> Self {
-        let rows = |fma| Self { form: Form::Rows, fma, other: None };
+        let floats = |fma| Self { form: Form::Rows, fma, tiles: None };
+        #[cfg(target_arch = "x86_64")]
+        let integers = |fma: Fma, exact| match quantized {
+            true => Self { form: Form::Integers, fma: Fma { exact: Some(exact), ..fma }, tiles: None },
+            false => floats(fma),
+        };
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => rows(avx2::KERNELS),
+            Isa::Avx2 => integers(avx2::KERNELS, exact_avx2::KERNELS),
             #[cfg(target_arch = "x86_64")]
-            Isa::Amx if quantized && tokens >= AMX_TOKENS => Self {
-                form: Form::Tiles,
-                fma: avx512::KERNELS,
-                other: Some((crate::amx::accumulate, |_| true)),
-            },
+            Isa::Avx512 => integers(avx512::KERNELS, exact_avx512::KERNELS),
             #[cfg(target_arch = "x86_64")]
-            Isa::Bf16 if quantized => Self {
-                form: Form::Pairs,
-                fma: avx512::KERNELS,
-                // Sums of others are hardly ever exact.
-                other: Some((crate::dot::accumulate, |matrix| {
-                    matches!(matrix.coding, Coding::Nibbles(_) | Coding::Int8)
-                })),
-            },
+            Isa::Amx if quantized && tokens >= AMX_TOKENS => {
+                Self { form: Form::Tiles, fma: avx512::KERNELS, tiles: Some(crate::amx::accumulate) }
+            }
+            // Every processor with AMX has VNNI.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Bf16 | Isa::Amx => rows(avx512::KERNELS),
+            Isa::Vnni | Isa::Amx => integers(avx512::KERNELS, exact_vnni::KERNELS),
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon => rows(neon::KERNELS),
-            _ => rows(scalar::KERNELS),
+            Isa::Neon => floats(neon::KERNELS),
+            _ => floats(scalar::KERNELS),
         }
     }
 
@@ -167,11 +224,12 @@ impl Kernels {
         acc[..panels.len() * x.tokens * PANEL].fill(0.0);
         // SAFETY: `PackedLinear` has checked that the instruction set is available.
         unsafe {
-            match self.other {
+            match (self.tiles, &self.fma.exact) {
                 _ if x.tokens == 0 => {}
-                Some((accumulate, is_for)) if is_for(matrix) => accumulate(matrix, panels, x, acc),
-                _ if x.tokens <= few::TOKENS => (self.fma.few)(matrix, panels, x, acc),
-                _ => blocks::accumulate(&self.fma, matrix, panels, x, acc),
+                (Some(accumulate), _) => accumulate(matrix, panels, x, acc),
+                (None, Some(exact)) if x.tokens <= few::TOKENS => (exact.few)(matrix, panels, x, acc),
+                (None, None) if x.tokens <= few::TOKENS => (self.fma.few)(matrix, panels, x, acc),
+                (None, _) => blocks::accumulate(&self.fma, matrix, panels, x, acc),
             }
         }
     }

@@ -7,6 +7,8 @@
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "none of its kernels are for others yet"))]
+pub(crate) mod integers;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
 #[cfg(target_arch = "x86_64")]

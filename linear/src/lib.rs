@@ -31,14 +31,14 @@ mod aligned;
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod blocks;
-#[cfg(target_arch = "x86_64")]
-mod dot;
 mod error;
+mod exact;
 mod few;
 mod finish;
 mod forward;
 mod isa;
 mod kernels;
+mod kinds;
 mod lanes;
 mod layer;
 mod line;

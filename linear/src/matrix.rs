@@ -11,6 +11,7 @@
 
 use zqc_numerics::{FactorFormat, Format, Ladder};
 
+use crate::lanes::integers::least;
 use crate::layer::{Extra, Layer, LowRank};
 use crate::line::{Place, fill, put};
 use crate::reference::BLOCK;
@@ -82,6 +83,8 @@ pub(crate) struct Matrix {
     pub scales: GroupScales,
     /// `[panel][group][16]`, or empty.
     pub zero_points: Vec<[i8; PANEL]>,
+    /// What the values of the codes are multiples of, if they are integers: the least magnitude of codes of 4 bits.
+    pub unit: f32,
 }
 
 /// How the input features of a row are divided.
@@ -207,7 +210,11 @@ impl Matrix {
                 }
             }
         }
-        Self { coding, groups, panels, lines, scales: GroupScales::One, zero_points: Vec::new() }
+        let unit = match &coding {
+            Coding::Nibbles(values) => least(values),
+            _ => 1.0,
+        };
+        Self { coding, groups, panels, lines, scales: GroupScales::One, zero_points: Vec::new(), unit }
     }
 
     /// Lines of a panel.
@@ -221,17 +228,14 @@ impl Matrix {
         let largest_zero_point = if self.zero_points.is_empty() { 0.0 } else { 128.0 };
         match &self.coding {
             Coding::Nibbles(values) => {
-                let magnitudes = values.iter().map(|value| value.abs()).filter(|value| *value > 0.0);
-                let largest = magnitudes.clone().fold(0.0, f32::max);
-                // The least value is a power of two, and divides all others.
-                let least = magnitudes.fold(f32::INFINITY, f32::min);
+                let largest = values.iter().map(|value| value.abs()).fold(0.0, f32::max);
                 let factor = match &self.scales {
                     GroupScales::Ladder(ladder, ..) => {
                         ladder.octave().iter().map(|factor| odd_part(*factor)).fold(1.0, f32::max)
                     }
                     GroupScales::One | GroupScales::Floats(_) => 1.0,
                 };
-                factor * (largest + largest_zero_point) / least
+                factor * (largest + largest_zero_point) / self.unit
             }
             Coding::Int8 => 128.0 + largest_zero_point,
             Coding::E4M3 | Coding::E5M2 | Coding::Bf16 => f32::INFINITY,

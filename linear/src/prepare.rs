@@ -19,8 +19,8 @@ const GAP: usize = 32;
 pub(crate) enum Form {
     /// `f32`, row by row.
     Rows,
-    /// `f32` and bfloat16, row by row, and whether the sums of groups are exact.
-    Pairs,
+    /// `f32` and integers of 16 bits, row by row, and the units of these, block by block.
+    Integers,
     /// bfloat16, in tiles of some tokens by one block.
     Tiles,
 }
@@ -30,7 +30,7 @@ impl Form {
     /// in a second-level one.
     pub(crate) fn chunk(self) -> usize {
         match self {
-            Self::Rows | Self::Pairs => 128,
+            Self::Rows | Self::Integers => 128,
             Self::Tiles => 256,
         }
     }
@@ -61,7 +61,7 @@ impl Arrangement {
 
     fn row_elements(self) -> usize {
         match self.form {
-            Form::Rows | Form::Pairs => self.stride(),
+            Form::Rows | Form::Integers => self.stride(),
             Form::Tiles => 0,
         }
     }
@@ -69,14 +69,14 @@ impl Arrangement {
     fn half_elements(self) -> usize {
         match self.form {
             Form::Rows => 0,
-            Form::Pairs => self.stride(),
+            Form::Integers => self.stride(),
             Form::Tiles => self.groups.blocks * BLOCK,
         }
     }
 
-    fn exact_elements(self) -> usize {
+    fn unit_elements(self) -> usize {
         match self.form {
-            Form::Pairs => self.groups.count,
+            Form::Integers => self.groups.blocks,
             Form::Rows | Form::Tiles => 0,
         }
     }
@@ -87,7 +87,7 @@ pub(crate) struct Values {
     pub arrangement: Arrangement,
     rows: Aligned<f32>,
     halves: Aligned<u16>,
-    exact: Vec<bool>,
+    units: Vec<f32>,
 }
 
 /// Values of some tokens, to be written.
@@ -95,7 +95,7 @@ pub(crate) struct ValuesMut<'a> {
     arrangement: Arrangement,
     rows: &'a mut [f32],
     halves: &'a mut [u16],
-    exact: &'a mut [bool],
+    units: &'a mut [f32],
 }
 
 /// Values of some tokens, the first of them the first of a tile.
@@ -105,7 +105,7 @@ pub(crate) struct View<'a> {
     pub tokens: usize,
     rows: &'a [f32],
     halves: &'a [u16],
-    exact: &'a [bool],
+    units: &'a [f32],
 }
 
 impl Values {
@@ -115,7 +115,7 @@ impl Values {
             arrangement,
             rows: Aligned::new(tokens * arrangement.row_elements()),
             halves: Aligned::new(padded * arrangement.half_elements()),
-            exact: vec![false; tokens * arrangement.exact_elements()],
+            units: vec![0.0; tokens * arrangement.unit_elements()],
         }
     }
 
@@ -125,29 +125,29 @@ impl Values {
         let elements = |of_token: usize| (arrangement.tile * of_token).max(1);
         let mut rows = self.rows.chunks_mut(elements(arrangement.row_elements()));
         let mut halves = self.halves.chunks_mut(elements(arrangement.half_elements()));
-        let mut exact = self.exact.chunks_mut(elements(arrangement.exact_elements()));
+        let mut units = self.units.chunks_mut(elements(arrangement.unit_elements()));
         std::iter::from_fn(move || {
-            let tile = (rows.next(), halves.next(), exact.next());
-            let (rows, halves, exact) = match tile {
+            let tile = (rows.next(), halves.next(), units.next());
+            let (rows, halves, units) = match tile {
                 (None, None, _) => return None,
-                (rows, halves, exact) => {
-                    (rows.unwrap_or_default(), halves.unwrap_or_default(), exact.unwrap_or_default())
+                (rows, halves, units) => {
+                    (rows.unwrap_or_default(), halves.unwrap_or_default(), units.unwrap_or_default())
                 }
             };
-            Some(ValuesMut { arrangement, rows, halves, exact })
+            Some(ValuesMut { arrangement, rows, halves, units })
         })
     }
 
     pub(crate) fn view(&self, tokens: usize) -> View<'_> {
-        let Self { arrangement, rows, halves, exact } = self;
-        View { arrangement: *arrangement, tokens, rows, halves, exact }
+        let Self { arrangement, rows, halves, units } = self;
+        View { arrangement: *arrangement, tokens, rows, halves, units }
     }
 }
 
 impl ValuesMut<'_> {
     pub(crate) fn view(&self, tokens: usize) -> View<'_> {
-        let Self { arrangement, rows, halves, exact } = self;
-        View { arrangement: *arrangement, tokens, rows, halves, exact }
+        let Self { arrangement, rows, halves, units } = self;
+        View { arrangement: *arrangement, tokens, rows, halves, units }
     }
 
     /// Puts the values `x` `[K]` of token `token` of the tile in their place.
@@ -163,18 +163,19 @@ impl ValuesMut<'_> {
                     to[..from.len()].copy_from_slice(from);
                 }
             }
-            Form::Pairs => {
+            Form::Integers => {
                 let stride = self.arrangement.stride();
                 let row = token * stride..(token + 1) * stride;
-                let (rows, halves) =
-                    (self.rows[row.clone()].chunks_mut(padded), self.halves[row].chunks_mut(padded));
-                for ((row, halves), from) in rows.zip(halves).zip(x.chunks(groups.size)) {
+                let rows = self.rows[row.clone()].chunks_mut(padded);
+                let halves = self.halves[row].chunks_mut(padded);
+                let units =
+                    self.units[token * groups.blocks..][..groups.blocks].chunks_mut(groups.blocks_each);
+                for (((row, halves), units), from) in rows.zip(halves).zip(units).zip(x.chunks(groups.size)) {
                     row[..from.len()].copy_from_slice(from);
-                    halves.iter_mut().zip(from).for_each(|(to, from)| *to = bf16_bits(*from));
-                }
-                let exact = &mut self.exact[token * groups.count..][..groups.count];
-                for (exact, x) in exact.iter_mut().zip(x.chunks(groups.size)) {
-                    *exact = sums_are_exact(x, self.arrangement.span);
+                    let blocks = row.chunks_exact(BLOCK).zip(halves.chunks_exact_mut(BLOCK));
+                    for ((x, to), unit) in blocks.zip(units) {
+                        *unit = integers(x, self.arrangement.span, to);
+                    }
                 }
             }
             Form::Tiles => {
@@ -199,18 +200,17 @@ impl<'a> View<'a> {
         &self.rows[token * stride..(token + 1) * stride]
     }
 
-    /// The row of a token in bfloat16.
+    /// The row of a token in integers.
     #[inline(always)]
-    pub(crate) fn half_row(&self, token: usize) -> &'a [u16] {
+    pub(crate) fn integers(&self, token: usize) -> &'a [u16] {
         let stride = self.arrangement.stride();
         &self.halves[token * stride..(token + 1) * stride]
     }
 
-    /// Whether sums of group `g` are exact for the tokens from `first`.
+    /// The unit of the integers of a block, 0 where sums of the block are not known to be exact.
     #[inline(always)]
-    pub(crate) fn are_exact<const T: usize>(&self, first: usize, g: usize) -> bool {
-        let groups = self.arrangement.groups.count;
-        (first..first + T).all(|token| self.exact[token * groups + g])
+    pub(crate) fn unit(&self, token: usize, block: usize) -> f32 {
+        self.units[token * self.arrangement.groups.blocks + block]
     }
 
     /// A tile of tokens, `[block][token][32]`.
@@ -227,19 +227,32 @@ fn bf16_bits(value: f32) -> u16 {
     (value.to_bits() >> 16) as u16
 }
 
-/// Whether sums of the products of `x` and weights are exact in any order: they are multiples of the product of the lowest set bits,
-/// less than 2^24 of them. `span` is the largest magnitude of a weight over the lowest bit of all.
-fn sums_are_exact(x: &[f32], span: f32) -> bool {
-    // Half of 2^24 leaves room for the roundings of this sum.
+/// Writes a block in integers of 16 bits, and yields their unit, a power of two; or 0 where they do not fit, or where a sum of the
+/// products with weights, in any order, could have more than the 24 bits of a float. `span` is the largest magnitude of a weight
+/// over the lowest bit of all.
+#[inline(always)]
+fn integers(x: &[f32], span: f32, to: &mut [u16]) -> f32 {
+    /// The least unit: that of E4M3.
+    const LEAST: f32 = 1.0 / 512.0;
+    /// Of sums: half of what a float holds, since their bound is rounded.
     const MOST: f32 = (1 << 23) as f32;
-    let lowest = x.iter().filter(|x| **x != 0.0).map(|x| {
-        let significand = x.to_bits() | 1 << 23;
-        let exponent = x.to_bits() & 0x7F80_0000;
-        f32::from_bits(exponent) * (1u32 << significand.trailing_zeros()) as f32
-    });
-    let lowest = lowest.fold(f32::INFINITY, f32::min) * f32::EPSILON;
-    let sum: f32 = x.iter().map(|x| x.abs()).sum();
-    sum * span < MOST * lowest || sum == 0.0
+    let mut fixed = [0i32; BLOCK];
+    let mut fit = true;
+    for (to, x) in fixed.iter_mut().zip(x) {
+        let scaled = x * (1.0 / LEAST);
+        *to = scaled as i32;
+        fit &= *to as f32 == scaled && scaled.abs() < (1 << 24) as f32;
+    }
+    let (bits, sum) =
+        fixed.iter().fold((0, 0), |(bits, sum), x| (bits | x.unsigned_abs(), sum + x.unsigned_abs()));
+    let shift = bits.trailing_zeros().min(31);
+    if !fit || bits >> shift >= 1 << 15 || (sum >> shift) as f32 * span >= MOST {
+        return 0.0;
+    }
+    for (to, x) in to.iter_mut().zip(fixed) {
+        *to = (x >> shift) as u16;
+    }
+    f32::from_bits(LEAST.to_bits() + (shift << 23))
 }
 
 /// Reads token `token`, puts its values where the kernels read them, and yields its scale, 1 for floats. `x` is space for them.

@@ -95,7 +95,7 @@ fn quantizer(isa: Isa) -> Quantize {
             quantize(format, x, codes)
         }
         match isa.check() {
-            Ok(Isa::Avx512 | Isa::Bf16 | Isa::Amx) => return avx512,
+            Ok(Isa::Avx512 | Isa::Vnni | Isa::Amx) => return avx512,
             Ok(Isa::Avx2) => return avx2,
             _ => {}
         }

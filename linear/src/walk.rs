@@ -47,10 +47,23 @@ impl<'a, V: Lanes, D: Decode<V>> Walk<'a, V, D> {
         self.matrix.groups
     }
 
+    /// What weights that are integers are multiples of.
+    #[inline(always)]
+    pub(crate) fn unit(&self) -> f32 {
+        self.matrix.unit
+    }
+
     /// Where the zero points and the scales of a group are.
     #[inline(always)]
     pub(crate) fn at(&self, g: usize) -> usize {
         self.panel * self.matrix.groups.count + g
+    }
+
+    /// The zero points of a group of a weight that has some; an address that is not to be read where it has none.
+    #[inline(always)]
+    pub(crate) fn zero_points(&self, g: usize, part: usize) -> *const i8 {
+        let points = self.matrix.zero_points.get(self.at(g));
+        points.map_or(std::ptr::null(), |points| points[part * V::COUNT..].as_ptr())
     }
 
     /// The shifts of a group of a weight that has some, see [`GroupScales::Ladder`], or 0.
@@ -105,7 +118,7 @@ pub(crate) trait Grouping {
     /// Whether one sum runs through all groups, or each has a sum of its own, which its scale is for.
     const THROUGH: bool;
 
-    /// What the weights of a group are changed by.
+    /// What the weights of a group are changed by, or their sums multiplied.
     ///
     /// # Safety
     /// As of [`Walk::new`]; the group exists.
@@ -148,7 +161,7 @@ impl Grouping for Centred {
     #[inline(always)]
     unsafe fn operand<V: Lanes, D: Decode<V>>(walk: &Walk<'_, V, D>, g: usize, part: usize) -> V {
         // SAFETY: the caller's condition.
-        unsafe { V::load_i8(walk.matrix.zero_points[walk.at(g)][part * V::COUNT..].as_ptr()) }
+        unsafe { V::load_i8(walk.zero_points(g, part)) }
     }
 
     #[inline(always)]
@@ -210,43 +223,3 @@ unsafe fn add_row<V: Lanes>(sums: &[f32; PANEL], scale: V, acc: &mut [f32; PANEL
     // SAFETY: the caller's condition.
     unsafe { V::load(sums.as_ptr()).fma(scale, V::load(acc.as_ptr())).store(acc.as_mut_ptr()) }
 }
-
-/// Calls a function that is compiled for each kind of weight, by codings of some vectors and by groupings: the one for `matrix`.
-///
-/// `by_kind!(matrix, V, function [A] [B] (arguments))` is `function::<A, V::Nibbles, Scaled, B>(arguments)` for codes of 4 bits whose
-/// groups have a scale.
-macro_rules! by_kind {
-    ($matrix:expr, $lanes:ty, $function:ident [$($before:ty)?] [$($after:ident)?] $arguments:tt) => {
-        match (&$matrix.coding, &$matrix.scales, $matrix.zero_points.is_empty()) {
-            (Coding::Nibbles(_), GroupScales::Ladder(..), _) => {
-                $function::<$($before,)? <$lanes as Lanes>::Nibbles, Through $(, $after)?> $arguments
-            }
-            (Coding::Nibbles(_), GroupScales::Floats(_), true) => {
-                $function::<$($before,)? <$lanes as Lanes>::Nibbles, Scaled $(, $after)?> $arguments
-            }
-            (Coding::Nibbles(_), GroupScales::Floats(_), false) => {
-                $function::<$($before,)? <$lanes as Lanes>::Nibbles, Centred $(, $after)?> $arguments
-            }
-            (Coding::Int8, GroupScales::Floats(_), true) => {
-                $function::<$($before,)? <$lanes as Lanes>::Int8, Scaled $(, $after)?> $arguments
-            }
-            (Coding::Int8, GroupScales::Floats(_), false) => {
-                $function::<$($before,)? <$lanes as Lanes>::Int8, Centred $(, $after)?> $arguments
-            }
-            (Coding::E4M3, GroupScales::Floats(_), _) => {
-                $function::<$($before,)? <$lanes as Lanes>::E4M3, Scaled $(, $after)?> $arguments
-            }
-            (Coding::E4M3, GroupScales::One, _) => {
-                $function::<$($before,)? <$lanes as Lanes>::E4M3, Through $(, $after)?> $arguments
-            }
-            (Coding::E5M2, GroupScales::Floats(_), _) => {
-                $function::<$($before,)? <$lanes as Lanes>::E5M2, Scaled $(, $after)?> $arguments
-            }
-            (Coding::Bf16, GroupScales::One, _) => {
-                $function::<$($before,)? <$lanes as Lanes>::Bf16, Through $(, $after)?> $arguments
-            }
-            (coding, ..) => unreachable!("no layer has {coding:?} in such groups"),
-        }
-    };
-}
-pub(crate) use by_kind;

@@ -3,6 +3,7 @@
 
 use std::arch::x86_64::*;
 
+use super::integers::{Dot, IntegerDecode, Integers, multiples};
 use super::{Decode, Lanes};
 
 /// Half of the output features of a panel.
@@ -14,6 +15,8 @@ pub(crate) struct Ymm(__m256);
 pub(crate) struct Nibbles {
     low: __m256i,
     high: __m256i,
+    /// See [`multiples`].
+    integers: __m256i,
 }
 
 /// A table of 16 values, in two registers.
@@ -122,28 +125,108 @@ impl Decode<Ymm> for Nibbles {
     #[inline(always)]
     unsafe fn new(values: &[f32; 16], _octave: &[f32]) -> Self {
         let bytes = |shift: u32| values.map(|value| (value.to_bits() >> shift) as u8);
-        let (low, high) = (bytes(16), bytes(24));
-        Self {
-            low: _mm256_broadcastsi128_si256(_mm_loadu_si128(low.as_ptr().cast())),
-            high: _mm256_broadcastsi128_si256(_mm_loadu_si128(high.as_ptr().cast())),
-        }
+        let twice = |bytes: [u8; 16]| _mm256_broadcastsi128_si256(_mm_loadu_si128(bytes.as_ptr().cast()));
+        let integers = multiples(values).map(|value| value as u8);
+        Self { low: twice(bytes(16)), high: twice(bytes(24)), integers: twice(integers) }
     }
 
     #[inline(always)]
     unsafe fn pair(self, line: *const u8, part: usize, pair: usize) -> (Ymm, Ymm) {
         // The bytes of an element hold the codes of this pair and of the next but one, so the compiler looks both up at once.
-        let codes = _mm256_loadu_si256(line.add(32 * part).cast());
-        let codes = if pair.is_multiple_of(2) { codes } else { _mm256_srli_epi16(codes, 4) };
-        let codes = _mm256_and_si256(codes, _mm256_set1_epi8(0xF));
+        let codes = Self::codes(line, part, pair);
         let low = _mm256_shuffle_epi8(self.low, codes);
         let high = _mm256_shuffle_epi8(self.high, codes);
-        let upper = _mm256_set1_epi16(0xFF00_u16 as i16);
+        let upper = upper_bytes();
         let halves = if pair < 2 {
             _mm256_blendv_epi8(low, _mm256_slli_epi16(high, 8), upper)
         } else {
             _mm256_blendv_epi8(_mm256_srli_epi16(low, 8), high, upper)
         };
         from_pairs(halves)
+    }
+}
+
+impl Nibbles {
+    /// Bytes with the codes of a pair and of the next but one.
+    #[inline(always)]
+    unsafe fn codes(line: *const u8, part: usize, pair: usize) -> __m256i {
+        let codes = _mm256_loadu_si256(line.add(32 * part).cast());
+        let codes = if pair.is_multiple_of(2) { codes } else { _mm256_srli_epi16(codes, 4) };
+        _mm256_and_si256(codes, _mm256_set1_epi8(0xF))
+    }
+}
+
+/// The upper bytes of all elements.
+#[inline(always)]
+unsafe fn upper_bytes() -> __m256i {
+    _mm256_set1_epi16(0xFF00_u16 as i16)
+}
+
+impl Integers for Ymm {
+    type Pairs = __m256i;
+    type Sums = __m256i;
+
+    #[inline(always)]
+    unsafe fn nothing() -> __m256i {
+        _mm256_setzero_si256()
+    }
+
+    #[inline(always)]
+    unsafe fn splat_pair(from: *const u16) -> __m256i {
+        _mm256_set1_epi32(from.cast::<i32>().read_unaligned())
+    }
+
+    #[inline(always)]
+    unsafe fn load_pairs(from: *const u16) -> __m256i {
+        _mm256_loadu_si256(from.cast())
+    }
+
+    #[inline(always)]
+    unsafe fn store_pairs(pairs: __m256i, to: *mut u16) {
+        _mm256_storeu_si256(to.cast(), pairs);
+    }
+
+    #[inline(always)]
+    unsafe fn centred(pairs: __m256i, zero_points: *const i8, unit: i16) -> __m256i {
+        let zero_points = _mm_loadl_epi64(zero_points.cast());
+        let twice = _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(zero_points, zero_points));
+        _mm256_sub_epi16(pairs, _mm256_mullo_epi16(twice, _mm256_set1_epi16(unit)))
+    }
+
+    #[inline(always)]
+    unsafe fn values(sums: __m256i) -> Self {
+        Self(_mm256_cvtepi32_ps(sums))
+    }
+}
+
+/// Products by one instruction, sums by another.
+pub(crate) struct Apart;
+
+impl Dot<Ymm> for Apart {
+    #[inline(always)]
+    unsafe fn add(sums: __m256i, weights: __m256i, x: __m256i) -> __m256i {
+        _mm256_add_epi32(sums, _mm256_madd_epi16(weights, x))
+    }
+}
+
+impl IntegerDecode<Ymm> for Nibbles {
+    /// The upper bytes of the elements, which spares shifts with their signs.
+    const UNIT: f32 = 256.0;
+
+    #[inline(always)]
+    unsafe fn integers(self, line: *const u8, part: usize, pair: usize) -> __m256i {
+        let bytes = _mm256_shuffle_epi8(self.integers, Self::codes(line, part, pair));
+        if pair < 2 { _mm256_slli_epi16(bytes, 8) } else { _mm256_and_si256(bytes, upper_bytes()) }
+    }
+}
+
+impl IntegerDecode<Ymm> for Int8 {
+    const UNIT: f32 = 1.0;
+
+    #[inline(always)]
+    unsafe fn integers(self, line: *const u8, part: usize, pair: usize) -> __m256i {
+        let (even, odd) = (column(line, part, 2 * pair), column(line, part, 2 * pair + 1));
+        _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(even, odd))
     }
 }
 

@@ -4,6 +4,7 @@
 use std::arch::x86_64::*;
 use std::hint::black_box;
 
+use super::integers::{Dot, IntegerDecode, Integers, multiples};
 use super::{Decode, Lanes};
 
 /// The output features of a panel.
@@ -19,6 +20,8 @@ pub(crate) struct Nibbles {
     pub(super) first_second: __m512i,
     /// Twice the same, times the third.
     pub(super) third: __m512i,
+    /// See [`multiples`], twice as well.
+    integers: __m512i,
     /// 0, which the compiler does not know: else it takes an instruction more to clear what is not looked up.
     zero: __m512i,
 }
@@ -144,6 +147,10 @@ impl Decode<Zmm> for Nibbles {
             halves: _mm512_broadcast_i64x4(halves(*values)),
             first_second: side_by_side(halves(times(0)), halves(times(1))),
             third: _mm512_broadcast_i64x4(halves(times(2))),
+            integers: {
+                let integers = multiples(values);
+                _mm512_broadcast_i64x4(_mm256_cvtepi8_epi16(_mm_loadu_si128(integers.as_ptr().cast())))
+            },
             zero: black_box(_mm512_setzero_si512()),
         }
     }
@@ -153,6 +160,86 @@ impl Decode<Zmm> for Nibbles {
         let indices = Self::indices(line, pair);
         let odd = _mm512_mask_permutexvar_epi16(self.zero, UPPER, indices, self.halves);
         (Zmm(_mm512_permutexvar_ps(indices, self.floats)), Zmm(_mm512_castsi512_ps(odd)))
+    }
+}
+
+impl Integers for Zmm {
+    type Pairs = __m512i;
+    type Sums = __m512i;
+
+    #[inline(always)]
+    unsafe fn nothing() -> __m512i {
+        _mm512_setzero_si512()
+    }
+
+    #[inline(always)]
+    unsafe fn splat_pair(from: *const u16) -> __m512i {
+        _mm512_set1_epi32(from.cast::<i32>().read_unaligned())
+    }
+
+    #[inline(always)]
+    unsafe fn load_pairs(from: *const u16) -> __m512i {
+        _mm512_loadu_si512(from.cast())
+    }
+
+    #[inline(always)]
+    unsafe fn store_pairs(pairs: __m512i, to: *mut u16) {
+        _mm512_storeu_si512(to.cast(), pairs);
+    }
+
+    #[inline(always)]
+    unsafe fn centred(pairs: __m512i, zero_points: *const i8, unit: i16) -> __m512i {
+        let zero_points = _mm_loadu_si128(zero_points.cast());
+        let (low, high) =
+            (_mm_unpacklo_epi8(zero_points, zero_points), _mm_unpackhi_epi8(zero_points, zero_points));
+        let twice = _mm512_cvtepi8_epi16(_mm256_set_m128i(high, low));
+        _mm512_sub_epi16(pairs, _mm512_mullo_epi16(twice, _mm512_set1_epi16(unit)))
+    }
+
+    #[inline(always)]
+    unsafe fn values(sums: __m512i) -> Self {
+        Self(_mm512_cvtepi32_ps(sums))
+    }
+}
+
+/// Products by one instruction, sums by another.
+pub(crate) struct Apart;
+
+impl Dot<Zmm> for Apart {
+    #[inline(always)]
+    unsafe fn add(sums: __m512i, weights: __m512i, x: __m512i) -> __m512i {
+        _mm512_add_epi32(sums, _mm512_madd_epi16(weights, x))
+    }
+}
+
+/// Both by one instruction of VNNI.
+pub(crate) struct Vnni;
+
+impl Dot<Zmm> for Vnni {
+    #[inline(always)]
+    unsafe fn add(sums: __m512i, weights: __m512i, x: __m512i) -> __m512i {
+        _mm512_dpwssd_epi32(sums, weights, x)
+    }
+}
+
+impl IntegerDecode<Zmm> for Nibbles {
+    const UNIT: f32 = 1.0;
+
+    #[inline(always)]
+    unsafe fn integers(self, line: *const u8, _part: usize, pair: usize) -> __m512i {
+        _mm512_permutexvar_epi16(Self::indices(line, pair), self.integers)
+    }
+}
+
+impl IntegerDecode<Zmm> for Int8 {
+    const UNIT: f32 = 1.0;
+
+    #[inline(always)]
+    unsafe fn integers(self, line: *const u8, _part: usize, pair: usize) -> __m512i {
+        let line = line.add(32 * pair);
+        let (even, odd) = (_mm_loadu_si128(line.cast()), _mm_loadu_si128(line.add(16).cast()));
+        let (low, high) = (_mm_unpacklo_epi8(even, odd), _mm_unpackhi_epi8(even, odd));
+        _mm512_cvtepi8_epi16(_mm256_set_m128i(high, low))
     }
 }
 
