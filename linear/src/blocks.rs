@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use crate::exact;
+use crate::few::AHEAD;
 use crate::kernels::Fma;
 use crate::kinds::by_kind;
 use crate::lanes::{Decode, Lanes};
@@ -122,6 +123,7 @@ unsafe fn decode_kind<V: Lanes, D: Decode<V>, G: Grouping>(matrix: &Matrix, plac
         for part in 0..PANEL / V::COUNT {
             let operand = G::operand(&walk, group, part);
             for l in 0..features.div_ceil(D::COLUMNS) {
+                V::prefetch(line.wrapping_add(l * LINE + AHEAD));
                 for pair in 0..D::COLUMNS / 2 {
                     let (even, odd) = walk.decode.pair(line.add(l * LINE), part, pair);
                     let row = l * D::COLUMNS + 2 * pair;

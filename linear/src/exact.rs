@@ -151,6 +151,7 @@ unsafe fn decode_kind<V: Integers, D: IntegerDecode<V>, G: IntegerGrouping>(
             let factors = if G::THROUGH { G::operand(&walk, group, part).mul(unit) } else { unit };
             factors.store(to.factors[part * V::COUNT..].as_mut_ptr());
             for l in 0..features.div_ceil(D::COLUMNS) {
+                V::prefetch(line.wrapping_add(l * LINE + AHEAD));
                 for pair in 0..D::COLUMNS / 2 {
                     let weights = walk.decode.integers(line.add(l * LINE), part, pair);
                     let weights = G::integers::<V, D>(weights, walk.zero_points(group, part));

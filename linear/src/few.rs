@@ -13,7 +13,7 @@ use crate::walk::{Grouping, Walk};
 pub(crate) const AHEAD: usize = 1024;
 
 /// Tokens that are few.
-pub(crate) const TOKENS: usize = 2;
+pub(crate) const TOKENS: usize = 4;
 
 /// A block of some panels: its group, blocks of the group before it, and the part of the output features.
 #[derive(Clone, Copy)]
@@ -39,7 +39,7 @@ pub(crate) trait Blocks<V: Lanes, D: Decode<V>, G: Grouping> {
     );
 }
 
-/// Adds the sums of `panels` over all groups to `acc` `[panel][token][16]`, for the one or two tokens of `x`.
+/// Adds the sums of `panels` over all groups to `acc` `[panel][token][16]`, for one to four tokens.
 ///
 /// # Safety
 /// The instruction set of `V` is enabled; `panels` exist; `x` is divided into blocks as the matrix is.
@@ -72,6 +72,8 @@ pub(crate) unsafe fn by_tokens<V: Lanes, D: Decode<V>, G: Grouping, B: Blocks<V,
             1 => by_panels::<V, D, G, B, 1, 4>(matrix, panels, x, acc),
             2 if V::REGISTERS <= 16 => by_panels::<V, D, G, B, 2, 1>(matrix, panels, x, acc),
             2 => by_panels::<V, D, G, B, 2, 2>(matrix, panels, x, acc),
+            3 => by_panels::<V, D, G, B, 3, 1>(matrix, panels, x, acc),
+            4 => by_panels::<V, D, G, B, 4, 1>(matrix, panels, x, acc),
             tokens => unreachable!("{tokens} are not few"),
         }
     }

@@ -73,7 +73,7 @@ unsafe fn decode<V: Lanes, D: Decode<V>>(up: &Matrix, panel: usize, columns: &mu
     let lines = up.lines_of_panel();
     // SAFETY: the caller's condition.
     unsafe {
-        let decode = D::new(&[0.0; 16], &[]);
+        let decode = D::new(&up.codebook);
         for (line, to) in
             up.lines[panel * lines..][..lines].iter().zip(columns.chunks_exact_mut(D::COLUMNS * PANEL))
         {

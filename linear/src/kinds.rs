@@ -30,13 +30,13 @@ macro_rules! by_kind {
 macro_rules! by_integer_kind {
     ($matrix:expr, $lanes:ty, $function:ident [$($before:ty),*] [$($after:ty),*] $arguments:tt, else $other:block) => {
         match (&$matrix.coding, &$matrix.scales, $matrix.zero_points.is_empty()) {
-            ($crate::matrix::Coding::Nibbles(_), $crate::matrix::GroupScales::Ladder(..), _) => {
+            ($crate::matrix::Coding::Nibbles, $crate::matrix::GroupScales::Ladder(..), _) => {
                 $function::<$($before,)* <$lanes as $crate::lanes::Lanes>::Nibbles, $crate::walk::Through $(, $after)*> $arguments
             }
-            ($crate::matrix::Coding::Nibbles(_), $crate::matrix::GroupScales::Floats(_), true) => {
+            ($crate::matrix::Coding::Nibbles, $crate::matrix::GroupScales::Floats(_), true) => {
                 $function::<$($before,)* <$lanes as $crate::lanes::Lanes>::Nibbles, $crate::walk::Scaled $(, $after)*> $arguments
             }
-            ($crate::matrix::Coding::Nibbles(_), $crate::matrix::GroupScales::Floats(_), false) => {
+            ($crate::matrix::Coding::Nibbles, $crate::matrix::GroupScales::Floats(_), false) => {
                 $function::<$($before,)* <$lanes as $crate::lanes::Lanes>::Nibbles, $crate::walk::Centred $(, $after)*> $arguments
             }
             ($crate::matrix::Coding::Int8, $crate::matrix::GroupScales::Floats(_), true) => {

@@ -15,6 +15,8 @@ pub(crate) mod neon;
 pub(crate) mod pairs;
 pub(crate) mod scalar;
 
+use crate::codebook::Codebook;
+
 /// A vector.
 ///
 /// # Safety
@@ -70,8 +72,8 @@ pub(crate) trait Decode<V>: Copy {
     /// Input features of a line.
     const COLUMNS: usize;
 
-    /// From the values of codes of 4 bits, and the factors of the first octave of the ladder that they are multiplied by.
-    unsafe fn new(values: &[f32; 16], octave: &[f32]) -> Self;
+    /// For the values of codes of 4 bits, which others ignore.
+    unsafe fn new(codebook: &Codebook) -> Self;
     /// The input features `2 pair` and `2 pair + 1` of part `part` of a line.
     unsafe fn pair(self, line: *const u8, part: usize, pair: usize) -> (V, V);
 }

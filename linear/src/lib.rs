@@ -31,6 +31,7 @@ mod aligned;
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod blocks;
+mod codebook;
 mod error;
 mod exact;
 mod few;

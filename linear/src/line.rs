@@ -61,7 +61,7 @@ pub(crate) fn fill(layer: &Layer<'_>, place: Place, line: &mut [u8; LINE]) {
 pub(crate) fn put(coding: Coding, line: &mut [u8; LINE], lane: usize, column: usize, code: u16) {
     let element = 2 * (2 * lane + column % 2);
     match coding {
-        Coding::Nibbles(_) => line[element + column / 4] |= (code as u8) << (4 * (column / 2 % 2)),
+        Coding::Nibbles => line[element + column / 4] |= (code as u8) << (4 * (column / 2 % 2)),
         Coding::E4M3 | Coding::E5M2 | Coding::Int8 => line[PANEL * column + lane] = code as u8,
         Coding::Bf16 => line[element..element + 2].copy_from_slice(&code.to_le_bytes()),
     }

@@ -11,7 +11,7 @@
 
 use zqc_numerics::{FactorFormat, Format, Ladder};
 
-use crate::lanes::integers::least;
+use crate::codebook::Codebook;
 use crate::layer::{Extra, Layer, LowRank};
 use crate::line::{Place, fill, put};
 use crate::reference::BLOCK;
@@ -27,10 +27,10 @@ pub(crate) const LINE: usize = 64;
 pub(crate) struct Line(pub [u8; LINE]);
 
 /// What codes stand for.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Coding {
-    /// Codes of 4 bits, with the values of a table.
-    Nibbles([f32; 16]),
+    /// Codes of 4 bits, with the values of a codebook.
+    Nibbles,
     /// See [`Format::E4M3`], without NaN.
     E4M3,
     /// See [`Format::E5M2`], without NaN and infinity.
@@ -44,9 +44,7 @@ pub(crate) enum Coding {
 impl Coding {
     pub(crate) fn of(format: Format) -> Self {
         match format {
-            Format::E2M1 | Format::E3M0 | Format::Int4 => {
-                Self::Nibbles(std::array::from_fn(|code| format.decode(code as u8)))
-            }
+            Format::E2M1 | Format::E3M0 | Format::Int4 => Self::Nibbles,
             Format::E4M3 => Self::E4M3,
             Format::E5M2 => Self::E5M2,
             Format::Int8 => Self::Int8,
@@ -56,7 +54,7 @@ impl Coding {
     /// Input features of a line.
     pub(crate) const fn columns(self) -> usize {
         match self {
-            Self::Nibbles(_) => 8,
+            Self::Nibbles => 8,
             Self::E4M3 | Self::E5M2 | Self::Int8 => 4,
             Self::Bf16 => 2,
         }
@@ -83,8 +81,8 @@ pub(crate) struct Matrix {
     pub scales: GroupScales,
     /// `[panel][group][16]`, or empty.
     pub zero_points: Vec<[i8; PANEL]>,
-    /// What the values of the codes are multiples of, if they are integers: the least magnitude of codes of 4 bits.
-    pub unit: f32,
+    /// The values of codes of 4 bits.
+    pub codebook: Codebook,
 }
 
 /// How the input features of a row are divided.
@@ -163,6 +161,13 @@ impl Matrix {
             }
             Extra::None | Extra::Shifts(..) => Vec::new(),
         };
+        if layer.format.bits() == 4 {
+            let ladder = match layer.extra {
+                Extra::Shifts(ladder, _) => Some(ladder),
+                Extra::None | Extra::ZeroPoints(_) => None,
+            };
+            matrix.codebook = Codebook::new(layer.format, ladder);
+        }
         (matrix.scales, matrix.zero_points) = (scales, zero_points);
         matrix
     }
@@ -210,11 +215,8 @@ impl Matrix {
                 }
             }
         }
-        let unit = match &coding {
-            Coding::Nibbles(values) => least(values),
-            _ => 1.0,
-        };
-        Self { coding, groups, panels, lines, scales: GroupScales::One, zero_points: Vec::new(), unit }
+        let (scales, zero_points) = (GroupScales::One, Vec::new());
+        Self { coding, groups, panels, lines, scales, zero_points, codebook: Codebook::NONE }
     }
 
     /// Lines of a panel.
@@ -227,15 +229,15 @@ impl Matrix {
     pub(crate) fn span(&self) -> f32 {
         let largest_zero_point = if self.zero_points.is_empty() { 0.0 } else { 128.0 };
         match &self.coding {
-            Coding::Nibbles(values) => {
-                let largest = values.iter().map(|value| value.abs()).fold(0.0, f32::max);
+            Coding::Nibbles => {
+                let largest = self.codebook.values.iter().map(|value| value.abs()).fold(0.0, f32::max);
                 let factor = match &self.scales {
                     GroupScales::Ladder(ladder, ..) => {
                         ladder.octave().iter().map(|factor| odd_part(*factor)).fold(1.0, f32::max)
                     }
                     GroupScales::One | GroupScales::Floats(_) => 1.0,
                 };
-                factor * (largest + largest_zero_point) / self.unit
+                factor * (largest + largest_zero_point) / self.codebook.unit
             }
             Coding::Int8 => 128.0 + largest_zero_point,
             Coding::E4M3 | Coding::E5M2 | Coding::Bf16 => f32::INFINITY,

@@ -1,7 +1,7 @@
 //! The groups of a panel, one after the other.
 
 use crate::lanes::{Decode, Lanes};
-use crate::matrix::{Coding, GroupScales, Groups, LINE, Matrix, PANEL};
+use crate::matrix::{GroupScales, Groups, LINE, Matrix, PANEL};
 
 /// The groups of a panel.
 pub(crate) struct Walk<'a, V: Lanes, D> {
@@ -18,17 +18,13 @@ impl<'a, V: Lanes, D: Decode<V>> Walk<'a, V, D> {
     /// The instruction set of `V` is enabled; `panel` exists.
     #[inline(always)]
     pub(crate) unsafe fn new(matrix: &'a Matrix, panel: usize) -> Self {
-        let values = match &matrix.coding {
-            Coding::Nibbles(values) => values,
-            _ => &[0.0; 16],
-        };
-        let (factors, octave) = match &matrix.scales {
-            GroupScales::Ladder(ladder, factors, _) => (factors, ladder.octave()),
-            GroupScales::One | GroupScales::Floats(_) => (&[0.0; 16], &[][..]),
+        let factors = match &matrix.scales {
+            GroupScales::Ladder(_, factors, _) => factors,
+            GroupScales::One | GroupScales::Floats(_) => &[0.0; 16],
         };
         let lines = matrix.lines[panel * matrix.lines_of_panel()..].as_ptr().cast();
         // SAFETY: the caller's condition.
-        let (decode, factors) = unsafe { (D::new(values, octave), V::table(factors)) };
+        let (decode, factors) = unsafe { (D::new(&matrix.codebook), V::table(factors)) };
         Self { matrix, panel, decode, factors, lines, lines_each: matrix.groups.size.div_ceil(D::COLUMNS) }
     }
 
@@ -50,7 +46,7 @@ impl<'a, V: Lanes, D: Decode<V>> Walk<'a, V, D> {
     /// What weights that are integers are multiples of.
     #[inline(always)]
     pub(crate) fn unit(&self) -> f32 {
-        self.matrix.unit
+        self.matrix.codebook.unit
     }
 
     /// Where the zero points and the scales of a group are.

@@ -3,8 +3,9 @@
 
 use std::arch::x86_64::*;
 
-use super::integers::{Dot, IntegerDecode, Integers, multiples};
+use super::integers::{Dot, IntegerDecode, Integers};
 use super::{Decode, Lanes};
+use crate::codebook::Codebook;
 
 /// Half of the output features of a panel.
 #[derive(Clone, Copy)]
@@ -15,7 +16,7 @@ pub(crate) struct Ymm(__m256);
 pub(crate) struct Nibbles {
     low: __m256i,
     high: __m256i,
-    /// See [`multiples`].
+    /// See [`Codebook::multiples`].
     integers: __m256i,
 }
 
@@ -123,11 +124,14 @@ impl Decode<Ymm> for Nibbles {
     const COLUMNS: usize = 8;
 
     #[inline(always)]
-    unsafe fn new(values: &[f32; 16], _octave: &[f32]) -> Self {
-        let bytes = |shift: u32| values.map(|value| (value.to_bits() >> shift) as u8);
-        let twice = |bytes: [u8; 16]| _mm256_broadcastsi128_si256(_mm_loadu_si128(bytes.as_ptr().cast()));
-        let integers = multiples(values).map(|value| value as u8);
-        Self { low: twice(bytes(16)), high: twice(bytes(24)), integers: twice(integers) }
+    unsafe fn new(codebook: &Codebook) -> Self {
+        let Codebook { low, high, multiples, .. } = codebook;
+        let twice = |bytes: *const u8| _mm256_broadcastsi128_si256(_mm_loadu_si128(bytes.cast()));
+        Self {
+            low: twice(low.as_ptr()),
+            high: twice(high.as_ptr()),
+            integers: twice(multiples.as_ptr().cast()),
+        }
     }
 
     #[inline(always)]
@@ -247,7 +251,7 @@ impl Decode<Ymm> for E4M3 {
     const COLUMNS: usize = 4;
 
     #[inline(always)]
-    unsafe fn new(_values: &[f32; 16], _octave: &[f32]) -> Self {
+    unsafe fn new(_codebook: &Codebook) -> Self {
         Self
     }
 
@@ -268,7 +272,7 @@ impl Decode<Ymm> for E5M2 {
     const COLUMNS: usize = 4;
 
     #[inline(always)]
-    unsafe fn new(_values: &[f32; 16], _octave: &[f32]) -> Self {
+    unsafe fn new(_codebook: &Codebook) -> Self {
         Self
     }
 
@@ -284,7 +288,7 @@ impl Decode<Ymm> for Int8 {
     const COLUMNS: usize = 4;
 
     #[inline(always)]
-    unsafe fn new(_values: &[f32; 16], _octave: &[f32]) -> Self {
+    unsafe fn new(_codebook: &Codebook) -> Self {
         Self
     }
 
@@ -299,7 +303,7 @@ impl Decode<Ymm> for Bf16 {
     const COLUMNS: usize = 2;
 
     #[inline(always)]
-    unsafe fn new(_values: &[f32; 16], _octave: &[f32]) -> Self {
+    unsafe fn new(_codebook: &Codebook) -> Self {
         Self
     }
 

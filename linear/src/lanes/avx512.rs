@@ -4,8 +4,9 @@
 use std::arch::x86_64::*;
 use std::hint::black_box;
 
-use super::integers::{Dot, IntegerDecode, Integers, multiples};
+use super::integers::{Dot, IntegerDecode, Integers};
 use super::{Decode, Lanes};
+use crate::codebook::Codebook;
 
 /// The output features of a panel.
 #[derive(Clone, Copy)]
@@ -20,7 +21,7 @@ pub(crate) struct Nibbles {
     pub(super) first_second: __m512i,
     /// Twice the same, times the third.
     pub(super) third: __m512i,
-    /// See [`multiples`], twice as well.
+    /// See [`Codebook::multiples`], twice as well.
     integers: __m512i,
     /// 0, which the compiler does not know: else it takes an instruction more to clear what is not looked up.
     zero: __m512i,
@@ -132,25 +133,17 @@ impl Decode<Zmm> for Nibbles {
     const COLUMNS: usize = 8;
 
     #[inline(always)]
-    unsafe fn new(values: &[f32; 16], octave: &[f32]) -> Self {
-        // Adding 0 turns -0 into it.
-        let times = |at: usize| values.map(|value| value * octave.get(at).unwrap_or(&1.0) + 0.0);
-        let halves = |values: [f32; 16]| {
-            _mm512_cvtepi32_epi16(_mm512_srli_epi32(
-                _mm512_castps_si512(_mm512_loadu_ps(values.as_ptr())),
-                16,
-            ))
-        };
-        let side_by_side = |low, high| _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+    unsafe fn new(codebook: &Codebook) -> Self {
+        let Codebook { values, halves, products: [first, second, third], multiples, .. } = codebook;
+        let half = |halves: &[u16; 16]| _mm256_loadu_si256(halves.as_ptr().cast());
         Self {
             floats: _mm512_loadu_ps(values.as_ptr()),
-            halves: _mm512_broadcast_i64x4(halves(*values)),
-            first_second: side_by_side(halves(times(0)), halves(times(1))),
-            third: _mm512_broadcast_i64x4(halves(times(2))),
-            integers: {
-                let integers = multiples(values);
-                _mm512_broadcast_i64x4(_mm256_cvtepi8_epi16(_mm_loadu_si128(integers.as_ptr().cast())))
-            },
+            halves: _mm512_broadcast_i64x4(half(halves)),
+            first_second: _mm512_inserti64x4(_mm512_castsi256_si512(half(first)), half(second), 1),
+            third: _mm512_broadcast_i64x4(half(third)),
+            integers: _mm512_broadcast_i64x4(_mm256_cvtepi8_epi16(_mm_loadu_si128(
+                multiples.as_ptr().cast(),
+            ))),
             zero: black_box(_mm512_setzero_si512()),
         }
     }
@@ -247,7 +240,7 @@ impl Decode<Zmm> for E4M3 {
     const COLUMNS: usize = 4;
 
     #[inline(always)]
-    unsafe fn new(_values: &[f32; 16], _octave: &[f32]) -> Self {
+    unsafe fn new(_codebook: &Codebook) -> Self {
         Self
     }
 
@@ -265,7 +258,7 @@ impl Decode<Zmm> for E5M2 {
     const COLUMNS: usize = 4;
 
     #[inline(always)]
-    unsafe fn new(_values: &[f32; 16], _octave: &[f32]) -> Self {
+    unsafe fn new(_codebook: &Codebook) -> Self {
         Self
     }
 
@@ -287,7 +280,7 @@ impl Decode<Zmm> for Int8 {
     const COLUMNS: usize = 4;
 
     #[inline(always)]
-    unsafe fn new(_values: &[f32; 16], _octave: &[f32]) -> Self {
+    unsafe fn new(_codebook: &Codebook) -> Self {
         Self
     }
 
@@ -302,7 +295,7 @@ impl Decode<Zmm> for Bf16 {
     const COLUMNS: usize = 2;
 
     #[inline(always)]
-    unsafe fn new(_values: &[f32; 16], _octave: &[f32]) -> Self {
+    unsafe fn new(_codebook: &Codebook) -> Self {
         Self
     }
 

@@ -90,16 +90,3 @@ impl IntegerGrouping for Centred {
         unsafe { V::centred(pairs, zero_points, D::UNIT as i16) }
     }
 }
-
-/// The values of codes of 4 bits as multiples of the least one, which is a power of two and divides all.
-#[inline(always)]
-pub(super) fn multiples(values: &[f32; 16]) -> [i8; 16] {
-    let least = least(values);
-    values.map(|value| (value / least) as i8)
-}
-
-/// The least magnitude but 0.
-#[inline(always)]
-pub(crate) fn least(values: &[f32; 16]) -> f32 {
-    values.iter().map(|value| value.abs()).filter(|value| *value > 0.0).fold(f32::INFINITY, f32::min)
-}

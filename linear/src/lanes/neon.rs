@@ -4,6 +4,7 @@
 use std::arch::aarch64::*;
 
 use super::{Decode, Lanes};
+use crate::codebook::Codebook;
 
 /// A quarter of the output features of a panel.
 #[derive(Clone, Copy)]
@@ -104,8 +105,8 @@ impl Decode<Quad> for Table {
     const COLUMNS: usize = 8;
 
     #[inline(always)]
-    unsafe fn new(values: &[f32; 16], _octave: &[f32]) -> Self {
-        Quad::table(values)
+    unsafe fn new(codebook: &Codebook) -> Self {
+        Quad::table(&codebook.values)
     }
 
     #[inline(always)]
@@ -134,7 +135,7 @@ impl<const SIGNIFICAND: i32, const BIASES: u32> Decode<Quad> for Float<SIGNIFICA
     const COLUMNS: usize = 4;
 
     #[inline(always)]
-    unsafe fn new(_values: &[f32; 16], _octave: &[f32]) -> Self {
+    unsafe fn new(_codebook: &Codebook) -> Self {
         Self
     }
 
@@ -149,7 +150,7 @@ impl Decode<Quad> for Int8 {
     const COLUMNS: usize = 4;
 
     #[inline(always)]
-    unsafe fn new(_values: &[f32; 16], _octave: &[f32]) -> Self {
+    unsafe fn new(_codebook: &Codebook) -> Self {
         Self
     }
 
@@ -164,7 +165,7 @@ impl Decode<Quad> for Bf16 {
     const COLUMNS: usize = 2;
 
     #[inline(always)]
-    unsafe fn new(_values: &[f32; 16], _octave: &[f32]) -> Self {
+    unsafe fn new(_codebook: &Codebook) -> Self {
         Self
     }
 

@@ -3,6 +3,7 @@
 use zqc_numerics::Format;
 
 use super::{Decode, Lanes};
+use crate::codebook::Codebook;
 use crate::matrix::PANEL;
 
 /// The output features of a panel.
@@ -82,8 +83,8 @@ impl Lanes for Array {
 impl Decode<Array> for Nibbles {
     const COLUMNS: usize = 8;
 
-    unsafe fn new(values: &[f32; 16], _octave: &[f32]) -> Self {
-        Self(*values)
+    unsafe fn new(codebook: &Codebook) -> Self {
+        Self(codebook.values)
     }
 
     unsafe fn pair(self, line: *const u8, _part: usize, pair: usize) -> (Array, Array) {
@@ -97,7 +98,7 @@ impl Decode<Array> for Nibbles {
 impl<const FORMAT: u8> Decode<Array> for Bytes<FORMAT> {
     const COLUMNS: usize = 4;
 
-    unsafe fn new(_values: &[f32; 16], _octave: &[f32]) -> Self {
+    unsafe fn new(_codebook: &Codebook) -> Self {
         Self
     }
 
@@ -119,7 +120,7 @@ impl<const FORMAT: u8> Decode<Array> for Bytes<FORMAT> {
 impl Decode<Array> for Bf16 {
     const COLUMNS: usize = 2;
 
-    unsafe fn new(_values: &[f32; 16], _octave: &[f32]) -> Self {
+    unsafe fn new(_codebook: &Codebook) -> Self {
         Self
     }
 
