@@ -27,6 +27,8 @@ const PANELS: usize = 2;
 const ONE: usize = 1;
 /// Blocks that are decoded at once, at most.
 const BLOCKS: usize = 8;
+/// The same for as few tokens as have their sums in the tile registers all the time: less takes up less of the cache.
+const FEW_BLOCKS: usize = 4;
 /// Bytes that codes are fetched ahead.
 const AHEAD: usize = 2048;
 
@@ -142,10 +144,11 @@ unsafe fn some<D: Pairs, G: PairGrouping, const P: usize>(
         let groups = matrix.groups;
         let tiles = x.tokens.div_ceil(x.arrangement.tile);
         let each = if G::THROUGH { groups.blocks } else { groups.blocks_each };
-        // Whole sums, if they are short enough.
-        let at_once = if each > BLOCKS { BLOCKS } else { BLOCKS / each * each };
-        // Those of sums that do not end where the blocks do that are decoded at once.
-        let mut kept = vec![[Sums::ZERO; P]; if each > BLOCKS { tiles } else { 0 }];
+        // Few sums stay in the registers, else memory holds those that do not end where the blocks do that are decoded at once.
+        let few = tiles <= 2;
+        let most = if few { FEW_BLOCKS } else { BLOCKS };
+        let at_once = if each > most { most } else { most / each * each };
+        let mut kept = vec![[Sums::ZERO; P]; if each > most && !few { tiles } else { 0 }];
         let mut passing = [[Sums::ZERO; P]; 2];
         let mut place = (0, 0);
         let [mut current, mut next] = chunks.each_mut();
@@ -157,12 +160,12 @@ unsafe fn some<D: Pairs, G: PairGrouping, const P: usize>(
             let first = current.first + current.len;
             next.set(first, at_once.min(groups.blocks - first), &mut place, groups, G::THROUGH);
             for tile in (0..tiles).step_by(2) {
-                let sums = if each > BLOCKS { &mut kept[tile..] } else { &mut passing[..] };
+                let sums = if kept.is_empty() { &mut passing[..] } else { &mut kept[tile..] };
                 let next = (tile == 0).then_some(&mut *next);
                 if tile + 1 < tiles {
-                    panels.products::<G, 2>(current, next, tile, sums, acc);
+                    panels.products::<G, 2>(current, next, few, tile, sums, acc);
                 } else {
-                    panels.products::<G, 1>(current, next, tile, sums, acc);
+                    panels.products::<G, 1>(current, next, few, tile, sums, acc);
                 }
             }
             std::mem::swap(&mut current, &mut next);
@@ -202,7 +205,7 @@ impl<D: Pairs, const P: usize> Panels<'_, D, P> {
     }
 
     /// Adds the products of a chunk for `T` tiles of tokens, and the sums of the groups that end there. Decodes another one
-    /// meanwhile.
+    /// meanwhile. Sums that do not end there go to `sums`, or `stay` in the registers.
     ///
     /// # Safety
     /// As of [`some`]; the tiles exist.
@@ -211,6 +214,7 @@ impl<D: Pairs, const P: usize> Panels<'_, D, P> {
         &self,
         chunk: &Chunk,
         mut next: Option<&mut Chunk>,
+        stay: bool,
         tile: usize,
         sums: &mut [[Sums; P]],
         acc: &mut [f32],
@@ -232,7 +236,7 @@ impl<D: Pairs, const P: usize> Panels<'_, D, P> {
                     zero::<1>();
                     zero::<2>();
                     zero::<3>();
-                } else {
+                } else if !stay {
                     load::<0>(at(0, 0));
                     if P > 1 {
                         load::<1>(at(0, 1));
@@ -267,6 +271,9 @@ impl<D: Pairs, const P: usize> Panels<'_, D, P> {
                         break;
                     }
                     place = chunk.places[block];
+                }
+                if stay && !place.last {
+                    continue;
                 }
                 let mut to = |t: usize, p: usize| (&raw mut sums[t][p].0).cast::<f32>();
                 store::<0>(to(0, 0));
