@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 use serde_json::Value;
 use support::{python, repository, script, tiny, zqc_ok};
 
-const INSTRUCTION_SETS: [&str; 6] = ["scalar", "neon", "avx2", "avx512", "bf16", "amx"];
+const INSTRUCTION_SETS: [&str; 6] = ["scalar", "neon", "avx2", "avx512", "vnni", "amx"];
 
 /// The shared library, which cargo builds beside the tests.
 fn library() -> PathBuf {

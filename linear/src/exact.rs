@@ -96,10 +96,10 @@ impl<V: Integers, D: IntegerDecode<V>, G: IntegerGrouping, I: Dot<V>> Blocks<V, 
                     for pair in 0..D::COLUMNS / 2 {
                         let weights = walks[p].decode.integers(line, part, pair);
                         let weights = G::integers::<V, D>(weights, walks[p].zero_points(group, part));
-                        for t in 0..T {
-                            let at = block * BLOCK + l * D::COLUMNS + 2 * pair;
+                        let at = block * BLOCK + l * D::COLUMNS + 2 * pair;
+                        for (t, products) in products[p].iter_mut().enumerate() {
                             let x = V::splat_pair(x.integers(t).as_ptr().add(at));
-                            products[p][t] = I::add(products[p][t], weights, x);
+                            *products = I::add(*products, weights, x);
                         }
                     }
                 }
@@ -252,18 +252,17 @@ unsafe fn add_parts<V: Integers, I: Dot<V>, const T: usize, const W: usize>(
             let row = weights.pairs.as_ptr().add(pair).cast::<u16>().add(2 * part * V::COUNT);
             for t in 0..T {
                 let x = V::splat_pair(rows[t].add(2 * pair));
-                for w in 0..W {
-                    let weights = V::load_pairs(row.add(2 * w * V::COUNT));
-                    products[t][w] = I::add(products[t][w], weights, x);
+                for (w, products) in products[t].iter_mut().enumerate() {
+                    *products = I::add(*products, V::load_pairs(row.add(2 * w * V::COUNT)), x);
                 }
             }
         }
         for t in 0..T {
-            for w in 0..W {
+            for (w, products) in products[t].iter().enumerate() {
                 let at = (part + w) * V::COUNT;
                 let factors = V::load(weights.factors.as_ptr().add(at)).mul(V::splat(units[t]));
                 let sum = sums.as_mut_ptr().add(t * PANEL + at);
-                V::load(sum).add(V::values(products[t][w]).mul(factors)).store(sum);
+                V::load(sum).add(V::values(*products).mul(factors)).store(sum);
             }
         }
     }

@@ -24,6 +24,9 @@
 //!   `V` below 2^-100 count as 0, so that no product can be subnormal, which AMX would flush.
 //! * `y = y + bias`, and the cast to the type of the output, to nearest even. Every NaN is the same quiet NaN.
 //!
+//! Where the sums of a block are exact in any order, which its values tell, they are added as integers (`exact`): a token in
+//! FP8 is that in most blocks.
+//!
 //! A code that is NaN, or a scale, makes all outputs of its token NaN. Weights and factors that are NaN or infinite are
 //! refused.
 
@@ -49,7 +52,7 @@ mod packed;
 mod pool;
 #[cfg_attr(
     not(target_arch = "x86_64"),
-    allow(dead_code, reason = "AVX-512 BF16 and AMX alone read other than rows")
+    allow(dead_code, reason = "the kernels of others alone read other than rows")
 )]
 mod prepare;
 pub mod reference;

@@ -5,7 +5,7 @@
 //!
 //! * Codes of 4 bits: a line is 8 input features. Its 16-bit element `2 j + h` holds, in nibble `t`, output feature `j` of the panel
 //!   and input feature `2 t + h`. Shifted by `4 t` and looked up in a table of 16-bit values, a line is four rows of the operand
-//!   `B` of AMX and of AVX-512 BF16, in which the two products of a pair lie side by side.
+//!   `B` of AMX, and of products of integers, in which the two of a pair lie side by side.
 //! * Codes of 8 bits: a line is 4 input features, 16 bytes each.
 //! * bfloat16: a line is the 2 input features of a pair, output feature by output feature.
 

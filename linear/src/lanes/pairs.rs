@@ -1,4 +1,4 @@
-//! Decoding into pairs of bfloat16, the operand of `vdpbf16ps` and of AMX.
+//! Decoding into pairs of bfloat16, the operand of AMX.
 #![allow(unsafe_op_in_unsafe_fn, reason = "the condition is the trait's, for every instruction")]
 
 use std::arch::x86_64::*;
