@@ -34,8 +34,13 @@ mod aligned;
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod blocks;
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, reason = "the kernels of others look up other forms")
+)]
 mod codebook;
 mod error;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "NEON has no kernels by integers yet"))]
 mod exact;
 mod few;
 mod finish;
