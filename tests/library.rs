@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use support::{python, repository, script, tiny, zqc_ok};
+use support::{python, repository, script, tiny, versions, zqc_ok};
 
 const INSTRUCTION_SETS: [&str; 6] = ["scalar", "neon", "avx2", "avx512", "vnni", "amx"];
 
@@ -18,17 +18,6 @@ fn library() -> PathBuf {
     let path = program.parent().expect("a folder").join("libzqc_ort.so");
     assert!(path.exists(), "{} is missing", path.display());
     path
-}
-
-/// The versions of ONNX Runtime that `tests/run` installed: their folders, and none for that of the requirements.
-fn versions() -> Vec<Option<PathBuf>> {
-    let folder = std::env::var_os("ZQC_ONNXRUNTIMES").expect("ZQC_ONNXRUNTIMES; tests/run sets it up");
-    let entries = std::fs::read_dir(&folder).expect("the folder of ONNX Runtime's versions");
-    let found = entries.map(|entry| entry.expect("an entry").path());
-    let found = found.filter(|path| path.extension().is_none_or(|ending| ending != "part")).map(Some);
-    let versions: Vec<_> = found.chain([None]).collect();
-    assert!(versions.len() >= 2, "too few versions of ONNX Runtime in {}", folder.display());
-    versions
 }
 
 /// The models that `tests/ort/library.py` makes, compiled with these options.

@@ -3,8 +3,9 @@
 mod support;
 
 use std::path::Path;
+use std::process::Command;
 
-use support::{Text, python, script, tiny, zqc_ok};
+use support::{Text, python, repository, script, tiny, versions, zqc_ok};
 
 fn heldout() -> Text {
     Text { text: tiny("heldout.txt"), tokenizer: tiny("tokenizer.json"), window: 256, max_tokens: 10_240 }
@@ -50,6 +51,27 @@ fn stock_onnxruntime_runs_the_compiled_model_and_agrees_with_eval() {
     compile(&output, &["--method", "rtn", "--activations", "none"]);
     let (theirs, ours) = (text.by_onnxruntime(&python, &output), text.by_zqc(&output));
     assert!((theirs / ours - 1.0).abs() < 1e-5, "weights alone: ONNX Runtime {theirs}, zqc eval {ours}");
+}
+
+/// What is not folded in the passes that a version makes is computed in every run: right, and slow.
+#[test]
+#[ignore = "needs Python with ONNX Runtime: tests/run"]
+fn every_version_folds_the_weights_of_all_turns() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("tiny.w4a8.onnx");
+    for weights in ["fp4", "fp8", "int4", "int8"] {
+        compile(&output, &["--method", "rtn", "--weights", weights]);
+        for version in versions() {
+            let mut command = Command::new(python());
+            command.arg(repository("tests/ort/load.py")).arg(&output);
+            command.envs(version.map(|folder| ("PYTHONPATH", folder)));
+            let loaded = command.output().unwrap();
+            assert!(loaded.status.success(), "{}", String::from_utf8_lossy(&loaded.stderr));
+            let loaded: serde_json::Value = serde_json::from_slice(&loaded.stdout).unwrap();
+            // The rows of the table that are looked up.
+            assert_eq!(loaded["unfolded"], serde_json::json!({ "Cast": 1 }), "{weights}: {loaded}");
+        }
+    }
 }
 
 #[test]

@@ -1,7 +1,8 @@
 """What it takes ONNX Runtime to load models, each in a process of its own: load.py MODEL ...
 
 One JSON object a model: the peak and what stays of resident memory in MB, without that of the process before, and
-seconds of processor time. `unfolded` counts what is left of the functions that dequantize weights, by operator. Linux only.
+seconds of processor time. `unfolded` counts what is left of the functions that dequantize weights, and of the turns in which that
+is done, by operator. Linux only.
 """
 import json
 import subprocess
@@ -47,7 +48,8 @@ def unfolded(model):
         level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         session(model, optimized_model_filepath=optimized, graph_optimization_level=level)
         graph = onnx.load(optimized, load_external_data=False).graph
-    return dict(Counter(node.op_type for node in graph.node if any("_Dequantize" in name for name in node.output)))
+    parts = ("_Dequantize", "_turn")
+    return dict(Counter(node.op_type for node in graph.node if any(part in name for part in parts for name in node.output)))
 
 
 if sys.argv[1] == "--one":

@@ -34,6 +34,17 @@ pub fn python() -> PathBuf {
         .into()
 }
 
+/// The versions of ONNX Runtime that `tests/run` installed: their folders, and none for that of the requirements.
+pub fn versions() -> Vec<Option<PathBuf>> {
+    let folder = std::env::var_os("ZQC_ONNXRUNTIMES").expect("ZQC_ONNXRUNTIMES; tests/run sets it up");
+    let entries = std::fs::read_dir(&folder).expect("the folder of ONNX Runtime's versions");
+    let found = entries.map(|entry| entry.expect("an entry").path());
+    let found = found.filter(|path| path.extension().is_none_or(|ending| ending != "part")).map(Some);
+    let versions: Vec<_> = found.chain([None]).collect();
+    assert!(versions.len() >= 2, "too few versions of ONNX Runtime in {}", folder.display());
+    versions
+}
+
 /// Runs a script of `tests/ort`, which must succeed; returns its standard output.
 pub fn script<A: AsRef<OsStr>>(python: &Path, name: &str, arguments: impl IntoIterator<Item = A>) -> String {
     let output = Command::new(python)

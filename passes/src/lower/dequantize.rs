@@ -1,118 +1,169 @@
 //! The functions that turn codes into a float weight: `DequantizeE2M1`, `DequantizeInt4_ZeroPoints` ...
 
 use zqc_ir::onnx::proto::{FunctionProto, NodeProto, TensorProto};
-use zqc_ir::op::attribute::{float, int, int_reference, ints, tensor};
+use zqc_ir::op::attribute::{int, int_reference, ints, tensor};
 use zqc_ir::tensor::DataType;
 use zqc_numerics::{Extra, Format, GROUP_SIZE, Ladder, Operand, WeightKind};
 
-use super::folding::Steps;
+use super::at_once;
+use super::folding::{Folding, TURN, in_turn};
 use super::functions::{constant, function, node};
 
 /// The function in terms of the standard operators of version `opset`.
-pub(super) fn definition(weight: WeightKind, opset: i64) -> FunctionProto {
-    of_body(weight, body(weight), opset)
-}
-
-/// The function of this body.
-pub(super) fn of_body(weight: WeightKind, body: Vec<NodeProto>, opset: i64) -> FunctionProto {
+pub(super) fn definition(weight: WeightKind, folding: Folding, opset: i64) -> FunctionProto {
+    let (attributes, body) = match folding {
+        Folding::AtOnce => (vec![GROUP_SIZE], at_once::body(weight)),
+        Folding::InTurns { odd } => (vec![GROUP_SIZE, TURN], body(weight, odd)),
+    };
     let operands: Vec<&str> = weight.operands().map(Operand::name).collect();
-    function(weight.dequantize_function(), &operands, &["W"], &[GROUP_SIZE], opset, body, doc(weight))
+    function(weight.dequantize_function(), &operands, &["W"], &attributes, opset, body, doc(weight))
 }
 
-/// Values of codes are computed in units of the least positive one, in which those of 4-bit formats are integers: the
-/// tensors that ONNX Runtime makes on its way to the weight stay small. Rows come in blocks that share their
-/// scales: groups where all of them are whole, else single rows.
-fn body(weight: WeightKind) -> Vec<NodeProto> {
-    let (mut body, codes) = codes(weight);
-    let (scale_nodes, scales) = unit_scales(weight);
-    if body.is_empty() {
-        body.push(node("Shape", &["Ws"], &["n"], vec![int("start", 1)]));
-    }
-    body.extend(scale_nodes);
-    body.extend([
-        node("Shape", &["Wq"], &["rows"], vec![int("end", 1)]),
-        node("Squeeze", &["rows"], &["k"], vec![]),
+/// As few bytes as can be lie between codes and weight. A byte of two codes chooses both values, `[..., ceil(N / 2), 2]`; where
+/// some N is `odd`, one of the last two goes in the end. Rows come in blocks that share their scales: groups where all of
+/// them are whole, else single rows.
+fn body(weight: WeightKind, odd: bool) -> Vec<NodeProto> {
+    let packed = weight.format.bits() == 4;
+    let odd = odd && packed;
+    let mut body = vec![
         constant("zero", int("value_int", 0)),
         constant("one", int("value_int", 1)),
+        constant("one_row", ints("value_ints", &[1])),
         constant("rest", ints("value_ints", &[-1])),
         constant("rows_per_group", int_reference("value_int", GROUP_SIZE)),
+        node("Shape", &["Wq"], &["rows"], vec![int("end", 1)]),
+        node("Squeeze", &["rows"], &["k"], vec![]),
         node("Mod", &["k", "rows_per_group"], &["rows_of_short_group"], vec![]),
         node("Cast", &["rows_of_short_group"], &["has_short_group"], vec![int("to", DataType::Bool as i64)]),
         node("Where", &["has_short_group", "one", "rows_per_group"], &["rows_per_block"], vec![]),
         node("Range", &["zero", "k", "rows_per_block"], &["first_row"], vec![]),
         node("Div", &["first_row", "rows_per_group"], &["group"], vec![]),
-    ]);
-    let mut steps = Steps::begin(&mut body);
-    let step = steps.next(&mut body);
-    body.extend([
-        node("Mul", &["rows_per_block", &step], &["rows_by_step"], vec![]),
-        node("Concat", &["rest", "rows_by_step", "n"], &["by_block"], vec![int("axis", 0)]),
-    ]);
-    let cast = |from: &str, to: &str| node("Cast", &[from], &[to], vec![int("to", DataType::Float as i64)]);
-    let reshape = |from: &str, to: &str| node("Reshape", &[from, "by_block"], &[to], vec![]);
-    body.extend(match weight.format {
-        // ONNX Runtime reshapes no FP8.
-        Format::E4M3 | Format::E5M2 => [cast(codes, "floats"), reshape("floats", "values")],
-        _ => [reshape(codes, "codes"), cast("codes", "values")],
-    });
+        node("Reshape", &["rows_per_block", "rest"], &["block_rows"], vec![]),
+        node("Shape", &["Wq"], &["columns"], vec![int("start", 1)]),
+        concat(&["rest", "block_rows", "columns"], "by_block_at_once"),
+    ];
+    body.extend(in_turn("by_block_at_once", "by_block"));
+    body.extend(values(weight.format));
+    match packed {
+        true => body.extend([
+            constant("codes_per_byte", ints("value_ints", &[2])),
+            concat(&["rest", "one_row", "columns", "codes_per_byte"], "by_group"),
+        ]),
+        false => body.push(concat(&["rest", "one_row", "columns"], "by_group")),
+    }
+    if odd {
+        body.extend([
+            node("Shape", &["Ws"], &["n"], vec![int("start", 1)]),
+            node("Mul", &["columns", "codes_per_byte"], &["codes_per_row"], vec![]),
+            node("Sub", &["codes_per_row", "n"], &["beyond_n"], vec![]),
+            constant("nowhere_else", ints("value_ints", &[0, 0, 0])),
+            concat(&["nowhere_else", "beyond_n"], "padding"),
+        ]);
+    }
     let mut values = "values";
     if weight.extra == Some(Extra::ZeroPoints) {
-        let step = steps.next(&mut body);
-        body.extend(for_blocks("Wz", "zero_points", &step));
+        body.push(cast("Wz", "zero_points_of_columns", DataType::Float));
+        body.extend(by_group("zero_points_of_columns", "zero_points", odd));
         body.extend([
-            cast("zero_points", "zero_values"),
-            node("Sub", &["values", "zero_values"], &["centred"], vec![]),
+            node("Gather", &["zero_points", "group"], &["block_zero_points"], vec![]),
+            node("Sub", &["values", "block_zero_points"], &["centred"], vec![]),
         ]);
         values = "centred";
     }
-    let step = steps.next(&mut body);
-    body.extend(for_blocks(scales, "scales", &step));
-    body.push(node("Mul", &[values, "scales"], &["scaled"], vec![]));
-    let step = steps.next(&mut body);
+    body.extend(by_group("Ws", "scales", odd));
+    let mut scales = "scales";
+    if let Some(ladder) = weight.ladder() {
+        body.extend(look_up("We", "shift_factors", factor_pairs(ladder)));
+        body.extend([
+            node("Reshape", &["shift_factors", "by_group"], &["factors"], vec![]),
+            node("Mul", &["scales", "factors"], &["group_scales"], vec![]),
+        ]);
+        scales = "group_scales";
+    }
+    let w = if odd { "padded" } else { "W" };
     body.extend([
-        node("Mul", &["n", &step], &["n_by_step"], vec![]),
-        node("Concat", &["rest", "n_by_step"], &["by_row"], vec![int("axis", 0)]),
-        node("Reshape", &["scaled", "by_row"], &["W"], vec![]),
+        node("Gather", &[scales, "group"], &["block_scales"], vec![]),
+        node("Mul", &[values, "block_scales"], &["scaled"], vec![]),
+        concat(&["rows", "rest"], "by_row"),
+        node("Reshape", &["scaled", "by_row"], &[w], vec![]),
     ]);
+    if odd {
+        body.extend([
+            constant("first", ints("value_ints", &[0])),
+            node("Slice", &["padded", "first", "n", "one_row"], &["W"], vec![]),
+        ]);
+    }
     body
 }
 
-/// Nodes that unpack the codes `[K, N]`, and their name.
-pub(super) fn codes(weight: WeightKind) -> (Vec<NodeProto>, &'static str) {
-    let packed = weight.format.bits() == 4;
-    let mut nodes = Vec::new();
-    if packed || weight.ladder().is_some() {
-        nodes.extend([
-            constant("rows_by_rest", ints("value_ints", &[0, -1])),
-            constant("first", ints("value_ints", &[0])),
-            constant("columns", ints("value_ints", &[1])),
-            node("Shape", &["Ws"], &["n"], vec![int("start", 1)]),
-        ]);
+/// Nodes that yield the values of the codes, block by block: the shape of the blocks is what the codes wait for.
+fn values(format: Format) -> Vec<NodeProto> {
+    let reshape = |from: &str, to: &str| node("Reshape", &[from, "by_block"], &[to], vec![]);
+    match format {
+        // ONNX Runtime reshapes no FP8.
+        Format::E4M3 | Format::E5M2 => {
+            vec![cast("Wq", "floats", DataType::Float), reshape("floats", "values")]
+        }
+        Format::Int8 => vec![reshape("Wq", "codes"), cast("codes", "values", DataType::Float)],
+        Format::E2M1 | Format::E3M0 | Format::Int4 => {
+            let mut nodes = vec![reshape("Wq", "codes")];
+            nodes.extend(look_up("codes", "values", value_pairs(format)));
+            nodes
+        }
     }
-    if packed {
-        nodes.extend(unpack("Wq", "units", integer_pairs(weight.format)));
-    }
-    (nodes, if packed { "units" } else { "Wq" })
 }
 
-/// Nodes that yield what a unit stands for in each group, `[G, N]`, and its name.
-pub(super) fn unit_scales(weight: WeightKind) -> (Vec<NodeProto>, &'static str) {
-    let mut nodes = Vec::new();
-    let mut scales = "Ws";
-    if let Some(ladder) = weight.ladder() {
-        nodes.extend(unpack("We", "factors", factor_pairs(ladder)));
-        nodes.push(node("Mul", &["Ws", "factors"], &["group_scales"], vec![]));
-        scales = "group_scales";
+/// Nodes that bring an operand with a row for each group, `[G, N]`, to the form of the values, a block of one row for each.
+fn by_group(operand: &str, output: &str, odd: bool) -> Vec<NodeProto> {
+    let padded = format!("{output}_padded");
+    match odd {
+        true => vec![
+            node("Pad", &[operand, "padding"], &[&padded], vec![]),
+            node("Reshape", &[&padded, "by_group"], &[output], vec![]),
+        ],
+        false => vec![node("Reshape", &[operand, "by_group"], &[output], vec![])],
     }
-    let unit = unit(weight.format);
-    if unit != 1.0 {
-        nodes.extend([
-            constant("unit", float("value_float", unit)),
-            node("Mul", &[scales, "unit"], &["unit_scales"], vec![]),
-        ]);
-        scales = "unit_scales";
+}
+
+fn cast(from: &str, to: &str, dtype: DataType) -> NodeProto {
+    node("Cast", &[from], &[to], vec![int("to", dtype as i64)])
+}
+
+fn concat(parts: &[&str], output: &str) -> NodeProto {
+    node("Concat", parts, &[output], vec![int("axis", 0)])
+}
+
+/// Nodes that yield the two entries of `pairs` that every byte chooses, in a last dimension of their own.
+fn look_up(bytes: &str, output: &str, pairs: TensorProto) -> [NodeProto; 3] {
+    let [table, indices] = ["pairs", "bytes"].map(|what| format!("{output}_{what}"));
+    [
+        constant(&table, tensor("value", pairs)),
+        cast(bytes, &indices, DataType::Int32),
+        node("Gather", &[&table, &indices], &[output], vec![]),
+    ]
+}
+
+/// For every byte the values of its two codes.
+fn value_pairs(format: Format) -> TensorProto {
+    pairs(DataType::Float, &format.codebook().into_iter().map(f32::to_le_bytes).collect::<Vec<_>>())
+}
+
+/// For every byte the factors that its two shifts stand for.
+pub(super) fn factor_pairs(ladder: Ladder) -> TensorProto {
+    let factors: Vec<[u8; 4]> = (0..16).map(|shift| ladder.factor(shift).to_le_bytes()).collect();
+    pairs(DataType::Float, &factors)
+}
+
+/// For every byte the two entries of `table` that its nibbles choose, the low one first: `[256, 2]`.
+pub(super) fn pairs<const SIZE: usize>(dtype: DataType, table: &[[u8; SIZE]]) -> TensorProto {
+    let nibbles = (0..=u8::MAX).flat_map(|byte| [byte & 0xF, byte >> 4]);
+    let entries: Vec<u8> = nibbles.flat_map(|nibble| table[usize::from(nibble)]).collect();
+    TensorProto {
+        dims: vec![256, 2],
+        data_type: Some(dtype as i32),
+        raw_data: Some(entries.into()),
+        ..Default::default()
     }
-    (nodes, scales)
 }
 
 fn doc(weight: WeightKind) -> String {
@@ -152,61 +203,4 @@ fn doc(weight: WeightKind) -> String {
         "The float32 weight W [K, N] of {name} codes, in G = ceil(K / group_size) groups. {codes}; {operands}: \
          W[k, n] = {formula}.{values}"
     )
-}
-
-/// Nodes that turn `operand`, a row for each group, into a row for each block, `[blocks, 1, N]`, in the step `step`.
-fn for_blocks(operand: &str, output: &str, step: &str) -> [NodeProto; 3] {
-    let [rows, shape] = ["rows", "shape"].map(|what| format!("{output}_{what}"));
-    [
-        node("Gather", &[operand, "group"], &[&rows], vec![]),
-        node("Concat", &["rest", step, "n"], &[&shape], vec![int("axis", 0)]),
-        node("Reshape", &[&rows, &shape], &[output], vec![]),
-    ]
-}
-
-/// What values of codes are counted in: the least positive value of a 4-bit format, else 1.
-fn unit(format: Format) -> f32 {
-    match format {
-        Format::E2M1 => 0.5,
-        Format::E3M0 => 0.25,
-        Format::E4M3 | Format::E5M2 | Format::Int4 | Format::Int8 => 1.0,
-    }
-}
-
-/// For every byte the values of its two codes, in units.
-fn integer_pairs(format: Format) -> TensorProto {
-    let values = format.codebook().into_iter().map(|value| (value / unit(format)) as i8 as u8);
-    pairs(DataType::Int8, &values.map(|value| [value]).collect::<Vec<_>>())
-}
-
-/// For every byte the factors that its two shifts stand for.
-fn factor_pairs(ladder: Ladder) -> TensorProto {
-    let factors: Vec<[u8; 4]> = (0..16).map(|shift| ladder.factor(shift).to_le_bytes()).collect();
-    pairs(DataType::Float, &factors)
-}
-
-/// For every byte the two entries of `table` that its nibbles choose, the low one first: `[256, 2]`.
-fn pairs<const SIZE: usize>(dtype: DataType, table: &[[u8; SIZE]]) -> TensorProto {
-    let nibbles = (0..=u8::MAX).flat_map(|byte| [byte & 0xF, byte >> 4]);
-    let entries: Vec<u8> = nibbles.flat_map(|nibble| table[usize::from(nibble)]).collect();
-    TensorProto {
-        dims: vec![256, 2],
-        data_type: Some(dtype as i32),
-        raw_data: Some(entries.into()),
-        ..Default::default()
-    }
-}
-
-/// Nodes that turn the matrix `packed`, two nibbles a byte along the `n` columns, into the entries of `pairs`: one `Gather`
-/// unpacks a byte.
-fn unpack(packed: &str, unpacked: &str, pairs: TensorProto) -> [NodeProto; 5] {
-    let name = |what: &str| format!("{unpacked}_{what}");
-    let [table, bytes, twos, padded] = ["pairs", "bytes", "by_two", "padded"].map(name);
-    [
-        constant(&table, tensor("value", pairs)),
-        node("Cast", &[packed], &[&bytes], vec![int("to", DataType::Int32 as i64)]),
-        node("Gather", &[&table, &bytes], &[&twos], vec![]),
-        node("Reshape", &[&twos, "rows_by_rest"], &[&padded], vec![]),
-        node("Slice", &[&padded, "first", "n", "columns"], &[unpacked], vec![]),
-    ]
 }

@@ -5,8 +5,9 @@ use zqc_ir::op::is_standard;
 use zqc_ir::opset;
 use zqc_numerics::{FUNCTION_DOMAIN, Signature, WeightKind};
 
+use super::folding::Folding;
 use super::functions::LEAST_OPSET;
-use super::{activation, at_once, dequantize, dequantize_rows, gather, signature};
+use super::{activation, dequantize, dequantize_rows, gather, signature};
 
 /// Whether the function has the name of one of ours. [`is_foreign`] says whether it is another all the same.
 pub(crate) fn is_ours(function: &FunctionProto) -> bool {
@@ -25,14 +26,14 @@ fn definitions(name: &str) -> Vec<FunctionProto> {
         return vec![activation::definition(format, OPSET)];
     }
     if let Some(signature) = Signature::parse(name) {
-        return vec![signature::definition(signature, OPSET)];
+        return Folding::ALL.map(|folding| signature::definition(signature, folding, OPSET)).to_vec();
     }
     if let Some(table) = WeightKind::of_gather(name) {
         return vec![gather::definition(table, OPSET)];
     }
     let weight = WeightKind::all().find(|weight| weight.dequantize_function() == name);
     if let Some(weight) = weight {
-        return vec![dequantize::definition(weight, OPSET), at_once::dequantize(weight, OPSET)];
+        return Folding::ALL.map(|folding| dequantize::definition(weight, folding, OPSET)).to_vec();
     }
     let rows = WeightKind::tables().find(|table| table.dequantize_rows_function() == name);
     rows.map(|rows| dequantize_rows::definition(rows, OPSET)).into_iter().collect()
@@ -77,9 +78,10 @@ mod tests {
 
     fn all() -> Vec<FunctionProto> {
         let activations = ActivationFormat::ALL.into_iter().map(|format| activation::definition(format, 21));
-        let layers = Signature::all().map(|signature| signature::definition(signature, 19));
+        let layers = Signature::all()
+            .flat_map(|signature| Folding::ALL.map(|folding| signature::definition(signature, folding, 19)));
         let weights = WeightKind::all()
-            .flat_map(|weight| [dequantize::definition(weight, 24), at_once::dequantize(weight, 24)]);
+            .flat_map(|weight| Folding::ALL.map(|folding| dequantize::definition(weight, folding, 24)));
         let tables = WeightKind::tables()
             .flat_map(|table| [dequantize_rows::definition(table, 19), gather::definition(table, 23)]);
         activations.chain(layers).chain(weights).chain(tables).collect()

@@ -6,8 +6,9 @@ use zqc_ir::onnx::proto::{AttributeProto, FunctionProto};
 use zqc_ir::op::{QuantizeActivation, QuantizedLinear, attribute, port};
 use zqc_ir::tensor::TensorError;
 use zqc_ir::{Change, FreshNames, Graph, Model, NewNode, NodeId, Op, Patch, Tensor, ValueId};
-use zqc_numerics::{FUNCTION_DOMAIN, FUNCTION_VERSION, GROUP_SIZE, OUTPUT_TYPE, Operand};
+use zqc_numerics::{FUNCTION_DOMAIN, FUNCTION_VERSION, GROUP_SIZE, OUTPUT_TYPE, Operand, Signature};
 
+use super::folding::{Folding, TURN, turns};
 use super::{activation, bias, dequantize_rows, functions, gather, layout, signature};
 use crate::pass::{Observer, Pass, PassError};
 
@@ -20,9 +21,10 @@ use crate::pass::{Observer, Pass, PassError};
 /// `f32 [groups, N]`. Those of a table, and of a language-model head that is tied to it, lie row by row.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LowerPortable {
-    /// Whether ONNX Runtime is to fold a weight at once, which takes twice the memory while it loads the model, and not in steps.
-    /// So it must be in the bodies of `If`, `Loop` and `Scan`: the steps are an `If` each, and ONNX Runtime does not
-    /// inline those of an `If` whose condition is constant.
+    /// Whether ONNX Runtime is to fold all weights at once, which takes four times the memory of the float weights while it loads
+    /// the model, and not in turns. So it must be in the bodies of `If`, `Loop` and `Scan`: the turns are an `If` each, and ONNX
+    /// Runtime does not inline those of an `If` whose condition is constant. A model with such bodies has it in the graph
+    /// around them too, which shares their functions.
     pub at_once: bool,
 }
 
@@ -44,13 +46,17 @@ impl Pass for LowerPortable {
                 way_out: "run the pass upgrade_opset first".to_string(),
             });
         }
+        let at_once = self.at_once || model.header.functions.iter().any(is_of_body);
+        let odd = graph.nodes().any(|(_, node)| has_odd_rows(&node.op));
+        let folding = if at_once { Folding::AtOnce } else { Folding::InTurns { odd } };
         let mut lowering = Lowering {
             graph,
             names: FreshNames::new(graph),
             changes: Vec::new(),
             known: &model.header.functions,
             functions: Vec::new(),
-            at_once: self.at_once,
+            folding,
+            turns: turns_of(graph, folding),
             opset,
             activations: HashMap::new(),
             brought: HashSet::new(),
@@ -81,8 +87,10 @@ struct Lowering<'g> {
     known: &'g [FunctionProto],
     /// The others that are called.
     functions: Vec<FunctionProto>,
-    /// Whether weights are folded at once.
-    at_once: bool,
+    /// How weights are folded.
+    folding: Folding,
+    /// The turns of the layers, if they take turns.
+    turns: HashMap<NodeId, usize>,
     /// The version of the standard operators that their bodies consist of.
     opset: i64,
     /// What stands for each quantized activation: codes, scales, and zero points of integers.
@@ -116,7 +124,9 @@ impl Lowering<'_> {
         let signature = signature::of(graph, node, linear).map_err(unreadable)?;
         let mut call = NewNode::restore(graph, node);
         call.name = linear.layer.clone();
-        call.op = functions::call(&signature.name(), attributes(linear));
+        let mut attributes = attributes(linear);
+        attributes.extend(self.turns.get(&id).map(|&turn| attribute::int(TURN, turn as i64)));
+        call.op = functions::call(&signature.name(), attributes);
         let activation = node.input(port::X).and_then(|x| self.activations.get(&x));
         let activation = match activation {
             Some(names) => names.iter().cloned().map(Some).collect(),
@@ -134,8 +144,8 @@ impl Lowering<'_> {
             bias::add(graph, &self.names, &mut change, linear, bias, y).map_err(unreadable)?;
         }
         self.changes.push(change);
-        self.define(signature::weight_definition(signature, self.opset, self.at_once));
-        self.define(signature::definition(signature, self.opset));
+        self.define(signature::weight_definition(signature, self.folding, self.opset));
+        self.define(signature::definition(signature, self.folding, self.opset));
         Ok(())
     }
 
@@ -199,4 +209,28 @@ fn attributes(linear: &QuantizedLinear) -> Vec<AttributeProto> {
         attribute::int(GROUP_SIZE, linear.group_size as i64),
         attribute::int(OUTPUT_TYPE, linear.dtype as i64),
     ]
+}
+
+/// Whether the function is one of a layer in a body, whose weight is folded at once.
+fn is_of_body(function: &FunctionProto) -> bool {
+    let of_layer = function.domain() == FUNCTION_DOMAIN && Signature::parse(function.name()).is_some();
+    of_layer && !function.attribute.iter().any(|attribute| attribute == TURN)
+}
+
+/// Whether the last byte of each row of codes in the file has one of them.
+fn has_odd_rows(op: &Op) -> bool {
+    matches!(op, Op::QuantizedLinear(linear) if linear.format.bits() == 4 && linear.n % 2 == 1)
+}
+
+/// The turns in which the weights of the layers are folded; none where that is at once.
+fn turns_of(graph: &Graph, folding: Folding) -> HashMap<NodeId, usize> {
+    if folding == Folding::AtOnce {
+        return HashMap::new();
+    }
+    let layers = graph.nodes().filter_map(|(id, node)| match &node.op {
+        Op::QuantizedLinear(linear) => Some((id, linear.k * linear.n)),
+        _ => None,
+    });
+    let (layers, weights): (Vec<NodeId>, Vec<usize>) = layers.unzip();
+    layers.into_iter().zip(turns(&weights)).collect()
 }

@@ -12,8 +12,9 @@ use zqc_numerics::{
     ActivationFormat, Extra, FactorFormat, Format, GROUP_SIZE, OUTPUT_TYPE, Operand, Signature, WeightKind,
 };
 
+use super::folding::{Folding, TURN, in_turn};
 use super::functions::{function, node, own_node};
-use super::{at_once, dequantize, dequantize_rows};
+use super::{dequantize, dequantize_rows};
 
 /// The signature of the layer `linear`, which `node` is.
 ///
@@ -70,12 +71,11 @@ pub(super) fn file_type(
     }
 }
 
-/// The function of the weight that the body calls, one that is folded at once or in steps.
-pub(super) fn weight_definition(signature: Signature, opset: i64, at_once: bool) -> FunctionProto {
-    match (signature.trans_b, at_once) {
-        (true, _) => dequantize_rows::definition(signature.weight, opset),
-        (false, true) => at_once::dequantize(signature.weight, opset),
-        (false, false) => dequantize::definition(signature.weight, opset),
+/// The function of the weight that the body calls.
+pub(super) fn weight_definition(signature: Signature, folding: Folding, opset: i64) -> FunctionProto {
+    match signature.trans_b {
+        true => dequantize_rows::definition(signature.weight, opset),
+        false => dequantize::definition(signature.weight, folding, opset),
     }
 }
 
@@ -88,14 +88,17 @@ fn weight_function(signature: Signature) -> String {
 }
 
 /// The function in terms of the weight's own and of the standard operators of version `opset`.
-pub(super) fn definition(signature: Signature, opset: i64) -> FunctionProto {
+pub(super) fn definition(signature: Signature, folding: Folding, opset: i64) -> FunctionProto {
     let activation = signature.activation_inputs().iter().copied();
     let inputs: Vec<&str> = activation.chain(signature.operands().map(Operand::name)).collect();
-    let attributes = [GROUP_SIZE, OUTPUT_TYPE];
-    function(signature.name(), &inputs, &["Y"], &attributes, opset, body(signature), doc(signature))
+    let in_turns = folding != Folding::AtOnce;
+    let attributes: &[&str] =
+        if in_turns { &[GROUP_SIZE, OUTPUT_TYPE, TURN] } else { &[GROUP_SIZE, OUTPUT_TYPE] };
+    let body = body(signature, in_turns);
+    function(signature.name(), &inputs, &["Y"], attributes, opset, body, doc(signature))
 }
 
-fn body(signature: Signature) -> Vec<NodeProto> {
+fn body(signature: Signature, in_turns: bool) -> Vec<NodeProto> {
     let cast = |from: &str, to: &str| node("Cast", &[from], &[to], vec![int("to", DataType::Float as i64)]);
     let mut body = match signature.activation.map(ActivationFormat::float) {
         None => vec![cast("X", "x")],
@@ -114,9 +117,20 @@ fn body(signature: Signature) -> Vec<NodeProto> {
         body.push(node("Identity", &["Wq"], &["fp8"], vec![]));
         weight[0] = "fp8";
     }
-    let group_size = vec![int_reference(GROUP_SIZE, GROUP_SIZE)];
+    let mut attributes = vec![int_reference(GROUP_SIZE, GROUP_SIZE)];
+    match (signature.trans_b, in_turns) {
+        // The function of the rows is that of the table too, where none wait.
+        (true, true) => {
+            body.push(node("Shape", &["Wq"], &["shape"], vec![]));
+            body.extend(in_turn("shape", "shape_in_turn"));
+            body.push(node("Reshape", &["Wq", "shape_in_turn"], &["codes_in_turn"], vec![]));
+            weight[0] = "codes_in_turn";
+        }
+        (false, true) => attributes.push(int_reference(TURN, TURN)),
+        (_, false) => {}
+    }
     let w = if signature.trans_b { "rows" } else { "w" };
-    body.push(own_node(&weight_function(signature), &weight, &[w], group_size));
+    body.push(own_node(&weight_function(signature), &weight, &[w], attributes));
     if signature.trans_b {
         body.push(node("Transpose", &["rows"], &["w"], vec![ints("perm", &[1, 0])]));
     }

@@ -209,21 +209,24 @@ fn an_old_model_is_lowered_after_the_upgrade() {
 
 #[test]
 fn a_body_has_weights_that_are_folded_at_once_and_the_graph_around_it_keeps_its_functions() {
-    let has_steps = |model: &Model| {
-        let dequantize = model.function("ai.zqc", "DequantizeE2M1").unwrap();
-        dequantize.node.iter().any(|node| node.op_type() == "If")
+    let take_turns = |model: &Model| {
+        let attribute = |function| &model.function("ai.zqc", function).unwrap().attribute;
+        let declared = ["DequantizeE2M1", "W4A8Linear"].map(|name| attribute(name).contains(&"turn".into()));
+        let calls = model.graph.to_string().matches(", turn = ").count();
+        assert_eq!(declared, [calls == 2; 2], "a call has the attributes that its function declares");
+        calls == 2
     };
     let quantized = || w4a8(two_layers(Float, 5, 3), 2);
     let [mut graph, mut body] = [quantized(), quantized()];
     run(&[&LowerPortable::default()], &mut graph);
-    assert!(has_steps(&graph));
+    assert!(take_turns(&graph));
     run(&[&LowerPortable { at_once: true }], &mut body);
-    assert!(!has_steps(&body));
+    assert!(!take_turns(&body));
 
     let mut around = quantized();
     around.header.functions = body.header.functions.clone();
     run(&[&LowerPortable::default()], &mut around);
-    assert!(!has_steps(&around) && around.header.functions.len() == body.header.functions.len());
+    assert!(!take_turns(&around) && around.header.functions.len() == body.header.functions.len());
     run(&[&RaisePortable], &mut around);
     assert!(around.header.functions.is_empty(), "both forms are raised");
 }
