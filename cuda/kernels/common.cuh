@@ -178,7 +178,7 @@ DEVICE float4 load_shared_floats(u32 address) {
     return v;
 }
 
-// Output types: 0 bf16, 1 f16, 2 f32.
+// Types of values: 0 bf16, 1 f16, 2 f32.
 
 // Two floats as one word of two 16-bit numbers, `low` in the low half.
 template <int TYPE>
@@ -189,6 +189,24 @@ DEVICE u32 pack(float low, float high) {
     else
         asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
     return word;
+}
+
+// The float that the low half of a word is.
+template <int TYPE>
+DEVICE float widen(u32 word) {
+    if (TYPE == 0) return __uint_as_float(word << 16);
+    float value;
+    asm("{ .reg .b16 l, h; mov.b32 {l, h}, %1; cvt.f32.f16 %0, l; }" : "=f"(value) : "r"(word));
+    return value;
+}
+
+// The value of an 8-bit code: 0 int8, 1 E4M3.
+template <int CODES>
+DEVICE float code_value(u32 code) {
+    if (CODES == 0) return static_cast<float>(static_cast<signed char>(code));
+    u32 halves;
+    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(static_cast<u16>(code)));
+    return widen<1>(halves);
 }
 
 template <int TYPE>

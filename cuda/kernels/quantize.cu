@@ -13,7 +13,9 @@
 // Shared     codes ZQC_TOKENS * 128 and V ZQC_RANK * 128 bytes a block of K, sums. V stays for all tiles where 64 KiB hold it, else it passes
 //            by once a tile. For 8 tokens of 4096 with rank 16: 106 KiB in one block, 30 KiB in each of a cluster of 8.
 //
-// ZQC_K       features          ZQC_RANK   stacked rank of the branches, 0 without     ZQC_INPUT    0 bf16, 1 f16, 2 f32
+// Tokens that are codes already (ZQC_INPUT 3) only change places, and V is multiplied; their scales stay where they are.
+//
+// ZQC_K       features          ZQC_RANK   stacked rank of the branches, 0 without     ZQC_INPUT    0 bf16, 1 f16, 2 f32, 3 E4M3
 // ZQC_MODE    0 plain, 1 RMSNorm with weight x2, 2 SiLU(x) * x2                        ZQC_TOKENS   8, 16, 32
 // ZQC_CLUSTER 1, 2, 4, 8
 #include "wgmma.cuh"
@@ -25,8 +27,9 @@ constexpr int VECTOR = 8, LANE_VECTORS = ceil_div(SHARE * (K_BLOCK / VECTOR), 32
 constexpr float LARGEST = 448.f, LEAST_SCALE = 1e-12f;
 
 // 16-bit inputs are held as they came, in half the registers; f32 inputs and products of two inputs as floats.
-constexpr bool PACKED = ZQC_INPUT != 2 && ZQC_MODE != 2;
-constexpr int HELD = WARP_TOKENS * LANE_VECTORS * (PACKED ? VECTOR / 2 : VECTOR);  // registers
+constexpr bool CODED = ZQC_INPUT == 3, PACKED = ZQC_INPUT != 2 && ZQC_MODE != 2;
+constexpr int HELD = WARP_TOKENS * LANE_VECTORS * (CODED ? VECTOR / 4 : PACKED ? VECTOR / 2 : VECTOR);  // registers
+static_assert(!CODED || ZQC_MODE == 0, "nothing is computed from codes before they are multiplied");
 constexpr int PER_SM = HELD <= 16 ? 4 : HELD <= 32 ? 3 : HELD <= 88 ? 2 : 1;       // blocks of a multiprocessor
 
 constexpr int TOKEN_BYTES = TOKENS * K_BLOCK;
@@ -103,7 +106,20 @@ DEVICE void load_words(const void* x, long long row, int column, bool aligned, u
         words[i / 2] = (column + i < K ? from[i] : 0u) | (column + i + 1 < K ? from[i + 1] : 0u) << 16;
 }
 
-// The same of any inputs, as floats.
+// The same of codes, four a word.
+DEVICE void load_codes(const void* x, long long row, int column, bool aligned, u32* words) {
+    const u8* from = static_cast<const u8*>(x) + row + column;
+    if (column + VECTOR <= K && aligned) {
+        const uint2 eight = *reinterpret_cast<const uint2*>(from);
+        words[0] = eight.x, words[1] = eight.y;
+        return;
+    }
+    words[0] = words[1] = 0;
+#pragma unroll
+    for (int i = 0; i < VECTOR; ++i) words[i / 4] |= column + i < K ? u32(from[i]) << i % 4 * 8 : 0u;
+}
+
+// The same of any floats.
 DEVICE void load_values(const void* x, long long row, int column, bool aligned, float (&values)[VECTOR]) {
     if (ZQC_INPUT != 2) {
         u32 words[VECTOR / 2];
@@ -162,8 +178,8 @@ DEVICE u32 larger_halves(u32 a, u32 b) {
 }
 
 DEVICE bool is_aligned(const void* x, long long stride) {
-    const int bytes = ZQC_INPUT == 2 ? 4 : 2;
-    return ((reinterpret_cast<u64>(x) | static_cast<u64>(stride) * bytes) & 15) == 0;
+    const int bytes = CODED ? 1 : ZQC_INPUT == 2 ? 4 : 2;
+    return ((reinterpret_cast<u64>(x) | static_cast<u64>(stride) * bytes) & (CODED ? 7 : 15)) == 0;
 }
 
 // Where things lie in the shared memory of this block.
@@ -217,6 +233,8 @@ struct Tokens {
                 Vector& vector = vectors[i][v];
                 if (!exists(token, v)) {
                     vector = Vector{};
+                } else if (CODED) {
+                    load_codes(x, token * x_stride, column(v), aligned, vector.words);
                 } else if (PACKED) {
                     load_words(x, token * x_stride, column(v), aligned, vector.words);
                 } else {
@@ -230,6 +248,7 @@ struct Tokens {
 
     // The operator before, as far as it does not need the whole token; largest magnitudes and sums of squares in this share.
     DEVICE_MEMBER void measure(int first_token) {
+        if (CODED) return;
 #pragma unroll
         for (int i = 0; i < WARP_TOKENS; ++i) {
             const int token = first_token + row(i);
@@ -271,6 +290,11 @@ struct Tokens {
     // Magnitudes and squares of the whole token, from all blocks of the cluster. `tile` counts the tiles of this block.
     DEVICE_MEMBER void exchange(int tile) {
         if (CLUSTER == 1) return;
+        if (CODED) {  // as below, no block sends sums of this tile before all have read those of the last
+            cluster_arrive();
+            cluster_wait();
+            return;
+        }
         const int turn = tile & 1;
         const u32 full = shared.extremes_full(turn);
         if (lane < CLUSTER) {
@@ -295,6 +319,10 @@ struct Tokens {
         }
     }
 
+    DEVICE_MEMBER static void put(u32 to, u32 first, u32 second) {
+        asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(to), "r"(first), "r"(second) : "memory");
+    }
+
     // Scales to global, codes to shared memory.
     DEVICE_MEMBER void convert(int first_token, float* token_scales, float eps) {
 #pragma unroll
@@ -302,11 +330,16 @@ struct Tokens {
             const int token = first_token + row(i);
             const float norm = ZQC_MODE == 1 ? rsqrtf(squares[i] / K + eps) : 1.f;
             const float scale = fmaxf(magnitudes[i] * norm / LARGEST, LEAST_SCALE), divisor = scale / norm, reciprocal = 1.f / divisor;
-            if (share.rank == 0 && lane == 0 && token < m) token_scales[token] = scale;
+            if (!CODED && share.rank == 0 && lane == 0 && token < m) token_scales[token] = scale;
 #pragma unroll
             for (int v = 0; v < LANE_VECTORS; ++v) {
                 const int at = v * 32 + lane, block = at / 16, part = at % 16 / 2;
                 if (block >= share.blocks) continue;
+                const u32 to = shared.codes(block) + row(i) * K_BLOCK + (part ^ (row(i) & 7)) * 16 + at % 2 * 8;
+                if (CODED) {
+                    put(to, vectors[i][v].words[0], vectors[i][v].words[1]);
+                    continue;
+                }
                 float values[VECTOR];
                 vectors[i][v].settle();
                 vectors[i][v].get(values);
@@ -316,10 +349,7 @@ struct Tokens {
 #pragma unroll
                     for (int k = 0; k < VECTOR; ++k) values[k] *= gamma[k];
                 }
-                const u32 to = shared.codes(block) + row(i) * K_BLOCK + (part ^ (row(i) & 7)) * 16 + at % 2 * 8;
-                asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(to), "r"(four_codes(values, divisor, reciprocal)),
-                             "r"(four_codes(values + 4, divisor, reciprocal))
-                             : "memory");
+                put(to, four_codes(values, divisor, reciprocal), four_codes(values + 4, divisor, reciprocal));
             }
         }
     }

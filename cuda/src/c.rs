@@ -203,7 +203,7 @@ fn raw_input(input: &CInput, k: usize, tokens: usize) -> Result<RawInput, Failur
     let data_type = data_type(input.data_type)?;
     Ok(RawInput {
         prologue,
-        data_type,
+        data_type: Some(data_type),
         x: address("x", input.x, data_type)?,
         x_stride: stride("x_stride", input.x_stride, k)?,
         second: match prologue {

@@ -12,6 +12,7 @@ use crate::compiler::Compiler;
 use crate::error::{Action, Error};
 use crate::kernel::Kernel;
 use crate::model::Model;
+use crate::nvrtc;
 use crate::variant::Specialization;
 
 /// The compute capability that the kernels are made for.
@@ -37,27 +38,40 @@ impl Device {
     /// When this machine lacks the driver, NVRTC, the device, or compute capability 9.0: see
     /// [`Error::is_unavailable`].
     pub fn new(ordinal: usize) -> Result<Self, Error> {
+        let count = Self::count()?;
+        if ordinal >= count {
+            return Err(Error::NoDevice { ordinal, count });
+        }
+        check_capability(ordinal)?;
+        let context = CudaContext::new(ordinal).during("opening the device's primary context")?;
+        let compiler = Compiler::new()?;
+        Ok(Self(Arc::new(Shared { context, compiler, kernels: Mutex::default() })))
+    }
+
+    /// Whether [`Device::new`] has what it needs for every device of this machine; opens none of them.
+    ///
+    /// # Errors
+    /// When this machine lacks the driver, NVRTC, or a device, or one of its devices has another compute capability than 9.0.
+    pub fn check_all() -> Result<(), Error> {
+        let count = Self::count()?;
+        if count == 0 {
+            return Err(Error::NoDevice { ordinal: 0, count });
+        }
+        (0..count).try_for_each(check_capability)?;
+        nvrtc::version().map(drop)
+    }
+
+    /// How many devices the driver knows.
+    fn count() -> Result<usize, Error> {
         // SAFETY: loading the driver runs its initializers, which touch nothing of ours.
         if !unsafe { sys::is_culib_present() } {
             return Err(Error::NoDriver);
         }
-        let no_device = |count| Error::NoDevice { ordinal, count };
         match result::init() {
-            Err(result::DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE)) => return Err(no_device(0)),
+            Err(result::DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE)) => return Ok(0),
             initialized => initialized.during("starting the CUDA driver")?,
         }
-        let count = CudaContext::device_count().during("counting the devices")?.max(0) as usize;
-        if ordinal >= count {
-            return Err(no_device(count));
-        }
-        let context = CudaContext::new(ordinal).during("opening the device's primary context")?;
-        let (major, minor) = context.compute_capability().during("asking for the compute capability")?;
-        if (major, minor) != CAPABILITY {
-            let name = context.name().during("asking for the device's name")?;
-            return Err(Error::UnsupportedDevice { ordinal, name, major, minor });
-        }
-        let compiler = Compiler::new()?;
-        Ok(Self(Arc::new(Shared { context, compiler, kernels: Mutex::default() })))
+        Ok(CudaContext::device_count().during("counting the devices")?.max(0) as usize)
     }
 
     /// The device's primary context, which makes streams and memory.
@@ -97,6 +111,26 @@ impl Device {
     pub(crate) fn make_current(&self) -> Result<CurrentContext, Error> {
         CurrentContext::new(&self.0.context)
     }
+}
+
+/// Refuses a device that the kernels are not made for.
+fn check_capability(ordinal: usize) -> Result<(), Error> {
+    use sys::CUdevice_attribute::{
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
+    };
+    let device = result::device::get(ordinal as i32).during("looking for the device")?;
+    let attribute = |attribute| {
+        // SAFETY: the device is one that the driver knows.
+        unsafe { result::device::get_attribute(device, attribute) }
+            .during("asking for the compute capability")
+    };
+    let (major, minor) = (attribute(MAJOR)?, attribute(MINOR)?);
+    if (major, minor) == CAPABILITY {
+        return Ok(());
+    }
+    let name = result::device::get_name(device).during("asking for the device's name")?;
+    Err(Error::UnsupportedDevice { ordinal, name, major, minor })
 }
 
 /// A context made current on this thread; at the end the one before is current again.

@@ -66,6 +66,9 @@ pub enum Error {
     /// The package cannot be read.
     #[error(transparent)]
     Package(#[from] zqc_kernels::OpenError),
+    /// A layer cannot be packed.
+    #[error(transparent)]
+    Layer(#[from] zqc_kernels::LayerError),
     /// The dispatch table is damaged.
     #[error("dispatch table, line {line}: {reason}")]
     Dispatch {

@@ -21,7 +21,8 @@ pub struct Input<'a, T> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RawInput {
     pub prologue: Prologue,
-    pub data_type: DataType,
+    /// `None` where the input is codes already.
+    pub data_type: Option<DataType>,
     pub x: CUdeviceptr,
     /// Elements from one token to the next.
     pub x_stride: usize,
@@ -87,7 +88,7 @@ impl<'a, T: Element> Input<'a, T> {
         let (x_stride, second_stride) = self.strides.unwrap_or((k, k));
         launch(RawInput {
             prologue: self.prologue,
-            data_type: T::TYPE,
+            data_type: Some(T::TYPE),
             x,
             x_stride,
             second: second.as_ref().map_or(0, |(address, _)| *address),

@@ -22,6 +22,8 @@
 //! * [`Linear`] is a layer of a model. [`Linear::forward`] is all there is to a call; where layers read the same value,
 //!   [`Model::quantize`] it into a [`Scratch`] once and [`Linear::apply`] each of them. [`Input`] also fuses an RMS norm
 //!   or a gated activation into the quantization.
+//! * [`Package::pack`] makes a package of layers in memory. Hosts that have addresses and streams of their own, whose tokens come as
+//!   codes row by row, call [`Linear::forward_codes`], and [`RowQuantizer`], [`TableGather`] and [`TableLinear`] for what is around it.
 //! * Neither needs a CUDA toolkit: the kernels' sources are in this library and are compiled by NVRTC for the shapes of
 //!   the model, once on a machine ([`Compiler`]). [`Model::prepare`] does it ahead of the first call.
 //! * A package is data, and is checked; nothing in it is run.
@@ -31,6 +33,7 @@
 
 mod c;
 mod cache;
+mod coded;
 mod compiler;
 mod device;
 mod dispatch;
@@ -42,10 +45,13 @@ mod loaded;
 mod model;
 mod nvrtc;
 mod pool;
+mod rows;
 mod scratch;
 mod sources;
+mod table;
 mod variant;
 
+pub use coded::{CodedTokens, Workspace};
 pub use compiler::Compiler;
 pub use cudarc;
 pub use device::Device;
@@ -53,9 +59,11 @@ pub use element::Element;
 pub use error::Error;
 pub use input::Input;
 pub use model::{Activation, Linear, Model};
+pub use rows::RowQuantizer;
 pub use scratch::Scratch;
+pub use table::{LoadedTable, Table, TableGather, TableInput, TableLinear};
 pub use variant::{
-    DataType, LinearKernel, LinearShape, LinearVariant, Prologue, QuantizeShape, QuantizeVariant,
-    Specialization,
+    DataType, IndexType, LinearKernel, LinearShape, LinearVariant, Prologue, QuantizeShape, QuantizeVariant,
+    Specialization, TableCodes, TableShape,
 };
-pub use zqc_kernels::Package;
+pub use zqc_kernels::{LayerError, LayerParts, Package};

@@ -46,7 +46,7 @@ pub(crate) struct LoadedActivation {
     pub rank: usize,
     down: CUdeviceptr,
     plan: Plan<QuantizeVariant>,
-    kernels: Kernels<{ Prologue::ALL.len() * DataType::ALL.len() }>,
+    kernels: Kernels<{ Prologue::ALL.len() * INPUTS }>,
 }
 
 /// A layer; without a bias its address is 0.
@@ -63,6 +63,9 @@ pub(crate) struct LoadedLayer {
     bias: CUdeviceptr,
     kernels: Kernels<{ DataType::ALL.len() }>,
 }
+
+/// Types of inputs: those of floats, and codes.
+const INPUTS: usize = DataType::ALL.len() + 1;
 
 /// The kernels in use, by their place in the plan and by element type.
 type Kernels<const TYPES: usize> = Vec<[OnceLock<Arc<Kernel>>; TYPES]>;
@@ -85,7 +88,8 @@ pub(crate) struct RawOutput {
 pub(crate) struct ForwardCall {
     pub layer: usize,
     pub tokens: usize,
-    pub input: DataType,
+    /// `None` for codes.
+    pub input: Option<DataType>,
     pub prologue: Prologue,
     pub output: DataType,
 }
@@ -169,7 +173,7 @@ impl Loaded {
         self.compile(self.specializations(tokens, input, prologues, output))?;
         for activation in 0..self.activations.len() {
             for &prologue in prologues {
-                self.quantize_kernel(activation, tokens, input, prologue)?;
+                self.quantize_kernel(activation, tokens, Some(input), prologue)?;
             }
         }
         (0..self.layers.len()).try_for_each(|layer| self.linear_kernel(layer, tokens, output).map(drop))
@@ -184,7 +188,7 @@ impl Loaded {
         output: DataType,
     ) -> Vec<Specialization> {
         let quantizations = self.activations.iter().flat_map(|activation| {
-            prologues.iter().map(|&prologue| activation.specialization(tokens, input, prologue))
+            prologues.iter().map(|&prologue| activation.specialization(tokens, Some(input), prologue))
         });
         let linears = self.layers.iter().map(|layer| layer.specialization(tokens, output));
         quantizations.chain(linears).collect::<HashSet<_>>().into_iter().collect()
@@ -213,11 +217,11 @@ impl Loaded {
         &self,
         activation: usize,
         tokens: usize,
-        input: DataType,
+        input: Option<DataType>,
         prologue: Prologue,
     ) -> Result<&Arc<Kernel>, Error> {
         let activation = &self.activations[activation];
-        let kind = prologue as usize * DataType::ALL.len() + input as usize;
+        let kind = prologue as usize * INPUTS + input.map_or(INPUTS - 1, |input| input as usize);
         self.once(&activation.kernels[activation.plan.index(tokens)][kind], || {
             activation.specialization(tokens, input, prologue)
         })
@@ -242,7 +246,8 @@ impl Loaded {
         Ok(cell.get_or_init(|| kernel))
     }
 
-    /// Calls `work` with a scratch for `tokens` tokens that nobody else uses, to quantize the input of a layer and apply it.
+    /// Calls `work` with a scratch of the model for `tokens` tokens that nobody else uses, to quantize the input of a layer and
+    /// apply it.
     ///
     /// # Errors
     /// When a kernel does not compile or load, the device is out of memory, and those of `work`.
@@ -252,13 +257,18 @@ impl Loaded {
         stream: CUstream,
         work: impl FnOnce(&mut Scratch) -> Result<(), Error>,
     ) -> Result<(), Error> {
+        self.load_kernels(call)?;
+        self.pool.with(stream, call.tokens, |capacity| Scratch::new(self, capacity), work)
+    }
+
+    /// Loads what a call needs, before a scratch is taken: NVRTC takes seconds, for which other calls on the stream need not wait.
+    pub fn load_kernels(&self, call: &ForwardCall) -> Result<(), Error> {
         let &ForwardCall { layer, tokens, input, prologue, output } = call;
         if tokens > 0 {
-            // Before the scratch is taken: NVRTC takes seconds, for which other calls on the stream need not wait.
             self.quantize_kernel(self.layers[layer].activation, tokens, input, prologue)?;
             self.linear_kernel(layer, tokens, output)?;
         }
-        self.pool.with(stream, tokens, |capacity| Scratch::new(self, capacity), work)
+        Ok(())
     }
 
     /// Puts the quantization on the stream.
@@ -281,13 +291,13 @@ impl Loaded {
         if tokens > scratch.capacity() {
             return Err(Error::TooManyTokens { tokens, capacity: scratch.capacity() });
         }
-        let held = Held { activation: index, tokens };
+        let parts = scratch.parts();
+        let held = Held { activation: index, tokens, token_scales: parts.token_scales };
         if tokens == 0 {
             scratch.hold(Some(held));
             return Ok(());
         }
         let kernel = self.quantize_kernel(index, tokens, input.data_type, input.prologue)?;
-        let parts = scratch.parts();
         let RawInput { x, second, epsilon, .. } = input;
         let (x_stride, second_stride) = (input.x_stride as i64, input.second_stride as i64);
         let down = self.activations[index].down;
@@ -330,7 +340,7 @@ impl Loaded {
         output: RawOutput,
         stream: CUstream,
     ) -> Result<(), Error> {
-        let tokens = self.held(index, scratch)?.tokens;
+        let Held { tokens, token_scales, .. } = self.held(index, scratch)?;
         if tokens == 0 {
             return Ok(());
         }
@@ -355,7 +365,7 @@ impl Loaded {
             argument(&layer.row_scales),
             argument(&layer.bias),
             argument(&parts.codes),
-            argument(&parts.token_scales),
+            argument(&token_scales),
             argument(&inner),
             argument(&output.y),
             argument(&stride),
@@ -373,7 +383,7 @@ impl Loaded {
 }
 
 impl LoadedActivation {
-    fn specialization(&self, tokens: usize, input: DataType, prologue: Prologue) -> Specialization {
+    fn specialization(&self, tokens: usize, input: Option<DataType>, prologue: Prologue) -> Specialization {
         let shape = QuantizeShape { k: self.k, rank: self.rank, input, prologue };
         Specialization::quantize(&shape, self.plan.variant(self.plan.index(tokens)))
     }
@@ -397,6 +407,6 @@ impl LoadedLayer {
 }
 
 /// The address of a kernel's argument, which a launch only reads.
-fn argument<T>(value: &T) -> *mut c_void {
+pub(crate) fn argument<T>(value: &T) -> *mut c_void {
     std::ptr::from_ref(value).cast_mut().cast()
 }

@@ -46,8 +46,8 @@ impl Activation {
 /// A linear layer of a model.
 #[derive(Debug, Clone)]
 pub struct Linear {
-    model: Arc<Loaded>,
-    index: usize,
+    pub(crate) model: Arc<Loaded>,
+    pub(crate) index: usize,
 }
 
 impl Model {
@@ -206,7 +206,7 @@ impl Linear {
         let call = ForwardCall {
             layer: self.index,
             tokens,
-            input: T::TYPE,
+            input: Some(T::TYPE),
             prologue: Prologue::None,
             output: U::TYPE,
         };

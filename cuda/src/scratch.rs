@@ -1,5 +1,7 @@
 //! Where quantized inputs lie between the kernels.
 
+use std::sync::Arc;
+
 use cudarc::driver::sys::CUdeviceptr;
 use zqc_kernels::{ALIGNMENT, BLOCK};
 
@@ -21,7 +23,7 @@ pub(crate) const LARGEST_CAPACITY: usize = i32::MAX as usize - TOKEN_MULTIPLE;
 #[derive(Debug)]
 pub struct Scratch {
     model: ModelId,
-    buffer: Buffer,
+    buffer: Arc<Buffer>,
     capacity: usize,
     scales_offset: usize,
     inner_offset: usize,
@@ -33,6 +35,7 @@ pub struct Scratch {
 pub(crate) struct Held {
     pub activation: usize,
     pub tokens: usize,
+    pub token_scales: CUdeviceptr,
 }
 
 /// Device addresses of the parts of a scratch.
@@ -45,23 +48,16 @@ pub(crate) struct Parts {
 
 impl Scratch {
     pub(crate) fn new(model: &Loaded, capacity: usize) -> Result<Self, Error> {
-        let too_large =
-            Error::Argument { what: "the scratch's capacity", actual: capacity as i64, reason: "too large" };
-        if capacity > LARGEST_CAPACITY {
-            return Err(too_large);
-        }
-        let padded = padded(capacity);
-        let part = |bytes: Option<usize>| bytes?.checked_next_multiple_of(ALIGNMENT);
-        let sizes = || {
-            let codes = part(model.largest_k().next_multiple_of(BLOCK).checked_mul(padded))?;
-            let scales = part(padded.checked_mul(size_of::<f32>()))?;
-            let inner = part(model.largest_rank().checked_mul(INNER_BYTES)?.checked_mul(padded))?;
-            Some((codes, codes.checked_add(scales)?, codes.checked_add(scales)?.checked_add(inner)?))
-        };
-        let Some((scales_offset, inner_offset, bytes)) = sizes() else { return Err(too_large) };
+        let layout = Layout::new(model, capacity)?;
         let _current = model.device.make_current()?;
-        let buffer = Buffer::new(&model.device, bytes)?;
-        Ok(Self { model: model.id, buffer, capacity, scales_offset, inner_offset, held: None })
+        let buffer = Arc::new(Buffer::new(&model.device, layout.bytes)?);
+        Ok(Self::within(model, layout, buffer))
+    }
+
+    /// One in memory that is there already, of [`Layout::bytes`] at least.
+    pub(crate) fn within(model: &Loaded, layout: Layout, buffer: Arc<Buffer>) -> Self {
+        let Layout { capacity, scales_offset, inner_offset, .. } = layout;
+        Self { model: model.id, buffer, capacity, scales_offset, inner_offset, held: None }
     }
 
     /// The most tokens that fit.
@@ -81,6 +77,13 @@ impl Scratch {
         self.held = held;
     }
 
+    /// Has the layers read the scales of the tokens elsewhere, where these came as codes.
+    pub(crate) fn read_scales_at(&mut self, address: CUdeviceptr) {
+        if let Some(held) = &mut self.held {
+            held.token_scales = address;
+        }
+    }
+
     pub(crate) fn parts(&self) -> Parts {
         let address = self.buffer.address();
         Parts {
@@ -88,6 +91,37 @@ impl Scratch {
             token_scales: address + self.scales_offset as CUdeviceptr,
             inner: address + self.inner_offset as CUdeviceptr,
         }
+    }
+}
+
+/// Where the parts of a scratch lie.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Layout {
+    capacity: usize,
+    scales_offset: usize,
+    inner_offset: usize,
+    pub bytes: usize,
+}
+
+impl Layout {
+    /// For `capacity` tokens of any layer of the model.
+    pub fn new(model: &Loaded, capacity: usize) -> Result<Self, Error> {
+        let too_large =
+            Error::Argument { what: "the scratch's capacity", actual: capacity as i64, reason: "too large" };
+        if capacity > LARGEST_CAPACITY {
+            return Err(too_large);
+        }
+        let padded = padded(capacity);
+        let part = |bytes: Option<usize>| bytes?.checked_next_multiple_of(ALIGNMENT);
+        let layout = || {
+            let codes = part(model.largest_k().next_multiple_of(BLOCK).checked_mul(padded))?;
+            let scales = part(padded.checked_mul(size_of::<f32>()))?;
+            let inner = part(model.largest_rank().checked_mul(INNER_BYTES)?.checked_mul(padded))?;
+            let inner_offset = codes.checked_add(scales)?;
+            let bytes = inner_offset.checked_add(inner)?;
+            Some(Self { capacity, scales_offset: codes, inner_offset, bytes })
+        };
+        layout().ok_or(too_large)
     }
 }
 

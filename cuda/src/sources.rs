@@ -7,6 +7,9 @@ pub(crate) enum Source {
     Quantize,
     LinearDecode,
     LinearPrefill,
+    QuantizeRows,
+    TableGather,
+    TableLinear,
 }
 
 /// Name and text of the files that the kernels include.
@@ -21,6 +24,9 @@ impl Source {
             Self::Quantize => "quantize.cu",
             Self::LinearDecode => "linear_decode.cu",
             Self::LinearPrefill => "linear_prefill.cu",
+            Self::QuantizeRows => "quantize_rows.cu",
+            Self::TableGather => "table_gather.cu",
+            Self::TableLinear => "table_linear.cu",
         }
     }
 
@@ -29,6 +35,9 @@ impl Source {
             Self::Quantize => include_str!("../kernels/quantize.cu"),
             Self::LinearDecode => include_str!("../kernels/linear_decode.cu"),
             Self::LinearPrefill => include_str!("../kernels/linear_prefill.cu"),
+            Self::QuantizeRows => include_str!("../kernels/quantize_rows.cu"),
+            Self::TableGather => include_str!("../kernels/table_gather.cu"),
+            Self::TableLinear => include_str!("../kernels/table_linear.cu"),
         }
     }
 
@@ -37,6 +46,9 @@ impl Source {
         match self {
             Self::Quantize => "zqc_quantize",
             Self::LinearDecode | Self::LinearPrefill => "zqc_linear",
+            Self::QuantizeRows => "zqc_quantize_rows",
+            Self::TableGather => "zqc_table_gather",
+            Self::TableLinear => "zqc_table_linear",
         }
     }
 }

@@ -130,6 +130,39 @@ impl QuantizeVariant {
     }
 }
 
+/// The format of a table's codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum TableCodes {
+    /// INT8.
+    Int8 = 0,
+    /// FP8 E4M3.
+    E4M3 = 1,
+}
+
+/// What the kernel of a linear layer of 8-bit weights is specialized for, beside its tile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TableShape {
+    /// The format of the weights.
+    pub codes: TableCodes,
+    /// Whether a row has several groups with a scale each.
+    pub is_grouped: bool,
+    /// The type of the input; `None` for E4M3 codes.
+    pub input: Option<DataType>,
+    /// The type of the output.
+    pub output: DataType,
+}
+
+/// The type of indices into a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum IndexType {
+    /// int32.
+    I32 = 32,
+    /// int64.
+    I64 = 64,
+}
+
 /// A kernel's source with the macros that specialize it: what is compiled.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Specialization {
@@ -144,8 +177,8 @@ pub struct QuantizeShape {
     pub k: usize,
     /// The stacked rank of the low-rank branches, padded; 0 without.
     pub rank: usize,
-    /// The type of the input.
-    pub input: DataType,
+    /// The type of the input; `None` where it is E4M3 codes already, which nothing comes before.
+    pub input: Option<DataType>,
     /// What comes before the quantization.
     pub prologue: Prologue,
 }
@@ -173,7 +206,7 @@ impl Specialization {
         let macros = vec![
             ("ZQC_K", shape.k.to_string()),
             ("ZQC_RANK", shape.rank.to_string()),
-            ("ZQC_INPUT", (shape.input as u32).to_string()),
+            ("ZQC_INPUT", input_number(shape.input)),
             ("ZQC_MODE", (shape.prologue as u32).to_string()),
             ("ZQC_TOKENS", variant.tokens.to_string()),
             ("ZQC_CLUSTER", variant.cluster.to_string()),
@@ -197,6 +230,34 @@ impl Specialization {
         Self { source: variant.kernel.source(), macros }
     }
 
+    /// Quantization of an activation that stays row by row.
+    pub fn quantize_rows(input: DataType) -> Self {
+        Self { source: Source::QuantizeRows, macros: vec![("ZQC_INPUT", (input as u32).to_string())] }
+    }
+
+    /// Rows looked up in a table.
+    pub fn table_gather(codes: TableCodes, index: IndexType, output: DataType) -> Self {
+        let macros = vec![
+            ("ZQC_CODES", (codes as u32).to_string()),
+            ("ZQC_INDEX", (index as u32).to_string()),
+            ("ZQC_OUTPUT", (output as u32).to_string()),
+        ];
+        Self { source: Source::TableGather, macros }
+    }
+
+    /// A linear layer of 8-bit weights, for tiles of 8, 16, 32 or 64 tokens.
+    pub fn table_linear(shape: TableShape, tokens: u32) -> Self {
+        let TableShape { codes, is_grouped, input, output } = shape;
+        let macros = vec![
+            ("ZQC_GROUPED", u32::from(is_grouped).to_string()),
+            ("ZQC_CODES", (codes as u32).to_string()),
+            ("ZQC_INPUT", input_number(input)),
+            ("ZQC_OUTPUT", (output as u32).to_string()),
+            ("ZQC_TOKENS", tokens.to_string()),
+        ];
+        Self { source: Source::TableLinear, macros }
+    }
+
     /// The name of the function that is launched.
     pub fn entry(&self) -> &'static str {
         self.source.entry()
@@ -211,6 +272,12 @@ impl Specialization {
         let macros = self.macros.iter().map(|(name, value)| format!("-D{name}={value}"));
         fixed.map(String::from).into_iter().chain(macros).collect()
     }
+}
+
+/// The number of an input's type in the kernels.
+fn input_number(input: Option<DataType>) -> String {
+    const E4M3: u32 = 3;
+    input.map_or(E4M3, |input| input as u32).to_string()
 }
 
 impl fmt::Display for Specialization {

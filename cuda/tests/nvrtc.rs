@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use zqc_cuda::{
-    Compiler, DataType, LinearKernel, LinearShape, LinearVariant, Prologue, QuantizeShape, QuantizeVariant,
-    Specialization,
+    Compiler, DataType, IndexType, LinearKernel, LinearShape, LinearVariant, Prologue, QuantizeShape,
+    QuantizeVariant, Specialization, TableCodes, TableShape,
 };
 use zqc_kernels::Table;
 use zqc_numerics::{Format, Ladder};
@@ -26,12 +26,33 @@ fn quantizations() -> impl Iterator<Item = Specialization> {
         (28672, 0, 8, 8),
     ];
     shapes.into_iter().enumerate().flat_map(|(at, (k, rank, tokens, cluster))| {
-        Prologue::ALL.map(|prologue| {
-            let input = DataType::ALL[(at + prologue as usize) % 3];
+        let quantize = move |input, prologue| {
             let shape = QuantizeShape { k, rank, input, prologue };
             Specialization::quantize(&shape, QuantizeVariant { tokens, cluster })
-        })
+        };
+        let of_floats = Prologue::ALL
+            .map(|prologue| quantize(Some(DataType::ALL[(at + prologue as usize) % 3]), prologue));
+        of_floats.into_iter().chain([quantize(None, Prologue::None)])
     })
+}
+
+/// Every kernel on rows.
+fn rows() -> impl Iterator<Item = Specialization> {
+    let codes = [TableCodes::Int8, TableCodes::E4M3];
+    let gather = codes.into_iter().flat_map(|codes| {
+        let index = [IndexType::I32, IndexType::I64];
+        index.map(|index| Specialization::table_gather(codes, index, DataType::ALL[index as usize % 3]))
+    });
+    let inputs = DataType::ALL.map(Some).into_iter().chain([None]);
+    let linear = inputs.enumerate().flat_map(move |(at, input)| {
+        codes.into_iter().flat_map(move |codes| {
+            [(8, false), (16, true), (64, true), (64, false)].map(|(tokens, is_grouped)| {
+                let shape = TableShape { codes, is_grouped, input, output: DataType::ALL[at % 3] };
+                Specialization::table_linear(shape, tokens)
+            })
+        })
+    });
+    DataType::ALL.map(Specialization::quantize_rows).into_iter().chain(gather).chain(linear)
 }
 
 /// Tiles of all kinds, each for two shapes.
@@ -65,7 +86,7 @@ fn linears() -> impl Iterator<Item = Specialization> {
 #[ignore = "needs NVRTC: tests/run"]
 fn every_kernel_compiles() {
     let compiler = compiler();
-    let kernels: Vec<Specialization> = quantizations().chain(linears()).collect();
+    let kernels: Vec<Specialization> = quantizations().chain(linears()).chain(rows()).collect();
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
         for _ in 0..thread::available_parallelism().map_or(1, |threads| threads.get()) {

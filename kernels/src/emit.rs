@@ -10,7 +10,8 @@ use zqc_ir::{Graph, NodeId, Op, ValueId};
 use zqc_numerics::ActivationFormat;
 
 use crate::bias;
-use crate::writer::{LayerParts, PackageWriter, StagedPackage, WriteError};
+use crate::contents::LayerParts;
+use crate::writer::{PackageWriter, StagedPackage, WriteError};
 
 /// Why a graph does not become a package; what was in its place is as it was.
 #[derive(Debug, thiserror::Error)]

@@ -2,9 +2,10 @@
 //! only; the kernels belong to the launcher. `docs/package.md` is the specification.
 //!
 //! [`write()`] makes a package of a quantized graph, [`PackageWriter`] of matrices; [`Package`] reads one, and refuses it
-//! when it is damaged or of another version.
+//! when it is damaged or of another version; [`Package::pack`] makes one in memory.
 
 mod bias;
+mod contents;
 mod emit;
 mod fragment;
 mod geometry;
@@ -16,6 +17,7 @@ mod unpack;
 mod validate;
 mod writer;
 
+pub use contents::{LayerError, LayerParts};
 pub use emit::{EmitError, stage, write};
 pub use geometry::{BLOCK, Geometry, GeometryError, PANEL, RANK_MULTIPLE, TILE};
 pub use manifest::{Activation, Array, Codes, GroupScales, Layer, Manifest};
@@ -24,7 +26,7 @@ pub use reader::{OpenError, Package, PackedActivation, PackedLayer};
 pub use table::Table;
 pub use unpack::UnpackedLayer;
 pub use validate::Damage;
-pub use writer::{LayerParts, PackageWriter, StagedPackage, WriteError, check_writable};
+pub use writer::{PackageWriter, StagedPackage, WriteError, check_writable};
 
 /// The version of the format that this crate writes and reads.
 pub const VERSION: u32 = 2;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use zqc_numerics::{Format, Ladder};
 
+use crate::ALIGNMENT;
 use crate::geometry::{Geometry, GeometryError};
 use crate::table::Table;
 
@@ -153,6 +154,11 @@ impl Array {
     /// `bytes` at `offset`.
     pub(crate) fn new(offset: usize, bytes: &[u8]) -> Self {
         Self { offset, bytes: bytes.len(), crc32: crc32fast::hash(bytes) }
+    }
+
+    /// Zeros behind it, so that the next one begins where one can.
+    pub(crate) fn padding(self) -> usize {
+        self.bytes.next_multiple_of(ALIGNMENT) - self.bytes
     }
 }
 

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use zqc_ir::onnx::map_file;
 
 use crate::VERSION;
+use crate::contents::{Contents, LayerError, LayerParts};
 use crate::geometry::Geometry;
 use crate::manifest::{Activation, Array, FORMAT, Layer, Manifest};
 use crate::unpack::UnpackedLayer;
@@ -108,9 +109,30 @@ impl Package {
         let damaged = |source| OpenError::Damaged { path: path.clone(), source };
         let (arrays, geometries) = validate(&manifest).map_err(damaged)?;
         let weights = read_weights(&folder.join(WEIGHTS), &manifest, &arrays)?;
+        Ok(Self::new(manifest, geometries, weights))
+    }
+
+    /// Packs layers that read one activation, in memory.
+    ///
+    /// # Errors
+    /// When a layer cannot be packed.
+    pub fn pack(layers: &[LayerParts]) -> Result<Self, LayerError> {
+        let (mut contents, mut weights) = (Contents::default(), Vec::new());
+        contents.add(layers, |bytes| {
+            let array = Array::new(weights.len(), bytes);
+            weights.extend_from_slice(bytes);
+            weights.resize(weights.len() + array.padding(), 0);
+            Ok::<_, LayerError>(array)
+        })?;
+        let geometries = std::mem::take(&mut contents.geometries);
+        let manifest = contents.manifest(weights.len());
+        Ok(Self::new(manifest, geometries, weights.into()))
+    }
+
+    fn new(manifest: Manifest, geometries: Vec<Geometry>, weights: Bytes) -> Self {
         let by_name =
             manifest.layers.iter().enumerate().map(|(at, layer)| (layer.name.clone(), at)).collect();
-        Ok(Self { manifest, geometries, by_name, weights })
+        Self { manifest, geometries, by_name, weights }
     }
 
     /// What is in the package.

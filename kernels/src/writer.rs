@@ -1,18 +1,16 @@
 //! Matrices to a package.
 
-use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use zqc_ir::onnx::{FolderError, StagedFolder, map_file};
-use zqc_numerics::{LowRank, QuantizedMatrix};
 
-use crate::manifest::{Activation, Array, FORMAT, Layer, Manifest};
-use crate::pack::{self, PackError, PackedArrays};
+use crate::ALIGNMENT;
+use crate::contents::{Contents, LayerError, LayerParts};
+use crate::manifest::{Array, FORMAT};
 use crate::reader::{MANIFEST, WEIGHTS};
-use crate::{ALIGNMENT, VERSION};
 
 /// Why a package was not written; what was in its place is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -21,13 +19,8 @@ pub enum WriteError {
     #[error(transparent)]
     Folder(#[from] FolderError),
     /// A layer cannot be packed.
-    #[error("layer {layer}: {source}")]
-    Layer {
-        /// The layer.
-        layer: String,
-        /// Why.
-        source: PackError,
-    },
+    #[error(transparent)]
+    Layer(#[from] LayerError),
 }
 
 /// A folder that packages of version 1 had.
@@ -54,26 +47,11 @@ fn reason_to_keep(folder: &Path, names: &[OsString]) -> Option<String> {
     (!package).then(|| reason.to_string())
 }
 
-/// A layer to be packed.
-#[derive(Clone, Debug)]
-pub struct LayerParts {
-    /// Its path in the source model. Where another layer has it, a number is added.
-    pub name: String,
-    /// The weight.
-    pub matrix: QuantizedMatrix,
-    /// The low-rank branch.
-    pub low_rank: Option<LowRank>,
-    /// The bias, `[n]`.
-    pub bias: Option<Vec<f32>>,
-}
-
 /// A package under way, in a temporary folder.
 pub struct PackageWriter {
     staging: StagedFolder,
     weights: ArrayFile,
-    names: HashSet<String>,
-    activations: Vec<Activation>,
-    layers: Vec<Layer>,
+    contents: Contents,
 }
 
 /// A finished package beside its place, which goes when it is dropped.
@@ -107,8 +85,7 @@ impl PackageWriter {
         let staging = StagedFolder::new(folder, reason_to_keep)?;
         let path = staging.path().join(WEIGHTS);
         let weights = ArrayFile::create(path)?;
-        let (activations, layers) = (Vec::new(), Vec::new());
-        Ok(Self { staging, weights, names: HashSet::new(), activations, layers })
+        Ok(Self { staging, weights, contents: Contents::default() })
     }
 
     /// Adds layers that read one activation. Their weights have as many columns.
@@ -116,28 +93,7 @@ impl PackageWriter {
     /// # Errors
     /// When a layer cannot be packed, or the disk is full.
     pub fn add(&mut self, layers: &[LayerParts]) -> Result<(), WriteError> {
-        let Some(first) = layers.first() else { return Ok(()) };
-        let k = first.matrix.cols;
-        let of = |layer: &LayerParts, source| WriteError::Layer { layer: layer.name.clone(), source };
-        if let Some(other) = layers.iter().find(|layer| layer.matrix.cols != k) {
-            let [expected, actual] = [first, other].map(|layer| layer.matrix.cols);
-            return Err(of(other, PackError::Activation { expected, actual }));
-        }
-        let index = self.activations.len();
-        let mut rank = 0;
-        for parts in layers {
-            let packed = pack::layer(&parts.matrix, parts.low_rank.as_ref(), parts.bias.as_deref());
-            let packed = packed.map_err(|source| of(parts, source))?;
-            let rank_offset = if packed.geometry.rank() > 0 { rank } else { 0 };
-            rank += packed.geometry.rank16();
-            let layer = self.layer(&parts.name, index, rank_offset, &packed)?;
-            self.layers.push(layer);
-        }
-        let branches: Vec<&LowRank> = layers.iter().filter_map(|layer| layer.low_rank.as_ref()).collect();
-        let (down, rank) = pack::down(k, &branches).map_err(|source| of(first, source))?;
-        let down = if rank > 0 { Some(self.weights.push(&down)?) } else { None };
-        self.activations.push(Activation { k, rank, down });
-        Ok(())
+        self.contents.add(layers, |bytes| Ok(self.weights.push(bytes)?))
     }
 
     /// Finishes the package and puts it in its place; returns its size in bytes.
@@ -153,60 +109,15 @@ impl PackageWriter {
     /// # Errors
     /// When the operating system refuses.
     pub fn stage(self) -> Result<StagedPackage, WriteError> {
-        let Self { staging, weights, activations, layers, .. } = self;
+        let Self { staging, weights, contents } = self;
         let weights_bytes = weights.finish()?;
-        let mut manifest = Manifest {
-            format: FORMAT.to_string(),
-            version: VERSION,
-            zqc_version: env!("CARGO_PKG_VERSION").to_string(),
-            checksum: 0,
-            weights_bytes,
-            activations,
-            layers,
-        };
+        let mut manifest = contents.manifest(weights_bytes);
         let path = staging.path().join(MANIFEST);
         let json = |error: serde_json::Error| io_error(&path, error.into());
         manifest.checksum = manifest.compute_checksum().map_err(json)?;
         let text = serde_json::to_vec_pretty(&manifest).map_err(json)?;
         write_file(&path, &text)?;
         Ok(StagedPackage { staging, bytes: (weights_bytes + text.len()) as u64 })
-    }
-
-    fn layer(
-        &mut self,
-        name: &str,
-        activation: usize,
-        rank_offset: usize,
-        packed: &PackedArrays,
-    ) -> Result<Layer, FolderError> {
-        let geometry = packed.geometry;
-        Ok(Layer {
-            name: self.unique(name),
-            n: geometry.n(),
-            k: geometry.k(),
-            codes: packed.codes,
-            scales: packed.scales,
-            group_size: geometry.group_size(),
-            steps_per_block: geometry.steps_per_block(),
-            rank: geometry.rank(),
-            activation,
-            rank_offset,
-            table: packed.table,
-            weights: self.weights.push(&packed.weights)?,
-            row_scales: self.weights.push(&packed.row_scales)?,
-            bias: packed.bias.as_ref().map(|bias| self.weights.push(bias)).transpose()?,
-        })
-    }
-
-    /// The name, or `name#2` where it is taken, as the names of layers are numbered elsewhere.
-    fn unique(&mut self, name: &str) -> String {
-        let mut unique = name.to_string();
-        let mut count = 1;
-        while !self.names.insert(unique.clone()) {
-            count += 1;
-            unique = format!("{name}#{count}");
-        }
-        unique
     }
 }
 
@@ -228,7 +139,7 @@ impl ArrayFile {
     /// Appends an array, and what brings the next one to its alignment.
     fn push(&mut self, bytes: &[u8]) -> Result<Array, FolderError> {
         let array = Array::new(self.size, bytes);
-        let padding = bytes.len().next_multiple_of(ALIGNMENT) - bytes.len();
+        let padding = array.padding();
         let written =
             self.file.write_all(bytes).and_then(|()| self.file.write_all(&[0; ALIGNMENT][..padding]));
         written.map_err(|source| io_error(&self.path, source))?;

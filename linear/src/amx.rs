@@ -27,8 +27,6 @@ const PANELS: usize = 2;
 const ONE: usize = 1;
 /// Blocks that are decoded at once, at most.
 const BLOCKS: usize = 8;
-/// The same for as few tokens as have their sums in the tile registers all the time: less takes up less of the cache.
-const FEW_BLOCKS: usize = 4;
 /// Bytes that codes are fetched ahead.
 const AHEAD: usize = 2048;
 
@@ -146,9 +144,8 @@ unsafe fn some<D: Pairs, G: PairGrouping, const P: usize>(
         let each = if G::THROUGH { groups.blocks } else { groups.blocks_each };
         // Few sums stay in the registers, else memory holds those that do not end where the blocks do that are decoded at once.
         let few = tiles <= 2;
-        let most = if few { FEW_BLOCKS } else { BLOCKS };
-        let at_once = if each > most { most } else { most / each * each };
-        let mut kept = vec![[Sums::ZERO; P]; if each > most && !few { tiles } else { 0 }];
+        let at_once = if each > BLOCKS { BLOCKS } else { BLOCKS / each * each };
+        let mut kept = vec![[Sums::ZERO; P]; if each > BLOCKS && !few { tiles } else { 0 }];
         let mut passing = [[Sums::ZERO; P]; 2];
         let mut place = (0, 0);
         let [mut current, mut next] = chunks.each_mut();

@@ -1,20 +1,17 @@
-//! ONNX Runtime's C API, as far as operators need it: statuses, tensors and attributes.
+//! ONNX Runtime's C API, as far as operators need it: statuses, what is known of a node, and constants.
 
 use std::any::Any;
 use std::ffi::{CStr, CString, c_char, c_void};
-use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
-use bytemuck::Pod;
-use ort_sys::{
-    OrtApi, OrtErrorCode, OrtKernelContext, OrtKernelInfo, OrtStatusPtr, OrtTensorTypeAndShapeInfo, OrtValue,
-};
+use ort_sys::{OrtApi, OrtErrorCode, OrtKernelInfo, OrtLoggingLevel, OrtMemType, OrtStatusPtr, OrtValue};
 
 use crate::element::Element;
+use crate::tensor::{Info, Tensor, View};
 
-/// The version of the C API that the library is written against: that of ONNX Runtime 1.17, which every later one offers.
-pub(crate) const VERSION: u32 = 17;
+/// The version of the C API that the library is written against: that of ONNX Runtime 1.18, which every later one offers.
+pub(crate) const VERSION: u32 = 18;
 
 /// The functions of one loaded ONNX Runtime. A process can hold several, each with its own.
 #[derive(Clone, Copy)]
@@ -73,6 +70,12 @@ pub(crate) enum OpError {
     /// What the kernels refuse.
     #[error(transparent)]
     Shape(#[from] zqc_linear::ShapeError),
+    /// What CUDA refuses.
+    #[error(transparent)]
+    Cuda(#[from] zqc_cuda::Error),
+    /// A type that there are no kernels for CUDA of.
+    #[error("there are no kernels of {0:?} for CUDA; in a session without the CUDA provider, the model runs")]
+    CudaType(Element),
     /// What the processor lacks.
     #[error(transparent)]
     Isa(#[from] zqc_linear::IsaError),
@@ -180,204 +183,97 @@ impl Api {
         unsafe { self.tensor(value, name) }.map(Some)
     }
 
+    /// The number of the device that the provider of the node works on.
+    ///
+    /// # Safety
+    /// `info` comes from ONNX Runtime and is alive.
+    pub(crate) unsafe fn device(self, info: *const OrtKernelInfo) -> Result<usize, OpError> {
+        let (mut allocator, mut memory, mut id) = (ptr::null_mut(), ptr::null(), 0);
+        // SAFETY: all pointers are valid for the calls; the allocator is released once, and what it says of its memory is not used
+        // after that.
+        unsafe {
+            let default = OrtMemType::OrtMemTypeDefault;
+            self.check((self.0.KernelInfoGetAllocator)(info, default, &mut allocator))?;
+            let found = self
+                .check((self.0.AllocatorGetInfo)(allocator, &mut memory))
+                .and_then(|()| self.check((self.0.MemoryInfoGetId)(memory, &mut id)));
+            (self.0.ReleaseAllocator)(allocator);
+            found?;
+        }
+        Ok(usize::try_from(id).unwrap_or(0))
+    }
+
+    /// Writes a warning to the log of the session.
+    ///
+    /// # Safety
+    /// `info` comes from ONNX Runtime and is alive.
+    pub(crate) unsafe fn warn(self, info: *const OrtKernelInfo, message: &str) -> Result<(), OpError> {
+        let message = CString::new(format!("zqc_ort: {message}")).unwrap_or_default();
+        let mut logger = ptr::null();
+        // SAFETY: all pointers are valid for the calls; the logger is the session's.
+        unsafe {
+            self.check((self.0.KernelInfo_GetLogger)(info, &mut logger))?;
+            let level = OrtLoggingLevel::ORT_LOGGING_LEVEL_WARNING;
+            let place = c"".as_ptr();
+            self.check((self.0.Logger_LogMessage)(logger, level, message.as_ptr(), place, 0, place))
+        }
+    }
+
+    /// Whether ONNX Runtime was built with a provider, whatever this machine has.
+    pub(crate) fn offers(self, provider: &CStr) -> Result<bool, OpError> {
+        let (mut names, mut count) = (ptr::null_mut(), 0);
+        // SAFETY: the pointers are valid for the calls; there are as many names as it says, and they are released once.
+        unsafe {
+            self.check((self.0.GetAvailableProviders)(&mut names, &mut count))?;
+            let length = if names.is_null() { 0 } else { usize::try_from(count).unwrap_or(0) };
+            let found = (0..length).any(|at| CStr::from_ptr(*names.add(at)) == provider);
+            self.check((self.0.ReleaseAvailableProviders)(names, count))?;
+            Ok(found)
+        }
+    }
+
     /// What a value holds.
     ///
     /// # Safety
-    /// `value` is a tensor that outlives `'a` unchanged.
-    unsafe fn tensor<'a>(self, value: *const OrtValue, name: &'static str) -> Result<Tensor<'a>, OpError> {
+    /// `value` is a tensor in the memory of the host that outlives `'a` unchanged.
+    pub(crate) unsafe fn tensor<'a>(
+        self,
+        value: *const OrtValue,
+        name: &'static str,
+    ) -> Result<Tensor<'a>, OpError> {
+        // SAFETY: the value is a tensor.
+        let View { element, dims, address, .. } = unsafe { self.view(value, name) }?;
+        let length = dims.iter().product::<usize>() * element.size();
+        let bytes = if length == 0 || address == 0 {
+            &[]
+        } else {
+            // SAFETY: a tensor of these dimensions and of this element type has so many bytes, alive for 'a by the
+            // caller's promise.
+            unsafe { std::slice::from_raw_parts(ptr::with_exposed_provenance(address), length) }
+        };
+        Ok(Tensor { name, element, dims, bytes })
+    }
+
+    /// What a value is, and where.
+    ///
+    /// # Safety
+    /// `value` is a tensor.
+    pub(crate) unsafe fn view(self, value: *const OrtValue, name: &'static str) -> Result<View, OpError> {
         let mut info = ptr::null_mut();
         // SAFETY: the value is a tensor; `info` is released by the drop of `Info`.
         self.check(unsafe { (self.0.GetTensorTypeAndShape)(value, &mut info) })?;
-        let info = Info { api: self, info };
+        let info = Info::new(self, info);
         let (element, dims) = (info.element()?, info.dims()?);
         let dims: Vec<usize> = dims.iter().map(|&dim| usize::try_from(dim).unwrap_or(0)).collect();
         let mut data: *mut c_void = ptr::null_mut();
         // SAFETY: the call only yields the address; nothing is written through it.
         self.check(unsafe { (self.0.GetTensorMutableData)(value.cast_mut(), &mut data) })?;
-        let length = dims.iter().product::<usize>() * element.size();
-        let bytes = if length == 0 || data.is_null() {
-            &[]
-        } else {
-            // SAFETY: a tensor of these dimensions and of this element type has so many bytes, alive for 'a by the
-            // caller's promise.
-            unsafe { std::slice::from_raw_parts(data.cast::<u8>(), length) }
-        };
-        Ok(Tensor { name, element, dims, bytes })
+        Ok(View { name, element, dims, address: data.expose_provenance() })
     }
 }
 
 /// The message of a panic.
-fn text(panic: &(dyn Any + Send)) -> String {
+pub(crate) fn text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_string()
-}
-
-/// A tensor that ONNX Runtime holds.
-pub(crate) struct Tensor<'a> {
-    /// Name of the input in the function.
-    pub name: &'static str,
-    pub element: Element,
-    pub dims: Vec<usize>,
-    pub bytes: &'a [u8],
-}
-
-impl<'a> Tensor<'a> {
-    /// Its elements, if they are of this type.
-    pub(crate) fn elements<T: Pod>(&self, wanted: Element) -> Result<&'a [T], OpError> {
-        // An empty tensor may lie at any address; another one of this type that does not fit it is not aligned.
-        let elements =
-            if self.bytes.is_empty() { Some(&[][..]) } else { bytemuck::try_cast_slice(self.bytes).ok() };
-        elements
-            .filter(|_| self.element == wanted)
-            .ok_or_else(|| self.unexpected(format!("aligned {wanted:?}")))
-    }
-
-    /// Refuses it.
-    pub(crate) fn unexpected(&self, wanted: String) -> OpError {
-        OpError::Input { input: self.name, found: format!("{:?} {:?}", self.element, self.dims), wanted }
-    }
-}
-
-/// The inputs and outputs of one run of a node.
-pub(crate) struct Context<'a> {
-    api: Api,
-    context: *mut OrtKernelContext,
-    run: PhantomData<&'a OrtKernelContext>,
-}
-
-impl<'a> Context<'a> {
-    /// # Safety
-    /// `context` is what ONNX Runtime hands to a run of a kernel, and `'a` is within that run.
-    pub(crate) unsafe fn new(api: Api, context: *mut OrtKernelContext) -> Self {
-        Self { api, context, run: PhantomData }
-    }
-
-    /// An input.
-    pub(crate) fn input(&self, at: usize, name: &'static str) -> Result<Tensor<'a>, OpError> {
-        let mut value = ptr::null();
-        // SAFETY: the context is alive.
-        self.api.check(unsafe { (self.api.0.KernelContext_GetInput)(self.context, at, &mut value) })?;
-        if value.is_null() {
-            let (found, wanted) = ("missing".to_string(), "a tensor".to_string());
-            return Err(OpError::Input { input: name, found, wanted });
-        }
-        // SAFETY: inputs stay as they are during a run.
-        unsafe { self.api.tensor(value, name) }
-    }
-
-    /// The memory of an output of `dims`, whose elements are of the type `element`, which `T` is.
-    pub(crate) fn output<T: Pod>(
-        &self,
-        at: usize,
-        element: Element,
-        dims: &[usize],
-    ) -> Result<&'a mut [T], OpError> {
-        let sizes: Vec<i64> = dims.iter().map(|&dim| dim as i64).collect();
-        let (mut value, mut data) = (ptr::null_mut(), ptr::null_mut());
-        // SAFETY: the context is alive and the dimensions are valid for the call.
-        let status = unsafe {
-            (self.api.0.KernelContext_GetOutput)(self.context, at, sizes.as_ptr(), sizes.len(), &mut value)
-        };
-        self.api.check(status)?;
-        let length: usize = dims.iter().product();
-        if value.is_null() || length == 0 {
-            return Ok(&mut []);
-        }
-        let mut info = ptr::null_mut();
-        // SAFETY: the value is the output just made; `info` is released by the drop of `Info`.
-        self.api.check(unsafe { (self.api.0.GetTensorTypeAndShape)(value, &mut info) })?;
-        // What the session takes for the type may come from the file, and the file may be damaged.
-        let found = Info { api: self.api, info }.element()?;
-        if found != element || size_of::<T>() != element.size() {
-            return Err(OpError::Output { found, wanted: element });
-        }
-        // SAFETY: the value is the output just made.
-        self.api.check(unsafe { (self.api.0.GetTensorMutableData)(value, &mut data) })?;
-        // SAFETY: it has so many elements of this type, and T has its size; each output is asked for once a run, so nothing
-        // else refers to it.
-        Ok(unsafe { std::slice::from_raw_parts_mut(data.cast::<T>(), length) })
-    }
-
-    /// Runs `task` for every number below `tasks` on the threads of the session.
-    pub(crate) fn parallel(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) -> Result<(), OpError> {
-        unsafe extern "C" fn call(task: *mut c_void, at: usize) {
-            // SAFETY: what `parallel` hands over, alive until it returns.
-            let task = unsafe { &*task.cast::<Task<'_>>() };
-            // A panic must not cross into C++; that it happened is kept for the caller.
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (task.run)(at))) {
-                let mut first = task.panic.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-                first.get_or_insert_with(|| text(panic.as_ref()));
-            }
-        }
-        let task = Task { run: task, panic: Default::default() };
-        let argument = (&raw const task).cast_mut().cast::<c_void>();
-        // SAFETY: `task` outlives the call, which returns when all of it ran.
-        let status =
-            unsafe { (self.api.0.KernelContext_ParallelFor)(self.context, call, tasks, 0, argument) };
-        self.api.check(status)?;
-        match task.panic.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
-            Some(panic) => Err(OpError::Panic(panic)),
-            None => Ok(()),
-        }
-    }
-}
-
-/// What [`Context::parallel`] runs.
-struct Task<'a> {
-    run: &'a (dyn Fn(usize) + Sync),
-    /// The first panic.
-    panic: std::sync::Mutex<Option<String>>,
-}
-
-/// Type and shape of a value, as ONNX Runtime describes them.
-pub(crate) struct Info {
-    api: Api,
-    info: *mut OrtTensorTypeAndShapeInfo,
-}
-
-impl Info {
-    /// One of no type and no dimensions.
-    pub(crate) fn create(api: Api) -> Result<Self, OpError> {
-        let mut info = ptr::null_mut();
-        // SAFETY: the pointer is valid for the call.
-        api.check(unsafe { (api.0.CreateTensorTypeAndShapeInfo)(&mut info) })?;
-        Ok(Self { api, info })
-    }
-
-    /// One that ONNX Runtime owns, as long as it is not dropped.
-    pub(crate) fn borrow(api: Api, info: *mut OrtTensorTypeAndShapeInfo) -> Self {
-        Self { api, info }
-    }
-
-    pub(crate) fn pointer(&self) -> *mut OrtTensorTypeAndShapeInfo {
-        self.info
-    }
-
-    /// The element type.
-    pub(crate) fn element(&self) -> Result<Element, OpError> {
-        // As a number, since a later ONNX Runtime may know types that the bindings do not.
-        let mut code = 0i32;
-        // SAFETY: the enum of the bindings has the representation of an i32.
-        let status = unsafe { (self.api.0.GetTensorElementType)(self.info, (&raw mut code).cast()) };
-        self.api.check(status)?;
-        Ok(Element(code))
-    }
-
-    /// The dimensions, -1 for one that is not known.
-    pub(crate) fn dims(&self) -> Result<Vec<i64>, OpError> {
-        let mut rank = 0;
-        // SAFETY: the pointers are valid for the call.
-        self.api.check(unsafe { (self.api.0.GetDimensionsCount)(self.info, &mut rank) })?;
-        let mut dims = vec![0i64; rank];
-        // SAFETY: the buffer has room for the rank.
-        self.api.check(unsafe { (self.api.0.GetDimensions)(self.info, dims.as_mut_ptr(), rank) })?;
-        Ok(dims)
-    }
-}
-
-impl Drop for Info {
-    fn drop(&mut self) {
-        // SAFETY: it was made by ONNX Runtime for us, and is released once.
-        unsafe { (self.api.0.ReleaseTensorTypeAndShapeInfo)(self.info) }
-    }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use ort_sys::ONNXTensorElementDataType;
+use zqc_cuda::DataType;
 use zqc_numerics::{ActivationFormat, FactorFormat, Format, OUTPUT_TYPE};
 
 use crate::api::OpError;
@@ -33,6 +34,16 @@ impl Element {
             Self::F32 | Self::I32 => 4,
             Self::F64 | Self::I64 => 8,
             _ => 0,
+        }
+    }
+
+    /// As kernels for CUDA have it.
+    pub(crate) fn cuda(self) -> Result<DataType, OpError> {
+        match self {
+            Self::F32 => Ok(DataType::F32),
+            Self::F16 => Ok(DataType::F16),
+            Self::BF16 => Ok(DataType::Bf16),
+            other => Err(OpError::CudaType(other)),
         }
     }
 

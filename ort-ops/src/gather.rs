@@ -8,9 +8,11 @@ use ort_sys::OrtKernelInfo;
 use zqc_linear::Pool;
 use zqc_numerics::{OUTPUT_TYPE, Operand, WeightKind};
 
-use crate::api::{Api, Context, OpError, Tensor};
+use crate::api::{Api, OpError};
+use crate::context::Context;
 use crate::element::{Element, output_element};
 use crate::pool::SessionPool;
+use crate::tensor::Tensor;
 
 /// Values that one task should at least compute.
 const MIN_TASK: usize = 1 << 14;

@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ort_sys::{OrtOpAttrType, OrtShapeInferContext};
 use zqc_numerics::{OUTPUT_TYPE, Operand};
 
-use crate::api::{Api, Info, OpError};
+use crate::api::{Api, OpError};
 use crate::element::{Element, output_element};
 use crate::operator::{Function, Operator};
+use crate::tensor::Info;
 
 /// A dimension that is not known.
 const UNKNOWN: i64 = -1;
@@ -148,7 +149,7 @@ unsafe fn input(
     // SAFETY: the context is alive.
     unsafe {
         api.check((api.table().ShapeInferContext_GetInputTypeShape)(context, at, &mut info))?;
-        Ok(ManuallyDrop::new(Info::borrow(api, info)))
+        Ok(ManuallyDrop::new(Info::new(api, info)))
     }
 }
 

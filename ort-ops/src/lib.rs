@@ -7,10 +7,12 @@
 //! RegisterCustomOpsLibrary_V2(options, "libzqc_ort.so")                           C
 //! ```
 //!
-//! It runs in ONNX Runtime 1.18 and later, on the threads of the session. What the kernels compute is said in `zqc-linear`:
+//! It runs in ONNX Runtime 1.18 and later, on the threads of the session; in 1.20 and later with the CUDA provider on Hopper GPUs, too. What the kernels compute is said in `zqc-linear`:
 //! the bits do not depend on the processor or on the number of threads. `ZQC_CPU` names the instructions to use.
 
 mod api;
+mod context;
+mod cuda;
 mod element;
 mod gather;
 mod infer;
@@ -21,6 +23,7 @@ mod pool;
 mod quantize;
 mod registry;
 mod shared;
+mod tensor;
 
 use ort_sys::{OrtApiBase, OrtSessionOptions, OrtStatusPtr};
 

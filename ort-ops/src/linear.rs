@@ -7,27 +7,33 @@ use ort_sys::OrtKernelInfo;
 use zqc_linear::{Activations, Extra, Isa, Layer, Layout, LowRank, Output, PackedLinear, Tokens};
 use zqc_numerics::{Extra as Kind, GROUP_SIZE, OUTPUT_TYPE, Operand, Signature, WeightKind};
 
-use crate::api::{Api, Context, OpError, Tensor};
+use crate::api::{Api, OpError};
+use crate::context::Context;
 use crate::element::{Element, output_element};
 use crate::pool::SessionPool;
-use crate::{pages, quantize, shared};
+use crate::shared::{Key, Shared};
+use crate::tensor::Tensor;
+use crate::{pages, quantize};
+
+/// The packed weights of all sessions.
+static PACKED: Shared<PackedLinear> = Shared::new();
 
 /// A node that computes a linear layer.
 pub(crate) struct Linear {
     isa: Isa,
-    signature: Signature,
+    pub signature: Signature,
     group_size: usize,
-    output: Element,
+    pub output: Element,
     /// The weight; `None` where it is no constant, and comes with every run.
     weight: Option<Weight>,
 }
 
 /// A packed weight `[K, N]`.
 #[derive(Clone)]
-struct Weight {
-    packed: Arc<PackedLinear>,
-    k: usize,
-    n: usize,
+pub(crate) struct Weight {
+    pub packed: Arc<PackedLinear>,
+    pub k: usize,
+    pub n: usize,
 }
 
 impl Linear {
@@ -56,26 +62,79 @@ impl Linear {
         declared: Element,
     ) -> Result<Self, OpError> {
         // SAFETY: the caller's promise.
+        let mut linear = unsafe { Self::unpacked(api, info, signature, declared) }?;
+        // SAFETY: the caller's promise.
+        if let Some(operands) = unsafe { linear.constants(api, info) }? {
+            linear.pack(&operands)?;
+        }
+        Ok(linear)
+    }
+
+    /// The node without its weight.
+    ///
+    /// # Safety
+    /// As [`Linear::new`].
+    pub(crate) unsafe fn unpacked(
+        api: Api,
+        info: *const OrtKernelInfo,
+        signature: Signature,
+        declared: Element,
+    ) -> Result<Self, OpError> {
+        // SAFETY: the caller's promise.
         let (group_size, output) =
             unsafe { (api.attribute(info, GROUP_SIZE)?, api.attribute(info, OUTPUT_TYPE)?) };
         let wrong = || OpError::Attribute { name: GROUP_SIZE, value: group_size };
         let size = usize::try_from(group_size).ok().filter(|&size| size > 0).ok_or_else(wrong)?;
         let output = output_element(output, declared)?;
-        let mut linear = Self { isa: Isa::detect()?, signature, group_size: size, output, weight: None };
-        let first = signature.activation_inputs().len();
-        let operands = signature.operands().zip(first..);
+        Ok(Self { isa: Isa::detect()?, signature, group_size: size, output, weight: None })
+    }
+
+    /// The operands, if they are constants.
+    ///
+    /// # Safety
+    /// As [`Linear::new`].
+    pub(crate) unsafe fn constants<'a>(
+        &self,
+        api: Api,
+        info: *const OrtKernelInfo,
+    ) -> Result<Option<Vec<Tensor<'a>>>, OpError> {
+        let first = self.signature.activation_inputs().len();
+        let operands = self.signature.operands().zip(first..);
         // SAFETY: the caller's promise.
-        let operands: Result<Option<Vec<_>>, _> =
-            operands.map(|(operand, at)| unsafe { api.constant(info, at, operand.name()) }).collect();
-        if let Some(operands) = operands? {
-            let layer = linear.layer(&operands)?;
-            let packed = shared::pack(signature, &layer, linear.isa)?;
-            linear.weight = Some(Weight { packed, k: layer.k, n: layer.n });
-            for operand in &operands {
-                pages::release(operand.bytes);
-            }
+        operands.map(|(operand, at)| unsafe { api.constant(info, at, operand.name()) }).collect()
+    }
+
+    /// Packs the weight that the operands are.
+    pub(crate) fn pack(&mut self, operands: &[Tensor]) -> Result<(), OpError> {
+        let layer = self.layer(operands)?;
+        let key = Key::of(self.signature, &layer, self.isa);
+        let packed = PACKED.get(key, || PackedLinear::pack(&layer, self.isa))?;
+        self.weight = Some(Weight { packed, k: layer.k, n: layer.n });
+        for operand in operands {
+            pages::release(operand.bytes);
         }
-        Ok(linear)
+        Ok(())
+    }
+
+    /// The number of tokens of an activation of dimensions `x`, and the dimensions of the output of a weight of `n` rows and `k`
+    /// columns; `None` where the last dimension is another than `k`.
+    pub(crate) fn sizes(x: &[usize], [n, k]: [usize; 2]) -> Option<(usize, Vec<usize>)> {
+        let (_, tokens) = x.split_last().filter(|&(&last, _)| last == k)?;
+        Some((tokens.iter().product(), tokens.iter().copied().chain([n]).collect()))
+    }
+
+    /// The weight, packed now if it came with the run.
+    pub(crate) fn weight(&self, context: &Context) -> Result<Weight, OpError> {
+        if let Some(weight) = &self.weight {
+            return Ok(weight.clone());
+        }
+        let operands = self.signature.operands().zip(self.signature.activation_inputs().len()..);
+        let operands: Result<Vec<_>, _> =
+            operands.map(|(operand, at)| context.input(at, operand.name())).collect();
+        let operands = operands?;
+        let layer = self.layer(&operands)?;
+        let packed = Arc::new(PackedLinear::pack(&layer, self.isa)?);
+        Ok(Weight { packed, k: layer.k, n: layer.n })
     }
 
     pub(crate) fn run(&self, context: &Context) -> Result<(), OpError> {
@@ -83,23 +142,9 @@ impl Linear {
         let activation: Result<Vec<_>, _> =
             inputs.iter().enumerate().map(|(at, name)| context.input(at, name)).collect();
         let activation = activation?;
-        let Weight { packed, k, n } = match &self.weight {
-            Some(weight) => weight.clone(),
-            None => {
-                let operands = self.signature.operands().zip(inputs.len()..);
-                let operands: Result<Vec<_>, _> =
-                    operands.map(|(operand, at)| context.input(at, operand.name())).collect();
-                let operands = operands?;
-                let layer = self.layer(&operands)?;
-                let packed = Arc::new(PackedLinear::pack(&layer, self.isa)?);
-                Weight { packed, k: layer.k, n: layer.n }
-            }
-        };
+        let Weight { packed, k, n } = self.weight(context)?;
         let x = &activation[0];
-        let Some((_, tokens)) = x.dims.split_last().filter(|&(&last, _)| last == k) else {
-            return Err(x.unexpected(format!("[..., {k}]")));
-        };
-        let dims: Vec<usize> = tokens.iter().copied().chain([n]).collect();
+        let (_, dims) = Self::sizes(&x.dims, [n, k]).ok_or_else(|| x.unexpected(format!("[..., {k}]")))?;
         let mut narrowed = Vec::new();
         let tokens = self.tokens(&activation, &mut narrowed)?;
         let pool = SessionPool::new(context);
@@ -124,8 +169,9 @@ impl Linear {
         }
         pool.end()
     }
+
     /// The layer that the operands are.
-    fn layer<'a>(&self, operands: &[Tensor<'a>]) -> Result<Layer<'a>, OpError> {
+    pub(crate) fn layer<'a>(&self, operands: &[Tensor<'a>]) -> Result<Layer<'a>, OpError> {
         let Signature { weight: WeightKind { format, .. }, .. } = self.signature;
         let find = |wanted| {
             let at = self.signature.operands().position(|operand| operand == wanted);
@@ -191,7 +237,7 @@ impl Linear {
     }
 
     /// The activation that the inputs are; one of 64 bits is rounded into `narrowed`, as the function's `Cast` does.
-    fn tokens<'a>(
+    pub(crate) fn tokens<'a>(
         &self,
         activation: &[Tensor<'a>],
         narrowed: &'a mut Vec<f32>,

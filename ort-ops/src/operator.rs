@@ -10,7 +10,9 @@ use ort_sys::{
 };
 use zqc_numerics::{ActivationFormat, Signature, WeightKind};
 
-use crate::api::{self, Api, Context, OpError};
+use crate::api::{Api, OpError};
+use crate::context::Context;
+use crate::cuda;
 use crate::element::Element;
 use crate::gather::Gather;
 use crate::infer;
@@ -28,12 +30,20 @@ pub(crate) enum Function {
     Gather(WeightKind),
 }
 
+/// What runs an operator.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Provider {
+    Cpu,
+    Cuda,
+}
+
 /// An operator, as ONNX Runtime holds it: `base` comes first, so that a pointer to it is one to the whole.
 #[repr(C)]
 pub(crate) struct Operator {
     base: OrtCustomOp,
     api: Api,
     name: CString,
+    provider: Provider,
     pub function: Function,
     pub inputs: Vec<Element>,
     pub outputs: Vec<Element>,
@@ -44,6 +54,7 @@ enum Kernel {
     Quantize(Quantize),
     Linear(Box<Linear>),
     Gather(Gather),
+    Cuda(cuda::Node),
 }
 
 /// A kernel with what it needs to answer ONNX Runtime.
@@ -62,7 +73,7 @@ impl Function {
         quantize.chain(linear).chain(WeightKind::tables().map(Self::Gather))
     }
 
-    fn name(self) -> String {
+    pub(crate) fn name(self) -> String {
         match self {
             Self::Quantize(format) => format.quantize_function(),
             Self::Linear(signature) => signature.name(),
@@ -72,9 +83,9 @@ impl Function {
 }
 
 impl Operator {
-    /// The operator of a function. Where the type of an output can be inferred, a layer takes and yields whatever floats the
+    /// The operator of a function for a provider. Where the type of an output can be inferred, a layer takes and yields whatever floats the
     /// model has, else float32.
-    pub(crate) fn new(api: Api, function: Function, infers_types: bool) -> Self {
+    pub(crate) fn new(api: Api, function: Function, provider: Provider, infers_types: bool) -> Self {
         let float = if infers_types { Element::ANY } else { Element::F32 };
         let (inputs, outputs) = match function {
             Function::Quantize(format) => (vec![Element::ANY], Quantize::outputs(format)),
@@ -82,7 +93,7 @@ impl Operator {
             Function::Gather(kind) => (Gather::inputs(kind), vec![float]),
         };
         let name = CString::new(function.name()).unwrap_or_default();
-        Self { base: BASE, api, name, function, inputs, outputs }
+        Self { base: BASE, api, name, provider, function, inputs, outputs }
     }
 
     pub(crate) fn base(&self) -> *const OrtCustomOp {
@@ -94,6 +105,10 @@ impl Operator {
     }
 
     fn create(&self, api: Api, info: *const OrtKernelInfo) -> Result<Kernel, OpError> {
+        if self.provider == Provider::Cuda {
+            // SAFETY: `info` is what ONNX Runtime hands to the callback that this runs in.
+            return Ok(Kernel::Cuda(unsafe { cuda::Node::new(api, info, self.function, self.outputs[0]) }?));
+        }
         Ok(match self.function {
             Function::Quantize(format) => Kernel::Quantize(Quantize::new(format)?),
             Function::Linear(signature) => {
@@ -122,8 +137,12 @@ unsafe extern "system" fn name(op: *const OrtCustomOp) -> *const c_char {
     unsafe { operator(op) }.name.as_ptr()
 }
 
-unsafe extern "system" fn provider(_: *const OrtCustomOp) -> *const c_char {
-    ptr::null()
+unsafe extern "system" fn provider(op: *const OrtCustomOp) -> *const c_char {
+    // SAFETY: see `name`.
+    match unsafe { operator(op) }.provider {
+        Provider::Cpu => ptr::null(),
+        Provider::Cuda => cuda::PROVIDER.as_ptr(),
+    }
 }
 
 unsafe extern "system" fn input_type(op: *const OrtCustomOp, at: usize) -> ONNXTensorElementDataType {
@@ -150,8 +169,13 @@ unsafe extern "system" fn required(_: *const OrtCustomOp, _: usize) -> OrtCustom
     OrtCustomOpInputOutputCharacteristic::INPUT_OUTPUT_REQUIRED
 }
 
-unsafe extern "system" fn memory(_: *const OrtCustomOp, _: usize) -> OrtMemType {
-    OrtMemType::OrtMemTypeDefault
+unsafe extern "system" fn memory(op: *const OrtCustomOp, at: usize) -> OrtMemType {
+    // SAFETY: see `name`.
+    let operator = unsafe { operator(op) };
+    match operator.provider {
+        Provider::Cuda if cuda::is_on_host(operator.function, at) => OrtMemType::OrtMemTypeCPUInput,
+        _ => OrtMemType::OrtMemTypeDefault,
+    }
 }
 
 /// No operator is variadic; ONNX Runtime asks all the same.
@@ -166,13 +190,13 @@ unsafe extern "system" fn version(_: *const OrtCustomOp) -> c_int {
 
 unsafe extern "system" fn create(
     op: *const OrtCustomOp,
-    table: *const OrtApi,
+    _: *const OrtApi,
     info: *const OrtKernelInfo,
     kernel: *mut *mut c_void,
 ) -> OrtStatusPtr {
-    // SAFETY: see `name`; `table` is of the version that the operator states.
-    let (operator, api) = unsafe { (operator(op), Api::new(table)) };
-    let api = api.unwrap_or(operator.api);
+    // SAFETY: see `name`.
+    let operator = unsafe { operator(op) };
+    let api = operator.api;
     // SAFETY: `info` is alive during the callback.
     let name = unsafe { api.node_name(info) }.unwrap_or_default();
     let context = format!("node \"{name}\" ({})", operator.name());
@@ -195,6 +219,7 @@ unsafe extern "system" fn compute(kernel: *mut c_void, context: *mut OrtKernelCo
             Kernel::Quantize(quantize) => quantize.run(&context),
             Kernel::Linear(linear) => linear.run(&context),
             Kernel::Gather(gather) => gather.run(&context),
+            Kernel::Cuda(node) => node.run(&context),
         }
     })
 }
@@ -217,9 +242,12 @@ unsafe extern "system" fn infer_shapes(
     operator.api.guard(&name, || unsafe { infer::outputs(operator.api, operator, context) })
 }
 
+/// The version of the struct below: that of ONNX Runtime 1.17.
+const VERSION: u32 = 17;
+
 /// The callbacks. `version` says which fields ONNX Runtime may read, so those of later ones stay empty.
 const BASE: OrtCustomOp = OrtCustomOp {
-    version: api::VERSION,
+    version: VERSION,
     CreateKernel: None,
     GetName: Some(name),
     GetExecutionProviderType: Some(provider),

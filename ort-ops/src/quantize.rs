@@ -6,9 +6,11 @@ use half::{bf16, f16};
 use zqc_linear::{Activations, Isa, Pool, quantize_tokens};
 use zqc_numerics::ActivationFormat;
 
-use crate::api::{Context, OpError, Tensor};
+use crate::api::OpError;
+use crate::context::Context;
 use crate::element::Element;
 use crate::pool::SessionPool;
+use crate::tensor::Tensor;
 
 /// Values that one task should at least quantize.
 const MIN_TASK: usize = 1 << 14;

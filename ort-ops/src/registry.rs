@@ -9,7 +9,8 @@ use ort_sys::{OrtApiBase, OrtCustomOpDomain, OrtSessionOptions};
 use zqc_numerics::FUNCTION_DOMAIN;
 
 use crate::api::{Api, OpError};
-use crate::operator::{Function, Operator};
+use crate::cuda;
+use crate::operator::{Function, Operator, Provider};
 
 /// The version of an ONNX Runtime.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,8 +63,12 @@ fn domain(api: Api, version: Version) -> Result<*mut OrtCustomOpDomain, OpError>
     let mut domain = ptr::null_mut();
     // SAFETY: the name is copied.
     api.check(unsafe { (api.table().CreateCustomOpDomain)(name.as_ptr(), &mut domain) })?;
-    for function in Function::all() {
-        let operator: &Operator = Box::leak(Box::new(Operator::new(api, function, version >= INFERS_TYPES)));
+    let on_cpu = Function::all().map(|function| (function, Provider::Cpu));
+    let has_cuda = version >= INFERS_TYPES && cuda::is_available(api)?;
+    let on_cuda = Function::all().filter(|&function| has_cuda && cuda::runs(function));
+    for (function, provider) in on_cpu.chain(on_cuda.map(|function| (function, Provider::Cuda))) {
+        let operator = Operator::new(api, function, provider, version >= INFERS_TYPES);
+        let operator: &Operator = Box::leak(Box::new(operator));
         // SAFETY: the operator is never freed.
         api.check(unsafe { (api.table().CustomOpDomain_Add)(domain, operator.base()) })?;
     }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use zqc_ir::onnx::FolderError;
-use zqc_kernels::{LayerParts, PackError, Package, PackageWriter, WriteError, check_writable};
+use zqc_kernels::{LayerError, LayerParts, PackError, Package, PackageWriter, WriteError, check_writable};
 use zqc_numerics::{Factors, Format, LowRank, Scales};
 
 use crate::parts::{PLAIN, Random, Shape, layer, write};
@@ -172,7 +172,7 @@ fn refused(change: impl FnOnce(&mut LayerParts)) -> PackError {
     let mut parts = layer("layer", Shape { rank: 8, bias: true, ..PLAIN }, &mut Random(9));
     change(&mut parts);
     match writer.add(&[parts]).expect_err("a layer that cannot be packed") {
-        WriteError::Layer { layer, source } => {
+        WriteError::Layer(LayerError { layer, source }) => {
             assert_eq!(layer, "layer");
             source
         }
