@@ -12,7 +12,7 @@ use crate::matrix::{Matrix, PANEL};
 use crate::operands::Tokens;
 use crate::prepare::{Form, ValuesMut, View};
 
-/// Tokens from which AMX is faster than fused multiply-add.
+/// Tokens from which AMX is used: it is level there with products of integers, and faster from then on.
 #[cfg(target_arch = "x86_64")]
 const AMX_TOKENS: usize = 3;
 

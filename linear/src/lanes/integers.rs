@@ -56,11 +56,6 @@ pub(crate) trait IntegerDecode<V: Integers>: Decode<V> {
 /// As of [`Grouping`].
 pub(crate) trait IntegerGrouping: Grouping {
     /// The weights of decoded codes, of a group with these zero points, if it has some.
-    unsafe fn integers<V: Integers, D: IntegerDecode<V>>(pairs: V::Pairs, zero_points: *const i8)
-    -> V::Pairs;
-}
-
-impl IntegerGrouping for Scaled {
     #[inline(always)]
     unsafe fn integers<V: Integers, D: IntegerDecode<V>>(
         pairs: V::Pairs,
@@ -70,15 +65,8 @@ impl IntegerGrouping for Scaled {
     }
 }
 
-impl IntegerGrouping for Through {
-    #[inline(always)]
-    unsafe fn integers<V: Integers, D: IntegerDecode<V>>(
-        pairs: V::Pairs,
-        _zero_points: *const i8,
-    ) -> V::Pairs {
-        pairs
-    }
-}
+impl IntegerGrouping for Scaled {}
+impl IntegerGrouping for Through {}
 
 impl IntegerGrouping for Centred {
     #[inline(always)]
