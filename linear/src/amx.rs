@@ -8,6 +8,7 @@
 mod tile;
 
 use std::arch::x86_64::{__m512i, _mm512_setzero_si512};
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use tile::{ROW, Tiles, add_products, load, store, zero};
@@ -21,18 +22,21 @@ use crate::prepare::View;
 use crate::reference::BLOCK;
 use crate::walk::{Walk, add_tile};
 
-/// Panels at once, as many as tiles of tokens: each tile register that is loaded serves two products.
-const PANELS: usize = 2;
+/// Panels at once where there is one tile of tokens: as many sums as hide the latency of a product.
+const FOUR: usize = 4;
+/// Panels at once where there are more tiles, which go in twos: each tile register that is loaded serves two products.
+const TWO: usize = 2;
 /// The last, where their number is odd.
 const ONE: usize = 1;
-/// Blocks that are decoded at once, at most.
+/// Blocks that are decoded at once, of all panels: as many as leave room for tokens in the first-level cache.
+const DECODED: usize = 16;
+/// The same of a panel, at most.
 const BLOCKS: usize = 8;
 /// Bytes that codes are fetched ahead.
 const AHEAD: usize = 2048;
 
 /// A block of weights in bfloat16: pairs of input features by output features.
 #[repr(C, align(64))]
-#[derive(Clone, Copy)]
 struct Operand([u16; PANEL * BLOCK]);
 
 /// A tile of sums, tokens by output features.
@@ -52,17 +56,22 @@ impl Sums {
 pub(crate) unsafe fn accumulate(matrix: &Matrix, panels: Range<usize>, x: View<'_>, acc: &mut [f32]) {
     // SAFETY: the caller's condition.
     unsafe {
-        let _tiles = Tiles::configure(x.arrangement.tile);
-        let mut chunks = [Chunk::EMPTY; 2];
+        let one_tile = x.tokens <= x.arrangement.tile;
+        let _tiles = Tiles::configure(x.arrangement.tile, one_tile);
+        let mut chunks = [const { Chunk::EMPTY }; 2];
         let mut panel = panels.start;
         while panel < panels.end {
             let acc = &mut acc[(panel - panels.start) * x.tokens * PANEL..];
-            if panel + PANELS <= panels.end {
-                by_kind!(matrix, Zmm, some [] [PANELS] (matrix, panel, x, &mut chunks, acc));
-                panel += PANELS;
+            let left = panels.end - panel;
+            if left >= FOUR && one_tile {
+                by_kind!(matrix, Zmm, some [] [FOUR] (matrix, panel, x, &mut chunks, acc));
+                panel += FOUR;
+            } else if left >= TWO {
+                by_kind!(matrix, Zmm, some [] [TWO] (matrix, panel, x, &mut chunks, acc));
+                panel += TWO;
             } else {
                 by_kind!(matrix, Zmm, some [] [ONE] (matrix, panel, x, &mut chunks, acc));
-                panel += 1;
+                panel += ONE;
             }
         }
     }
@@ -74,6 +83,8 @@ struct Place {
     group: usize,
     /// Blocks of the group before it.
     before: usize,
+    /// Input features.
+    features: usize,
     /// Whether it is the first that a sum has.
     first: bool,
     /// Whether it is the last that a sum has.
@@ -82,7 +93,8 @@ struct Place {
 
 /// Some blocks of some panels, decoded.
 struct Chunk {
-    weights: [[Operand; BLOCKS]; PANELS],
+    /// `[block][panel]`.
+    weights: [MaybeUninit<Operand>; DECODED],
     places: [Place; BLOCKS],
     /// Blocks before it.
     first: usize,
@@ -91,8 +103,8 @@ struct Chunk {
 
 impl Chunk {
     const EMPTY: Self = Self {
-        weights: [[Operand([0; PANEL * BLOCK]); BLOCKS]; PANELS],
-        places: [Place { group: 0, before: 0, first: false, last: false }; BLOCKS],
+        weights: [const { MaybeUninit::uninit() }; DECODED],
+        places: [Place { group: 0, before: 0, features: 0, first: false, last: false }; BLOCKS],
         first: 0,
         len: 0,
     };
@@ -103,10 +115,12 @@ impl Chunk {
         (self.first, self.len) = (first, len);
         for to in &mut self.places[..len] {
             let (group, before) = *place;
-            let ends = before + 1 == groups.len(group).div_ceil(BLOCK);
+            let left = groups.len(group) - before * BLOCK;
+            let ends = left <= BLOCK;
             *to = Place {
                 group,
                 before,
+                features: left.min(BLOCK),
                 first: before == 0 && (group == 0 || !through),
                 last: ends && (group + 1 == groups.count || !through),
             };
@@ -144,25 +158,26 @@ unsafe fn some<D: Pairs, G: PairGrouping, const P: usize>(
         let each = if G::THROUGH { groups.blocks } else { groups.blocks_each };
         // Few sums stay in the registers, else memory holds those that do not end where the blocks do that are decoded at once.
         let few = tiles <= 2;
-        let at_once = if each > BLOCKS { BLOCKS } else { BLOCKS / each * each };
-        let mut kept = vec![[Sums::ZERO; P]; if each > BLOCKS && !few { tiles } else { 0 }];
+        let most = if P == FOUR { 2 } else { BLOCKS };
+        let at_once = if each > most { most } else { most / each * each };
+        let mut kept = vec![[Sums::ZERO; P]; if each > most && !few { tiles } else { 0 }];
         let mut passing = [[Sums::ZERO; P]; 2];
         let mut place = (0, 0);
         let [mut current, mut next] = chunks.each_mut();
         current.set(0, at_once.min(groups.blocks), &mut place, groups, G::THROUGH);
-        for block in 0..current.len {
-            panels.decode::<G>(current, block);
+        for at in 0..current.len * P {
+            panels.decode::<G>(current, at);
         }
         while current.len > 0 {
             let first = current.first + current.len;
             next.set(first, at_once.min(groups.blocks - first), &mut place, groups, G::THROUGH);
+            let mut decoding = Decoding::new(next, next.len * P, tiles.div_ceil(2) * current.len * P);
             for tile in (0..tiles).step_by(2) {
                 let sums = if kept.is_empty() { &mut passing[..] } else { &mut kept[tile..] };
-                let next = (tile == 0).then_some(&mut *next);
                 if tile + 1 < tiles {
-                    panels.products::<G, 2>(current, next, few, tile, sums, acc);
+                    panels.products::<G, 2>(current, &mut decoding, few, tile, sums, acc);
                 } else {
-                    panels.products::<G, 1>(current, next, few, tile, sums, acc);
+                    panels.products::<G, 1>(current, &mut decoding, few, tile, sums, acc);
                 }
             }
             std::mem::swap(&mut current, &mut next);
@@ -170,30 +185,68 @@ unsafe fn some<D: Pairs, G: PairGrouping, const P: usize>(
     }
 }
 
+/// A chunk that is decoded step by step, about as much in each.
+struct Decoding<'a> {
+    chunk: &'a mut Chunk,
+    /// Blocks of panels.
+    count: usize,
+    /// Those that are decoded.
+    done: usize,
+    steps: usize,
+    /// What is left over by the steps so far, in shares of a block.
+    left: usize,
+}
+
+impl<'a> Decoding<'a> {
+    fn new(chunk: &'a mut Chunk, count: usize, steps: usize) -> Self {
+        Self { chunk, count, done: 0, steps, left: 0 }
+    }
+}
+
 impl<D: Pairs, const P: usize> Panels<'_, D, P> {
-    /// Decodes a block of a chunk.
+    /// Decodes what a step is to decode.
+    ///
+    /// # Safety
+    /// As of [`some`].
+    #[inline(always)]
+    unsafe fn decode_some<G: PairGrouping>(&self, decoding: &mut Decoding<'_>) {
+        decoding.left += decoding.count;
+        while decoding.left >= decoding.steps {
+            decoding.left -= decoding.steps;
+            // SAFETY: the caller's condition; over all steps it is `count` blocks.
+            unsafe { self.decode::<G>(decoding.chunk, decoding.done) };
+            decoding.done += 1;
+        }
+    }
+
+    /// Decodes a block of a panel, the one at `at` in the chunk.
     ///
     /// # Safety
     /// As of [`some`]; the block exists.
-    #[inline(always)]
-    unsafe fn decode<G: PairGrouping>(&self, chunk: &mut Chunk, block: usize) {
-        let place = chunk.places[block];
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+    #[inline(never)]
+    unsafe fn decode<G: PairGrouping>(&self, chunk: &mut Chunk, at: usize) {
+        let place = chunk.places[at / P];
+        let walk = &self.walks[at % P];
+        let to: *mut __m512i = chunk.weights[at].as_mut_ptr().cast();
         let whole = BLOCK / D::COLUMNS;
         // SAFETY: the caller's condition; a block has at most `whole` lines, and 16 pairs.
         unsafe {
-            for (walk, weights) in self.walks.iter().zip(&mut chunk.weights) {
-                let features = (walk.groups().len(place.group) - place.before * BLOCK).min(BLOCK);
-                let lines = features.div_ceil(D::COLUMNS);
-                let operand = G::of_pairs(walk, self.ladders, place.group);
-                let line = walk.lines(place.group).add(place.before * whole * LINE);
-                let to: *mut __m512i = (&raw mut weights[block].0).cast();
-                for l in 0..lines {
-                    let line = line.add(l * LINE);
-                    Zmm::prefetch(line.wrapping_add(AHEAD));
-                    for pair in 0..D::COLUMNS / 2 {
-                        to.add(l * D::COLUMNS / 2 + pair).write(G::pairs(walk.decode, line, pair, operand));
-                    }
+            let operand = G::of_pairs(walk, self.ladders, place.group);
+            let line = walk.lines(place.group).add(place.before * whole * LINE);
+            let decode_line = |l: usize| {
+                let line = line.add(l * LINE);
+                Zmm::prefetch(line.wrapping_add(AHEAD));
+                for pair in 0..D::COLUMNS / 2 {
+                    to.add(l * D::COLUMNS / 2 + pair).write(G::pairs(walk.decode, line, pair, operand));
                 }
+            };
+            if place.features > BLOCK - D::COLUMNS {
+                // Their number is known to the compiler.
+                (0..whole).for_each(decode_line);
+            } else {
+                let lines = place.features.div_ceil(D::COLUMNS);
+                (0..lines).for_each(decode_line);
                 for pair in lines * D::COLUMNS / 2..BLOCK / 2 {
                     to.add(pair).write(_mm512_setzero_si512());
                 }
@@ -210,7 +263,7 @@ impl<D: Pairs, const P: usize> Panels<'_, D, P> {
     unsafe fn products<G: PairGrouping, const T: usize>(
         &self,
         chunk: &Chunk,
-        mut next: Option<&mut Chunk>,
+        decoding: &mut Decoding<'_>,
         stay: bool,
         tile: usize,
         sums: &mut [[Sums; P]],
@@ -218,7 +271,7 @@ impl<D: Pairs, const P: usize> Panels<'_, D, P> {
     ) {
         let x = self.x;
         let block_bytes = x.arrangement.tile * ROW;
-        // Registers 0 to 3 hold sums, `2 t + p`; 4 and 5 tokens; 6 and 7 weights.
+        // Registers 0 to 3 hold sums, `2 t + p`; 4 tokens, and 5 those of another tile; 6 and 7 weights, and 5 too of one tile.
         let mut block = 0;
         // SAFETY: the caller's condition.
         unsafe {
@@ -238,6 +291,10 @@ impl<D: Pairs, const P: usize> Panels<'_, D, P> {
                     if P > 1 {
                         load::<1>(at(0, 1));
                     }
+                    if P > 2 {
+                        load::<2>(at(0, 2));
+                        load::<3>(at(0, 3));
+                    }
                     if T > 1 {
                         load::<2>(at(1, 0));
                     }
@@ -246,22 +303,30 @@ impl<D: Pairs, const P: usize> Panels<'_, D, P> {
                     }
                 }
                 loop {
-                    load::<6>((&raw const chunk.weights[0][block]).cast());
+                    let weights = |p: usize| chunk.weights[block * P + p].as_ptr().cast::<u8>();
                     load::<4>(tokens[0].add(block * block_bytes));
+                    load::<6>(weights(0));
                     add_products::<0, 4, 6>();
-                    if P > 1 {
-                        load::<7>((&raw const chunk.weights[1][block]).cast());
-                        add_products::<1, 4, 7>();
-                    }
                     if T > 1 {
                         load::<5>(tokens[1].add(block * block_bytes));
                         add_products::<2, 5, 6>();
                     }
-                    if T > 1 && P > 1 {
-                        add_products::<3, 5, 7>();
+                    self.decode_some::<G>(decoding);
+                    if P > 1 {
+                        load::<7>(weights(1));
+                        add_products::<1, 4, 7>();
+                        if T > 1 {
+                            add_products::<3, 5, 7>();
+                        }
+                        self.decode_some::<G>(decoding);
                     }
-                    if let Some(next) = next.as_deref_mut().filter(|next| block < next.len) {
-                        self.decode::<G>(next, block);
+                    if P > 2 {
+                        load::<5>(weights(2));
+                        add_products::<2, 4, 5>();
+                        self.decode_some::<G>(decoding);
+                        load::<6>(weights(3));
+                        add_products::<3, 4, 6>();
+                        self.decode_some::<G>(decoding);
                     }
                     block += 1;
                     if place.last || block == chunk.len {
@@ -276,6 +341,10 @@ impl<D: Pairs, const P: usize> Panels<'_, D, P> {
                 store::<0>(to(0, 0));
                 if P > 1 {
                     store::<1>(to(0, 1));
+                }
+                if P > 2 {
+                    store::<2>(to(0, 2));
+                    store::<3>(to(0, 3));
                 }
                 if T > 1 {
                     store::<2>(to(1, 0));

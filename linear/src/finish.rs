@@ -1,7 +1,10 @@
-//! What becomes of the sums of a panel: scales, low-rank branch and bias.
+//! What becomes of the sums of a panel: scales, low-rank branch and bias, and the cast to the type of the output.
+
+use std::ops::Range;
 
 use crate::lanes::{Decode, Lanes};
 use crate::matrix::{Coding, LINE, Matrix, PANEL};
+use crate::operands::Columns;
 
 /// What is done to the sums of all tokens.
 pub(crate) struct Epilogue<'a> {
@@ -17,49 +20,64 @@ pub(crate) struct Epilogue<'a> {
     pub stride: usize,
     /// Biases of the output features of all panels, or none.
     pub bias: &'a [[f32; PANEL]],
+    /// What is written.
+    pub output: &'a Columns<'a>,
+    /// The row of the first token.
+    pub first: usize,
 }
 
-/// Turns the sums `acc` `[token][16]` of a panel into outputs. `columns` is space for `U`.
+/// Turns the sums `acc` `[panel][token][16]` of `panels` into outputs. `columns` is space for `U`.
 ///
 /// # Safety
-/// The instruction set of `V` is enabled; `panel` exists.
+/// The instruction set of `V` is enabled; the panels exist, and no other thread writes their outputs.
 #[inline(always)]
 pub(crate) unsafe fn finish<V: Lanes>(
     epilogue: &Epilogue<'_>,
-    panel: usize,
-    acc: &mut [f32],
+    panels: Range<usize>,
+    acc: &[f32],
     columns: &mut Vec<f32>,
 ) {
+    let tokens = epilogue.token_scales.len();
     let rank = epilogue.up.map_or(0, |up| up.groups.k);
+    let padded = rank.next_multiple_of(LINE / PANEL) * PANEL;
+    columns.resize(panels.len() * padded, 0.0);
     if let Some(up) = epilogue.up {
-        columns.resize(rank.next_multiple_of(LINE / PANEL) * PANEL, 0.0);
-        // SAFETY: the caller's condition; a factor is of one of these two.
-        unsafe {
-            match up.coding {
-                Coding::Bf16 => decode::<V, V::Bf16>(up, panel, columns),
-                _ => decode::<V, V::E4M3>(up, panel, columns),
+        for (panel, columns) in panels.clone().zip(columns.chunks_exact_mut(padded)) {
+            // SAFETY: the caller's condition; a factor is of one of these two.
+            unsafe {
+                match up.coding {
+                    Coding::Bf16 => decode::<V, V::Bf16>(up, panel, columns),
+                    _ => decode::<V, V::E4M3>(up, panel, columns),
+                }
             }
         }
     }
-    for (token, acc) in acc.chunks_exact_mut(PANEL).enumerate() {
+    // Row by row: the outputs of one lie far from those of the next.
+    for (token, scale) in epilogue.token_scales.iter().enumerate() {
         let components = &epilogue.components[token * epilogue.stride..][..rank];
-        for part in (0..PANEL).step_by(V::COUNT) {
-            // SAFETY: the caller's condition; every pointer is to a part of a panel.
-            unsafe {
-                let to = acc[part..].as_mut_ptr();
-                let mut y = V::load(to);
-                if let Some(scales) = epilogue.row_scales.get(panel) {
-                    y = y.mul(V::load(scales[part..].as_ptr()));
+        for (at, panel) in panels.clone().enumerate() {
+            let columns = &columns[at * padded..][..padded];
+            let acc = &acc[(at * tokens + token) * PANEL..][..PANEL];
+            let mut row = [0.0; PANEL];
+            for part in (0..PANEL).step_by(V::COUNT) {
+                // SAFETY: the caller's condition; every pointer is to a part of a panel.
+                unsafe {
+                    let mut y = V::load(acc[part..].as_ptr());
+                    if let Some(scales) = epilogue.row_scales.get(panel) {
+                        y = y.mul(V::load(scales[part..].as_ptr()));
+                    }
+                    y = y.mul(V::splat(*scale));
+                    for (r, component) in components.iter().enumerate() {
+                        y = V::splat(*component).fma(V::load(columns[r * PANEL + part..].as_ptr()), y);
+                    }
+                    if let Some(bias) = epilogue.bias.get(panel) {
+                        y = y.add(V::load(bias[part..].as_ptr()));
+                    }
+                    y.store(row[part..].as_mut_ptr());
                 }
-                y = y.mul(V::splat(epilogue.token_scales[token]));
-                for (r, component) in components.iter().enumerate() {
-                    y = V::splat(*component).fma(V::load(columns[r * PANEL + part..].as_ptr()), y);
-                }
-                if let Some(bias) = epilogue.bias.get(panel) {
-                    y = y.add(V::load(bias[part..].as_ptr()));
-                }
-                y.store(to);
             }
+            // SAFETY: the caller's condition.
+            unsafe { epilogue.output.write(epilogue.first + token, panel, row) };
         }
     }
 }

@@ -12,8 +12,10 @@ use crate::packed::PackedLinear;
 use crate::pool::{Pool, Serial};
 use crate::prepare::{Arrangement, Values, ValuesMut};
 
-/// Panels that are in work at once.
+/// Panels that are in work at once, at least: those whose products the kernels add side by side.
 const PANELS: usize = 4;
+/// Sums that are in work at once, if that is more: they stay in a first-level cache.
+const SUMS: usize = 4096;
 /// Tasks for a thread, so that one that is late has less left to do.
 const TASKS_PER_THREAD: usize = 4;
 /// Products below which other threads are not worth waking: some 10 microseconds.
@@ -76,11 +78,13 @@ fn chunk(
     };
     batch.prepare(layer, kernels, range.clone(), tokens, stride, pool);
 
-    let units = layer.weight.panels.div_ceil(PANELS);
     let tasks = match pool.threads() {
         1 => 1,
-        threads => units.min(threads * TASKS_PER_THREAD),
+        threads => layer.weight.panels.div_ceil(PANELS).min(threads * TASKS_PER_THREAD),
     };
+    let fair = (layer.weight.panels / tasks).next_multiple_of(PANELS);
+    let at_once = (SUMS / (m * PANEL)).next_multiple_of(PANELS).clamp(PANELS, fair.max(PANELS));
+    let units = layer.weight.panels.div_ceil(at_once);
     let epilogue = Epilogue {
         row_scales: &layer.row_scales,
         token_scales: &batch.scales,
@@ -88,25 +92,17 @@ fn chunk(
         components: &batch.components,
         stride,
         bias: &layer.bias,
+        output,
+        first: range.start,
     };
     pool.run(tasks, &|task| {
-        let mut acc = Aligned::new(PANELS * m * PANEL);
+        let mut acc = Aligned::new(at_once * m * PANEL);
         let mut space = Vec::new();
         for unit in units * task / tasks..units * (task + 1) / tasks {
-            let panels = unit * PANELS..layer.weight.panels.min((unit + 1) * PANELS);
+            let panels = unit * at_once..layer.weight.panels.min((unit + 1) * at_once);
             kernels.accumulate(&layer.weight, panels.clone(), batch.grouped.view(m), &mut acc);
-            for (panel, acc) in panels.clone().zip(acc.chunks_exact_mut(m * PANEL)) {
-                kernels.finish(&epilogue, panel, acc, &mut space);
-            }
-            // Row by row: the outputs of one lie far from those of the next.
-            for row in 0..m {
-                for (panel, acc) in panels.clone().zip(acc.chunks_exact(m * PANEL)) {
-                    let first = panel * PANEL;
-                    let y = &acc[row * PANEL..][..PANEL.min(layer.n - first)];
-                    // SAFETY: no other task has this panel.
-                    unsafe { output.write(range.start + row, first, y) };
-                }
-            }
+            // SAFETY: no other task has these panels.
+            unsafe { kernels.finish(&epilogue, panels, &acc, &mut space) };
         }
     });
 }

@@ -38,7 +38,7 @@ pub(crate) struct Fma {
     pub decode: unsafe fn(&Matrix, Place, &mut Weights),
     pub add: unsafe fn(&Weights, usize, View<'_>, Range<usize>, usize, &mut [f32]),
     pub scale: unsafe fn(&[f32], &[f32; PANEL], &mut [f32]),
-    finish: unsafe fn(&Epilogue<'_>, usize, &mut [f32], &mut Vec<f32>),
+    finish: unsafe fn(&Epilogue<'_>, Range<usize>, &[f32], &mut Vec<f32>),
     pub exact: Option<Exact>,
 }
 
@@ -112,9 +112,14 @@ macro_rules! kernels {
             /// # Safety
             /// As of [`crate::finish::finish`].
             $(#[$features])?
-            unsafe fn finish(epilogue: &Epilogue<'_>, panel: usize, acc: &mut [f32], space: &mut Vec<f32>) {
+            unsafe fn finish(
+                epilogue: &Epilogue<'_>,
+                panels: Range<usize>,
+                acc: &[f32],
+                space: &mut Vec<f32>,
+            ) {
                 // SAFETY: the caller's condition.
-                unsafe { super::finish::<$vector>(epilogue, panel, acc, space) }
+                unsafe { super::finish::<$vector>(epilogue, panels, acc, space) }
             }
         }
     };
@@ -234,15 +239,18 @@ impl Kernels {
         }
     }
 
-    /// Turns the sums `acc` `[token][16]` of a panel into outputs.
-    pub(crate) fn finish(
+    /// Turns the sums `acc` `[panel][token][16]` of `panels` into outputs.
+    ///
+    /// # Safety
+    /// The panels exist, and no other thread writes their outputs.
+    pub(crate) unsafe fn finish(
         &self,
         epilogue: &Epilogue<'_>,
-        panel: usize,
-        acc: &mut [f32],
+        panels: Range<usize>,
+        acc: &[f32],
         space: &mut Vec<f32>,
     ) {
-        // SAFETY: `PackedLinear` has checked that the instruction set is available.
-        unsafe { (self.fma.finish)(epilogue, panel, acc, space) }
+        // SAFETY: the caller's condition; `PackedLinear` has checked that the instruction set is available.
+        unsafe { (self.fma.finish)(epilogue, panels, acc, space) }
     }
 }

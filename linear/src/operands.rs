@@ -116,20 +116,23 @@ impl<'a> Columns<'a> {
         Self { outputs, n, borrow: PhantomData }
     }
 
-    /// Writes up to 16 columns from `column` of row `row`. Every NaN becomes the same.
+    /// Writes the columns of a panel in row `row`. Every NaN becomes the same.
     ///
     /// # Safety
-    /// The row and the columns exist, and no other thread writes them.
-    pub(crate) unsafe fn write(&self, row: usize, column: usize, y: &[f32]) {
-        let at = row * self.n + column;
-        let mut values = [0.0; PANEL];
-        for (to, from) in values.iter_mut().zip(y) {
-            *to = if from.is_nan() { f32::NAN } else { *from };
-        }
-        let values = &values[..y.len()];
+    /// The row and the panel exist, and no other thread writes them.
+    #[inline(always)]
+    pub(crate) unsafe fn write(&self, row: usize, panel: usize, y: [f32; PANEL]) {
+        let y = y.map(|y| if y.is_nan() { f32::NAN } else { y });
+        let first = panel * PANEL;
+        let at = row * self.n + first;
+        let values = &y[..PANEL.min(self.n - first)];
         // SAFETY: the caller's condition.
         unsafe {
             match self.outputs {
+                // A whole panel without a call of `memcpy`.
+                Outputs::F32(to) if values.len() == PANEL => {
+                    to.add(at).cast::<[f32; PANEL]>().write_unaligned(y);
+                }
                 Outputs::F32(to) => to.add(at).copy_from_nonoverlapping(values.as_ptr(), values.len()),
                 Outputs::F16(to) => {
                     std::slice::from_raw_parts_mut(to.add(at), values.len()).convert_from_f32_slice(values);

@@ -21,12 +21,14 @@ struct Configuration {
 pub(super) struct Tiles;
 
 impl Tiles {
-    /// Registers 0 to 3 for sums, 4 and 5 for tokens, 6 and 7 for weights.
+    /// Registers 0 to 3 for sums, 4 for `tokens` tokens, 6 and 7 for weights, and 5 for as many tokens more or, where there is
+    /// `one_tile` of them, for weights.
     ///
     /// # Safety
     /// AMX is available; there are 1 to 16 tokens.
-    pub(super) unsafe fn configure(tokens: usize) -> Self {
+    pub(super) unsafe fn configure(tokens: usize, one_tile: bool) -> Self {
         let shape = |register| match register {
+            5 if one_tile => ((BLOCK / 2) as u8, ROW as u16),
             0..6 => (tokens as u8, ROW as u16),
             6..8 => ((BLOCK / 2) as u8, ROW as u16),
             _ => (0, 0),

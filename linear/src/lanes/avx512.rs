@@ -17,10 +17,8 @@ pub(crate) struct Zmm(pub __m512);
 pub(crate) struct Nibbles {
     floats: __m512,
     pub(super) halves: __m512i,
-    /// In bfloat16, times the first and the second factor of the octave of a ladder.
-    pub(super) first_second: __m512i,
-    /// Twice the same, times the third.
-    pub(super) third: __m512i,
+    /// See [`Codebook::minuends`].
+    pub(super) minuends: __m512i,
     /// See [`Codebook::multiples`], twice as well.
     integers: __m512i,
     /// 0, which the compiler does not know: else it takes an instruction more to clear what is not looked up.
@@ -134,13 +132,12 @@ impl Decode<Zmm> for Nibbles {
 
     #[inline(always)]
     unsafe fn new(codebook: &Codebook) -> Self {
-        let Codebook { values, halves, products: [first, second, third], multiples, .. } = codebook;
+        let Codebook { values, halves, minuends: [first, second], multiples, .. } = codebook;
         let half = |halves: &[u16; 16]| _mm256_loadu_si256(halves.as_ptr().cast());
         Self {
             floats: _mm512_loadu_ps(values.as_ptr()),
             halves: _mm512_broadcast_i64x4(half(halves)),
-            first_second: _mm512_inserti64x4(_mm512_castsi256_si512(half(first)), half(second), 1),
-            third: _mm512_broadcast_i64x4(half(third)),
+            minuends: _mm512_inserti64x4(_mm512_castsi256_si512(half(first)), half(second), 1),
             integers: _mm512_broadcast_i64x4(_mm256_cvtepi8_epi16(_mm_loadu_si128(
                 multiples.as_ptr().cast(),
             ))),

@@ -5,6 +5,7 @@ use std::arch::x86_64::*;
 
 use super::avx512::{Bf16, E4M3, E5M2, Int8, Nibbles, UPPER, Zmm};
 use super::{Decode, Lanes};
+use crate::codebook::below_two;
 use crate::matrix::{GroupScales, Matrix};
 use crate::walk::{Centred, Grouping, Scaled, Through, Walk};
 
@@ -42,14 +43,11 @@ impl Pairs for Nibbles {
 
     #[inline(always)]
     unsafe fn multiplied(self, line: *const u8, pair: usize, factors: Factors) -> __m512i {
-        // place | (indices & 0xF)
+        // upper | (indices & 0xF)
         const SELECT: i32 = 0xF8;
         let indices = Self::indices(line, pair);
-        let indices = _mm512_ternarylogic_epi32::<SELECT>(factors.place, indices, _mm512_set1_epi16(0xF));
-        let octave = _mm512_permutexvar_epi16(indices, self.first_second);
-        let octave = _mm512_mask_permutexvar_epi16(octave, factors.third, indices, self.third);
-        // Fewer halves than the exponent has: saturation keeps 0 alone.
-        _mm512_subs_epu16(octave, factors.halvings)
+        let indices = _mm512_ternarylogic_epi32::<SELECT>(factors.upper, indices, _mm512_set1_epi16(0xF));
+        _mm512_subs_epu16(_mm512_permutexvar_epi16(indices, self.minuends), factors.below)
     }
 }
 
@@ -63,22 +61,20 @@ impl Pairs for Bf16 {
     }
 }
 
-/// The factors of a ladder by shift: how often the place in the first octave is halved, and the place.
+/// The factors of a ladder by shift, see [`Codebook::minuends`](crate::codebook::Codebook).
 #[derive(Clone, Copy)]
 pub(crate) struct Ladders {
-    halvings: __m512i,
-    places: __m512i,
+    below: __m512i,
+    upper: __m512i,
 }
 
 /// The factors of a group, for both halves of the lanes of a panel.
 #[derive(Clone, Copy)]
 pub(crate) struct Factors {
-    /// In units of the exponent of bfloat16.
-    halvings: __m512i,
-    /// The fifth bit of an index: set for the second factor of the octave.
-    place: __m512i,
-    /// Lanes with the third.
-    third: __mmask32,
+    /// See [`below_two`].
+    below: __m512i,
+    /// The fifth bit of an index: set for a factor that is no power of two.
+    upper: __m512i,
 }
 
 impl Ladders {
@@ -88,16 +84,16 @@ impl Ladders {
     /// AVX-512 is available.
     #[inline(always)]
     pub(crate) unsafe fn new(matrix: &Matrix) -> Self {
-        let octave = match &matrix.scales {
-            GroupScales::Ladder(ladder, ..) => ladder.octave().len(),
-            GroupScales::One | GroupScales::Floats(_) => 1,
+        let below = match &matrix.scales {
+            GroupScales::Ladder(_, factors, _) => factors.map(below_two),
+            GroupScales::One | GroupScales::Floats(_) => [0; 16],
         };
-        let twice = |half: u32| half << 16 | half;
-        let halvings: [u32; 16] = std::array::from_fn(|shift| twice(((shift / octave) as u32) << 7));
-        let places: [u32; 16] = std::array::from_fn(|shift| twice([0, 1 << 4, 1 << 15][shift % octave]));
+        let twice = |half: u16| u32::from(half) << 16 | u32::from(half);
+        let upper = below.map(|below| twice(u16::from(below % 128 != 0) << 4));
+        let below = below.map(twice);
         Self {
-            halvings: _mm512_loadu_si512(halvings.as_ptr().cast()),
-            places: _mm512_loadu_si512(places.as_ptr().cast()),
+            below: _mm512_loadu_si512(below.as_ptr().cast()),
+            upper: _mm512_loadu_si512(upper.as_ptr().cast()),
         }
     }
 
@@ -108,11 +104,9 @@ impl Ladders {
     #[inline(always)]
     unsafe fn factors(self, shifts: u64) -> Factors {
         let indices = Zmm::shifts(shifts);
-        let place = _mm512_permutexvar_epi32(indices, self.places);
         Factors {
-            halvings: _mm512_permutexvar_epi32(indices, self.halvings),
-            place,
-            third: _mm512_movepi16_mask(place),
+            below: _mm512_permutexvar_epi32(indices, self.below),
+            upper: _mm512_permutexvar_epi32(indices, self.upper),
         }
     }
 }
