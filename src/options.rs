@@ -54,7 +54,7 @@ pub enum Target {
 /// What the language-model head and the table of the token embeddings become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Head {
-    /// INT8 with a scale for every entry; the head reads its activation in float.
+    /// INT8 with a scale for every entry; the head reads its activation in bfloat16.
     #[default]
     Int8,
     /// E4M3 with a scale for every entry.
@@ -262,7 +262,7 @@ impl Options {
     }
 
     /// The pass that quantizes the head and the table of the tokens, unless they stay in float. A head of INT8 reads its activation
-    /// in float, as 8 bits of it cost more than those of the weight.
+    /// in bfloat16, as 8 bits of it cost more than those of the weight.
     pub(crate) fn quantize_head(&self) -> Option<QuantizeHead> {
         let (format, activations) = match self.head() {
             Head::Float => return None,

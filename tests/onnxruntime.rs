@@ -50,7 +50,8 @@ fn stock_onnxruntime_runs_the_compiled_model_and_agrees_with_eval() {
     assert!((float / float_here - 1.0).abs() < 1e-5, "float: ONNX Runtime {float}, zqc eval {float_here}");
     compile(&output, &["--method", "rtn", "--activations", "none"]);
     let (theirs, ours) = (text.by_onnxruntime(&python, &output), text.by_zqc(&output));
-    assert!((theirs / ours - 1.0).abs() < 1e-5, "weights alone: ONNX Runtime {theirs}, zqc eval {ours}");
+    // `zqc eval` computes bfloat16 in float32: it does not round what the head reads.
+    assert!((theirs / ours - 1.0).abs() < 1e-4, "weights alone: ONNX Runtime {theirs}, zqc eval {ours}");
 }
 
 /// What is not folded in the passes that a version makes is computed in every run: right, and slow.
@@ -104,7 +105,8 @@ fn layers_in_bodies_are_calibrated_and_run_by_eval() {
     let (float, quantized) = (perplexity(&model, 1e-5), perplexity(&output, 3e-3));
     assert!(quantized < 1.03 * float, "W4A8 {quantized}, float {float}");
     compile_model(&model, &output, &["--method", "rtn", "--activations", "none"]);
-    perplexity(&output, 1e-5);
+    // The head reads bfloat16.
+    perplexity(&output, 1e-4);
 }
 
 #[test]

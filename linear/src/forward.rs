@@ -29,7 +29,7 @@ pub(crate) fn forward(
     mut output: Output<'_>,
     pool: &dyn Pool,
 ) {
-    let kernels = Kernels::of(layer.isa, matches!(tokens, Tokens::Quantized { .. }), m);
+    let kernels = Kernels::of(layer.isa, tokens, m, layer.low_rank.is_some());
     let few = layer.k.saturating_mul(layer.n).saturating_mul(m) < FEW_PRODUCTS;
     let pool = if few || pool.threads() < 2 { &Serial } else { pool };
     let columns = Columns::new(&mut output, layer.n);

@@ -183,9 +183,12 @@ exact_kernels!(exact_vnni, lanes::avx512::Zmm, lanes::avx512::Vnni, #[target_fea
 kernels!(neon, lanes::neon::Quad, #[target_feature(enable = "neon")]);
 
 impl Kernels {
-    /// The kernels of an available instruction set for `tokens` tokens, quantized or not.
+    /// The kernels of an available instruction set for `m` tokens of a layer, with a low-rank branch or without.
     #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "one kernel for all"))]
-    pub(crate) fn of(isa: Isa, quantized: bool, tokens: usize) -> Self {
+    pub(crate) fn of(isa: Isa, tokens: &Tokens<'_>, m: usize, has_branch: bool) -> Self {
+        let quantized = matches!(tokens, Tokens::Quantized { .. });
+        // A product of two elements of bfloat16 can be subnormal.
+        let fits_amx = quantized || matches!(tokens, Tokens::Bf16(_)) && !has_branch;
         let floats = |fma| Self { form: Form::Rows, fma, tiles: None };
         #[cfg(target_arch = "x86_64")]
         let integers = |fma: Fma, exact| match quantized {
@@ -198,7 +201,7 @@ impl Kernels {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => integers(avx512::KERNELS, exact_avx512::KERNELS),
             #[cfg(target_arch = "x86_64")]
-            Isa::Amx if quantized && tokens >= AMX_TOKENS => {
+            Isa::Amx if fits_amx && m >= AMX_TOKENS => {
                 Self { form: Form::Tiles, fma: avx512::KERNELS, tiles: Some(crate::amx::accumulate) }
             }
             // Every processor with AMX has VNNI.

@@ -212,12 +212,17 @@ impl Layer<'_> {
 impl LowRank<'_> {
     /// Element `at` of a factor.
     pub(crate) fn value(&self, factor: &[u8], at: usize) -> f32 {
-        /// Below it, a product with the least value of a code could be subnormal.
-        const LEAST: f32 = f32::from_bits((127 - 100) << 23);
         let value = match self.format {
             FactorFormat::E4M3 => Format::E4M3.decode(factor[at]),
             FactorFormat::Bf16 => bf16::from_le_bytes([factor[2 * at], factor[2 * at + 1]]).to_f32(),
         };
-        if value.abs() < LEAST { 0.0 } else { value }
+        or_zero(value)
     }
+}
+
+/// The value of an element of bfloat16, or 0 for one below 2^-100: a product of it with the least value of a code could be subnormal.
+#[inline(always)]
+pub(crate) fn or_zero(value: f32) -> f32 {
+    const LEAST: f32 = f32::from_bits((127 - 100) << 23);
+    if value.abs() < LEAST { 0.0 } else { value }
 }

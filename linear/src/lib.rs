@@ -20,8 +20,9 @@
 //! * `y = (acc * row_scale) * token_scale`. The row scale is 1 for a weight without shifts, the token scale is 1 for activations in
 //!   float.
 //! * The low-rank branch: `t[r] = (dot * rank_scale[r]) * token_scale`, `dot` being the sum of `x V[.., r]` over all
-//!   input features in blocks of 32 as within one group; then `y = fma(t[r], U[r], y)` for ascending `r`. Elements of `U` and
-//!   `V` below 2^-100 count as 0, so that no product can be subnormal, which AMX would flush.
+//!   input features in blocks of 32 as within one group; then `y = fma(t[r], U[r], y)` for ascending `r`.
+//! * Elements of `U` and `V`, and activations in bfloat16, count as 0 below 2^-100, so that no product with a code can be subnormal,
+//!   which AMX would flush.
 //! * `y = y + bias`, and the cast to the type of the output, to nearest even. Every NaN is the same quiet NaN.
 //!
 //! Where the sums of a block are exact in any order, which its values tell, they are added as integers (`exact`): a token in

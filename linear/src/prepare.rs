@@ -4,6 +4,7 @@ use half::slice::HalfFloatSliceExt;
 use zqc_numerics::ActivationFormat;
 
 use crate::aligned::Aligned;
+use crate::layer::or_zero;
 use crate::matrix::{Groups, Matrix};
 use crate::operands::Tokens;
 use crate::reference::BLOCK;
@@ -289,7 +290,11 @@ fn read(tokens: &Tokens<'_>, token: usize, x: &mut [f32]) {
         }
         Tokens::F32(from) => x.copy_from_slice(&from[row]),
         Tokens::F16(from) => from[row].convert_to_f32_slice(x),
-        Tokens::Bf16(from) => from[row].convert_to_f32_slice(x),
+        Tokens::Bf16(from) => {
+            x.iter_mut()
+                .zip(&from[row])
+                .for_each(|(to, from)| *to = or_zero(f32::from_bits(u32::from(from.to_bits()) << 16)));
+        }
     }
 }
 

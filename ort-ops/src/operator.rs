@@ -83,12 +83,15 @@ impl Function {
 }
 
 impl Operator {
-    /// The operator of a function for a provider. Where the type of an output can be inferred, a layer takes and yields whatever floats the
-    /// model has, else float32.
+    /// The operator of a function for a provider. A layer takes whatever floats the model has, and where the type of an output can be
+    /// inferred yields them too, else float32.
     pub(crate) fn new(api: Api, function: Function, provider: Provider, infers_types: bool) -> Self {
         let float = if infers_types { Element::ANY } else { Element::F32 };
         let (inputs, outputs) = match function {
             Function::Quantize(format) => (vec![Element::ANY], Quantize::outputs(format)),
+            Function::Linear(signature) if signature.activation.is_none() => {
+                (Linear::inputs(signature, Element::ANY), vec![float])
+            }
             Function::Linear(signature) => (Linear::inputs(signature, float), vec![float]),
             Function::Gather(kind) => (Gather::inputs(kind), vec![float]),
         };

@@ -1,6 +1,6 @@
 //! Memory of the model's file that is no longer read.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use rustix::mm::{Advice, madvise};
@@ -8,7 +8,7 @@ use rustix::mm::{Advice, madvise};
 /// Bytes of an entry of `/proc/self/pagemap`.
 const ENTRY: usize = 8;
 
-/// Less is not worth the look at the map of the process that it takes to know what it is.
+/// Less is not worth the look at its pages that it takes to know what they are.
 const FLOOR: usize = 1 << 16;
 
 /// Lets the kernel take back the whole pages of `bytes` that are mapped from a file, as ONNX Runtime maps external data.
@@ -17,21 +17,19 @@ pub(crate) fn release(bytes: &[u8]) {
     let page = rustix::param::page_size();
     let start = (bytes.as_ptr() as usize).next_multiple_of(page);
     let end = (bytes.as_ptr() as usize + bytes.len()) & !(page - 1);
-    if end < start + FLOOR || !is_clean_file(start, end, page) {
+    if end < start + FLOOR || !is_of_files(start, end, page) {
         return;
     }
-    // SAFETY: the pages lie within a private mapping of a file, and none of them has been written to, so that they hold what the
-    // file does; and nothing writes to a constant of a session.
+    // SAFETY: a page of a file, or of shared memory, stays where it is when this process lets go of it, and so does what was written
+    // to it, unless it was by a private mapping: then it is no page of the file any more. Nothing writes to a constant of a session.
     let _ = unsafe { madvise(start as *mut _, end - start, Advice::LinuxDontNeed) };
 }
 
-/// Whether the range lies within one private mapping of a file, and no page of it has been written to.
-fn is_clean_file(start: usize, end: usize, page: usize) -> bool {
-    let Ok(maps) = fs::read_to_string("/proc/self/maps") else { return false };
+/// Whether all pages of the range are of files, or not in memory.
+fn is_of_files(start: usize, end: usize, page: usize) -> bool {
     let mut pages = vec![0; (end - start) / page * ENTRY];
     let read = |pagemap: File| pagemap.read_exact_at(&mut pages, (start / page * ENTRY) as u64);
-    maps.lines().any(|line| holds(line, start, end))
-        && File::open("/proc/self/pagemap").and_then(read).is_ok()
+    File::open("/proc/self/pagemap").and_then(read).is_ok()
         && pages.as_chunks().0.iter().all(|&entry| is_of_file(u64::from_le_bytes(entry)))
 }
 
@@ -43,37 +41,11 @@ fn is_of_file(entry: u64) -> bool {
     entry & SWAPPED == 0 && (entry & PRESENT == 0 || entry & FILE != 0)
 }
 
-/// Whether a line of `/proc/self/maps` is a private mapping of a file that the range lies in.
-fn holds(line: &str, start: usize, end: usize) -> bool {
-    // 7f0c8c000000-7f0c8e000000 rw-p 00001000 fe:00 1234   /models/model.onnx.data
-    let mut fields = line.split_ascii_whitespace();
-    let range = fields.next().and_then(|range| range.split_once('-'));
-    let address = |text| usize::from_str_radix(text, 16).ok();
-    let Some((from, to)) = range.and_then(|(from, to)| Some((address(from)?, address(to)?))) else {
-        return false;
-    };
-    let permissions = fields.next().unwrap_or_default();
-    let inode = fields.nth(2).unwrap_or_default();
-    from <= start && end <= to && permissions.ends_with('p') && inode != "0" && !inode.is_empty()
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
 
     use super::*;
-
-    #[test]
-    fn only_private_mappings_of_files_count() {
-        let file = "7f0c8c000000-7f0c8e000000 rw-p 00001000 fe:00 1234                       /models/model.onnx.data";
-        let heap = "55d5c0000000-55d5c8000000 rw-p 00000000 00:00 0                          [heap]";
-        let shared = "7f0c8c000000-7f0c8e000000 rw-s 00001000 fe:00 1234                       /dev/shm/x";
-        assert!(holds(file, 0x7f0c8c000000, 0x7f0c8e000000));
-        assert!(!holds(file, 0x7f0c8c000000, 0x7f0c8e001000), "it ends before");
-        assert!(!holds(heap, 0x55d5c0000000, 0x55d5c0001000));
-        assert!(!holds(shared, 0x7f0c8c000000, 0x7f0c8c001000));
-        assert!(!holds("", 0, 1) && !holds("nonsense", 0, 1));
-    }
 
     #[test]
     fn what_is_given_back_can_still_be_read() {
@@ -90,6 +62,11 @@ mod tests {
         written[12345] ^= 1;
         release(&written);
         assert_eq!(written[12345], content[12345] ^ 1, "what was written to it stays");
+        // SAFETY: nothing else has the file.
+        let mut shared = unsafe { memmap2::MmapOptions::new().map_mut(&file) }.expect("a mapping");
+        shared[54321] ^= 1;
+        release(&shared);
+        assert_eq!(shared[54321], content[54321] ^ 1, "what was written to shared memory stays too");
         let heap = content.clone();
         release(&heap);
         assert_eq!(heap, content, "memory of no file stays");

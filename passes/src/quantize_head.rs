@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
+use zqc_ir::op::attribute::int;
 use zqc_ir::op::{Linear, QuantizeActivation, QuantizedLinear, port};
 use zqc_ir::operands;
 use zqc_ir::tensor::DataType;
@@ -33,7 +34,8 @@ pub struct QuantizeHead {
     pub grouping: Grouping,
     /// Whether the head is rounded too; else it is left as a layer to solve.
     pub head: bool,
-    /// What the activation of the head becomes; `None` leaves it in float.
+    /// What the activation of the head becomes; `None` rounds it to bfloat16, which tensor cores and AMX multiply as it is: next to
+    /// a weight of 8 bits the rounding does not show.
     pub activations: Option<ActivationFormat>,
 }
 
@@ -104,7 +106,7 @@ struct Writer<'a> {
     pass: &'a QuantizeHead,
     graph: &'a Graph,
     names: FreshNames<'a>,
-    /// The names of what activations are quantized to.
+    /// The names of what activations are quantized or rounded to.
     quantized: HashMap<ValueId, String>,
     patch: Patch,
 }
@@ -180,7 +182,10 @@ impl Writer<'_> {
         let mut quantized = NewNode::restore(graph, node);
         let mut take = |port: usize| quantized.inputs.get_mut(port).and_then(Option::take);
         let (x, bias) = (take(port::X).unwrap_or_default(), take(port::LINEAR_BIAS));
-        let x = self.activation(node, x, &mut change);
+        let x = match (self.pass.activations, linear.dtype) {
+            (None, DataType::Bfloat16) => x,
+            (format, _) => self.activation(node, x, format, &mut change),
+        };
         quantized.inputs = operands::inputs(x, rounded.operands.iter().cloned(), bias);
         quantized.op = Op::QuantizedLinear(QuantizedLinear {
             layer: linear.layer.clone(),
@@ -194,16 +199,26 @@ impl Writer<'_> {
         self.patch.changes.push(change);
     }
 
-    /// The name of what the layer `node` reads: `x`, or what it is quantized to.
-    fn activation(&mut self, node: &Node, x: String, change: &mut Change) -> String {
-        let (Some(format), Some(value)) = (self.pass.activations, node.input(port::X)) else { return x };
+    /// The name of what the layer `node` reads: what `x` is quantized or rounded to.
+    fn activation(
+        &mut self,
+        node: &Node,
+        x: String,
+        format: Option<ActivationFormat>,
+        change: &mut Change,
+    ) -> String {
+        let Some(value) = node.input(port::X) else { return x };
         if let Some(known) = self.quantized.get(&value) {
             return known.clone();
         }
-        let quantized = self.names.fresh(&format!("{x}_quantized_head"));
+        let (op, suffix) = match format {
+            Some(format) => (Op::QuantizeActivation(QuantizeActivation { format }), "quantized"),
+            None => (Op::standard("Cast", vec![int("to", DataType::Bfloat16 as i64)]), "bfloat16"),
+        };
+        let quantized = self.names.fresh(&format!("{x}_{suffix}_head"));
         change.add.push(NewNode {
             name: quantized.clone(),
-            op: Op::QuantizeActivation(QuantizeActivation { format }),
+            op,
             inputs: vec![Some(x)],
             outputs: vec![Some(quantized.clone())],
             rank: None,

@@ -62,7 +62,7 @@ pub struct Arguments {
     #[arg(long, help_heading = QUANTIZATION, default_value_t = 64)]
     group_size: usize,
     /// The language-model head and the table of the token embeddings, which a tied head shares: rounded with a scale for every
-    /// entry (int8, with the head's activation in float, or fp8), or a table of int8 and a head that is solved as the other
+    /// entry (int8, with the head's activation in bfloat16, or fp8), or a table of int8 and a head that is solved as the other
     /// layers are (fp4) [default: int8; float with --target native or --emit cuda]
     #[arg(long, help_heading = QUANTIZATION, value_parser = choice::<Head>())]
     head: Option<Head>,

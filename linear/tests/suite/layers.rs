@@ -180,7 +180,16 @@ impl Activations {
             }
             ActivationKind::F32 => Self::F32(floats(noise)),
             ActivationKind::F16 => Self::F16(floats(noise).into_iter().map(f16::from_f32).collect()),
-            ActivationKind::Bf16 => Self::Bf16(floats(noise).into_iter().map(bf16::from_f32).collect()),
+            ActivationKind::Bf16 => {
+                // Of all magnitudes up to 2^30, some of them.
+                let values = floats(noise);
+                let element = |(at, x): (usize, f32)| match at % 23 {
+                    5 => bf16::from_bits(u16::from(noise.byte()) << 8 | u16::from(noise.byte())),
+                    _ => bf16::from_f32(x),
+                };
+                let finite = |x: bf16| if x.to_f32().abs() < 2f32.powi(30) { x } else { bf16::ONE };
+                Self::Bf16(values.into_iter().enumerate().map(element).map(finite).collect())
+            }
         }
     }
 

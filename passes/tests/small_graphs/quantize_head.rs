@@ -10,7 +10,7 @@ use zqc_passes::{Canonicalize, Pass, QuantizeHead, Select};
 use crate::builder::Builder;
 use crate::{Log, assert_snapshot};
 
-/// INT8 with a scale for every row, the activation in float.
+/// INT8 with a scale for every row, the activation in bfloat16.
 fn int8() -> QuantizeHead {
     QuantizeHead {
         select: Select { head: true, ..Select::default() },
