@@ -82,7 +82,7 @@ mod tests {
             for format in Format::ALL.into_iter().filter(|&format| ladder.max_shift(format).is_some()) {
                 let codebook = Codebook::new(format, Some(ladder));
                 for factor in (0..16).map(|shift| ladder.factor(shift)) {
-                    let minuends = codebook.minuends[usize::from(below_two(factor) % 128 != 0)];
+                    let minuends = codebook.minuends[usize::from(!below_two(factor).is_multiple_of(128))];
                     for (minuend, value) in minuends.into_iter().zip(codebook.values) {
                         let product = minuend.saturating_sub(below_two(factor));
                         assert_eq!(

@@ -89,7 +89,7 @@ impl Ladders {
             GroupScales::One | GroupScales::Floats(_) => [0; 16],
         };
         let twice = |half: u16| u32::from(half) << 16 | u32::from(half);
-        let upper = below.map(|below| twice(u16::from(below % 128 != 0) << 4));
+        let upper = below.map(|below| twice(u16::from(!below.is_multiple_of(128)) << 4));
         let below = below.map(twice);
         Self {
             below: _mm512_loadu_si512(below.as_ptr().cast()),
