@@ -32,6 +32,8 @@ const ONE: usize = 1;
 const DECODED: usize = 16;
 /// The same of a panel, at most.
 const BLOCKS: usize = 8;
+/// The same of each of four panels: fewer, as nothing but the next product waits for them.
+const BLOCKS_OF_FOUR: usize = 2;
 /// Bytes that codes are fetched ahead.
 const AHEAD: usize = 2048;
 
@@ -158,7 +160,7 @@ unsafe fn some<D: Pairs, G: PairGrouping, const P: usize>(
         let each = if G::THROUGH { groups.blocks } else { groups.blocks_each };
         // Few sums stay in the registers, else memory holds those that do not end where the blocks do that are decoded at once.
         let few = tiles <= 2;
-        let most = if P == FOUR { 2 } else { BLOCKS };
+        let most = if P == FOUR { BLOCKS_OF_FOUR } else { BLOCKS };
         let at_once = if each > most { most } else { most / each * each };
         let mut kept = vec![[Sums::ZERO; P]; if each > most && !few { tiles } else { 0 }];
         let mut passing = [[Sums::ZERO; P]; 2];
@@ -192,6 +194,7 @@ struct Decoding<'a> {
     count: usize,
     /// Those that are decoded.
     done: usize,
+    /// Steps in all.
     steps: usize,
     /// What is left over by the steps so far, in shares of a block.
     left: usize,
@@ -219,7 +222,7 @@ impl<D: Pairs, const P: usize> Panels<'_, D, P> {
         }
     }
 
-    /// Decodes a block of a panel, the one at `at` in the chunk.
+    /// Decodes a block of a panel, the one at `at` in the chunk. Not inlined, as its code would stand after every product.
     ///
     /// # Safety
     /// As of [`some`]; the block exists.

@@ -38,7 +38,7 @@ impl Codebook {
     /// Of a format of 4 bits whose values are multiplied by the factors of a ladder, if there is one.
     pub(crate) fn new(format: Format, ladder: Option<Ladder>) -> Self {
         let values: [f32; 16] = std::array::from_fn(|code| format.decode(code as u8));
-        let halves = values.map(half);
+        let halves = values.map(bf16_bits);
         let minuends = |factor: f32| values.map(|value| minuend(value, factor));
         let octave = ladder.map_or(&[1.0][..], Ladder::octave);
         let magnitudes = values.iter().map(|value| value.abs()).filter(|value| *value > 0.0);
@@ -57,18 +57,19 @@ impl Codebook {
 
 /// By how much the bits of a factor of a ladder, in bfloat16, are less than those of 2.
 pub(crate) fn below_two(factor: f32) -> u16 {
-    half(2.0) - half(factor)
+    bf16_bits(2.0) - bf16_bits(factor)
 }
 
 /// The bits of `value * factor` and [`below_two`]. They depend on whether the factor is a power of two, and on nothing else of it:
 /// the significand of a value is 1 or 3/2, and to that of 3/2 times 5/4 or 3/2, 1/8 is missing where significands are added.
 fn minuend(value: f32, factor: f32) -> u16 {
     // A 0 stays 0, whatever is subtracted and saturates.
-    if value == 0.0 { 0 } else { half(value * factor) + below_two(factor) }
+    if value == 0.0 { 0 } else { bf16_bits(value * factor) + below_two(factor) }
 }
 
 /// The bits of a value that is exact in bfloat16.
-fn half(value: f32) -> u16 {
+#[inline(always)]
+pub(crate) fn bf16_bits(value: f32) -> u16 {
     (value.to_bits() >> 16) as u16
 }
 

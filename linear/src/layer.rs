@@ -216,13 +216,13 @@ impl LowRank<'_> {
             FactorFormat::E4M3 => Format::E4M3.decode(factor[at]),
             FactorFormat::Bf16 => bf16::from_le_bytes([factor[2 * at], factor[2 * at + 1]]).to_f32(),
         };
-        or_zero(value)
+        flush_to_zero(value)
     }
 }
 
 /// The value of an element of bfloat16, or 0 for one below 2^-100: a product of it with the least value of a code could be subnormal.
 #[inline(always)]
-pub(crate) fn or_zero(value: f32) -> f32 {
+pub(crate) fn flush_to_zero(value: f32) -> f32 {
     const LEAST: f32 = f32::from_bits((127 - 100) << 23);
     if value.abs() < LEAST { 0.0 } else { value }
 }

@@ -4,7 +4,8 @@ use half::slice::HalfFloatSliceExt;
 use zqc_numerics::ActivationFormat;
 
 use crate::aligned::Aligned;
-use crate::layer::or_zero;
+use crate::codebook::bf16_bits;
+use crate::layer::flush_to_zero;
 use crate::matrix::{Groups, Matrix};
 use crate::operands::Tokens;
 use crate::reference::BLOCK;
@@ -222,12 +223,6 @@ impl<'a> View<'a> {
     }
 }
 
-/// The bits of a value that is exact in bfloat16.
-#[inline(always)]
-fn bf16_bits(value: f32) -> u16 {
-    (value.to_bits() >> 16) as u16
-}
-
 /// Writes a block in integers of 16 bits, and yields their unit, a power of two; or 0 where they do not fit, or where a sum of the
 /// products with weights, in any order, could have more than the 24 bits of a float. `span` is the largest magnitude of a weight
 /// over the lowest bit of all.
@@ -291,9 +286,8 @@ fn read(tokens: &Tokens<'_>, token: usize, x: &mut [f32]) {
         Tokens::F32(from) => x.copy_from_slice(&from[row]),
         Tokens::F16(from) => from[row].convert_to_f32_slice(x),
         Tokens::Bf16(from) => {
-            x.iter_mut()
-                .zip(&from[row])
-                .for_each(|(to, from)| *to = or_zero(f32::from_bits(u32::from(from.to_bits()) << 16)));
+            from[row].convert_to_f32_slice(x);
+            x.iter_mut().for_each(|x| *x = flush_to_zero(*x));
         }
     }
 }

@@ -4,7 +4,7 @@ use half::{bf16, f16};
 use zqc_numerics::{ActivationFormat, Format, SCALE_FLOOR};
 
 use crate::error::{PackError, ShapeError};
-use crate::layer::{Extra, Layer, or_zero};
+use crate::layer::{Extra, Layer, flush_to_zero};
 use crate::operands::{Output, Tokens};
 
 /// Input features of a block.
@@ -98,7 +98,7 @@ fn values(tokens: &Tokens<'_>, k: usize, token: usize) -> Vec<f32> {
         }
         Tokens::F32(x) => x[row].to_vec(),
         Tokens::F16(x) => x[row].iter().map(|x| x.to_f32()).collect(),
-        Tokens::Bf16(x) => x[row].iter().map(|x| or_zero(x.to_f32())).collect(),
+        Tokens::Bf16(x) => x[row].iter().map(|x| flush_to_zero(x.to_f32())).collect(),
     }
 }
 

@@ -89,10 +89,10 @@ impl Operator {
         let float = if infers_types { Element::ANY } else { Element::F32 };
         let (inputs, outputs) = match function {
             Function::Quantize(format) => (vec![Element::ANY], Quantize::outputs(format)),
-            Function::Linear(signature) if signature.activation.is_none() => {
-                (Linear::inputs(signature, Element::ANY), vec![float])
+            Function::Linear(signature) => {
+                let x = if signature.activation.is_none() { Element::ANY } else { float };
+                (Linear::inputs(signature, x), vec![float])
             }
-            Function::Linear(signature) => (Linear::inputs(signature, float), vec![float]),
             Function::Gather(kind) => (Gather::inputs(kind), vec![float]),
         };
         let name = CString::new(function.name()).unwrap_or_default();
