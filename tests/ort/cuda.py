@@ -108,8 +108,11 @@ def session(model, library, provider, graph=False, profile=None):
     return onnxruntime.InferenceSession(model, options, providers=providers[provider])
 
 
-def feeds(made, past, tokens):
+def feeds(model, made, past, tokens):
     """Inputs of any language model: tokens behind so many in the caches."""
+    config = Path(model).with_name("genai_config.json")
+    # The builder's caches may leave the size of a head open.
+    head = json.loads(config.read_text())["model"]["decoder"]["head_size"] if config.exists() else None
     random, given = np.random.default_rng(2), {}
     types = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(float16)": np.float16, "tensor(float)": np.float32}
     for spec in made.get_inputs():
@@ -125,7 +128,7 @@ def feeds(made, past, tokens):
         elif spec.name == "total_sequence_length":
             value = np.array(past + tokens)
         else:
-            value = random.standard_normal((1, spec.shape[1], past, spec.shape[3]))
+            value = random.standard_normal((1, spec.shape[1], past, spec.shape[3] if isinstance(spec.shape[3], int) else head))
         given[spec.name] = value.astype(dtype)
     return given
 
@@ -145,7 +148,7 @@ def placement(model, library, given):
 
 def agree(model, library, tokens):
     cpu = session(model, library, "cpu")
-    given = feeds(cpu, 0, tokens)
+    given = feeds(model, cpu, 0, tokens)
     results = {"cpu": cpu.run(None, given)[0]}
     cuda = session(model, library, "cuda")
     results["cuda"] = cuda.run(None, given)[0]
@@ -166,7 +169,7 @@ def measure(model, library, past, tokens, graph):
     import onnxruntime
     made = session(model, library, "cuda", graph)
     binding, kept, sizes = made.io_binding(), [], {}
-    given = feeds(made, past, tokens)
+    given = feeds(model, made, past, tokens)
     for spec in made.get_inputs():
         sizes.update(zip(spec.shape, given[spec.name].shape))
     for name, value in given.items():
