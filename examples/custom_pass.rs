@@ -4,7 +4,7 @@
 
 use zqc::ir::op::port;
 use zqc::ir::{Change, Model, Op, Patch};
-use zqc::passes::{Observer, Pass, PassError};
+use zqc::passes::{Context, Pass, PassError};
 use zqc::{Compiler, Method, Options};
 
 /// Turns every selected linear layer back into the nodes it came from when its largest weight is more than `limit`
@@ -19,7 +19,7 @@ impl Pass for KeepOutliers {
         "keep_outliers"
     }
 
-    fn run(&self, model: &Model, observer: &mut dyn Observer) -> Result<Patch, PassError> {
+    fn run(&self, model: &Model, context: &mut Context) -> Result<Patch, PassError> {
         let graph = &model.graph;
         let mut patch = Patch::default();
         for (id, node) in graph.nodes() {
@@ -34,7 +34,7 @@ impl Pass for KeepOutliers {
             let rms = (weight.iter().map(|w| w * w).sum::<f32>() / weight.len() as f32).sqrt();
             if peak > self.limit * rms {
                 let reason = format!("its largest weight is {:.1} times the root mean square", peak / rms);
-                observer.layer_kept(&linear.layer, &reason);
+                context.observer.layer_kept(&linear.layer, &reason);
                 let why = format!("{} stays in float: {reason}", linear.layer);
                 patch.changes.extend(Change::restore_origin(graph, id, why));
             }
@@ -45,7 +45,8 @@ impl Pass for KeepOutliers {
 
 fn main() -> Result<(), zqc::Error> {
     let options = Options { method: Method::Rtn, ..Options::default() };
-    let compiler = Compiler::new(options).add_after("select", Box::new(KeepOutliers { limit: 6.0 }))?;
+    let mut compiler = Compiler::new(options);
+    compiler.pipeline_mut().insert_after("select", Box::new(KeepOutliers { limit: 6.0 }))?;
     let output = std::env::temp_dir().join("tiny.custom.onnx");
     let report = compiler.compile("examples/tiny/model.onnx".as_ref(), &output)?;
     for kept in &report.kept {

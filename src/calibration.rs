@@ -118,6 +118,16 @@ pub(crate) fn samples(
     Ok(Samples { inputs, places: begins, origin, hint })
 }
 
+/// The calibration samples that a caller gives, completed with what follows from the token ids.
+pub(crate) fn given(model: &Model, samples: Vec<Sample>) -> Result<Samples, Error> {
+    let specs = InputSpec::of_graph(&model.graph)?;
+    let runs = pack(&specs, &samples);
+    let places = runs.iter().map(|run| format!("sample {}", run.first)).collect();
+    let inputs = runs.iter().map(|run| make_inputs(&specs, &run.sample)).collect::<Result<_, _>>()?;
+    let origin = format!("{} samples in memory", samples.len());
+    Ok(Samples { inputs, places, origin, hint: String::new() })
+}
+
 /// What may help a model that does not run on samples of `length` tokens, which nobody asked for.
 pub(crate) fn too_long(length: usize, option: &str) -> String {
     format!("; it is given up to {length} tokens in a row: if it takes fewer, say how many with {option}")

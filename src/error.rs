@@ -52,7 +52,7 @@ pub enum Error {
         /// The name asked for.
         name: String,
         /// The names of the built-in passes.
-        known: &'static [&'static str],
+        known: Vec<&'static str>,
     },
     /// The model is of a kind that the command cannot work on.
     #[error("{0}")]

@@ -12,11 +12,13 @@ use zqc_ir::graph::Use;
 use zqc_ir::op::port;
 use zqc_ir::{Graph, Model, Node, NodeId, Op, onnx, operands, tensor};
 use zqc_kernels::Package;
-use zqc_passes::{Observer, Select, finders, run};
+use zqc_passes::{Observer, run};
 use zqc_runtime::RunError;
 
 use crate::error::Error;
 use crate::model_folder::find_model;
+use crate::options::Options;
+use crate::pipeline::{Phase, Pipeline};
 use crate::report::KeptLayer;
 
 /// What a table reads in place of an activation.
@@ -133,9 +135,9 @@ impl Layers {
         }
         let native = native::Layers::of(&model.graph);
         let mut kept = Kept(Vec::new());
-        finders(&Select::default(), false)
-            .iter()
-            .try_for_each(|pass| run(pass.as_ref(), model, &mut kept))?;
+        let mut pipeline = Pipeline::for_options(&Options::default());
+        pipeline.remove("select")?;
+        pipeline.passes(Phase::FindLayers).try_for_each(|pass| run(pass, model, &mut kept))?;
         // What is native is quantized by us, and in the list.
         self.kept.extend(kept.0.into_iter().filter(|_| native.summaries.is_empty()));
         let graph = &model.graph;

@@ -15,8 +15,8 @@
 //! `examples/custom_pass.rs` adds a pass. The crates below hold the parts: [`numerics`] (formats and solvers), [`ir`]
 //! (the graph), [`runtime`] (executors and data), [`passes`], [`kernels`] (the CUDA package).
 
-mod bodies;
 mod calibration;
+#[cfg(feature = "cli")]
 pub mod cli;
 mod compiler;
 mod error;
@@ -26,9 +26,11 @@ mod inspect;
 mod memory;
 mod model_folder;
 mod options;
+mod pipeline;
 mod raise;
 mod report;
 mod resume;
+mod target;
 mod verify;
 
 pub use zqc_ir as ir;
@@ -43,10 +45,12 @@ pub use error::Error;
 pub use evaluate::{Evaluation, Perplexity, evaluate};
 pub use inspect::{InspectedFile, Inspection, LinearSummary, inspect};
 pub use model_folder::find_model;
-pub use options::{Choice, Emit, Head, Method, Options, Target};
+pub use options::{Choice, Emit, Head, Method, OnnxDialect, Options};
+pub use pipeline::{Phase, Pipeline, StopAfter};
 pub use report::{
     ActivationReport, KeptLayer, LayerReport, LibraryReport, Octave, OptionReport, Quantile, Report,
     RequantizedLayer, RoundingError, Shift, StageReport, Totals, WeightHistogram,
 };
+pub use target::{CudaPackage, Native, Portable, Target, Text, Verification, Writer, Written};
 pub use verify::VerifyError;
 pub use zqc_numerics::{Order, ScaleSearch};

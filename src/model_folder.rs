@@ -6,10 +6,11 @@ use std::path::{Component, Path, PathBuf};
 use std::{fs, io};
 
 use zqc_ir::Model;
-use zqc_ir::onnx::{self, FolderError, StagedFolder, Storage};
+use zqc_ir::onnx::{self, FolderError, StagedFolder, Storage, WriteError};
 use zqc_numerics::FUNCTION_DOMAIN;
 
 use crate::error::Error;
+use crate::target::Writer;
 
 /// What onnxruntime-genai reads first.
 const GENAI_CONFIG: &str = "genai_config.json";
@@ -214,23 +215,24 @@ impl Destination {
         }))
     }
 
-    /// Finds out, before any work is spent, whether the result can be written, and read what goes along.
+    /// The destination, once it is found out that the result can be written there, and read what goes along.
     ///
     /// # Errors
     /// When it cannot.
-    pub fn check_writable(&self) -> Result<(), Error> {
-        match self {
-            Self::File(path, _) => Ok(onnx::check_writable(path)?),
-            Self::Folder(folder) => folder.check_readable().and_then(|()| folder.stage()).map(drop),
+    pub fn checked(self) -> Result<Self, Error> {
+        match &self {
+            Self::File(path, _) => onnx::check_writable(path).map_err(|error| match error {
+                WriteError::Directory { path } => Error::Directory { path },
+                other => other.into(),
+            })?,
+            Self::Folder(folder) => folder.check_readable().and_then(|()| folder.stage()).map(drop)?,
         }
+        Ok(self)
     }
+}
 
-    /// Writes the model beside its place, for `check` to read it there, then moves it to its place, with all that goes along.
-    /// The size of the model's files.
-    ///
-    /// # Errors
-    /// When it cannot be written, or what `check` says.
-    pub fn write(&self, model: &Model, check: impl FnOnce(&Path) -> Result<(), Error>) -> Result<u64, Error> {
+impl Writer for Destination {
+    fn write(&self, model: &Model, check: &mut dyn FnMut(&Path) -> Result<(), Error>) -> Result<u64, Error> {
         match self {
             Self::File(path, storage) => {
                 let staged = onnx::stage(model, path, *storage)?;
@@ -257,8 +259,7 @@ impl Destination {
         }
     }
 
-    /// What goes along with the model.
-    pub fn companions(&self) -> &[PathBuf] {
+    fn companions(&self) -> &[PathBuf] {
         match self {
             Self::File(..) => &[],
             Self::Folder(folder) => &folder.companions,

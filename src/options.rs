@@ -1,21 +1,21 @@
 //! What a user can choose.
 
 mod choice;
+#[cfg(feature = "cli")]
+pub(crate) mod parse;
 mod words;
 
-use std::fmt::Display;
 use std::path::PathBuf;
 
-use regex::Regex;
-use zqc_kernels::{Codes, Geometry};
 use zqc_numerics::{
     ActivationFormat, FactorFormat, Format, GptqOptions, Grouping, Order, ScaleConstraint, ScaleSearch,
     WeightFormat,
 };
-use zqc_passes::{Branch, BranchMetric, HessianSource, Pass, QuantizeHead, Recipe, Select, finders};
+use zqc_passes::{Branch, BranchMetric, HessianSource, LayerPattern, QuantizeHead, Recipe, Select};
 use zqc_runtime::{BackendError, available_backends};
 
 use crate::error::Error;
+use crate::target::{CudaPackage, Native, Portable, Target, Text};
 
 pub use choice::Choice;
 
@@ -41,13 +41,13 @@ pub enum Emit {
     Ir,
 }
 
-/// Who is to read an ONNX model that is written.
+/// The form of quantized layers in an ONNX model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Target {
-    /// Stock ONNX Runtime, which runs it with exact numbers, see [`LowerPortable`](zqc_passes::LowerPortable).
+pub enum OnnxDialect {
+    /// That of [`Portable`].
     #[default]
     Portable,
-    /// Importers that know ONNX's low-precision types, see [`LowerNative`](zqc_passes::LowerNative).
+    /// That of [`Native`].
     Native,
 }
 
@@ -68,73 +68,112 @@ pub enum Head {
 /// The choices of a compilation. The default is the recipe of ZeroQuant-FP with what was found to improve it: FP4 weights
 /// by GPTQ in groups of 64, scales under M3, LoRC of rank 8, token-wise FP8 activations.
 #[derive(Debug, Clone)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
 pub struct Options {
-    /// What is written.
+    /// What the result is: an ONNX model, a folder of packed weights and CUDA kernels, or the textual form of the quantized
+    /// graph
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Output", value_parser = parse::choice::<Emit>(), default_value = Options::default().emit.word()))]
     pub emit: Emit,
-    /// Who is to read the ONNX model.
-    pub target: Target,
-    /// Number format of the weights.
+    /// Target runtime of the ONNX model: stock ONNX Runtime 1.18 and later, with exact numbers, or importers that know ONNX's
+    /// low-precision types
+    #[cfg_attr(feature = "cli", arg(help_heading = "Output", id = "target", long = "target", value_name = "TARGET", value_parser = parse::choice::<OnnxDialect>(), default_value = Options::default().dialect.word()))]
+    pub dialect: OnnxDialect,
+    /// Number format of the weights; int4 has zero points, the others are symmetric
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization", value_parser = parse::choice::<WeightFormat>(), default_value = Options::default().weights.word()))]
     pub weights: WeightFormat,
-    /// Number format of the activations; `None` leaves them in float.
-    pub activations: Option<ActivationFormat>,
-    /// Weights along K that share a scale; 0 means the whole row.
+    /// Number format of the activations; none leaves them in float
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization", value_parser = parse::choice::<Activations>(), default_value = Options::default().activations.word()))]
+    pub activations: Activations,
+    /// Weights along the input that share a scale; 0 for the whole row
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization", default_value_t = Options::default().group_size))]
     pub group_size: usize,
-    /// How weights are solved.
-    pub method: Method,
-    /// Which column GPTQ quantizes when.
-    pub order: Order,
-    /// How the scale of a group is found.
-    pub scale_search: ScaleSearch,
-    /// How the scales of a row are bound to each other; by default M3 for E2M1, and not at all otherwise.
-    pub scale: Option<ScaleConstraint>,
-    /// Rank of the low-rank branch, 0 for none; by default 8 beside weights of 4 bits.
-    pub lorc_rank: Option<usize>,
-    /// What the branch repairs.
-    pub lorc: BranchMetric,
-    /// Number format of its factors.
-    pub lorc_factors: FactorFormat,
-    /// How often weight and branch are solved in turn.
-    pub lorc_rounds: usize,
-    /// What activations the Hessians are gathered from.
-    pub hessian: HessianSource,
-    /// The share of the error left by earlier layers that a layer takes over, 0 to 1.
-    pub propagation: f64,
-    /// Calibration files; with none, the model writes its own text.
-    pub calibration: Vec<PathBuf>,
-    /// The tokenizer for calibration text.
-    pub tokenizer: Option<PathBuf>,
-    /// Calibration samples at most; by default 128, or 16 that the model writes itself.
-    pub samples: Option<usize>,
-    /// Tokens of a sample at most; by default 2048, or 512 that the model writes itself.
-    pub seq_len: Option<usize>,
-    /// Token id that begins every sample.
-    pub bos: Option<i64>,
-    /// What the head and the table of the tokens become; by default INT8 where the result can hold it, see
-    /// [`Options::head`].
+    /// The language-model head and the table of the token embeddings, which a tied head shares: rounded with a scale for every
+    /// entry (int8, with the head's activation in bfloat16, or fp8), or a table of int8 and a head that is solved as the other
+    /// layers are (fp4) [default: int8; float with --target native or --emit cuda]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization", value_parser = parse::choice::<Head>()))]
     pub head: Option<Head>,
-    /// Layers to leave in float.
-    pub keep: Vec<Regex>,
-    /// The only layers to quantize; empty means all that the policy allows.
-    pub only: Vec<Regex>,
-    /// Whether weights behind `DequantizeLinear` or in `MatMulNBits` are quantized again; else such layers stay as they are.
+    /// How weights are solved
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization", value_parser = parse::choice::<Method>(), default_value = Options::default().method.word()))]
+    pub method: Method,
+    /// The order in which GPTQ quantizes the columns
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization", value_parser = parse::choice::<Order>(), default_value = Options::default().order.word()))]
+    pub order: Order,
+    /// How a group's scale is found
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization", value_parser = parse::choice::<ScaleSearch>(), default_value = Options::default().scale_search.word()))]
+    pub scale_search: ScaleSearch,
+    /// The constraint on the scales of a row: powers of two (m1), a row scale times powers of two (m2), or a row scale times
+    /// powers of two times 1, 5/4 or 3/2 (m3); found by search or snapped [default: m3 for fp4, else none]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization", value_parser = parse::choice::<ScaleConstraint>()))]
+    pub scale: Option<ScaleConstraint>,
+    /// Rank of the low-rank compensation; 0 for none [default: 8 for weights of 4 bits, else 0]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization", value_name = "RANK"))]
+    pub lorc_rank: Option<usize>,
+    /// What the compensation repairs: the weight, or the output on the calibration data
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization", value_parser = parse::choice::<BranchMetric>(), default_value = Options::default().lorc.word()))]
+    pub lorc: BranchMetric,
+    /// Number format of the compensation
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization", value_parser = parse::choice::<FactorFormat>(), default_value = Options::default().lorc_factors.word()))]
+    pub lorc_factors: FactorFormat,
+    /// How often weight and compensation are solved in turn
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization", value_name = "ROUNDS", value_parser = parse::positive, default_value_t = Options::default().lorc_rounds))]
+    pub lorc_rounds: usize,
+    /// The activations that Hessians are gathered from
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization", value_parser = parse::choice::<HessianSource>(), default_value = Options::default().hessian.word()))]
+    pub hessian: HessianSource,
+    /// The share of the error left by earlier layers that a layer takes over, 0 to 1
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization", value_parser = parse::share, default_value_t = Options::default().propagation))]
+    pub propagation: f64,
+    /// Calibration data: .txt, .jsonl, .npz or .safetensors, see docs/calibration.md; without, the model writes its own text
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Calibration", num_args = 1.., value_name = "FILE"))]
+    pub calibration: Vec<PathBuf>,
+    /// The model's tokenizer.json, for text [default: the one beside the model, or one folder above]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Calibration", value_name = "FILE"))]
+    pub tokenizer: Option<PathBuf>,
+    /// Calibration samples at most [default: 128; 16 of self-written text]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Calibration", value_parser = parse::positive))]
+    pub samples: Option<usize>,
+    /// Tokens of a sample [default: 2048, or what the model takes; 512 of self-written text]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Calibration", value_parser = parse::positive))]
+    pub seq_len: Option<usize>,
+    /// Token id that begins every sample
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Calibration", value_name = "ID", value_parser = clap::value_parser!(i64).range(0..)))]
+    pub bos: Option<i64>,
+    /// Layers to leave in float, by path, node or weight name
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization", num_args = 1.., value_name = "REGEX"))]
+    pub keep: Vec<LayerPattern>,
+    /// Quantize these layers and no others, the head included when it is named
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization", num_args = 1.., value_name = "REGEX"))]
+    pub only: Vec<LayerPattern>,
+    /// Quantizes again what is quantized already, where its weight is behind DequantizeLinear or in MatMulNBits; such weights
+    /// are held in memory in float
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization"))]
     pub requantize: bool,
-    /// Name of the back end that runs the standard operators, see [`zqc_runtime::backend`].
+    /// What runs the standard operators in calibration: rten, ort (ONNX Runtime), or auto: rten, and ort for what rten cannot
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Runtime", value_name = "NAME", default_value_t = Options::default().backend))]
     pub backend: String,
-    /// Threads; by default one a core.
+    /// Threads, at most one a core [default: one a core]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Runtime", value_parser = parse::threads))]
     pub threads: Option<usize>,
-    /// Whether what is written is read back and run before it replaces what was there.
+    /// Skips the verification of the output, which is otherwise read back and run before it replaces anything
+    #[cfg_attr(feature = "cli", arg(help_heading = "Output", id = "no-verify", long = "no-verify", action = clap::ArgAction::SetFalse))]
     pub verify: bool,
-    /// Whether the weights go to a data file beside the model, whatever their size.
+    /// Puts the weights into OUTPUT.data beside the model, which runtimes map into memory instead of reading it; else only
+    /// those of 2 GB and more lie there, and those of a folder whose own do
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Output"))]
     pub external_data: bool,
-    /// Whether solved stages are kept beside the output, for the same compilation to go on after it was stopped.
+    /// Keeps no state beside the output, and takes none of a run that was stopped
+    #[cfg_attr(feature = "cli", arg(help_heading = "Output", id = "no-resume", long = "no-resume", action = clap::ArgAction::SetFalse))]
     pub resume: bool,
 }
+
+/// The number format of the activations; `None` leaves them in float.
+pub type Activations = Option<ActivationFormat>;
 
 impl Default for Options {
     fn default() -> Self {
         Self {
             emit: Emit::default(),
-            target: Target::default(),
+            dialect: OnnxDialect::default(),
             weights: Format::E2M1.into(),
             activations: Some(ActivationFormat::E4M3),
             group_size: 64,
@@ -167,8 +206,8 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Checks that the choices go together.
-    pub(crate) fn check(&self) -> Result<(), Error> {
+    /// Checks that the choices go together, and with the target.
+    pub(crate) fn check(&self, target: &dyn Target) -> Result<(), Error> {
         if !available_backends().contains(&self.backend.as_str()) {
             return Err(BackendError::UnknownBackend { name: self.backend.clone() }.into());
         }
@@ -177,10 +216,6 @@ impl Options {
             let (scale, weights) = (grouping.constraint.word(), self.weights.word());
             return Err(Error::Usage(format!("--scale {scale} with --weights {weights}: {reason}")));
         }
-        if self.emit == Emit::Onnx && self.target == Target::Native && self.weights.format == Format::E3M0 {
-            let reason = "ONNX has no type for these weights";
-            return Err(Error::Usage(format!("--weights e3m0: {reason}; use --target portable")));
-        }
         if self.head == Some(Head::Fp4) && self.weights.format != Format::E2M1 {
             let reason = "the head is solved as the other layers are";
             let weights = self.weights.word();
@@ -188,83 +223,40 @@ impl Options {
                 "--head fp4 with --weights {weights}: {reason}; use --head int8"
             )));
         }
-        match self.emit {
-            Emit::Cuda => self.check_packable(),
-            Emit::Onnx | Emit::Ir => Ok(()),
-        }
+        target.check(self)
     }
 
-    /// Checks that layers solved with these choices can be packed for the kernels.
-    fn check_packable(&self) -> Result<(), Error> {
-        let Recipe { gptq, branch } = self.recipe();
-        let grouping = gptq.grouping;
-        let refused = |option: &str, value: &dyn Display, way_out: &str| {
-            Err(Error::Usage(format!("{option} {value}: --emit cuda cannot pack it; use {way_out}")))
+    /// The target that these choices name.
+    pub fn target(&self) -> Box<dyn Target> {
+        let onnx: Box<dyn Target> = match self.dialect {
+            OnnxDialect::Portable => Box::new(Portable),
+            OnnxDialect::Native => Box::new(Native),
         };
-        if self.target != Target::Portable {
-            return refused("--target", &self.target.word(), "--emit onnx, which alone has targets");
-        }
-        if Codes::of(self.weights.format).is_none() {
-            return refused("--weights", &self.weights.word(), "--weights fp4 or e3m0");
-        }
-        if self.activations != Some(ActivationFormat::E4M3) {
-            return refused("--activations", &self.activations.word(), "--activations fp8");
-        }
-        if self.group_size > 0 && !Geometry::is_group_size(self.group_size) {
-            let way_out = "--group-size 32, 64, a multiple of 128, or 0 for the whole row";
-            return refused("--group-size", &self.group_size, way_out);
-        }
-        if self.group_size > 0 && grouping.constraint.ladder().is_none() {
-            let constraint = if self.weights.format == Format::E2M1 { "m3" } else { "m2" };
-            let way_out = format!("--scale {constraint}, or --group-size 0 for one scale a row");
-            return refused("--scale", &grouping.constraint.word(), &way_out);
-        }
-        match branch {
-            Some(Branch { factors: FactorFormat::Bf16, .. }) => {
-                refused("--lorc-factors", &FactorFormat::Bf16.word(), "--lorc-factors fp8")
-            }
-            _ => Ok(()),
+        match self.emit {
+            Emit::Onnx => onnx,
+            Emit::Cuda => Box::new(CudaPackage),
+            Emit::Ir => Box::new(Text { of: onnx }),
         }
     }
 
-    /// Whether what is emitted can hold quantized layers in the bodies of control flow: a package holds those of the main graph,
-    /// and the native types are not lowered inside bodies.
-    pub(crate) fn lowers_bodies(&self) -> bool {
-        self.target == Target::Portable && self.emit != Emit::Cuda
-    }
-
-    /// The passes that find the layers to quantize, in order: of the main graph, or of a body, where the head and the table of the
-    /// tokens stay in float.
-    pub(crate) fn finders(&self, in_body: bool) -> Vec<Box<dyn Pass>> {
-        let select = if in_body { Select { head: false, ..self.select() } } else { self.select() };
-        let mut passes = Vec::from(finders(&select, self.requantize));
-        passes.push(Box::new(select));
-        passes
-    }
-
-    fn select(&self) -> Select {
-        let head = self.head() != Head::Float;
+    pub(crate) fn select(&self, target: &dyn Target) -> Select {
+        let head = self.head(target) != Head::Float;
         Select { keep: self.keep.clone(), only: self.only.clone(), head }
     }
 
-    /// What becomes of the head and the table of the tokens: what was chosen or INT8, and float where the result has no form for a
-    /// table of codes, as the native types and packages.
-    pub fn head(&self) -> Head {
-        match self.holds_tables() {
+    /// What becomes of the head and the table of the tokens: what was chosen or INT8, and float where the target has no form for a
+    /// table of codes.
+    pub fn head(&self, target: &dyn Target) -> Head {
+        match target.holds_tables() {
             true => self.head.unwrap_or_default(),
             false => Head::Float,
         }
     }
 
-    /// Whether what is emitted can hold tables of codes.
-    pub(crate) fn holds_tables(&self) -> bool {
-        self.target == Target::Portable && self.emit != Emit::Cuda
-    }
-
     /// The pass that quantizes the head and the table of the tokens, unless they stay in float. A head of INT8 reads its activation
     /// in bfloat16, as 8 bits of it cost more than those of the weight.
-    pub(crate) fn quantize_head(&self) -> Option<QuantizeHead> {
-        let (format, activations) = match self.head() {
+    pub(crate) fn quantize_head(&self, target: &dyn Target) -> Option<QuantizeHead> {
+        let (format, activations) = match self.head(target) {
             Head::Float => return None,
             Head::Int8 | Head::Fp4 => (Format::Int8, None),
             Head::Fp8 => (Format::E4M3, self.activations),
@@ -275,8 +267,8 @@ impl Options {
             scale_search: ScaleSearch::Max,
             constraint: ScaleConstraint::None,
         };
-        let head = self.head() != Head::Fp4;
-        Some(QuantizeHead { select: self.select(), grouping, head, activations })
+        let head = self.head(target) != Head::Fp4;
+        Some(QuantizeHead { select: self.select(target), grouping, head, activations })
     }
 
     /// How weights are solved.

@@ -15,6 +15,7 @@ use zqc_passes::{Checkpoints, Solution};
 use zqc_runtime::{Array, ArrayData};
 
 use crate::options::Options;
+use crate::pipeline::Pipeline;
 
 const MAGIC: &[u8] = b"zqc state 1\n";
 
@@ -44,16 +45,18 @@ impl State {
         output.with_file_name(name)
     }
 
-    /// The state of a compilation of `model` to `output`; nothing is written yet. `passes` names what runs besides the options.
+    /// The state of a compilation of `model` to `output`; nothing is written yet. The names of its passes count.
     pub(crate) fn new(
         output: &Path,
         model: &Model,
         options: &Options,
-        passes: &[&str],
+        pipeline: &Pipeline,
     ) -> Result<Self, WriteError> {
         let mut hash = Sha256::new();
         hash.update(Content::of(model)?.sha256());
-        hash.update(format!("{:?} {passes:?} {}", decisive(options), program()));
+        let passes: Vec<&str> = pipeline.names().collect();
+        let stop = pipeline.stop();
+        hash.update(format!("{:?} {passes:?} {stop:?} {}", decisive(options), program()));
         Ok(Self {
             folder: Self::folder(output),
             text: hash.finalize().into(),

@@ -14,7 +14,8 @@ use zqc_runtime::{Backend, RunError};
 
 use crate::error::Error;
 use crate::raise::raise;
-pub(crate) use run::Inputs;
+use crate::target::Written;
+pub use run::Inputs;
 use run::{Outputs, inputs};
 
 /// A float model has all of its weights in one stage, and is loaded whole: a larger one is not run, and the declarations of
@@ -65,16 +66,10 @@ pub enum VerifyError {
     },
 }
 
-/// Checks the file in `path`, which was to hold `lowered`, made of `source`, and runs it on `backend` if there is one, on a
-/// calibration `sample` if there is one; the result in words.
-pub(crate) fn verify(
-    path: &Path,
-    source: &Model,
-    lowered: &Model,
-    mut quantized: Model,
-    backend: Option<&dyn Backend>,
-    sample: Option<&Inputs>,
-) -> Result<String, Error> {
+/// Checks the file in `path`, which was to hold the lowered model, and runs it on `backend` if there is one, on the calibration
+/// sample if there is one; the result in words.
+pub(crate) fn verify(path: &Path, to_hold: &Written, backend: Option<&dyn Backend>) -> Result<String, Error> {
+    let Written { source, lowered, sample, .. } = *to_hold;
     let fault = |source: VerifyError| Error::Verify { source };
     let mut written = onnx::read(path).map_err(|source| fault(source.into()))?;
     let same = || Ok::<_, WriteError>(Content::of(&written)? == Content::of(lowered)?);
@@ -86,7 +81,8 @@ pub(crate) fn verify(
     let Some(backend) = backend else { return Ok(read_back.to_string()) };
     raise(&mut written).map_err(|source| fault(source.into()))?;
     let not_run = |reason: String| Ok(format!("{read_back}; no run, as {reason}"));
-    let mut expect = || {
+    let expect = || {
+        let mut quantized = to_hold.quantized.clone();
         raise(&mut quantized)?; // layers that an earlier zqc quantized, where the pass was left out
         let inputs = inputs(&quantized, sample)?;
         let expected = Outputs::of(&quantized, backend, &inputs)?;
@@ -129,13 +125,13 @@ fn check_validity(written: &Model, source: &Model) -> Result<(), VerifyError> {
 #[cfg(test)]
 mod tests {
     use std::path::{Path, PathBuf};
+    use std::sync::LazyLock;
 
     use zqc_ir::{Change, Model, NewNode, Op, Patch, onnx};
-    use zqc_passes::Silent;
     use zqc_runtime::backend;
 
     use super::{VerifyError, verify};
-    use crate::{Compiler, Error, Method, Options, Report};
+    use crate::{Compiler, Error, Method, Options, Portable, Text, Written};
 
     fn bundled() -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/tiny/model.onnx")
@@ -144,12 +140,17 @@ mod tests {
     /// The bundled model, quantized in groups of this size, and as it is written.
     fn compiled(group_size: usize) -> (Model, Model) {
         let options = Options { method: Method::Rtn, group_size, lorc_rank: Some(0), ..Options::default() };
-        let (compiler, mut report) = (Compiler::new(options), Report::default());
-        let mut quantized = onnx::read(&bundled()).unwrap();
-        compiler.quantize(&mut quantized, &mut report, &mut Silent).unwrap();
-        let mut lowered = quantized.clone();
-        compiler.lower(&mut lowered, &mut report, &mut Silent).unwrap();
-        (quantized, lowered)
+        let source = onnx::read(&bundled()).unwrap();
+        let text = Text { of: Box::new(Portable) };
+        let quantized =
+            Compiler::for_target(options.clone(), Box::new(text)).compile_model(source.clone(), []);
+        let lowered = Compiler::new(options).compile_model(source, []);
+        (quantized.unwrap().0, lowered.unwrap().0)
+    }
+
+    fn of<'a>(source: &'a Model, quantized: &'a Model, lowered: &'a Model) -> Written<'a> {
+        static OPTIONS: LazyLock<Options> = LazyLock::new(Options::default);
+        Written { options: &OPTIONS, source, quantized, lowered, has_layers: true, sample: None }
     }
 
     #[test]
@@ -161,9 +162,8 @@ mod tests {
         onnx::write(&lowered, &path, onnx::Storage::Inline).unwrap();
         let backend = backend("rten", None).unwrap();
         let source = onnx::read(&bundled()).unwrap();
-        let verify = |quantized: &Model| {
-            verify(&path, &source, &lowered, quantized.clone(), Some(backend.as_ref()), None)
-        };
+        let verify =
+            |quantized: &Model| verify(&path, &of(&source, quantized, &lowered), Some(backend.as_ref()));
         let words = verify(&quantized).unwrap();
         assert!(words.contains("its outputs are those of the quantized model"), "{words}");
         let fault = |result| match result {
@@ -190,7 +190,7 @@ mod tests {
         let path = folder.path().join("model.onnx");
         onnx::write(&lowered, &path, onnx::Storage::Inline).unwrap();
         let (source, backend) = (onnx::read(&bundled()).unwrap(), backend("rten", None).unwrap());
-        match verify(&path, &source, &lowered, quantized, Some(backend.as_ref()), None) {
+        match verify(&path, &of(&source, &quantized, &lowered), Some(backend.as_ref())) {
             Err(Error::Verify { source }) => source,
             other => panic!("{other:?}"),
         }

@@ -11,7 +11,8 @@ use zqc::ir::onnx::proto::{
 use zqc::ir::onnx::{from_proto, to_proto};
 use zqc::ir::op::attribute::int;
 use zqc::ir::tensor::DataType;
-use zqc::passes::{Silent, finders, run};
+use zqc::passes::{Silent, run};
+use zqc::{Options, Phase, Pipeline};
 
 fn node(op_type: &str, inputs: &[&str], output: &str) -> NodeProto {
     NodeProto {
@@ -67,8 +68,10 @@ fn layers_that_are_put_back_are_what_they_were() {
     };
     let mut model = from_proto(proto).unwrap();
     let source = to_proto(&model).unwrap();
-    for pass in finders(&Default::default(), false) {
-        run(pass.as_ref(), &mut model, &mut Silent).unwrap();
+    let mut pipeline = Pipeline::for_options(&Options::default());
+    pipeline.remove("select").unwrap();
+    for pass in pipeline.passes(Phase::FindLayers) {
+        run(pass, &mut model, &mut Silent).unwrap();
     }
     let layers = model.graph.nodes().filter(|(_, node)| node.op.kind() == "zqc.linear").count();
     assert_eq!(layers, 3, "{model}");

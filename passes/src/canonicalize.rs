@@ -15,7 +15,7 @@ use crate::dequantized::Dequantized;
 use crate::folded::Folded;
 use crate::layer_path::LayerPaths;
 use crate::nbits::NBits;
-use crate::pass::{Observer, Pass, PassError};
+use crate::pass::{Context, Pass, PassError};
 use crate::rank::rank;
 use crate::select::too_small;
 use operand::{Constant, Initializers, Weight};
@@ -52,7 +52,7 @@ impl Pass for Canonicalize {
         "canonicalize"
     }
 
-    fn run(&self, model: &Model, observer: &mut dyn Observer) -> Result<Patch, PassError> {
+    fn run(&self, model: &Model, context: &mut Context) -> Result<Patch, PassError> {
         let graph = &model.graph;
         let mut paths = LayerPaths::default();
         let mut writer = Writer {
@@ -69,7 +69,9 @@ impl Pass for Canonicalize {
             let node = graph.node(id);
             let Some(product) = Product::recognize(graph, id, self.requantize) else {
                 match foreign::reason(model, id) {
-                    Some((weight, reason)) => observer.layer_kept(&paths.issue(graph, node, weight), &reason),
+                    Some((weight, reason)) => {
+                        context.observer.layer_kept(&paths.issue(graph, node, weight), &reason)
+                    }
                     None => others.push(id),
                 }
                 continue;
@@ -83,19 +85,19 @@ impl Pass for Canonicalize {
                 Ok(bias) => {
                     let codes = product.weight.constant.codes.and_then(|id| NBits::of(graph, id));
                     if let Some(codes) = codes {
-                        observer.layer_requantized(&path, codes.stored(), codes.stored_bytes());
+                        context.observer.layer_requantized(&path, codes.stored(), codes.stored_bytes());
                     } else if let Some(weight) = Dequantized::of(graph, weight) {
-                        observer.layer_requantized(&path, weight.stored(), weight.stored_bytes());
+                        context.observer.layer_requantized(&path, weight.stored(), weight.stored_bytes());
                     }
                     patch.changes.extend(writer.linear(path, product, bias));
                 }
-                Err(reason) => observer.layer_kept(&path, &reason),
+                Err(reason) => context.observer.layer_kept(&path, &reason),
             }
         }
         // After the layers, whose names these do not change.
         for id in others {
             if let Some((weight, reason)) = foreign::other(model, id, &folded) {
-                observer.layer_kept(&paths.issue(graph, graph.node(id), weight), &reason);
+                context.observer.layer_kept(&paths.issue(graph, graph.node(id), weight), &reason);
             }
         }
         Ok(patch)

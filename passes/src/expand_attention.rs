@@ -11,7 +11,7 @@ use crate::attention::{Mask, PackedAttention};
 use crate::contrib::microsoft;
 use crate::draft::{Draft, Integers};
 use crate::layer_path::LayerPaths;
-use crate::pass::{Observer, Pass, PassError};
+use crate::pass::{Context, Pass, PassError};
 use crate::select::Select;
 
 /// Since this opset `Split` and `Unsqueeze` read what was an attribute before.
@@ -33,7 +33,7 @@ impl Pass for ExpandAttention {
         "expand_attention"
     }
 
-    fn run(&self, model: &Model, _observer: &mut dyn Observer) -> Result<Patch, PassError> {
+    fn run(&self, model: &Model, _context: &mut Context) -> Result<Patch, PassError> {
         let graph = &model.graph;
         let (names, mut integers) = (FreshNames::new(graph), Integers::default());
         let (mut paths, mut masks) = (LayerPaths::default(), HashMap::new());

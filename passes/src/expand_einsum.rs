@@ -6,7 +6,7 @@ use zqc_ir::{Change, FreshNames, Graph, Model, NodeId, Patch};
 use crate::draft::{Draft, Integers};
 use crate::einsum::EinsumProduct;
 use crate::layer_path::LayerPaths;
-use crate::pass::{Observer, Pass, PassError};
+use crate::pass::{Context, Pass, PassError};
 use crate::select::Select;
 
 /// Turns every `Einsum` of an activation and a constant weight that is a linear layer into a `MatMul`, with `Transpose` and
@@ -24,7 +24,7 @@ impl Pass for ExpandEinsum {
         "expand_einsum"
     }
 
-    fn run(&self, model: &Model, _observer: &mut dyn Observer) -> Result<Patch, PassError> {
+    fn run(&self, model: &Model, _context: &mut Context) -> Result<Patch, PassError> {
         let graph = &model.graph;
         let (names, mut integers) = (FreshNames::new(graph), Integers::default());
         let mut paths = LayerPaths::default();

@@ -5,7 +5,7 @@ use zqc_ir::{FreshNames, Model, Patch};
 use crate::draft::{Draft, Integers};
 use crate::fused::FusedLayer;
 use crate::layer_path::LayerPaths;
-use crate::pass::{Observer, Pass, PassError};
+use crate::pass::{Context, Pass, PassError};
 use crate::select::Select;
 
 /// Turns every `FusedGemm`, `FusedConv` and `GemmFastGelu` of com.microsoft with a constant matrix into `Gemm`, `Conv` or
@@ -21,7 +21,7 @@ impl Pass for ExpandFused {
         "expand_fused"
     }
 
-    fn run(&self, model: &Model, _observer: &mut dyn Observer) -> Result<Patch, PassError> {
+    fn run(&self, model: &Model, _context: &mut Context) -> Result<Patch, PassError> {
         let graph = &model.graph;
         let (names, mut integers) = (FreshNames::new(graph), Integers::default());
         let mut paths = LayerPaths::default();

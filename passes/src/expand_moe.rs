@@ -8,7 +8,7 @@ use crate::contrib::microsoft;
 use crate::draft::{Draft, Integers};
 use crate::layer_path::LayerPaths;
 use crate::mixture::{Activation, Experts, Halves, Mixture, SwiGlu};
-use crate::pass::{Observer, Pass, PassError};
+use crate::pass::{Context, Pass, PassError};
 use crate::select::Select;
 
 /// Turns every `MoE` of com.microsoft with constant weights into `TopK` of the router's probabilities, and for each of its
@@ -26,7 +26,7 @@ impl Pass for ExpandMoe {
         "expand_moe"
     }
 
-    fn run(&self, model: &Model, _observer: &mut dyn Observer) -> Result<Patch, PassError> {
+    fn run(&self, model: &Model, _context: &mut Context) -> Result<Patch, PassError> {
         let graph = &model.graph;
         let (names, mut integers) = (FreshNames::new(graph), Integers::default());
         let mut paths = LayerPaths::default();

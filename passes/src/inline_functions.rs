@@ -10,7 +10,7 @@ use zqc_ir::{Change, Model, NewNode, Op, Patch, opset};
 
 use crate::constant_view::{VIEWS, root};
 use crate::lower::own;
-use crate::pass::{Observer, Pass, PassError};
+use crate::pass::{Context, Pass, PassError};
 
 /// Functions stop being inlined at this many nodes: nested calls can multiply without bound.
 const MAX_NODES: usize = 1 << 18;
@@ -33,7 +33,7 @@ impl Pass for InlineFunctions {
         "inline_functions"
     }
 
-    fn run(&self, model: &Model, observer: &mut dyn Observer) -> Result<Patch, PassError> {
+    fn run(&self, model: &Model, context: &mut Context) -> Result<Patch, PassError> {
         let graph = &model.graph;
         if model.header.functions.is_empty() {
             return Ok(Patch::default());
@@ -62,7 +62,7 @@ impl Pass for InlineFunctions {
             });
         }
         for (call, reason) in inliner.kept {
-            observer.layer_kept(&call, &reason);
+            context.observer.layer_kept(&call, &reason);
         }
         if !patch.changes.is_empty() {
             patch.opsets =

@@ -1,24 +1,5 @@
 //! The passes of zqc. Each reads the graph and returns a patch; the driver applies it and verifies the result.
-//!
-//! In order:
-//! 1. [`RaisePortable`]: layers that zqc quantized before become our operators again.
-//! 2. [`InlineFunctions`]: model-local functions that hold linear layers become their bodies.
-//! 3. [`ExpandAttention`]: ONNX Runtime's `Attention` becomes a linear layer and `MultiHeadAttention`.
-//! 4. [`ExpandMoe`]: ONNX Runtime's `MoE` becomes a router and products with stacks of experts.
-//! 5. [`ExpandFused`]: layers that ONNX Runtime fused with an activation become two operators.
-//! 6. [`ExpandEinsum`]: an `Einsum` that is a linear layer becomes `MatMul`.
-//! 7. [`SplitExperts`]: a stack of expert weights becomes one matrix an expert.
-//! 8. [`Canonicalize`]: every form of a linear layer becomes `zqc.linear`. With the passes before it, that is [`finders`].
-//! 9. [`Select`]: which of them are quantized; the others turn back into what they were, with a reason.
-//! 10. [`QuantizeHead`]: the language-model head and the table of the tokens, without data.
-//! 11. [`QuantizeActivations`]: one token-wise quantization per distinct input.
-//! 12. [`SolveWeights`]: stage by stage in topological order, the quantized prefix feeding the next stage: gather the
-//!     Hessians, solve the weights on the low-precision grid.
-//! 13. [`ShareConstants`]: what the file holds twice is stored once.
-//! 14. [`UpgradeOpset`]: the standard operators move to an opset that knows the types of the result.
-//! 15. [`LowerPortable`]: our operators become ONNX that stock runtimes execute. [`RaisePortable`] is its inverse. Or
-//!     [`LowerNative`]: they become ONNX in its own low-precision types, for importers that know them.
-//! 16. [`ShareOperands`]: what lowered layers of the graph and of its bodies have in common is stored once.
+//! [`Context`] is what it is given beside the graph. The order of the passes of a compilation stands in `zqc::Pipeline`.
 
 mod attention;
 mod canonicalize;
@@ -33,12 +14,12 @@ mod expand_einsum;
 mod expand_fused;
 mod expand_moe;
 mod expert_stack;
-mod finders;
 mod float_rows;
 mod folded;
 mod fused;
 mod inline_functions;
 mod layer_path;
+mod layer_pattern;
 mod lm_head;
 mod lower;
 mod mixture;
@@ -49,6 +30,7 @@ mod quantize_head;
 mod raise;
 mod rank;
 mod record;
+mod restore_float;
 mod reuse_weights;
 mod select;
 mod share_constants;
@@ -66,24 +48,24 @@ pub use expand_attention::ExpandAttention;
 pub use expand_einsum::ExpandEinsum;
 pub use expand_fused::ExpandFused;
 pub use expand_moe::ExpandMoe;
-pub use finders::finders;
 pub use folded::weights_of_layers;
 pub use inline_functions::InlineFunctions;
+pub use layer_pattern::{LayerPattern, PatternError};
 pub use lower::{LowerNative, LowerPortable};
-pub use pass::{Observer, Pass, PassError, Silent, run};
+pub use pass::{Context, Observer, Pass, PassError, Scope, Silent, run, run_in};
 pub use quantize_activations::QuantizeActivations;
 pub use quantize_head::QuantizeHead;
 pub use raise::RaisePortable;
 pub use record::{ActivationRecord, BranchRecord, CalibrationRecord, Coding, HeldOutRecord, LayerRecord};
+pub use restore_float::RestoreFloat;
 pub use reuse_weights::{ReuseWeights, SolvedWeights};
 pub use select::Select;
 pub use share_constants::ShareConstants;
 pub use share_operands::ShareOperands;
 pub use solve_weights::{
-    Branch, BranchMetric, Calibration, Checkpoints, Errors, HessianSource, Method, Recipe, Solution,
-    SolveWeights,
+    Branch, BranchMetric, Calibration, Checkpoints, Errors, HessianSource, Recipe, Solution, SolveWeights,
 };
 pub use split_experts::SplitExperts;
 pub use statistics::{ActivationStatistics, MagnitudeHistogram, Octave, TokenSample, WeightHistogram};
-pub use upgrade_opset::UpgradeOpset;
+pub use upgrade_opset::{Opset, UpgradeOpset};
 pub use vocabulary::vocabulary;

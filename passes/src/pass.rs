@@ -7,17 +7,56 @@ use zqc_numerics::SolveError;
 use zqc_runtime::RunError;
 
 use crate::record::{ActivationRecord, LayerRecord};
+use crate::reuse_weights::SolvedWeights;
+use crate::solve_weights::Calibration;
 
 /// A transformation of the graph.
 pub trait Pass {
-    /// The name by which it is run, skipped and printed: `canonicalize`.
+    /// The name by which it is found in a pipeline, and printed: `canonicalize`.
     fn name(&self) -> &'static str;
 
     /// What this pass wants changed in `model`; the patch is empty when nothing is.
     ///
     /// # Errors
     /// When the pass cannot do its work on this model.
-    fn run(&self, model: &Model, observer: &mut dyn Observer) -> Result<Patch, PassError>;
+    fn run(&self, model: &Model, context: &mut Context) -> Result<Patch, PassError>;
+
+    /// Whether the pass also runs on the subgraphs of `If`, `Loop` and `Scan`, each as a model of its own; else it is for the main
+    /// graph alone.
+    fn runs_on_subgraphs(&self) -> bool {
+        true
+    }
+}
+
+/// Which graph a pass runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Scope {
+    /// The main graph of the model.
+    #[default]
+    Main,
+    /// A subgraph of `If`, `Loop` or `Scan`, taken out as a model of its own.
+    Subgraph,
+}
+
+/// What a pass is given beside the model.
+pub struct Context<'a> {
+    /// Hears what the pass does.
+    pub observer: &'a mut dyn Observer,
+    /// Which graph the model is.
+    pub scope: Scope,
+    /// The data that weights are solved on; `None` rounds them to nearest.
+    pub calibration: Option<&'a Calibration<'a>>,
+    /// Weights that were solved in another graph of the model.
+    pub solved: Option<&'a SolvedWeights>,
+    /// Of the patch's changes, the first so many are applied.
+    pub limit: usize,
+}
+
+impl<'a> Context<'a> {
+    /// For the main graph of a model, without calibration data.
+    pub fn new(observer: &'a mut dyn Observer) -> Self {
+        Self { observer, scope: Scope::Main, calibration: None, solved: None, limit: usize::MAX }
+    }
 }
 
 /// Why a pass failed.
@@ -59,14 +98,26 @@ pub enum PassError {
     Stopped,
 }
 
-/// Runs a pass on `model`: its patch is applied and the result verified.
+/// Runs a pass on `model`, as [`run_in`] with a [`Context::new`].
+///
+/// # Errors
+/// As [`run_in`].
+pub fn run(pass: &dyn Pass, model: &mut Model, observer: &mut dyn Observer) -> Result<(), PassError> {
+    run_in(pass, model, &mut Context::new(observer)).map(drop)
+}
+
+/// Runs a pass on `model`: the first changes of its patch, up to the limit of `context`, are applied and the result is verified.
+/// What was changed and why, in order.
 ///
 /// # Errors
 /// When the pass fails; `model` must then be dropped.
-pub fn run(pass: &dyn Pass, model: &mut Model, observer: &mut dyn Observer) -> Result<(), PassError> {
-    let patch = pass.run(model, observer)?;
+pub fn run_in(pass: &dyn Pass, model: &mut Model, context: &mut Context) -> Result<Vec<String>, PassError> {
+    let mut patch = pass.run(model, context)?;
+    patch.changes.truncate(context.limit);
+    let reasons = patch.changes.iter().map(|change| change.why.clone()).collect();
     patch.apply(model).map_err(|source| PassError::Patch { pass: pass.name(), source })?;
-    verify(model).map_err(|source| PassError::Broken { pass: pass.name(), source })
+    verify(model).map_err(|source| PassError::Broken { pass: pass.name(), source })?;
+    Ok(reasons)
 }
 
 /// Hears what the passes do, for reports and progress bars.

@@ -5,7 +5,7 @@ use zqc_ir::op::{QuantizeActivation, port};
 use zqc_ir::{Change, FreshNames, Graph, Model, NewNode, NodeId, Op, Patch, ValueId};
 use zqc_numerics::ActivationFormat;
 
-use crate::pass::{Observer, Pass, PassError};
+use crate::pass::{Context, Pass, PassError};
 
 /// Puts one [`Op::QuantizeActivation`] behind every value that linear layers read as their activation: the query, key
 /// and value projections of an attention layer share theirs. Other readers of the value go on reading it in float.
@@ -20,7 +20,7 @@ impl Pass for QuantizeActivations {
         "quantize_activations"
     }
 
-    fn run(&self, model: &Model, _observer: &mut dyn Observer) -> Result<Patch, PassError> {
+    fn run(&self, model: &Model, _context: &mut Context) -> Result<Patch, PassError> {
         let graph = &model.graph;
         let names = FreshNames::new(graph);
         let mut patch = Patch::default();

@@ -12,7 +12,7 @@ use zqc_numerics::{ActivationFormat, Grouping, QuantizedMatrix, SolveError, rtn}
 
 use crate::float_rows::FloatRows;
 use crate::lm_head::Heads;
-use crate::pass::{Observer, Pass, PassError};
+use crate::pass::{Context, Observer, Pass, PassError};
 use crate::record::{Coding, LayerRecord};
 use crate::select::Select;
 use crate::token_table::TokenTable;
@@ -44,7 +44,11 @@ impl Pass for QuantizeHead {
         "quantize_head"
     }
 
-    fn run(&self, model: &Model, observer: &mut dyn Observer) -> Result<Patch, PassError> {
+    fn runs_on_subgraphs(&self) -> bool {
+        false
+    }
+
+    fn run(&self, model: &Model, context: &mut Context) -> Result<Patch, PassError> {
         let graph = &model.graph;
         let mut writer = Writer {
             pass: self,
@@ -63,7 +67,7 @@ impl Pass for QuantizeHead {
             let layers = layers.filter_map(|&id| Some((id, linear(graph, id)?)));
             let layers: Vec<(NodeId, &Linear)> = layers.collect();
             let layer = layers.first().map_or(&table.path, |(_, linear)| &linear.layer);
-            let shared = writer.solve(layer, table.root, &rows, observer)?;
+            let shared = writer.solve(layer, table.root, &rows, context.observer)?;
             for &(id, dtype) in &table.look_ups {
                 writer.look_up(id, table, dtype, &shared);
             }
@@ -80,7 +84,7 @@ impl Pass for QuantizeHead {
             }
             let unreadable = |source| PassError::Weight { layer: linear.layer.clone(), source };
             let rows = FloatRows::of_layer(graph, weight, linear).map_err(unreadable)?;
-            let own = writer.solve(&linear.layer, weight, &rows, observer)?;
+            let own = writer.solve(&linear.layer, weight, &rows, context.observer)?;
             writer.layer(id, linear, &own);
         }
         Ok(writer.patch)

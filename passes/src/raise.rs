@@ -15,7 +15,7 @@ use zqc_numerics::{
 
 use crate::lower::callee::Callee;
 use crate::lower::{activation, layout, own, signature};
-use crate::pass::{Observer, Pass, PassError};
+use crate::pass::{Context, Pass, PassError};
 
 /// The inverse of [`LowerPortable`](crate::LowerPortable): calls of the functions of domain `ai.zqc` become
 /// [`Op::QuantizeActivation`], [`Op::QuantizedLinear`] and [`Op::QuantizedGather`], and the functions go. A layer is called what its call is. Our
@@ -31,7 +31,7 @@ impl Pass for RaisePortable {
         "raise_portable"
     }
 
-    fn run(&self, model: &Model, _observer: &mut dyn Observer) -> Result<Patch, PassError> {
+    fn run(&self, model: &Model, _context: &mut Context) -> Result<Patch, PassError> {
         if let Some(foreign) = model.header.functions.iter().find(|function| own::is_foreign(function)) {
             return Err(PassError::Unsupported {
                 what: format!(

@@ -3,7 +3,7 @@
 use zqc_ir::op::{Linear, QuantizedLinear, port};
 use zqc_ir::{Change, Graph, Model, NewNode, Node, Op, Patch, Tensor};
 
-use crate::pass::{Observer, Pass, PassError};
+use crate::pass::{Context, Pass, PassError};
 
 /// Solved weights, to be found again by their content.
 #[derive(Debug, Default)]
@@ -63,25 +63,22 @@ impl SolvedWeights {
     }
 }
 
-/// Turns every [`Op::Linear`] whose weight is among the solved ones into the [`Op::QuantizedLinear`] that came of it.
-#[derive(Debug)]
-pub struct ReuseWeights<'a> {
-    /// What is solved.
-    pub solved: &'a SolvedWeights,
-}
+/// Turns every [`Op::Linear`] whose weight is among those of [`Context::solved`] into the [`Op::QuantizedLinear`] that came of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ReuseWeights;
 
-impl Pass for ReuseWeights<'_> {
+impl Pass for ReuseWeights {
     fn name(&self) -> &'static str {
         "reuse_weights"
     }
 
-    fn run(&self, model: &Model, _observer: &mut dyn Observer) -> Result<Patch, PassError> {
-        let graph = &model.graph;
+    fn run(&self, model: &Model, context: &mut Context) -> Result<Patch, PassError> {
+        let (graph, Some(solved)) = (&model.graph, context.solved) else { return Ok(Patch::default()) };
         let (mut patch, mut added) = (Patch::default(), Vec::<&str>::new());
         for (id, node) in graph.nodes() {
             let Op::Linear(linear) = &node.op else { continue };
             let Some(value) = node.input(port::WEIGHT) else { continue };
-            let entry = graph.constant(value).and_then(|weight| self.solved.find(linear, weight));
+            let entry = graph.constant(value).and_then(|weight| solved.find(linear, weight));
             let Some(entry) = entry else { continue };
             let mut change = Change::new(format!("{}: its weight is solved already", linear.layer));
             let mut quantized = NewNode::restore(graph, node);

@@ -4,7 +4,6 @@ mod part;
 
 use std::collections::HashSet;
 
-use regex::Regex;
 use zqc_ir::op::{Linear, port};
 use zqc_ir::{Change, FreshNames, Graph, Model, NodeId, Op, Patch, ValueId};
 
@@ -13,9 +12,10 @@ use crate::einsum::EinsumProduct;
 use crate::expert_stack::ExpertStack;
 use crate::fused::FusedLayer;
 use crate::layer_path::LayerPaths;
+use crate::layer_pattern::LayerPattern;
 use crate::lm_head::Heads;
 use crate::mixture::{Experts, Mixture};
-use crate::pass::{Observer, Pass, PassError};
+use crate::pass::{Context, Observer, Pass, PassError, Scope};
 use crate::token_table::TokenTable;
 
 /// Smaller weights save nothing.
@@ -33,9 +33,9 @@ const MIN_K: usize = 16;
 #[derive(Debug, Clone, Default)]
 pub struct Select {
     /// The layers that stay in float.
-    pub keep: Vec<Regex>,
+    pub keep: Vec<LayerPattern>,
     /// The layers that are quantized; empty for all.
-    pub only: Vec<Regex>,
+    pub only: Vec<LayerPattern>,
     /// Whether the head and the table of the tokens are quantized.
     pub head: bool,
 }
@@ -45,7 +45,17 @@ impl Pass for Select {
         "select"
     }
 
-    fn run(&self, model: &Model, observer: &mut dyn Observer) -> Result<Patch, PassError> {
+    fn run(&self, model: &Model, context: &mut Context) -> Result<Patch, PassError> {
+        match context.scope {
+            Scope::Main => self.choose(model, context.observer),
+            // The tokens' table and the head are those of the model.
+            Scope::Subgraph => Select { head: false, ..self.clone() }.choose(model, context.observer),
+        }
+    }
+}
+
+impl Select {
+    fn choose(&self, model: &Model, observer: &mut dyn Observer) -> Result<Patch, PassError> {
         let graph = &model.graph;
         let order = graph.order()?;
         let layers: Vec<Layer> = order.iter().filter_map(|&id| Layer::new(graph, id)).collect();
@@ -94,9 +104,7 @@ impl Pass for Select {
         }
         Ok(patch)
     }
-}
 
-impl Select {
     /// Why a layer of these names and features, K and N, stays in float wherever it stands; `None` if it need not.
     pub(crate) fn reason_to_keep(&self, names: &[&str], [k, n]: [usize; 2]) -> Option<String> {
         self.reason_by_name(names).or_else(|| too_small(k, n))
@@ -115,11 +123,11 @@ impl Select {
     }
 
     fn reason_by_name(&self, names: &[&str]) -> Option<String> {
-        if !self.only.is_empty() && !self.only.iter().any(|regex| is_named_by(names, regex)) {
+        if !self.only.is_empty() && !self.only.iter().any(|pattern| pattern.matches(names)) {
             return Some("not named by --only".to_string());
         }
-        let regex = self.keep.iter().find(|regex| is_named_by(names, regex))?;
-        Some(format!("named by --keep {regex}"))
+        let pattern = self.keep.iter().find(|pattern| pattern.matches(names))?;
+        Some(format!("named by --keep {pattern}"))
     }
 
     fn report_unmatched(
@@ -131,12 +139,12 @@ impl Select {
         observer: &mut dyn Observer,
     ) {
         for (option, expressions) in [("--keep", &self.keep), ("--only", &self.only)] {
-            for regex in expressions {
-                let named = layers.iter().any(|layer| is_named_by(&layer.names, regex))
-                    || others.iter().any(|other| is_named_by(&other.names(), regex))
-                    || tables.iter().any(|table| is_named_by(&table.names(graph), regex));
+            for pattern in expressions {
+                let named = layers.iter().any(|layer| pattern.matches(&layer.names))
+                    || others.iter().any(|other| pattern.matches(&other.names()))
+                    || tables.iter().any(|table| pattern.matches(&table.names(graph)));
                 if !named {
-                    observer.unmatched(option, regex.as_str());
+                    observer.unmatched(option, pattern.as_str());
                 }
             }
         }
@@ -212,8 +220,4 @@ pub(crate) fn too_small(k: usize, n: usize) -> Option<String> {
         return Some(format!("too small: {k} x {n} weights, fewer than {MIN_ELEMENTS}"));
     }
     (k < MIN_K).then(|| format!("too small: {k} input features, fewer than {MIN_K}"))
-}
-
-fn is_named_by(names: &[&str], regex: &Regex) -> bool {
-    names.iter().any(|name| !name.is_empty() && regex.is_match(name))
 }

@@ -5,7 +5,7 @@ use zqc_ir::op::attribute::ints;
 use zqc_ir::{Change, FreshNames, Graph, Model, NewNode, NodeId, Op, Patch, Tensor, ValueId};
 
 use crate::constant_view::is_float;
-use crate::pass::{Observer, Pass, PassError};
+use crate::pass::{Context, Pass, PassError};
 
 /// Smaller matrices save nothing.
 const MIN_ELEMENTS: usize = 1024;
@@ -20,7 +20,11 @@ impl Pass for ShareConstants {
         "share_constants"
     }
 
-    fn run(&self, model: &Model, _observer: &mut dyn Observer) -> Result<Patch, PassError> {
+    fn runs_on_subgraphs(&self) -> bool {
+        false
+    }
+
+    fn run(&self, model: &Model, _context: &mut Context) -> Result<Patch, PassError> {
         let graph = &model.graph;
         let names = FreshNames::new(graph);
         let mut patch = Patch::default();

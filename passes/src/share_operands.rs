@@ -6,7 +6,7 @@ use zqc_ir::graph::Port;
 use zqc_ir::{Change, Graph, Model, Op, Patch, Tensor, ValueId};
 use zqc_numerics::FUNCTION_DOMAIN;
 
-use crate::pass::{Observer, Pass, PassError};
+use crate::pass::{Context, Pass, PassError};
 
 /// Stores once what the lowered layers of the graph and those in the bodies of its control-flow operators have in common:
 /// the calls in the graph read the constants that the bodies read, where these have the same content.
@@ -18,7 +18,11 @@ impl Pass for ShareOperands {
         "share_operands"
     }
 
-    fn run(&self, model: &Model, _observer: &mut dyn Observer) -> Result<Patch, PassError> {
+    fn runs_on_subgraphs(&self) -> bool {
+        false
+    }
+
+    fn run(&self, model: &Model, _context: &mut Context) -> Result<Patch, PassError> {
         let graph = &model.graph;
         let mut captured: HashMap<&[i64], Vec<(ValueId, &Tensor)>> = HashMap::new();
         for (value, tensor) in graph.initializers() {

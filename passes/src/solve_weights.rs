@@ -17,7 +17,7 @@ use zqc_ir::tensor::TensorError;
 use zqc_ir::{Change, FreshNames, Graph, Model, NewNode, Node, NodeId, Op, Patch, Tensor, ValueId};
 use zqc_runtime::{Array, Backend, Interpreter, RunError};
 
-use crate::pass::{Observer, Pass, PassError};
+use crate::pass::{Context, Observer, Pass, PassError};
 use crate::record::LayerRecord;
 use gather::{Gathered, Gathering, Sample, inputs_of};
 use layer::{Evidence, Prepared, Weight};
@@ -35,19 +35,12 @@ const TOO_FEW: &str = "too few tokens of the calibration data come to it";
 ///
 /// Before the first layer is solved, every stage is loaded once, and run on the first sample: layers behind an operator that the
 /// back end refuses are rounded to nearest, and [`Observer::layer_uncalibrated`] hears of them.
-pub struct SolveWeights<'a> {
+///
+/// With [`Context::calibration`] the codes are found by GPTQ (Frantar et al., arXiv 2210.17323) on Hessians gathered from the data;
+/// without, they are rounded to nearest.
+pub struct SolveWeights {
     /// What the weights become, and how.
     pub recipe: Recipe,
-    /// Where the solver takes its data from.
-    pub method: Method<'a>,
-}
-
-/// How the codes are found.
-pub enum Method<'a> {
-    /// Round to nearest; needs no data.
-    Rtn,
-    /// GPTQ (Frantar et al., arXiv 2210.17323) on Hessians gathered from calibration data.
-    Gptq(Calibration<'a>),
 }
 
 /// What a graph is calibrated on.
@@ -124,12 +117,12 @@ struct Layer<'g> {
     key: WeightKey,
 }
 
-impl Pass for SolveWeights<'_> {
+impl Pass for SolveWeights {
     fn name(&self) -> &'static str {
         "solve_weights"
     }
 
-    fn run(&self, model: &Model, observer: &mut dyn Observer) -> Result<Patch, PassError> {
+    fn run(&self, model: &Model, context: &mut Context) -> Result<Patch, PassError> {
         let mut solver = Solver {
             model,
             recipe: &self.recipe,
@@ -137,16 +130,17 @@ impl Pass for SolveWeights<'_> {
             solved: HashMap::new(),
             patch: Patch::default(),
         };
-        match &self.method {
-            Method::Rtn => {
-                let order = model.graph.order().map_err(RunError::from)?;
-                let layers = solver.layers(&order);
-                observer.stage_started(0, 1, layers.len());
+        let order = model.graph.order().map_err(RunError::from)?;
+        let layers = solver.layers(&order);
+        match context.calibration {
+            _ if layers.is_empty() => {}
+            None => {
+                context.observer.stage_started(0, 1, layers.len());
                 for layer in &layers {
-                    solver.round(layer, observer)?;
+                    solver.round(layer, context.observer)?;
                 }
             }
-            Method::Gptq(calibration) => solver.walk(calibration, observer)?,
+            Some(calibration) => solver.walk(calibration, context.observer)?,
         }
         Ok(solver.patch)
     }

@@ -12,7 +12,7 @@ use crate::constant_view::ConstantView;
 use crate::draft::{Draft, Integers};
 use crate::expert_stack::{ExpertStack, Routing};
 use crate::layer_path::LayerPaths;
-use crate::pass::{Observer, Pass, PassError};
+use crate::pass::{Context, Pass, PassError};
 use crate::select::Select;
 use routes::Routes;
 
@@ -42,7 +42,7 @@ impl Pass for SplitExperts {
         "split_experts"
     }
 
-    fn run(&self, model: &Model, _observer: &mut dyn Observer) -> Result<Patch, PassError> {
+    fn run(&self, model: &Model, _context: &mut Context) -> Result<Patch, PassError> {
         let graph = &model.graph;
         let mut splitter = Splitter {
             graph,

@@ -8,13 +8,13 @@ use std::collections::HashSet;
 use zqc_ir::graph::fresh_name;
 use zqc_ir::onnx::node_to_proto;
 use zqc_ir::onnx::proto::{FunctionProto, NodeProto};
-use zqc_ir::{Change, FreshNames, Model, NewNode, Op, Patch, opset};
+use zqc_ir::{Change, FreshNames, Graph, Model, NewNode, Op, Patch, opset};
 
-use crate::pass::{Observer, Pass, PassError};
+use crate::pass::{Context, Pass, PassError};
 use crate::rank::declared_rank;
 use rules::{Adapted, CHANGES, NEWEST, OLDEST};
 
-/// Raises the standard operators of a model to opset `to`: in the graph, in control-flow bodies and in the functions
+/// Raises the standard operators of a model to an opset: in the graph, in control-flow bodies and in the functions
 /// that the model defines. The result computes the same. A model of that opset or a later one stays as it is, but for a domain
 /// that is imported more than once: it is imported once, in the version that counts.
 ///
@@ -41,8 +41,26 @@ use rules::{Adapted, CHANGES, NEWEST, OLDEST};
 /// reference has always done so: such nodes stay as they are.
 #[derive(Debug, Clone, Copy)]
 pub struct UpgradeOpset {
-    /// The opset to reach, at most 24.
-    pub to: i64,
+    /// The opset to reach.
+    pub to: Opset,
+}
+
+/// The opset to upgrade a model to, at most 24.
+#[derive(Debug, Clone, Copy)]
+pub enum Opset {
+    /// This version.
+    At(i64),
+    /// The least one that can hold the graph, as a lowering says: [`LowerNative::least_opset`](crate::LowerNative::least_opset).
+    LeastFor(fn(&Graph) -> i64),
+}
+
+impl Opset {
+    fn of(self, graph: &Graph) -> i64 {
+        match self {
+            Opset::At(version) => version,
+            Opset::LeastFor(least) => least(graph),
+        }
+    }
 }
 
 impl Pass for UpgradeOpset {
@@ -50,8 +68,12 @@ impl Pass for UpgradeOpset {
         "upgrade_opset"
     }
 
-    fn run(&self, model: &Model, _observer: &mut dyn Observer) -> Result<Patch, PassError> {
-        let (graph, from, to) = (&model.graph, model.opset(), self.to);
+    fn runs_on_subgraphs(&self) -> bool {
+        false
+    }
+
+    fn run(&self, model: &Model, _context: &mut Context) -> Result<Patch, PassError> {
+        let (graph, from, to) = (&model.graph, model.opset(), self.to.of(&model.graph));
         let repeated = opset::repeated(&model.header.opset_import);
         if from >= to {
             return Ok(Patch {

@@ -59,7 +59,7 @@ mod _zqc {
     #[pyfunction]
     fn compile(py: Python<'_>, arguments: Vec<OsString>, progress: Option<Py<PyAny>>) -> PyResult<String> {
         let arguments = parse::<CompileArguments>(arguments)?;
-        let threads = arguments.threads;
+        let threads = arguments.options.threads;
         watched(py, threads, progress, |events| Compilation::try_from(arguments)?.run(events)).and_then(json)
     }
 

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::compile::{positive, threads};
 use super::progress::Bar;
 use super::{json, print, set_threads};
+use crate::options::parse::{positive, threads};
 use crate::{Error, Evaluation, Perplexity, evaluate, find_model, find_tokenizer};
 
 /// Perplexity.

@@ -9,6 +9,7 @@ mod compile;
 mod end;
 mod evaluate;
 mod inspect;
+mod log;
 mod model_argument;
 mod panics;
 mod progress;

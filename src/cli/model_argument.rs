@@ -38,9 +38,9 @@ pub(super) fn find(arguments: &mut Arguments, matches: &ArgMatches) -> Result<()
     match candidates[..] {
         [Candidate { option, index, value }] => {
             match option {
-                "calibration" => drop(arguments.calibration.remove(index)),
-                "keep" => drop(arguments.keep.remove(index)),
-                _ => drop(arguments.only.remove(index)),
+                "calibration" => drop(arguments.options.calibration.remove(index)),
+                "keep" => drop(arguments.options.keep.remove(index)),
+                _ => drop(arguments.options.only.remove(index)),
             }
             arguments.model = Some(value.into());
             Ok(())

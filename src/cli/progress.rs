@@ -32,6 +32,11 @@ impl Bar {
         let lines = (!seen).then(|| print_lines(bar.clone(), INTERVAL, |line| say!("{line}")));
         Self { bar, _lines: lines }
     }
+
+    /// A bar that nobody sees.
+    fn hidden() -> Self {
+        Self { bar: ProgressBar::hidden(), _lines: None }
+    }
 }
 
 impl Deref for Bar {
@@ -87,8 +92,10 @@ pub(super) struct Progress {
 
 impl Progress {
     /// `print_after` names the passes whose result is printed.
-    pub(super) fn new(print_after: Vec<String>) -> Self {
-        Self { bar: Bar::new("stages"), print_after, printed: Ok(()) }
+    /// A log takes the place of the bar.
+    pub(super) fn new(print_after: Vec<String>, is_logged: bool) -> Self {
+        let bar = if is_logged { Bar::hidden() } else { Bar::new("stages") };
+        Self { bar, print_after, printed: Ok(()) }
     }
 
     /// Takes the bar away.

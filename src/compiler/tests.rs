@@ -6,7 +6,8 @@ use zqc_ir::onnx::proto::{
     GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
 };
 use zqc_ir::op::attribute;
-use zqc_passes::{PassError, Silent};
+use zqc_ir::tensor::DataType;
+use zqc_passes::{Context, Pass, PassError};
 
 use super::*;
 
@@ -18,7 +19,7 @@ impl Pass for Count {
         "count"
     }
 
-    fn run(&self, _: &Model, _: &mut dyn Observer) -> Result<Patch, PassError> {
+    fn run(&self, _: &Model, _: &mut Context) -> Result<Patch, PassError> {
         self.0.set(self.0.get() + 1);
         Ok(Patch::default())
     }
@@ -82,7 +83,16 @@ fn layer_in_a_body() -> Model {
 #[test]
 fn passes_that_do_not_exist_are_told_with_those_that_do() {
     let pass = || Box::new(Count(Rc::default()));
-    for result in [compiler().skip("selekt"), compiler().add_after("selekt", pass()), compiler().skip("")] {
+    let mut compiler = compiler();
+    let pipeline = compiler.pipeline_mut();
+    let stop = |text: &str| text.parse().unwrap();
+    let results = [
+        pipeline.remove("selekt"),
+        pipeline.insert_after("selekt", pass()),
+        pipeline.remove(""),
+        pipeline.stop_after(stop("selekt:3")),
+    ];
+    for result in results {
         let error = result.err().expect("an error");
         assert!(matches!(error, Error::UnknownPass { .. }) && error.exit_code() == 2);
         assert!(
@@ -90,22 +100,47 @@ fn passes_that_do_not_exist_are_told_with_those_that_do() {
             "{error}"
         );
     }
-    for name in Compiler::PASSES {
-        assert!(compiler().skip(name).is_ok() && compiler().add_after(name, pass()).is_ok());
+    assert!(matches!(pipeline.stop_after(stop("lower_portable")), Err(Error::Usage(_))));
+    let names: Vec<_> = pipeline.names().collect();
+    for name in names {
+        pipeline.insert_after(name, pass()).unwrap();
+        pipeline.remove(name).unwrap();
     }
+    assert!(pipeline.names().all(|name| name == "count"));
+}
+
+/// The layers that are quantized in the subgraph.
+fn quantized(compiler: Compiler) -> usize {
+    compiler.compile_model(layer_in_a_body(), []).unwrap().1.layers.len()
 }
 
 #[test]
-fn passes_are_skipped_and_added_in_bodies_too() {
-    let quantized = |compiler: Compiler| {
-        let (mut model, mut report) = (layer_in_a_body(), Report::default());
-        compiler.quantize(&mut model, &mut report, &mut Silent).unwrap();
-        report.layers.len()
-    };
+fn pipelines_are_changed_for_subgraphs_too() {
     assert_eq!(quantized(compiler()), 1);
-    assert_eq!(quantized(compiler().skip("canonicalize").unwrap()), 0);
+    for left_out in ["canonicalize", Pipeline::QUANTIZE_SUBGRAPHS] {
+        let mut without = compiler();
+        without.pipeline_mut().remove(left_out).unwrap();
+        assert_eq!(quantized(without), 0, "{left_out}");
+    }
     let count = Rc::default();
-    let counted = compiler().add_after("select", Box::new(Count(Rc::clone(&count)))).unwrap();
+    let mut counted = compiler();
+    counted.pipeline_mut().insert_after("select", Box::new(Count(Rc::clone(&count)))).unwrap();
     assert_eq!(quantized(counted), 1);
-    assert!(count.get() >= 3, "once in the main graph, and in each body: {}", count.get());
+    assert!(count.get() >= 3, "once in the main graph, and in each subgraph: {}", count.get());
+}
+
+#[test]
+fn a_pipeline_that_stops_in_a_subgraph_leaves_the_layers_in_float() {
+    let stopped = |place: &str| {
+        let mut compiler = compiler();
+        compiler.pipeline_mut().stop_after(place.parse().unwrap()).unwrap();
+        compiler.compile_model(layer_in_a_body(), []).unwrap()
+    };
+    for place in ["canonicalize", "solve_weights:0", "1"] {
+        let (model, report) = stopped(place);
+        let text = model.to_string();
+        assert!(text.contains("MatMul") && !text.contains("zqc."), "{place}: {text}");
+        assert!(report.layers.is_empty() && report.warnings.iter().any(|line| line.contains(place)));
+    }
+    assert_eq!(stopped("solve_weights:1").1.layers.len(), 1);
 }

@@ -5,7 +5,7 @@ use zqc_numerics::{
 };
 use zqc_passes::{BranchMetric, HessianSource};
 
-use super::{Emit, Head, Method, Target};
+use super::{Emit, Head, Method, OnnxDialect};
 
 /// A type each of whose values has a word.
 pub trait Choice: Copy + PartialEq + Send + Sync + 'static {
@@ -28,7 +28,7 @@ impl Choice for Emit {
         &[("onnx", Self::Onnx), ("cuda", Self::Cuda), ("ir", Self::Ir)];
 }
 
-impl Choice for Target {
+impl Choice for OnnxDialect {
     const CHOICES: &'static [(&'static str, Self)] =
         &[("portable", Self::Portable), ("native", Self::Native)];
 }

@@ -4,18 +4,19 @@ use std::fmt::Display;
 
 use super::{Choice, Options};
 use crate::report::OptionReport;
+use crate::target::Target;
 
 impl Options {
     /// Every option that has a value, in the words of the command line.
-    pub(crate) fn in_words(&self) -> Vec<OptionReport> {
+    pub(crate) fn in_words(&self, target: &dyn Target) -> Vec<OptionReport> {
         let recipe = self.recipe();
         let mut all = vec![
             ("--emit", self.emit.word().to_string()),
-            ("--target", self.target.word().to_string()),
+            ("--target", self.dialect.word().to_string()),
             ("--weights", self.weights.word().to_string()),
             ("--activations", self.activations.word().to_string()),
             ("--group-size", self.group_size.to_string()),
-            ("--head", self.head().word().to_string()),
+            ("--head", self.head(target).word().to_string()),
             ("--method", self.method.word().to_string()),
             ("--order", self.order.word().to_string()),
             ("--scale", recipe.gptq.grouping.constraint.word().to_string()),
@@ -64,8 +65,11 @@ mod tests {
             samples: Some(4),
             ..Options::default()
         };
-        let words: Vec<String> =
-            options.in_words().iter().map(|option| format!("{} {}", option.name, option.value)).collect();
+        let words: Vec<String> = options
+            .in_words(options.target().as_ref())
+            .iter()
+            .map(|option| format!("{} {}", option.name, option.value))
+            .collect();
         assert_eq!(
             words.join(" "),
             "--emit onnx --target portable --weights fp4 --activations fp8 --group-size 64 --head int8 --method gptq \

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::raise::raised_bodies;
 
 /// Inputs by name.
-pub(crate) type Inputs = Vec<(String, Array)>;
+pub type Inputs = Vec<(String, Array)>;
 
 /// Tokens of the run.
 const TOKENS: usize = 8;

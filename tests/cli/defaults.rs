@@ -2,7 +2,7 @@
 
 use zqc::ir::Model;
 use zqc::passes::Observer;
-use zqc::{Compiler, Emit, Events, Method, Options, Target};
+use zqc::{Compiler, Emit, Events, Method, OnnxDialect, Options, Pipeline};
 
 use crate::bench::Bench;
 use crate::models::one_layer;
@@ -37,19 +37,21 @@ fn the_options_of_the_command_line_are_those_of_the_library() {
 
 #[test]
 fn the_passes_that_run_are_those_that_are_listed() {
-    let run = |emit, target| {
+    let run = |emit, dialect| {
         let bench = Bench::new();
         let model = bench.model(&one_layer());
-        let options = Options { method: Method::Rtn, emit, target, ..Options::default() };
+        let options = Options { method: Method::Rtn, emit, dialect, ..Options::default() };
         let mut passes = Passes::default();
         Compiler::new(options).compile_with(&model, &bench.output(), &mut passes).unwrap();
         passes.0
     };
-    let without = |left_out: &[&str]| -> Vec<&str> {
-        Compiler::PASSES.into_iter().filter(|pass| !left_out.contains(pass)).collect()
+    let listed = |emit, dialect| -> Vec<&str> {
+        Pipeline::for_options(&Options { emit, dialect, ..Options::default() }).names().collect()
     };
-    assert_eq!(run(Emit::Onnx, Target::Portable), without(&["lower_native"]));
-    assert_eq!(run(Emit::Onnx, Target::Native), without(&["quantize_head", "lower_portable"]));
-    let lowering = ["upgrade_opset", "lower_portable", "lower_native", "share_operands"];
-    assert_eq!(run(Emit::Ir, Target::Portable), without(&lowering));
+    for emit in [Emit::Onnx, Emit::Ir, Emit::Cuda] {
+        assert_eq!(run(emit, OnnxDialect::Portable), listed(emit, OnnxDialect::Portable));
+    }
+    let native = run(Emit::Onnx, OnnxDialect::Native);
+    assert_eq!(native, listed(Emit::Onnx, OnnxDialect::Native));
+    assert!(native.iter().all(|name| Pipeline::all_names().contains(&name.as_str())));
 }

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use zqc::inspect;
 use zqc::ir::Model;
 use zqc::ir::onnx::{Content, Storage, WriteError, read, write};
-use zqc::passes::{Pass, PassError, Select, Silent, finders, run};
+use zqc::passes::{PassError, Silent, run};
+use zqc::{Options, Phase, Pipeline, inspect};
 
 use super::{Outcome, Target};
 use crate::mutate::change_wire;
@@ -65,10 +65,9 @@ fn read_model(folder: &Path) -> Result<Outcome, String> {
         Err(fault) if fault.exit_code() == 5 => return Err(format!("inspect: {fault}")),
         _ => {}
     }
-    let select = Select::default();
-    let finders = finders(&select, true);
+    let pipeline = Pipeline::for_options(&Options { requantize: true, ..Options::default() });
     let mut changed: Model = model;
-    for pass in finders.iter().map(|pass| pass.as_ref()).chain([&select as &dyn Pass]) {
+    for pass in pipeline.passes(Phase::FindLayers) {
         match run(pass, &mut changed, &mut Silent) {
             Ok(()) => {}
             Err(fault @ (PassError::Patch { .. } | PassError::Broken { .. })) => {

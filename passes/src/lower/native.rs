@@ -14,7 +14,7 @@ use zqc_ir::{Change, FreshNames, Graph, Model, Node, NodeId, Op, Patch, Tensor, 
 use zqc_numerics::{Format, Ladder};
 
 use super::bias;
-use crate::pass::{Observer, Pass, PassError};
+use crate::pass::{Context, Pass, PassError};
 use writer::Writer;
 
 /// Turns every [`Op::QuantizeActivation`] and [`Op::QuantizedLinear`] into standard operators in ONNX's own low-precision
@@ -66,7 +66,7 @@ impl Pass for LowerNative {
         "lower_native"
     }
 
-    fn run(&self, model: &Model, _observer: &mut dyn Observer) -> Result<Patch, PassError> {
+    fn run(&self, model: &Model, _context: &mut Context) -> Result<Patch, PassError> {
         let graph = &model.graph;
         let ours = |op: &Op| !matches!(op, Op::Onnx(_) | Op::Linear(_));
         if !graph.nodes().any(|(_, node)| ours(&node.op)) {

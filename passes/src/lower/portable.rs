@@ -10,7 +10,7 @@ use zqc_numerics::{FUNCTION_DOMAIN, FUNCTION_VERSION, GROUP_SIZE, OUTPUT_TYPE, O
 
 use super::folding::{Folding, TURN, turns};
 use super::{activation, bias, dequantize_rows, functions, gather, layout, signature};
-use crate::pass::{Observer, Pass, PassError};
+use crate::pass::{Context, Pass, PassError, Scope};
 
 /// Turns every [`Op::QuantizeActivation`] and [`Op::QuantizedLinear`] into one call of a function of domain `ai.zqc`
 /// that the model defines, `QuantizeActivationE4M3` or `W4A8Linear` for example; the call of a linear layer is named after
@@ -19,21 +19,19 @@ use crate::pass::{Observer, Pass, PassError};
 ///
 /// Operands are transposed, so that no runtime has to: 4-bit codes are packed along N, `u8 [K, ceil(N/2)]`, and scales are
 /// `f32 [groups, N]`. Those of a table, and of a language-model head that is tied to it, lie row by row.
+///
+/// ONNX Runtime folds the weights in turns while it loads the model; in subgraphs all at once, which takes four times the memory of
+/// the float weights: the turns are an `If` each, and ONNX Runtime does not inline those of an `If` whose condition is constant. A
+/// model with such subgraphs has it in the main graph too, which shares their functions.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct LowerPortable {
-    /// Whether ONNX Runtime is to fold all weights at once, which takes four times the memory of the float weights while it loads
-    /// the model, and not in turns. So it must be in the bodies of `If`, `Loop` and `Scan`: the turns are an `If` each, and ONNX
-    /// Runtime does not inline those of an `If` whose condition is constant. A model with such bodies has it in the graph
-    /// around them too, which shares their functions.
-    pub at_once: bool,
-}
+pub struct LowerPortable;
 
 impl Pass for LowerPortable {
     fn name(&self) -> &'static str {
         "lower_portable"
     }
 
-    fn run(&self, model: &Model, _observer: &mut dyn Observer) -> Result<Patch, PassError> {
+    fn run(&self, model: &Model, context: &mut Context) -> Result<Patch, PassError> {
         let graph = &model.graph;
         let ours = |op: &Op| !matches!(op, Op::Onnx(_) | Op::Linear(_));
         if !graph.nodes().any(|(_, node)| ours(&node.op)) {
@@ -46,7 +44,7 @@ impl Pass for LowerPortable {
                 way_out: "run the pass upgrade_opset first".to_string(),
             });
         }
-        let at_once = self.at_once || model.header.functions.iter().any(is_of_body);
+        let at_once = context.scope == Scope::Subgraph || model.header.functions.iter().any(is_of_body);
         let odd = graph.nodes().any(|(_, node)| has_odd_rows(&node.op));
         let folding = if at_once { Folding::AtOnce } else { Folding::InTurns { odd } };
         let mut lowering = Lowering {

@@ -1,4 +1,3 @@
-use regex::Regex;
 use zqc_ir::op::attribute::{float, int, ints};
 use zqc_ir::tensor::DataType::{Float, Int32};
 use zqc_passes::{Canonicalize, ExpandAttention, Pass, Select};
@@ -171,7 +170,7 @@ fn the_weight_is_a_layer() {
 
 #[test]
 fn an_attention_that_stays_in_float_stays_whole() {
-    let select = Select { only: vec![Regex::new("^nothing$").unwrap()], ..Default::default() };
+    let select = Select { only: vec!["^nothing$".parse().unwrap()], ..Default::default() };
     for (name, form, _) in forms() {
         let mut model = form.build();
         let expand = ExpandAttention { select: select.clone() };

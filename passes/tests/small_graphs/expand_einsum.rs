@@ -1,4 +1,3 @@
-use regex::Regex;
 use zqc_ir::op::attribute::string;
 use zqc_ir::tensor::DataType::Float;
 use zqc_passes::{Canonicalize, ExpandEinsum, Pass, Select, SplitExperts};
@@ -65,7 +64,7 @@ fn heads_are_layers() {
 #[test]
 fn what_stays_in_float_stays_as_it_was() {
     let form = einsum("abc,cde->abde", "batch tokens 48", &[48, 4, 8]);
-    let select = Select { keep: vec![Regex::new(r"m\.query").unwrap()], ..Default::default() };
+    let select = Select { keep: vec![r"m\.query".parse().unwrap()], ..Default::default() };
     let mut model = form.build();
     let passes: [&dyn Pass; 3] =
         [&ExpandEinsum { select: select.clone() }, &Canonicalize::default(), &select];

@@ -1,4 +1,3 @@
-use regex::Regex;
 use zqc_ir::op::attribute::{float, int, string};
 use zqc_ir::tensor::DataType::Float;
 use zqc_passes::{Canonicalize, ExpandMoe, Pass, Select, SplitExperts};
@@ -104,7 +103,7 @@ fn every_expert_is_a_layer() {
 
 #[test]
 fn a_mixture_that_stays_in_float_stays_whole() {
-    let select = Select { only: vec![Regex::new("^nothing$").unwrap()], ..Default::default() };
+    let select = Select { only: vec!["^nothing$".parse().unwrap()], ..Default::default() };
     for (name, form) in forms() {
         let mut model = form.build();
         let expand = ExpandMoe { select: select.clone() };
@@ -117,7 +116,7 @@ fn a_mixture_that_stays_in_float_stays_whole() {
 /// Taken apart by half, it would copy the matrices that stay for every token.
 #[test]
 fn a_mixture_of_which_a_stack_stays_in_float_stays_whole() {
-    let select = Select { keep: vec![Regex::new(r"fc2\.").unwrap()], ..Default::default() };
+    let select = Select { keep: vec![r"fc2\.".parse().unwrap()], ..Default::default() };
     let mut model = swiglu(1).build();
     let text = run(&[&ExpandMoe { select: select.clone() }, &Canonicalize::default(), &select], &mut model);
     assert_eq!(written(&model), swiglu(1).proto);
@@ -125,7 +124,7 @@ fn a_mixture_of_which_a_stack_stays_in_float_stays_whole() {
         text.contains("kept m.moe.fc1: its MoE stays one operator, as m.moe.fc2 stays in float"),
         "{text}"
     );
-    let one = Select { keep: vec![Regex::new(r"fc2\.1$").unwrap()], ..Default::default() };
+    let one = Select { keep: vec![r"fc2\.1$".parse().unwrap()], ..Default::default() };
     let passes: [&dyn Pass; 4] = [
         &ExpandMoe { select: one.clone() },
         &SplitExperts { select: one.clone() },

@@ -10,7 +10,7 @@ use zqc_ir::operands;
 use zqc_ir::tensor::DataType::{self, Float};
 use zqc_ir::{Change, Model, NewNode, Op, Patch, onnx};
 use zqc_numerics::{ActivationFormat, FactorFormat, Format, Ladder, LowRank, QuantizedMatrix, Scales};
-use zqc_passes::{Canonicalize, LowerPortable, Observer, Pass, PassError, RaisePortable, Silent};
+use zqc_passes::{Canonicalize, Context, LowerPortable, Pass, PassError, RaisePortable, Silent};
 use zqc_runtime::{Array, Interpreter, backend};
 
 use crate::builder::{Builder, written};
@@ -103,7 +103,7 @@ impl Pass for Quantize<'_> {
         "quantize"
     }
 
-    fn run(&self, model: &Model, _: &mut dyn Observer) -> Result<Patch, PassError> {
+    fn run(&self, model: &Model, _: &mut Context) -> Result<Patch, PassError> {
         let graph = &model.graph;
         let mut patch = Patch::default();
         for format in ActivationFormat::ALL {
@@ -187,7 +187,7 @@ fn the_functions_of_every_kind_of_weight() {
         Kind { format: Format::Int4, zero_points: true, activation: None, ..PLAIN },
     ];
     let mut model = layers(&one_each, Float, [3, 5], 2);
-    assert_snapshot("lower_portable", "kinds", &run(&[&LowerPortable::default()], &mut model));
+    assert_snapshot("lower_portable", "kinds", &run(&[&LowerPortable], &mut model));
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn raising_gives_back_what_was_lowered() {
         for dtype in [Float, DataType::Float16, DataType::Bfloat16, DataType::Double] {
             let before = layers(&kinds(), dtype, shape, group_size);
             let mut model = before.clone();
-            run(&[&LowerPortable::default()], &mut model);
+            run(&[&LowerPortable], &mut model);
             let lowered = written(&model);
             run(&[&RaisePortable], &mut model);
             assert!(model.header.functions.is_empty());
@@ -208,7 +208,7 @@ fn raising_gives_back_what_was_lowered() {
                 tensors.map(|(_, tensor)| tensor.bytes().unwrap().to_vec()).collect()
             };
             assert_eq!(payload(&model), payload(&before));
-            run(&[&LowerPortable::default()], &mut model);
+            run(&[&LowerPortable], &mut model);
             assert!(written(&model) == lowered);
         }
     }
@@ -218,7 +218,7 @@ fn raising_gives_back_what_was_lowered() {
 fn malformed(edit: impl Fn(&mut GraphProto)) -> String {
     let kind = Kind { ladder: Some(Ladder::Thirds), low_rank: Some(FactorFormat::E4M3), ..PLAIN };
     let mut model = layers(&[kind], Float, [3, 5], 2);
-    run(&[&LowerPortable::default()], &mut model);
+    run(&[&LowerPortable], &mut model);
     let mut proto = written(&model);
     edit(proto.graph.as_mut().unwrap());
     let mut model = onnx::from_proto(proto).unwrap();
@@ -322,7 +322,7 @@ fn onnxruntime_computes_what_the_interpreter_does() {
         let mut model = layers(&kinds, Float, shape, group_size);
         let x = tokens(k);
         let ours = interpreted(&model, &x, k);
-        run(&[&LowerPortable::default()], &mut model);
+        run(&[&LowerPortable], &mut model);
         let theirs = outputs(&python, "outputs.py", &model, &x, k);
         run(&[&RaisePortable], &mut model);
         assert_eq!(interpreted(&model, &x, k), ours, "raised");

@@ -3,8 +3,8 @@ use zqc_ir::tensor::DataType::{self, Float, Float16};
 use zqc_ir::{Model, Op, Tensor};
 use zqc_numerics::{ActivationFormat, GptqOptions, Grouping, ScaleConstraint, unpack_nibbles};
 use zqc_passes::{
-    Canonicalize, LowerPortable, Method, PassError, QuantizeActivations, RaisePortable, Recipe, Silent,
-    SolveWeights, UpgradeOpset,
+    Canonicalize, Context, LowerPortable, Opset, PassError, QuantizeActivations, RaisePortable, Recipe,
+    Scope, Silent, SolveWeights, UpgradeOpset, run_in,
 };
 
 use crate::builder::{Builder, written};
@@ -15,7 +15,7 @@ pub fn w4a8(builder: Builder, group_size: usize) -> Model {
     let grouping = Grouping { group_size, constraint: ScaleConstraint::None, ..Default::default() };
     let recipe = Recipe { gptq: GptqOptions { grouping, ..Default::default() }, ..Default::default() };
     let mut model = builder.build();
-    let solve = SolveWeights { recipe, method: Method::Rtn };
+    let solve = SolveWeights { recipe };
     run(
         &[&Canonicalize::default(), &QuantizeActivations { format: ActivationFormat::E4M3 }, &solve],
         &mut model,
@@ -64,13 +64,13 @@ fn layer<'m>(model: &'m Model, name: &str) -> (&'m QuantizedLinear, [&'m Tensor;
 #[test]
 fn layers_share_the_call_that_quantizes_their_input() {
     let mut model = w4a8(two_layers(Float, 5, 3), 2);
-    assert_snapshot("lower_portable", "shared_input", &run(&[&LowerPortable::default()], &mut model));
+    assert_snapshot("lower_portable", "shared_input", &run(&[&LowerPortable], &mut model));
 }
 
 #[test]
 fn a_bias_is_added_in_the_type_of_the_layer() {
     let mut model = w4a8(gemm(Float16, 1.0), 4);
-    run(&[&LowerPortable::default()], &mut model);
+    run(&[&LowerPortable], &mut model);
     assert_snapshot("lower_portable", "bias", &model.graph.to_string());
 }
 
@@ -79,7 +79,7 @@ fn beta_goes_into_the_bias() {
     for dtype in [Float, Float16, DataType::Bfloat16, DataType::Double] {
         let mut model = w4a8(gemm(dtype, -0.5), 4);
         let bias = model.graph.constant(model.graph.find("bias").unwrap()).unwrap().to_f32().unwrap();
-        run(&[&LowerPortable::default()], &mut model);
+        run(&[&LowerPortable], &mut model);
         let scaled = model.graph.constant(model.graph.find("y_bias").unwrap()).unwrap();
         assert_eq!(scaled.dtype(), Ok(dtype));
         let expected: Vec<f32> = bias.iter().map(|b| -0.5 * b).collect();
@@ -103,7 +103,7 @@ fn what_led_to_a_float_weight_goes_and_what_was_dead_before_stays() {
     let info = graph.input[0].clone();
     graph.value_info = vec![zqc_ir::onnx::proto::ValueInfoProto { name: Some("turned".to_string()), ..info }];
     let mut model = w4a8(builder, 4);
-    run(&[&LowerPortable::default()], &mut model);
+    run(&[&LowerPortable], &mut model);
     assert_snapshot("lower_portable", "sweep", &model.graph.to_string());
     assert!(written(&model).graph.unwrap().value_info.is_empty());
 }
@@ -116,7 +116,7 @@ fn codes_are_packed_along_n_and_scales_lie_beside_them() {
         let rows: Vec<u8> = codes.bytes().unwrap().to_vec();
         let rows: Vec<Vec<u8>> = rows.chunks(linear.row_bytes()).map(|row| unpack_nibbles(row, k)).collect();
         let (groups, scales) = (linear.groups(), scales.to_f32().unwrap());
-        run(&[&LowerPortable::default()], &mut model);
+        run(&[&LowerPortable], &mut model);
         let tensor = |name| model.graph.constant(model.graph.find(name).unwrap()).unwrap();
         let (packed, turned) = (tensor("q.weight_e2m1"), tensor("q.weight_e2m1_scales"));
         assert_eq!(packed.matrix_dims(), Some([k, n.div_ceil(2)]));
@@ -146,10 +146,10 @@ pub fn shared_weight() -> Builder {
 #[test]
 fn layers_may_share_a_weight() {
     let mut model = w4a8(shared_weight(), 2);
-    run(&[&LowerPortable::default()], &mut model);
+    run(&[&LowerPortable], &mut model);
     let lowered = written(&model);
     assert_eq!(lowered.graph.as_ref().unwrap().initializer.len(), 2);
-    run(&[&RaisePortable, &LowerPortable::default()], &mut model);
+    run(&[&RaisePortable, &LowerPortable], &mut model);
     assert_eq!(written(&model), lowered);
 }
 
@@ -157,7 +157,7 @@ fn layers_may_share_a_weight() {
 fn the_opset_of_the_model_is_that_of_the_functions() {
     for opset in [19, 24] {
         let mut model = w4a8(two_layers(Float, 4, 4).opset(opset), 4);
-        run(&[&LowerPortable::default()], &mut model);
+        run(&[&LowerPortable], &mut model);
         let imports = model.header.functions.iter().map(|function| function.opset_import[0].version());
         assert_eq!(imports.collect::<Vec<_>>(), [opset; 3]);
     }
@@ -174,7 +174,7 @@ fn constants_among_the_inputs_stay_constants() {
         ..Default::default()
     }));
     let mut model = w4a8(builder.output("z"), 4);
-    run(&[&LowerPortable::default()], &mut model);
+    run(&[&LowerPortable], &mut model);
     let proto = written(&model);
     assert_eq!(proto.ir_version(), 9);
     let inputs = proto.graph.as_ref().unwrap().input.iter().map(|input| input.name());
@@ -184,7 +184,7 @@ fn constants_among_the_inputs_stay_constants() {
 #[test]
 fn an_opset_without_fp8_is_refused() {
     let mut model = w4a8(two_layers(Float, 4, 4).opset(18), 4);
-    match zqc_passes::run(&LowerPortable::default(), &mut model, &mut Silent) {
+    match zqc_passes::run(&LowerPortable, &mut model, &mut Silent) {
         Err(error @ PassError::Unsupported { .. }) => {
             assert_snapshot("lower_portable", "refused", &error.to_string());
         }
@@ -196,14 +196,14 @@ fn an_opset_without_fp8_is_refused() {
 fn a_model_without_quantized_layers_stays_as_it_is() {
     let mut model = two_layers(Float, 4, 4).opset(13).build();
     let before = written(&model);
-    run(&[&LowerPortable::default(), &RaisePortable], &mut model);
+    run(&[&LowerPortable, &RaisePortable], &mut model);
     assert_eq!(written(&model), before);
 }
 
 #[test]
 fn an_old_model_is_lowered_after_the_upgrade() {
     let mut model = w4a8(two_layers(Float, 4, 4).opset(13), 4);
-    run(&[&UpgradeOpset { to: 19 }, &LowerPortable::default()], &mut model);
+    run(&[&UpgradeOpset { to: Opset::At(19) }, &LowerPortable], &mut model);
     assert_eq!(model.opset(), 19);
 }
 
@@ -218,14 +218,16 @@ fn a_body_has_weights_that_are_folded_at_once_and_the_graph_around_it_keeps_its_
     };
     let quantized = || w4a8(two_layers(Float, 5, 3), 2);
     let [mut graph, mut body] = [quantized(), quantized()];
-    run(&[&LowerPortable::default()], &mut graph);
+    run(&[&LowerPortable], &mut graph);
     assert!(take_turns(&graph));
-    run(&[&LowerPortable { at_once: true }], &mut body);
+    let mut observer = Silent;
+    let mut context = Context { scope: Scope::Subgraph, ..Context::new(&mut observer) };
+    run_in(&LowerPortable, &mut body, &mut context).unwrap();
     assert!(!take_turns(&body));
 
     let mut around = quantized();
     around.header.functions = body.header.functions.clone();
-    run(&[&LowerPortable::default()], &mut around);
+    run(&[&LowerPortable], &mut around);
     assert!(!take_turns(&around) && around.header.functions.len() == body.header.functions.len());
     run(&[&RaisePortable], &mut around);
     assert!(around.header.functions.is_empty(), "both forms are raised");

@@ -4,19 +4,19 @@ use zqc_ir::onnx::from_proto;
 use zqc_ir::tensor::DataType::{self, Bfloat16, Double, Float, Float16};
 use zqc_ir::{Model, Tensor};
 use zqc_numerics::{ActivationFormat, FactorFormat, Format, Ladder, Scales, unpack_nibbles};
-use zqc_passes::{LowerNative, LowerPortable, PassError, Silent, UpgradeOpset};
+use zqc_passes::{LowerNative, LowerPortable, Opset, PassError, Silent, UpgradeOpset};
 
 use crate::builder::{info, written};
 use crate::kinds::{Kind, PLAIN, SHAPES, kinds, layers, outputs, python, tokens};
 use crate::lower::{gemm, shared_weight, two_layers, w4a8};
 use crate::{assert_snapshot, run};
 
-const TO_24: UpgradeOpset = UpgradeOpset { to: 24 };
+const TO_24: UpgradeOpset = UpgradeOpset { to: Opset::At(24) };
 
 /// The model of the opset that it needs, lowered.
 fn lower(model: &mut Model) -> String {
     let to = LowerNative::least_opset(&model.graph);
-    run(&[&UpgradeOpset { to }, &LowerNative], model)
+    run(&[&UpgradeOpset { to: Opset::At(to) }, &LowerNative], model)
 }
 
 /// How lowering the model fails.
@@ -84,7 +84,7 @@ fn the_reference_computes_what_onnxruntime_makes_of_the_portable_form() {
             let x = tokens(k);
             let mut portable = layers(&kinds, Float, shape, group_size);
             let mut native = portable.clone();
-            run(&[&LowerPortable::default()], &mut portable);
+            run(&[&LowerPortable], &mut portable);
             let portable = outputs(&python, "outputs.py", &portable, &x, k);
             lower(&mut native);
             let native = reference(&python, &native, &x, Float, shape);
@@ -108,7 +108,7 @@ fn layers_of_every_type_compute_what_their_portable_form_does() {
             let x = tokens(k);
             let mut portable = layers(&kinds, dtype, shape, 16);
             let mut native = portable.clone();
-            run(&[&LowerPortable::default()], &mut portable);
+            run(&[&LowerPortable], &mut portable);
             lower(&mut native);
             let [portable, native] =
                 [portable, native].map(|model| reference(&python, &model, &x, dtype, shape));
@@ -217,7 +217,7 @@ fn versions_are_those_that_brought_the_types() {
 fn what_onnx_cannot_say_is_refused() {
     let kind = |format, ladder| layers(&[Kind { format, ladder, ..PLAIN }], Float, [4, 4], 4);
     let mut octaves = kind(Format::E2M1, Some(Ladder::Octaves));
-    run(&[&UpgradeOpset { to: 23 }], &mut octaves);
+    run(&[&UpgradeOpset { to: Opset::At(23) }], &mut octaves);
     let mut e3m0 = kind(Format::E3M0, None);
     run(&[&TO_24], &mut e3m0);
     let messages = [refused(kind(Format::E2M1, None)), refused(octaves), refused(e3m0)];

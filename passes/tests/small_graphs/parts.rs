@@ -1,9 +1,8 @@
 //! Weights that are parts of a constant.
 
-use regex::Regex;
 use zqc_ir::op::attribute::{int, ints};
 use zqc_ir::tensor::DataType;
-use zqc_passes::{Canonicalize, Method, Recipe, Select, SolveWeights, SplitExperts};
+use zqc_passes::{Canonicalize, Recipe, Select, SolveWeights, SplitExperts};
 
 use crate::builder::{Builder, written};
 use crate::{assert_snapshot, run};
@@ -108,7 +107,7 @@ fn every_form() {
 
 #[test]
 fn a_part_that_stays_in_float_is_taken_from_the_stack_again() {
-    let nothing = Select { only: vec![Regex::new("^$").unwrap()], ..Default::default() };
+    let nothing = Select { only: vec!["^$".parse().unwrap()], ..Default::default() };
     for (name, form) in forms().into_iter().filter(|(name, _)| *name != "a_stack_of_stacks") {
         let mut model = form.build();
         run(&[&Canonicalize::default(), &nothing], &mut model);
@@ -119,8 +118,8 @@ fn a_part_that_stays_in_float_is_taken_from_the_stack_again() {
 /// What a model is in which the layers that `keep` does not name are rounded to nearest.
 fn rounded(form: &Builder, keep: &[&str]) -> (Vec<String>, String) {
     let mut model = form.build();
-    let keep = keep.iter().map(|regex| Regex::new(regex).unwrap()).collect();
-    let solve = SolveWeights { recipe: Recipe::default(), method: Method::Rtn };
+    let keep = keep.iter().map(|regex| regex.parse().unwrap()).collect();
+    let solve = SolveWeights { recipe: Recipe::default() };
     let text = run(&[&Canonicalize::default(), &Select { keep, ..Select::default() }, &solve], &mut model);
     let graph = &model.graph;
     (graph.initializers().map(|(id, _)| graph.value(id).name.clone()).collect(), text)

@@ -1,6 +1,5 @@
 //! The head and the table of the tokens, in the forms that exporters write.
 
-use regex::Regex;
 use zqc_ir::Tensor;
 use zqc_ir::op::attribute::{float, int, ints};
 use zqc_ir::tensor::DataType::{Float, Float16, Int64};
@@ -39,13 +38,13 @@ fn table() -> QuantizeHead {
 
 fn keeping(regex: &str) -> QuantizeHead {
     let mut pass = int8();
-    pass.select.keep.push(Regex::new(regex).unwrap());
+    pass.select.keep.push(regex.parse().unwrap());
     pass
 }
 
 fn only(regex: &str) -> QuantizeHead {
     let mut pass = int8();
-    pass.select.only.push(Regex::new(regex).unwrap());
+    pass.select.only.push(regex.parse().unwrap());
     pass
 }
 

@@ -10,7 +10,7 @@ use crate::{assert_snapshot, run};
 
 fn lowered() -> ModelProto {
     let mut model = w4a8(two_layers(Float, 5, 3), 2);
-    run(&[&LowerPortable::default()], &mut model);
+    run(&[&LowerPortable], &mut model);
     written(&model)
 }
 
@@ -149,6 +149,6 @@ fn another_function_of_our_domain_stays() {
 fn what_is_raised_and_lowered_again_is_what_it_was() {
     let proto = lowered();
     let mut model = onnx::from_proto(proto.clone()).unwrap();
-    run(&[&RaisePortable, &LowerPortable::default()], &mut model);
+    run(&[&RaisePortable, &LowerPortable], &mut model);
     assert_eq!(written(&model), proto);
 }

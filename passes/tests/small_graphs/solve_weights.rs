@@ -3,7 +3,7 @@ use zqc_ir::tensor::DataType::Float;
 use zqc_ir::{Model, Op, Tensor};
 use zqc_numerics::{ActivationFormat, Format, GptqOptions, Grouping, Hessian, ScaleConstraint};
 use zqc_passes::{
-    Branch, Calibration, Canonicalize, Checkpoints, HessianSource, LayerRecord, Method, Observer, Pass,
+    Branch, Calibration, Canonicalize, Checkpoints, Context, HessianSource, LayerRecord, Observer, Pass,
     QuantizeActivations, Recipe, Solution, SolveWeights,
 };
 use zqc_runtime::{Array, Backend, Interpreter, backend};
@@ -91,7 +91,7 @@ fn solve_after(
     let (backend, samples) = (rten(), samples(8, 100));
     let calibration =
         Calibration { backend: backend.as_ref(), samples: &samples, hessian, propagation, checkpoints: None };
-    solve_by(passes, recipe, Method::Gptq(calibration))
+    solve_by(passes, recipe, Some(&calibration))
 }
 
 /// Quantizes the stream, calibrated on these samples; rounds it to nearest without any.
@@ -108,15 +108,20 @@ fn solve_on(
         propagation: 0.5,
         checkpoints,
     };
-    let method = if samples.is_empty() { Method::Rtn } else { Method::Gptq(calibration) };
-    solve_by(&[&Canonicalize::default(), &E4M3], recipe, method)
+    let calibration = (!samples.is_empty()).then_some(&calibration);
+    solve_by(&[&Canonicalize::default(), &E4M3], recipe, calibration)
 }
 
-fn solve_by(passes: &[&dyn Pass], recipe: Recipe, method: Method) -> (Model, Vec<LayerRecord>) {
-    let solver = SolveWeights { recipe, method };
+fn solve_by(
+    passes: &[&dyn Pass],
+    recipe: Recipe,
+    calibration: Option<&Calibration>,
+) -> (Model, Vec<LayerRecord>) {
+    let solver = SolveWeights { recipe };
     let (mut model, mut records) = (stream().build(), Records::default());
     for &pass in passes.iter().chain([&(&solver as &dyn Pass)]) {
-        zqc_passes::run(pass, &mut model, &mut records).unwrap();
+        let mut context = Context { calibration, ..Context::new(&mut records) };
+        zqc_passes::run_in(pass, &mut model, &mut context).unwrap();
     }
     (model, records.0)
 }
@@ -152,8 +157,7 @@ fn codes_scales_and_branch_take_the_place_of_the_weight() {
     let grouping = Grouping { group_size: 4, ..Grouping::default() };
     let branch = Branch { rank: 2, ..Branch::default() };
     let recipe = Recipe { gptq: GptqOptions { grouping, ..GptqOptions::default() }, branch: Some(branch) };
-    let text =
-        run(&[&Canonicalize::default(), &E4M3, &SolveWeights { recipe, method: Method::Rtn }], &mut model);
+    let text = run(&[&Canonicalize::default(), &E4M3, &SolveWeights { recipe }], &mut model);
     assert_snapshot("solve_weights", "rtn_with_branch", &text);
 }
 
@@ -222,9 +226,10 @@ fn a_shared_weight_is_solved_once() {
         propagation: 0.5,
         checkpoints: None,
     };
-    let solver = SolveWeights { recipe: recipe(Some(Branch::default())), method: Method::Gptq(calibration) };
+    let solver = SolveWeights { recipe: recipe(Some(Branch::default())) };
     for pass in [&Canonicalize::default() as &dyn Pass, &E4M3, &solver] {
-        zqc_passes::run(pass, &mut model, &mut records).unwrap();
+        let mut context = Context { calibration: Some(&calibration), ..Context::new(&mut records) };
+        zqc_passes::run_in(pass, &mut model, &mut context).unwrap();
     }
     assert_eq!(records.0.len(), 1);
     let layers = model.graph.nodes().filter(|(_, node)| matches!(node.op, Op::QuantizedLinear(_)));
@@ -248,7 +253,7 @@ fn one_initializer_may_become_several_weights() {
         .output("c")
         .build();
     let original = model.graph.constant(model.graph.find("w").unwrap()).unwrap().to_f32().unwrap();
-    run(&[&Canonicalize::default(), &SolveWeights { recipe: recipe(None), method: Method::Rtn }], &mut model);
+    run(&[&Canonicalize::default(), &SolveWeights { recipe: recipe(None) }], &mut model);
     let weight = |y: &str| {
         let graph = &model.graph;
         let id = graph.producer(graph.find(y).unwrap()).unwrap();

@@ -4,7 +4,7 @@ use zqc_ir::op::{QuantizeActivation, QuantizedLinear};
 use zqc_ir::tensor::DataType::{self, Float, Int64};
 use zqc_ir::{Change, Model, NewNode, Op, Patch, operands};
 use zqc_numerics::{ActivationFormat, Format};
-use zqc_passes::{LowerPortable, Observer, Pass, PassError, RaisePortable};
+use zqc_passes::{Context, LowerPortable, Pass, PassError, RaisePortable};
 use zqc_runtime::{Array, Interpreter, backend};
 
 use crate::builder::{Builder, written};
@@ -35,7 +35,7 @@ impl Pass for Tie {
         "tie"
     }
 
-    fn run(&self, model: &Model, _: &mut dyn Observer) -> Result<Patch, PassError> {
+    fn run(&self, model: &Model, _: &mut Context) -> Result<Patch, PassError> {
         let [n, k] = self.shape;
         let changes = self.kinds.iter().enumerate().map(|(at, kind)| {
             let group_size = self.group_size;
@@ -102,7 +102,7 @@ fn the_functions_of_every_kind_of_table() {
     let float = |kind: &Kind| kind.activation.is_none();
     let kinds: Vec<Kind> = kinds().into_iter().filter(float).collect();
     let mut model = tied(&kinds, [7, 20], 20, Float);
-    assert_snapshot("lower_portable", "tables", &run(&[&LowerPortable::default()], &mut model));
+    assert_snapshot("lower_portable", "tables", &run(&[&LowerPortable], &mut model));
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn raising_gives_back_what_was_lowered() {
         for dtype in [Float, DataType::Float16] {
             let before = tied(&kinds(), shape, shape[1], dtype);
             let mut model = before.clone();
-            run(&[&LowerPortable::default()], &mut model);
+            run(&[&LowerPortable], &mut model);
             let lowered = written(&model);
             run(&[&RaisePortable], &mut model);
             assert!(model.header.functions.is_empty());
@@ -119,7 +119,7 @@ fn raising_gives_back_what_was_lowered() {
             for ((_, after), (_, before)) in model.graph.initializers().zip(before.graph.initializers()) {
                 assert_eq!(after.bytes().unwrap(), before.bytes().unwrap());
             }
-            run(&[&LowerPortable::default()], &mut model);
+            run(&[&LowerPortable], &mut model);
             assert!(written(&model) == lowered);
         }
     }
@@ -130,9 +130,7 @@ fn a_table_that_no_function_looks_up_is_refused() {
     // Codes of 4 bits, and bytes in groups.
     let refusal = |kind: Kind, shape, group_size| {
         let mut model = tied(&[kind], shape, group_size, Float);
-        zqc_passes::run(&LowerPortable::default(), &mut model, &mut zqc_passes::Silent)
-            .unwrap_err()
-            .to_string()
+        zqc_passes::run(&LowerPortable, &mut model, &mut zqc_passes::Silent).unwrap_err().to_string()
     };
     assert!(refusal(PLAIN, [7, 6], 6).contains("table table0 has e2m1 codes"));
     assert!(
@@ -153,7 +151,7 @@ fn onnxruntime_computes_what_the_interpreter_does() {
         let x = Array::new(vec![INDICES.len(), 1], INDICES.to_vec()).unwrap();
         let ours = interpreter.prepare().unwrap().run(interpreter.feed([("x", x)])).unwrap();
         let ours: Vec<f32> = ours.iter().flat_map(|array| array.as_f32().unwrap().to_vec()).collect();
-        run(&[&LowerPortable::default()], &mut model);
+        run(&[&LowerPortable], &mut model);
         let theirs = outputs(&python, "outputs.py", &model, &INDICES, 1);
         let size = INDICES.len() * (k + n);
         assert_eq!((ours.len(), theirs.len()), (kinds.len() * size, kinds.len() * size));

@@ -111,7 +111,7 @@ fn others() -> Vec<(&'static str, Builder)> {
 
 #[test]
 fn other_forms_of_layers() {
-    let nothing = Select { only: vec![regex::Regex::new("^$").unwrap()], ..Default::default() };
+    let nothing = Select { only: vec!["^$".parse().unwrap()], ..Default::default() };
     for (name, form) in layers() {
         let mut model = form.build();
         assert_snapshot("canonicalize", name, &run(&[&Canonicalize::default()], &mut model));

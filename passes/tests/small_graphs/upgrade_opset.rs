@@ -3,13 +3,13 @@ use zqc_ir::onnx::proto::attribute_proto::AttributeType;
 use zqc_ir::onnx::proto::{AttributeProto, FunctionProto, GraphProto, NodeProto, OperatorSetIdProto};
 use zqc_ir::op::attribute::{float, int, ints, string};
 use zqc_ir::tensor::DataType::Float;
-use zqc_passes::{PassError, Silent, UpgradeOpset};
+use zqc_passes::{Opset, PassError, Silent, UpgradeOpset};
 
 use crate::builder::{Builder, written};
 use crate::{assert_snapshot, run};
 
-const TO_19: UpgradeOpset = UpgradeOpset { to: 19 };
-const TO_24: UpgradeOpset = UpgradeOpset { to: 24 };
+const TO_19: UpgradeOpset = UpgradeOpset { to: Opset::At(19) };
+const TO_24: UpgradeOpset = UpgradeOpset { to: Opset::At(24) };
 
 fn upgraded(builder: Builder) -> Model {
     let mut model = builder.build();
@@ -18,7 +18,7 @@ fn upgraded(builder: Builder) -> Model {
 }
 
 fn refused(builder: Builder, to: i64) -> String {
-    match zqc_passes::run(&UpgradeOpset { to }, &mut builder.build(), &mut Silent) {
+    match zqc_passes::run(&UpgradeOpset { to: Opset::At(to) }, &mut builder.build(), &mut Silent) {
         Err(error @ PassError::Unsupported { .. }) => error.to_string(),
         other => panic!("not refused: {other:?}"),
     }

@@ -1,0 +1,54 @@
+//! The textual form of the quantized graph.
+
+use std::path::{Path, PathBuf};
+
+use zqc_ir::{Model, onnx};
+use zqc_passes::Pass;
+
+use super::{Target, Writer};
+use crate::error::Error;
+use crate::model_folder::Destination;
+use crate::options::Options;
+
+/// The quantized graph in its textual form, before it would be lowered for another target.
+pub struct Text {
+    /// The target that the graph is quantized for.
+    pub of: Box<dyn Target>,
+}
+
+impl Target for Text {
+    fn name(&self) -> &'static str {
+        "ir"
+    }
+
+    fn holds_subgraphs(&self) -> bool {
+        self.of.holds_subgraphs()
+    }
+
+    fn holds_tables(&self) -> bool {
+        self.of.holds_tables()
+    }
+
+    fn lowering(&self) -> Vec<Box<dyn Pass>> {
+        Vec::new()
+    }
+
+    fn writer(&self, _input: &Path, output: &Path, _options: &Options) -> Result<Box<dyn Writer>, Error> {
+        Destination::File(output.to_path_buf(), onnx::Storage::Auto).checked()?;
+        Ok(Box::new(File(output.to_path_buf())))
+    }
+}
+
+struct File(PathBuf);
+
+impl Writer for File {
+    fn write(
+        &self,
+        model: &Model,
+        _verify: &mut dyn FnMut(&Path) -> Result<(), Error>,
+    ) -> Result<u64, Error> {
+        let text = model.to_string();
+        onnx::write_file(&self.0, text.as_bytes())?;
+        Ok(text.len() as u64)
+    }
+}
