@@ -1,4 +1,7 @@
 """Inputs of exported language models, made up as their exporters mean them."""
+import json
+from pathlib import Path
+
 import numpy as np
 
 TYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_,
@@ -23,11 +26,18 @@ def feeds(session, ids):
             value = np.zeros((batch, length))
         elif spec.name.startswith("past_key_values"):
             heads, width = spec.shape[1], spec.shape[3]
+            width = width if isinstance(width, int) else head_size(session)
             value = np.zeros((batch, heads, 0, width))
         else:
             raise SystemExit(f"no rule for input {spec.name}")
         made[spec.name] = np.ascontiguousarray(value, dtype=dtype)
     return made
+
+
+def head_size(session):
+    """The width of a head in a model of onnxruntime-genai's builder, which leaves it symbolic."""
+    config = Path(session._model_path).with_name("genai_config.json")
+    return json.loads(config.read_text())["model"]["decoder"]["head_size"]
 
 
 def logits(session, ids):
