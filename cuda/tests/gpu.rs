@@ -107,7 +107,7 @@ struct Bench {
 impl Bench {
     fn new(device: &Device, groups: &[Vec<LayerParts>]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let model = device.load(&support::package(folder.path(), groups)).unwrap();
+        let model = Model::load(&device, &support::package(folder.path(), groups)).unwrap();
         Self { model, stream: device.context().new_stream().unwrap() }
     }
 
