@@ -10,10 +10,12 @@ use zqc_numerics::{
     Factors, LowRank, QuantizedMatrix, Scales, Signature, transpose, transpose_nibbles, unpack_nibbles,
 };
 
-use crate::api::{Api, OpError};
+use crate::api::Api;
 use crate::context::Context;
-use crate::cuda::{Gpu, read, stream, table, write};
+use crate::cuda::gpu::{Gpu, read, stream, write};
+use crate::cuda::{element, table};
 use crate::element::Element;
+use crate::error::OpError;
 use crate::pool::SessionPool;
 use crate::shared::{Key, Shared};
 use crate::tensor::{Tensor, View};
@@ -54,7 +56,7 @@ impl Linear {
     ) -> Result<Self, OpError> {
         // SAFETY: the caller's promise.
         let mut host = unsafe { linear::Linear::unpacked(api, info, signature, declared) }?;
-        let output = host.output.cuda()?;
+        let output = element::data_type(host.output)?;
         // SAFETY: the caller's promise.
         let Some(operands) = unsafe { host.constants(api, info) }? else {
             return Ok(Self { gpu, host, output, layer: None });
