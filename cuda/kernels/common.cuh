@@ -135,12 +135,12 @@ struct Mailbox {
 
     // The receiver, once a phase.
     DEVICE_MEMBER static void expect(u32 barrier, u32 bytes) {
-        if (CLUSTER > 1) barrier_expect(barrier, bytes);
+        if constexpr (CLUSTER > 1) barrier_expect(barrier, bytes);
     }
 
     // To block `rank`; addresses are those of the receiver's own shared memory.
     DEVICE_MEMBER static void send(u32 rank, u32 to, float value, u32 barrier) {
-        if (CLUSTER == 1)
+        if constexpr (CLUSTER == 1)
             asm volatile("st.shared.f32 [%0], %1;" ::"r"(to), "f"(value) : "memory");
         else
             asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(map_to_rank(to, rank)),
@@ -149,7 +149,7 @@ struct Mailbox {
     }
 
     DEVICE_MEMBER static void send(u32 rank, u32 to, float4 values, u32 barrier) {
-        if (CLUSTER == 1)
+        if constexpr (CLUSTER == 1)
             asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to), "f"(values.x), "f"(values.y), "f"(values.z),
                          "f"(values.w)
                          : "memory");
@@ -162,7 +162,7 @@ struct Mailbox {
 
     // Every sending thread, once a phase, after what it sent.
     DEVICE_MEMBER static void sent(u32 barrier) {
-        if (CLUSTER == 1) barrier_arrive(barrier);
+        if constexpr (CLUSTER == 1) barrier_arrive(barrier);
     }
 };
 
@@ -178,13 +178,21 @@ DEVICE float4 load_shared_floats(u32 address) {
     return v;
 }
 
-// Types of values: 0 bf16, 1 f16, 2 f32.
+// Types of values, as ZQC_INPUT and ZQC_OUTPUT have them.
+namespace Type {
+enum : int { BF16 = 0, F16 = 1, F32 = 2, E4M3 = 3 };
+}
+
+// Formats of the 8-bit codes of a table, as ZQC_CODES has them.
+namespace Code {
+enum : int { INT8 = 0, E4M3 = 1 };
+}
 
 // Two floats as one word of two 16-bit numbers, `low` in the low half.
 template <int TYPE>
 DEVICE u32 pack(float low, float high) {
     u32 word;
-    if (TYPE == 0)
+    if constexpr (TYPE == Type::BF16)
         asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
     else
         asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
@@ -194,24 +202,24 @@ DEVICE u32 pack(float low, float high) {
 // The float that the low half of a word is.
 template <int TYPE>
 DEVICE float widen(u32 word) {
-    if (TYPE == 0) return __uint_as_float(word << 16);
+    if constexpr (TYPE == Type::BF16) return __uint_as_float(word << 16);
     float value;
     asm("{ .reg .b16 l, h; mov.b32 {l, h}, %1; cvt.f32.f16 %0, l; }" : "=f"(value) : "r"(word));
     return value;
 }
 
-// The value of an 8-bit code: 0 int8, 1 E4M3.
+// The value of an 8-bit code.
 template <int CODES>
 DEVICE float code_value(u32 code) {
-    if (CODES == 0) return static_cast<float>(static_cast<signed char>(code));
+    if constexpr (CODES == Code::INT8) return static_cast<float>(static_cast<signed char>(code));
     u32 halves;
     asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(static_cast<u16>(code)));
-    return widen<1>(halves);
+    return widen<Type::F16>(halves);
 }
 
 template <int TYPE>
 DEVICE void store(void* y, long long index, float value) {
-    if (TYPE == 2)
+    if constexpr (TYPE == Type::F32)
         static_cast<float*>(y)[index] = value;
     else
         static_cast<u16*>(y)[index] = static_cast<u16>(pack<TYPE>(value, 0.f));
@@ -254,9 +262,9 @@ struct Codes {
         const uint4 low = load_shared_16(codes_at), high = load_shared_16(codes_at + CODE_BYTES / 2);
         words[0] = low.x, words[1] = low.y, words[2] = low.z, words[3] = low.w;
         words[4] = high.x, words[5] = high.y, words[6] = high.z, words[7] = high.w;
-        if (STEPS == 1) asm volatile("ld.shared.u8 %0, [%1];" : "=r"(steps) : "r"(steps_at));
-        if (STEPS == 2) asm volatile("{ .reg .u16 s; ld.shared.u16 s, [%1]; cvt.u32.u16 %0, s; }" : "=r"(steps) : "r"(steps_at));
-        if (STEPS == 4) asm volatile("ld.shared.u32 %0, [%1];" : "=r"(steps) : "r"(steps_at));
+        if constexpr (STEPS == 1) asm volatile("ld.shared.u8 %0, [%1];" : "=r"(steps) : "r"(steps_at));
+        if constexpr (STEPS == 2) asm volatile("{ .reg .u16 s; ld.shared.u16 s, [%1]; cvt.u32.u16 %0, s; }" : "=r"(steps) : "r"(steps_at));
+        if constexpr (STEPS == 4) asm volatile("ld.shared.u32 %0, [%1];" : "=r"(steps) : "r"(steps_at));
         look_up(0, table);
     }
 

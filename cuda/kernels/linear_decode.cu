@@ -1,16 +1,16 @@
 // The linear layer for few tokens, m <= ZQC_TOKENS: bound by reading the weights once.
 //
 // Cluster    ZQC_CLUSTER blocks split K between them; each cluster walks over panels of 128 rows (persistent).
-// Block      2 warpgroups that multiply, one tile of 64 rows each, a warp that copies, 3 that finish; 2 blocks a multiprocessor,
+// Block      2 warpgroups of the mainloop, one tile of 64 rows each, a warp of the producer, 3 of the epilogue; 2 blocks a multiprocessor,
 //            3 for up to 16 tokens.
 // Pipeline   a ring of stages, each one block of K for 128 rows (8.1 KiB of FP4), filled by bulk copies. The weights do not depend on
 //            the kernel before this one, so the ring is filled first and waited for afterwards; then the tokens follow.
 // Operands   W goes from the ring through registers (FP4 to E4M3 by table) into wgmma as A. The tokens are B, in shared memory,
 //            where the block's share of K stays for all rows (RESIDENT) or, where it is too large, comes with each stage.
-// Reduction  every block sends its sums to the block that owns the rows, 128 / ZQC_CLUSTER of them, where the finishing warps add them
+// Reduction  every block sends its sums to the block that owns the rows, 128 / ZQC_CLUSTER of them, where the warps of the epilogue add them
 //            in the order of the ranks, scale and store, while the next panel is multiplied: no atomics, no workspace, the same bits
 //            every time.
-// LoRC       is one more partial sum, which the finishing warps make by mma.sync while the others multiply.
+// LoRC       is one more partial sum, which the epilogue computes by mma.sync while the mainloop runs.
 // Shared     at most 113 KiB (75 KiB): tokens up to 48 KiB (32 KiB), sums up to 40 KiB, the ring what is left, at most 16 stages.
 //
 // ZQC_N, ZQC_K   features       ZQC_STEPS   groups of a row in a block of K     ZQC_RANK     padded rank, 0 without branch
@@ -21,15 +21,15 @@
 constexpr int N = ZQC_N, TOKENS = ZQC_TOKENS, STEPS = ZQC_STEPS, SPLIT = ZQC_CLUSTER;
 constexpr int SLICES = ZQC_RANK / INNER_RANKS, PARTS = TOKENS / 8;  // parts of 8 tokens
 constexpr int PER_SM = TOKENS <= 16 ? 3 : 2;  // blocks of a multiprocessor
-constexpr int MULTIPLIERS = 8, FINISHERS = 3;  // warps; between them, the warp that copies
-constexpr int FINISHER_THREADS = 32 * FINISHERS, THREADS = 32 * (MULTIPLIERS + 1) + FINISHER_THREADS;
+constexpr int MAINLOOP_WARPS = 8, EPILOGUE_WARPS = 3;  // warps; between them, that of the producer
+constexpr int EPILOGUE_THREADS = 32 * EPILOGUE_WARPS, THREADS = 32 * (MAINLOOP_WARPS + 1) + EPILOGUE_THREADS;
 constexpr int PANELS = ceil_div(N, PANEL_ROWS);
 constexpr int BLOCKS = ceil_div(ZQC_K, K_BLOCK);
 constexpr int SHARE = ceil_div(BLOCKS, SPLIT);  // blocks of K that a rank has at most
 constexpr int SEGMENT = 64;  // blocks of K that the tensor cores add up, with the 14 bits they keep, before f32 does
 constexpr int TILE_BYTES = tile_bytes(STEPS), PANEL_BYTES = 2 * TILE_BYTES;
 constexpr int TOKEN_BYTES = TOKENS * K_BLOCK;
-constexpr int OWNED_WARPS = MULTIPLIERS / SPLIT;       // fragments of 16 rows that a rank owns
+constexpr int OWNED_WARPS = MAINLOOP_WARPS / SPLIT;       // fragments of 16 rows that a rank owns
 constexpr int OWNED = OWNED_WARPS * PARTS * 32;        // float4s of their sums
 constexpr int OWNED_ROWS = OWNED_WARPS * 16;
 
@@ -67,12 +67,12 @@ struct Shared {
     DEVICE_MEMBER u32 sums_free() const { return full(2 * STAGES + 1); }
 };
 
-// A rank's share: the panels `panel`, `panel + apart`, ..., of which there are `panels`, and the blocks `first` to `last` of K.
+// A rank's share: the panels `panel`, `panel + stride`, ..., of which there are `panels`, and the blocks `first` to `last` of K.
 struct Work {
-    int rank, panel, apart, panels, first, last;
+    int rank, panel, stride, panels, first, last;
 };
 
-// Copies what the multipliers need, in their order: a panel's blocks, panel after panel. One warp.
+// Copies what the mainloop needs, in their order: a panel's blocks, panel after panel. One warp.
 struct Producer {
     Shared shared;
     Work work;
@@ -85,7 +85,7 @@ struct Producer {
     DEVICE_MEMBER void copy_weights(int item, int block, int stage) const {
         barrier_expect(shared.full(stage), PANEL_BYTES + (!RESIDENT || item == 0 ? tokens() * K_BLOCK : 0));
         copy_to_shared(shared.stage(stage) + WEIGHTS_AT,
-                       weights + (static_cast<u64>(block) * PANELS + work.panel + item * work.apart) * PANEL_BYTES, PANEL_BYTES,
+                       weights + (static_cast<u64>(block) * PANELS + work.panel + item * work.stride) * PANEL_BYTES, PANEL_BYTES,
                        shared.full(stage));
     }
 
@@ -120,8 +120,8 @@ struct Producer {
     }
 };
 
-// The sums of a warpgroup over the rank's share of K.
-struct Multiplier {
+// Multiplies: the sums of a warpgroup over the rank's share of K.
+struct Mainloop {
     Shared shared;
     Work work;
     int lane;
@@ -129,7 +129,7 @@ struct Multiplier {
     u32 steps_at;   // of its steps
     Slot slot{};
 
-    DEVICE_MEMBER Multiplier(Shared shared, Work work, int warp, int lane) : shared(shared), work(work), lane(lane) {
+    DEVICE_MEMBER Mainloop(Shared shared, Work work, int warp, int lane) : shared(shared), work(work), lane(lane) {
         const u32 tile = WEIGHTS_AT + warp / 4 * TILE_BYTES;
         thread_at = tile + (warp % 4 * 32 + lane) * 16;
         steps_at = tile + CODE_BYTES + (warp % 4 * 8 + lane / 4) * STEPS;
@@ -158,7 +158,7 @@ struct Multiplier {
             wgmma_commit();
         }
         // By now the codes have been used. A release right behind their load lets the copy engine overtake it.
-        if (RESIDENT)
+        if constexpr (RESIDENT)
             release(slot.stage);
         else if (block > work.first)
             release(slot.stage == 0 ? STAGES - 1 : slot.stage - 1);
@@ -168,7 +168,7 @@ struct Multiplier {
     // The sums of the next panel.
     DEVICE_MEMBER void run(float (&sums)[TOKENS / 2]) {
         u32 a[16];
-        if (SHARE <= SEGMENT) {
+        if constexpr (SHARE <= SEGMENT) {
 #pragma unroll 1
             for (int block = work.first; block < work.last; ++block) multiply(block, a, sums);
             wgmma_wait<0>();
@@ -202,7 +202,7 @@ struct Multiplier {
 };
 
 // Adds up what the ranks sent and the low-rank branch, scales it and stores it; what lies outside the layer is dropped.
-struct Finisher {
+struct Epilogue {
     Shared shared;
     Work work;
     const u8* weights;
@@ -214,7 +214,7 @@ struct Finisher {
     long long y_stride;
     int m, m_pad, thread;
 
-    DEVICE_MEMBER int panel(int item) const { return work.panel + item * work.apart; }
+    DEVICE_MEMBER int panel(int item) const { return work.panel + item * work.stride; }
     DEVICE_MEMBER int first_row(int item) const { return panel(item) * PANEL_ROWS + work.rank * OWNED_ROWS; }
 
     DEVICE_MEMBER void put_scale(int at, float value) const {
@@ -223,14 +223,14 @@ struct Finisher {
 
     // Scales and biases of the rank's rows to shared memory.
     DEVICE_MEMBER void fetch_row_scales(int item) const {
-        for (int i = thread; i < OWNED_ROWS; i += FINISHER_THREADS) {
+        for (int i = thread; i < OWNED_ROWS; i += EPILOGUE_THREADS) {
             put_scale(i, row_scales[first_row(item) + i]);
             put_scale(OWNED_ROWS + i, bias ? bias[first_row(item) + i] : 0.f);
         }
     }
 
     DEVICE_MEMBER void fetch_token_scales() const {
-        for (int i = thread; i < TOKENS; i += FINISHER_THREADS) put_scale(2 * OWNED_ROWS + i, i < m ? token_scales[i] : 0.f);
+        for (int i = thread; i < TOKENS; i += EPILOGUE_THREADS) put_scale(2 * OWNED_ROWS + i, i < m ? token_scales[i] : 0.f);
     }
 
     DEVICE_MEMBER float scale(int at) const {
@@ -239,7 +239,7 @@ struct Finisher {
         return value;
     }
 
-    DEVICE_MEMBER static void synchronize() { asm volatile("bar.sync 1, %0;" ::"n"(FINISHER_THREADS) : "memory"); }
+    DEVICE_MEMBER static void synchronize() { asm volatile("bar.sync 1, %0;" ::"n"(EPILOGUE_THREADS) : "memory"); }
 
     DEVICE_MEMBER int warp() const { return thread / 32; }
     DEVICE_MEMBER int lane() const { return thread % 32; }
@@ -252,14 +252,14 @@ struct Finisher {
     }
 
     DEVICE_MEMBER void prefetch_up(int panel) const {
-        for (int fragment = warp(); fragment < OWNED_WARPS; fragment += FINISHERS)
+        for (int fragment = warp(); fragment < OWNED_WARPS; fragment += EPILOGUE_WARPS)
             for (int slice = 0; slice < SLICES; ++slice)
                 asm volatile("prefetch.global.L2 [%0];" ::"l"(up(panel, fragment, slice)));
     }
 
     // The low-rank branch to shared memory, behind the sums of the ranks: U of 16 rows by the inner values of 8 tokens at a time.
     DEVICE_MEMBER void low_rank(int panel) const {
-        for (int i = warp(); i < OWNED_WARPS * PARTS; i += FINISHERS) {
+        for (int i = warp(); i < OWNED_WARPS * PARTS; i += EPILOGUE_WARPS) {
             const int token = i % PARTS * 8 + lane() / 4, swap = token >> 2 & 1;
             const u8* row = inner + token * INNER_BYTES + lane() % 4 * 4;
             float4 d = make_float4(0.f, 0.f, 0.f, 0.f);
@@ -294,10 +294,10 @@ struct Finisher {
             if (thread == 0) Sums::expect(shared.sums_full(), SUM_BYTES);
             fetch_row_scales(item);
         }
-        if (SLICES > 0) low_rank(panel(item));
+        if constexpr (SLICES > 0) low_rank(panel(item));
         synchronize();
         barrier_wait(shared.sums_full(), item & 1);
-        for (int i = thread; i < OWNED; i += FINISHER_THREADS) {
+        for (int i = thread; i < OWNED; i += EPILOGUE_THREADS) {
             // Four sums of a lane: rows `row` and `row + 8`, tokens `token` and `token + 1`.
             const int row = i / (PARTS * 32) * 16 + i % 32 / 4, token = i / 32 % PARTS * 8 + i % 4 * 2;
             if (token >= m) continue;
@@ -335,48 +335,48 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_SM) __cluster_dims__(S
                     (rank + 1) * BLOCKS / SPLIT};
     const Producer producer{shared, work, weights, codes, m_pad};
 
-    if (warp == MULTIPLIERS) {
+    if (warp == MAINLOOP_WARPS) {
         if (lane < STAGES) {
             barrier_init(shared.full(lane), 1);
-            barrier_init(shared.empty(lane), 32 * MULTIPLIERS);
+            barrier_init(shared.empty(lane), 32 * MAINLOOP_WARPS);
         }
         if (lane == 31) {
-            Sums::init(shared.sums_full(), 32 * MULTIPLIERS);
-            barrier_init(shared.sums_free(), FINISHERS * SPLIT);
+            Sums::init(shared.sums_full(), 32 * MAINLOOP_WARPS);
+            barrier_init(shared.sums_free(), EPILOGUE_WARPS * SPLIT);
         }
         barrier_init_fence();
         __syncwarp();
         producer.prefetch(lane);
     }
-    if (warp == MULTIPLIERS + 1 && lane < 16)
+    if (warp == MAINLOOP_WARPS + 1 && lane < 16)
         asm volatile("st.shared.b64 [%0], %1;" ::"r"(shared.table() + lane * 8), "l"(TABLE[lane]) : "memory");
     __syncthreads();
     cluster_arrive_relaxed();
     launch_dependents();
 
-    if (warp < MULTIPLIERS) {
-        Multiplier multiplier(shared, work, warp, lane);
+    if (warp < MAINLOOP_WARPS) {
+        Mainloop mainloop(shared, work, warp, lane);
         for (int item = 0; item < work.panels; ++item) {
             float sums[TOKENS / 2];
-            multiplier.run(sums);
+            mainloop.run(sums);
             if (item == 0)
                 cluster_wait();
             else
                 barrier_wait(shared.sums_free(), (item - 1) & 1);
-            multiplier.send_sums(warp, sums);
+            mainloop.send_sums(warp, sums);
         }
-    } else if (warp == MULTIPLIERS) {
+    } else if (warp == MAINLOOP_WARPS) {
         wait_for_dependencies();
         producer.prefetch_tokens(lane);
         if (lane == 0) producer.run();
         __syncwarp();
         cluster_wait();
     } else {
-        const Finisher finisher{shared, work, weights, row_scales, bias, token_scales, static_cast<const u8*>(inner), y, y_stride,
-                                m, m_pad, static_cast<int>(threadIdx.x) - 32 * (MULTIPLIERS + 1)};
-        finisher.prepare();
+        const Epilogue epilogue{shared, work, weights, row_scales, bias, token_scales, static_cast<const u8*>(inner), y, y_stride,
+                                m, m_pad, static_cast<int>(threadIdx.x) - 32 * (MAINLOOP_WARPS + 1)};
+        epilogue.prepare();
         cluster_wait();
         wait_for_dependencies();  // before what it wrote is read and the outputs are written
-        for (int item = 0; item < work.panels; ++item) finisher.run(item);
+        for (int item = 0; item < work.panels; ++item) epilogue.run(item);
     }
 }

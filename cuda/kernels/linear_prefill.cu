@@ -2,14 +2,14 @@
 //
 // Tile       128 rows of W times ZQC_TOKENS tokens times 128 of K; W is A of wgmma, the tokens are B.
 // Cluster    ZQC_CLUSTER blocks with the same tokens and neighbouring rows; each fetches its part of the tokens for all of them.
-// Block      persistent: 2 warpgroups with 64 rows each (232 registers, of which ZQC_TOKENS / 2 sums), 1 that copies (40 registers).
+// Block      persistent: 2 warpgroups with 64 rows each (232 registers, of which ZQC_TOKENS / 2 accumulators), 1 that copies (40 registers).
 // Pipeline   a ring of stages of 8.1 KiB of FP4 and ZQC_TOKENS * 128 bytes of E4M3 (5 stages of 41 KiB for 256 tokens), filled by
 //            bulk copies. A warpgroup decodes 32 columns at a time while up to three wgmmas before them run.
-// LoRC       is one more block of K per 32 ranks, in bf16, on the same sums.
+// LoRC       is one more block of K per 32 ranks, in bf16, into the same accumulators.
 // Epilogue   scales of rows and tokens, bias; 16-bit outputs are transposed through 8 KiB a warpgroup into rows of 128 bytes.
 // Order      in strips of at most 2048 tokens, which stay in L2 while the weights pass; within a strip, tokens fastest. A last wave that
 //            would leave more than half of the clusters idle is cut into tiles of half the tokens.
-// Long K     beyond 16384, the sums are added up in f32 every 8192 columns; that takes registers, so at most 128 tokens.
+// Long K     beyond 16384, the accumulators are added up in f32 every 8192 columns; that takes registers, so at most 128 tokens.
 //
 // ZQC_N, ZQC_K   features       ZQC_STEPS   groups of a row in a block of K     ZQC_RANK     padded rank, 0 without branch
 // ZQC_TABLE      16 words       ZQC_OUTPUT  0 bf16, 1 f16, 2 f32                ZQC_TOKENS   64, 96, 128, 160, 192, 224, 256
@@ -59,11 +59,11 @@ struct Tile {
     int group, token, width;
 };
 
-// The tiles of a cluster: `first`, `first + apart`, ... below `count`, of which those from `whole` on are halves.
-struct Work {
-    int first, apart, token_tiles, whole, count;
+// The tiles of a cluster: `first`, `first + stride`, ... below `count`, of which those from `whole` on are halves.
+struct TileScheduler {
+    int first, stride, token_tiles, whole, count;
 
-    DEVICE_MEMBER Work(int cluster, int clusters, int m) : first(cluster), apart(clusters), token_tiles(ceil_div(m, TOKENS)) {
+    DEVICE_MEMBER TileScheduler(int cluster, int clusters, int m) : first(cluster), stride(clusters), token_tiles(ceil_div(m, TOKENS)) {
         const int tiles = GROUPS * token_tiles, rest = tiles % clusters;
         const bool halve = TOKENS == 256 && 2 * rest <= clusters;
         whole = halve ? tiles - rest : tiles;
@@ -108,7 +108,7 @@ struct Producer {
     // Rows `part` to `part + part_tokens` of `from`, to every block of the cluster.
     DEVICE_MEMBER void copy_part(const u8* from, u32 to, int row_bytes, int stage) const {
         from += static_cast<u64>(part) * row_bytes;
-        if (CLUSTER == 1)
+        if constexpr (CLUSTER == 1)
             copy_to_shared(to, from, part_tokens * row_bytes, shared.full(stage));
         else
             copy_to_cluster(to + rank * PART * row_bytes, from, part_tokens * row_bytes, shared.full(stage), (1 << CLUSTER) - 1);
@@ -127,18 +127,18 @@ struct Producer {
 
     // One warp: the first round of the ring a stage a lane, the others by the first lane. The weights do not depend on the kernel
     // before this one and go ahead.
-    DEVICE_MEMBER void run(const Work& work, int lane) {
+    DEVICE_MEMBER void run(const TileScheduler& scheduler, int lane) {
         const int ahead = min(STAGES, BLOCKS);
-        begin(work.tile(work.first));
+        begin(scheduler.tile(scheduler.first));
         if (lane < ahead) copy_weights(lane, lane);
         launch_dependents();
-        if (CLUSTER > 1) cluster_wait();
+        if constexpr (CLUSTER > 1) cluster_wait();
         wait_for_dependencies();
         if (lane < ahead) copy_tokens(lane, lane);
         if (lane > 0) return;
         Slot slot{ahead % STAGES, static_cast<u32>(ahead / STAGES)};
-        for (int tile = work.first, block = ahead; tile < work.count; tile += work.apart, block = 0) {
-            begin(work.tile(tile));
+        for (int tile = scheduler.first, block = ahead; tile < scheduler.count; tile += scheduler.stride, block = 0) {
+            begin(scheduler.tile(tile));
             for (; block < BLOCKS; ++block, slot.advance()) {
                 barrier_wait(shared.empty(slot.stage), slot.parity ^ 1);
                 copy_weights(block, slot.stage);
@@ -148,7 +148,7 @@ struct Producer {
     }
 };
 
-// The sums of a warpgroup for one tile after the other.
+// Multiplies: the accumulators of a warpgroup for one tile after the other.
 struct Mainloop {
     Shared shared;
     int lane;
@@ -164,7 +164,7 @@ struct Mainloop {
 
     // Gives a stage back to every block that writes into it.
     DEVICE_MEMBER void release(int stage) const {
-        if (CLUSTER == 1) {
+        if constexpr (CLUSTER == 1) {
             barrier_arrive(shared.empty(stage));
         } else {
 #pragma unroll
@@ -173,10 +173,9 @@ struct Mainloop {
     }
 
     DEVICE_MEMBER int stage_before() const { return slot.stage == 0 ? STAGES - 1 : slot.stage - 1; }
-
     // Blocks `first` to `last` of K. A quarter of a block is decoded while the wgmmas of the three before it may still run.
     template <int WIDTH>
-    DEVICE_MEMBER void multiply(int first, int last, float (&sums)[WIDTH / 2]) {
+    DEVICE_MEMBER void multiply(int first, int last, float (&accumulators)[WIDTH / 2]) {
         u32 a[16];
 #pragma unroll 1
         for (int block = first; block < last; ++block) {
@@ -190,7 +189,7 @@ struct Mainloop {
                 wgmma_wait<3>();
                 codes.decode_part(j, shared.table(), a + 4 * j);
                 wgmma_fence();
-                Wgmma<WIDTH>::e4m3(sums, a + 4 * j, b + 2 * j, j > 0 || block > first);
+                Wgmma<WIDTH>::e4m3(accumulators, a + 4 * j, b + 2 * j, j > 0 || block > first);
                 wgmma_commit();
             }
             if (block > first) release(stage_before());
@@ -202,15 +201,15 @@ struct Mainloop {
 
     // The part of a block of the low-rank branch.
     template <int WIDTH>
-    DEVICE_MEMBER void multiply_low_rank(int block, float (&sums)[WIDTH / 2]) {
+    DEVICE_MEMBER void multiply_low_rank(int block, float (&accumulators)[WIDTH / 2]) {
         barrier_wait(shared.full(slot.stage), slot.parity);
         const u32 stage = shared.stage(slot.stage);
         const uint4 low = load_shared_16(stage + thread_at), high = load_shared_16(stage + thread_at + CODE_BYTES / 2);
         const u32 a[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
         wgmma_fence();
-        Wgmma<WIDTH>::bf16(sums, a, descriptor<Swizzle::Bytes32>(stage), 1);
+        Wgmma<WIDTH>::bf16(accumulators, a, descriptor<Swizzle::Bytes32>(stage), 1);
         if (SLICES - 2 * (block - K_BLOCKS) > 1)
-            Wgmma<WIDTH>::bf16(sums, a + 4, descriptor<Swizzle::Bytes32>(stage + TOKENS * INNER_BYTES), 1);
+            Wgmma<WIDTH>::bf16(accumulators, a + 4, descriptor<Swizzle::Bytes32>(stage + TOKENS * INNER_BYTES), 1);
         wgmma_commit();
         wgmma_wait<0>();
         release(slot.stage);
@@ -218,24 +217,24 @@ struct Mainloop {
     }
 
     template <int WIDTH>
-    DEVICE_MEMBER void run(float (&sums)[WIDTH / 2]) {
-        if (K_BLOCKS <= LONG_K) {
-            multiply<WIDTH>(0, K_BLOCKS, sums);
+    DEVICE_MEMBER void run(float (&accumulators)[WIDTH / 2]) {
+        if constexpr (K_BLOCKS <= LONG_K) {
+            multiply<WIDTH>(0, K_BLOCKS, accumulators);
         } else {
 #pragma unroll
-            for (int i = 0; i < WIDTH / 2; ++i) sums[i] = 0.f;
+            for (int i = 0; i < WIDTH / 2; ++i) accumulators[i] = 0.f;
             for (int first = 0; first < K_BLOCKS; first += SEGMENT) {
                 float part[WIDTH / 2];
                 multiply<WIDTH>(first, min(K_BLOCKS, first + SEGMENT), part);
 #pragma unroll
-                for (int i = 0; i < WIDTH / 2; ++i) sums[i] += part[i];
+                for (int i = 0; i < WIDTH / 2; ++i) accumulators[i] += part[i];
             }
         }
-        for (int block = K_BLOCKS; block < BLOCKS; ++block) multiply_low_rank<WIDTH>(block, sums);
+        for (int block = K_BLOCKS; block < BLOCKS; ++block) multiply_low_rank<WIDTH>(block, accumulators);
     }
 };
 
-// Scales the sums of a warpgroup and stores them; what lies outside the layer is dropped.
+// Scales the accumulators of a warpgroup and stores them; what lies outside the layer is dropped.
 struct Epilogue {
     Shared shared;
     const float* row_scales;
@@ -267,7 +266,7 @@ struct Epilogue {
     }
 
     template <int WIDTH>
-    DEVICE_MEMBER void run(const float (&sums)[WIDTH / 2]) const {
+    DEVICE_MEMBER void run(const float (&accumulators)[WIDTH / 2]) const {
         const u32 scales_at = shared.token_scales(warp / 4);
 #pragma unroll
         for (int i = 0; i < TOKEN_SCALES; ++i)
@@ -285,13 +284,13 @@ struct Epilogue {
                 asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
                              : "=f"(left), "=f"(right)
                              : "r"(scales_at + (chunk * CHUNK + 8 * j + 2 * (lane % 4)) * 4));
-                const float* sum = sums + (chunk * (CHUNK / 8) + j) * 4;
-                values[j][0] = sum[0] * (scales[0] * left) + biases[0];
-                values[j][1] = sum[1] * (scales[0] * right) + biases[0];
-                values[j][2] = sum[2] * (scales[1] * left) + biases[1];
-                values[j][3] = sum[3] * (scales[1] * right) + biases[1];
+                const float* fragment = accumulators + (chunk * (CHUNK / 8) + j) * 4;
+                values[j][0] = fragment[0] * (scales[0] * left) + biases[0];
+                values[j][1] = fragment[1] * (scales[0] * right) + biases[0];
+                values[j][2] = fragment[2] * (scales[1] * left) + biases[1];
+                values[j][3] = fragment[3] * (scales[1] * right) + biases[1];
             }
-            if (ZQC_OUTPUT == 2)
+            if constexpr (ZQC_OUTPUT == Type::F32)
                 store_floats(first, values);
             else
                 store_halves(chunk & 1, first, values, aligned);
@@ -353,9 +352,9 @@ struct Epilogue {
 template <int WIDTH>
 DEVICE void compute(Tile tile, Mainloop& mainloop, Epilogue& epilogue) {
     epilogue.begin(tile);
-    float sums[WIDTH / 2];
-    mainloop.run<WIDTH>(sums);
-    epilogue.run<WIDTH>(sums);
+    float accumulators[WIDTH / 2];
+    mainloop.run<WIDTH>(accumulators);
+    epilogue.run<WIDTH>(accumulators);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTER, 1, 1)
@@ -364,7 +363,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     extern __shared__ u8 dynamic[];
     const Shared shared{(shared_address(dynamic) + 1023) / 1024 * 1024};
     const int rank = CLUSTER == 1 ? 0 : cluster_rank(), warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const Work work(blockIdx.x / CLUSTER, gridDim.x / CLUSTER, m);
+    const TileScheduler scheduler(blockIdx.x / CLUSTER, gridDim.x / CLUSTER, m);
 
     if (warp == 4 * WARPGROUPS && lane < STAGES) {
         barrier_init(shared.full(lane), 1);
@@ -374,26 +373,26 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     if (threadIdx.x < 16)
         asm volatile("st.shared.b64 [%0], %1;" ::"r"(shared.table() + threadIdx.x * 8), "l"(TABLE[threadIdx.x]) : "memory");
     __syncthreads();
-    if (CLUSTER > 1) cluster_arrive_relaxed();
+    if constexpr (CLUSTER > 1) cluster_arrive_relaxed();
 
     if (warp >= 4 * WARPGROUPS) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
         if (warp == 4 * WARPGROUPS)
-            Producer{shared, rank, weights, codes, static_cast<const u8*>(inner), m_pad}.run(work, lane);
-        else if (CLUSTER > 1)
+            Producer{shared, rank, weights, codes, static_cast<const u8*>(inner), m_pad}.run(scheduler, lane);
+        else if constexpr (CLUSTER > 1)
             cluster_wait();
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-        if (CLUSTER > 1) cluster_wait();
+        if constexpr (CLUSTER > 1) cluster_wait();
         wait_for_dependencies();  // makes the token scales visible
         Mainloop mainloop(shared, warp, lane);
         Epilogue epilogue{shared, row_scales, bias, token_scales, y, y_stride, m, rank, warp, lane};
-        int index = work.first;
-        for (; index < work.whole; index += work.apart) compute<TOKENS>(work.tile(index), mainloop, epilogue);
-        if (TOKENS == 256 && index < work.count) compute<128>(work.tile(index), mainloop, epilogue);
+        int index = scheduler.first;
+        for (; index < scheduler.whole; index += scheduler.stride) compute<TOKENS>(scheduler.tile(index), mainloop, epilogue);
+        if (TOKENS == 256 && index < scheduler.count) compute<128>(scheduler.tile(index), mainloop, epilogue);
     }
     // No block may leave while another one still releases stages to it.
-    if (CLUSTER > 1) {
+    if constexpr (CLUSTER > 1) {
         __syncwarp();
         cluster_arrive_relaxed();
         cluster_wait();

@@ -14,14 +14,14 @@ constexpr u32 INFINITE = 0x7F800000u, NAN_CODES = 0x7F7F7F7Fu;
 extern "C" __device__ const u32 zqc_launch[5] = {THREADS, 0, 1, 1, 1};
 
 DEVICE float value(const void* x, long long index) {
-    if (ZQC_INPUT == 2) return static_cast<const float*>(x)[index];
+    if constexpr (ZQC_INPUT == Type::F32) return static_cast<const float*>(x)[index];
     return widen<ZQC_INPUT>(static_cast<const u16*>(x)[index]);
 }
 
 // Elements `index` to `index + 3`, of which `count` exist, and zeros.
 DEVICE void load(const void* x, long long index, int count, bool aligned, float (&values)[VECTOR]) {
     if (aligned && count >= VECTOR) {
-        if (ZQC_INPUT == 2) {
+        if constexpr (ZQC_INPUT == Type::F32) {
             const float4 four = *reinterpret_cast<const float4*>(static_cast<const float*>(x) + index);
             values[0] = four.x, values[1] = four.y, values[2] = four.z, values[3] = four.w;
         } else {

@@ -18,12 +18,12 @@ constexpr bool STAGED = ZQC_TOKENS == 64;
 constexpr int TOKENS = ZQC_TOKENS, PARTS = TOKENS / 8, WARPS = 4, THREADS = 32 * WARPS;
 constexpr int TILES = STAGED ? 2 : 1, WARP_ROWS = 16 * TILES, ROWS = WARPS * WARP_ROWS;
 constexpr int LANE = 16, STEP = 4 * LANE;  // columns of a lane and of a warp at a time
-constexpr int TERMS = ZQC_INPUT == 2 ? 3 : 1;
-constexpr int SIZE = ZQC_INPUT == 2 ? 4 : ZQC_INPUT == 3 ? 1 : 2;  // bytes of a value of x
+constexpr int TERMS = ZQC_INPUT == Type::F32 ? 3 : 1;
+constexpr int SIZE = ZQC_INPUT == Type::F32 ? 4 : ZQC_INPUT == Type::E4M3 ? 1 : 2;  // bytes of a value of x
 constexpr int CHUNKS = 4 * SIZE;  // of 16 bytes, of a token in a step
 constexpr int LINE = STEP * SIZE + 16;  // bytes of a token in shared memory, such that no two lanes of a read meet in a bank
 constexpr int FETCHED = STAGED ? TOKENS * CHUNKS / THREADS : 1;
-constexpr int FACTOR = ZQC_INPUT == 0 || ZQC_INPUT == 2 ? 0 : 1;   // what is multiplied: 0 bf16, 1 f16
+constexpr int FACTOR = ZQC_INPUT == Type::BF16 || ZQC_INPUT == Type::F32 ? Type::BF16 : Type::F16;  // the type that is multiplied
 
 extern "C" __device__ const u32 zqc_launch[5] = {THREADS, 0, 1, ROWS, TOKENS};
 
@@ -39,7 +39,7 @@ DEVICE uint4 load(const u8* from, int count, bool aligned) {
 // Four codes of kind `CODES` as factors, two a word.
 template <int CODES>
 DEVICE void factors(u32 codes, u32& first, u32& second) {
-    if (CODES == 1 && FACTOR == 1) {
+    if constexpr (CODES == Code::E4M3 && FACTOR == Type::F16) {
         asm("{ .reg .b16 l, h; mov.b32 {l, h}, %2; cvt.rn.f16x2.e4m3x2 %0, l; cvt.rn.f16x2.e4m3x2 %1, h; }"
             : "=r"(first), "=r"(second)
             : "r"(codes));
@@ -53,8 +53,8 @@ DEVICE void factors(u32 codes, u32& first, u32& second) {
 DEVICE void split(float low, float high, u32 (&terms)[TERMS]) {
 #pragma unroll
     for (u32& term : terms) {
-        term = pack<0>(low, high);
-        low -= widen<0>(term), high -= widen<0>(term >> 16);
+        term = pack<Type::BF16>(low, high);
+        low -= widen<Type::BF16>(term), high -= widen<Type::BF16>(term >> 16);
     }
 }
 
@@ -68,9 +68,9 @@ struct Values {
             const u32 four[4] = {raw[part].x, raw[part].y, raw[part].z, raw[part].w};
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
-                if (ZQC_INPUT == 3)
-                    factors<1>(four[i], words[2 * i][0], words[2 * i + 1][0]);
-                else if (ZQC_INPUT != 2)
+                if constexpr (ZQC_INPUT == Type::E4M3)
+                    factors<Code::E4M3>(four[i], words[2 * i][0], words[2 * i + 1][0]);
+                else if constexpr (ZQC_INPUT != Type::F32)
                     words[(4 * part + i) % (LANE / 2)][0] = four[i];
                 else if (i % 2 == 0)
                     split(__uint_as_float(four[i]), __uint_as_float(four[i + 1]), words[(2 * part + i / 2) % (LANE / 2)]);
@@ -84,7 +84,7 @@ DEVICE void multiply(float4& d, const u32 (&a)[4], u32 b0, u32 b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32." TYPE "." TYPE ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
         : "+f"(d.x), "+f"(d.y), "+f"(d.z), "+f"(d.w)                                                                           \
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
-    if (FACTOR == 0)
+    if constexpr (FACTOR == Type::BF16)
         MMA("bf16");
     else
         MMA("f16");
@@ -233,7 +233,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     wait_for_dependencies();
     const auto ends_group = [&](int first) { return ZQC_GROUPED && ((first + STEP) % group_size == 0 || first + STEP >= k); };
 
-    if (STAGED) {
+    if constexpr (STAGED) {
         __shared__ __align__(16) u8 lines[2][TOKENS * LINE];
         uint4 codes[TILES][2], fetched[FETCHED];
         product.load_codes(0, codes);
@@ -265,6 +265,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             if (ends_group(first)) product.end_group(first / group_size);
         }
     }
-    if (!ZQC_GROUPED) product.end_group(0);
+    if constexpr (!ZQC_GROUPED) product.end_group(0);
     product.store_all(y, token_scales);
 }

@@ -9,8 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::process::geteuid;
 use sha2::{Digest, Sha256};
 
-/// The environment variable that names the folder in which that of the cache lies; an empty one turns the cache off.
-pub const FOLDER: &str = "ZQC_CACHE";
+use crate::environment::CACHE_FOLDER;
 
 /// A folder of cubins by the hash of what they were made from. They are run on the device as they are, so the folder and
 /// all that is taken from it belong to the user of the process, and nobody else may enter it. A cache that cannot be
@@ -19,14 +18,14 @@ pub const FOLDER: &str = "ZQC_CACHE";
 pub struct Cache(Option<PrivateFolder>);
 
 impl Cache {
-    /// The folder `zqc` in the one that [`FOLDER`] names, or in the user's cache folder.
+    /// The folder `zqc` in the one that [`CACHE_FOLDER`] names, or in the user's cache folder.
     pub fn from_environment() -> Self {
         let folder = |name: &str| env::var_os(name).map(PathBuf::from);
         let user = || {
             let xdg = folder("XDG_CACHE_HOME").filter(|path| path.is_absolute());
             xdg.or_else(|| Some(folder("HOME")?.join(".cache")))
         };
-        let parent = folder(FOLDER).or_else(user).filter(|folder| !folder.as_os_str().is_empty());
+        let parent = folder(CACHE_FOLDER).or_else(user).filter(|folder| !folder.as_os_str().is_empty());
         let owner = geteuid().as_raw();
         Self(parent.map(|parent| PrivateFolder { path: parent.join("zqc"), owner }))
     }

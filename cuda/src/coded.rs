@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use cudarc::driver::sys::{CUdeviceptr, CUstream};
 
-use crate::device::{Buffer, Device};
+use crate::buffer::Buffer;
+use crate::device::Device;
 use crate::error::Error;
 use crate::input::RawInput;
 use crate::loaded::{ForwardCall, RawOutput};
@@ -68,13 +69,13 @@ impl Linear {
         }
         let call = ForwardCall { layer: index, tokens, input: None, prologue: Prologue::None, output };
         model.load_kernels(&call)?;
-        let layout = Layout::new(model, tokens)?;
+        let layout = Layout::new(model.widest, tokens)?;
         let allocate = |bytes| {
             let _current = workspace.device.make_current()?;
             Buffer::new(&workspace.device, bytes).map(Arc::new)
         };
         workspace.pool.with(stream, layout.bytes, allocate, |buffer| {
-            let mut scratch = Scratch::within(model, layout, buffer.clone());
+            let mut scratch = Scratch::within(model.id, layout, buffer.clone());
             let input = RawInput {
                 prologue: Prologue::None,
                 data_type: None,

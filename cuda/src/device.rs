@@ -1,17 +1,15 @@
-//! A device, its memory, and the kernels loaded on it.
+//! A device and the kernels loaded on it.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use cudarc::driver::sys::{self, CUdeviceptr};
-use cudarc::driver::{CudaContext, result};
-use zqc_kernels::Package;
+use cudarc::driver::{CudaContext, result, sys};
 
 use crate::compiler::Compiler;
+use crate::context::CurrentContext;
 use crate::error::{Action, Error};
 use crate::kernel::Kernel;
-use crate::model::Model;
 use crate::nvrtc;
 use crate::variant::Specialization;
 
@@ -79,15 +77,6 @@ impl Device {
         &self.0.context
     }
 
-    /// Copies a package's arrays to the device. Kernels are compiled when they are first needed, or by
-    /// [`Model::prepare`].
-    ///
-    /// # Errors
-    /// When the device is out of memory.
-    pub fn load(&self, package: &Package) -> Result<Model, Error> {
-        Model::load(self, package)
-    }
-
     /// The kernel, compiled and loaded once.
     pub(crate) fn kernel(&self, name: Specialization) -> Result<Arc<Kernel>, Error> {
         if let Some(kernel) = self.kernels().get(&name) {
@@ -102,6 +91,19 @@ impl Device {
                 Ok(entry.insert(kernel).clone())
             }
         }
+    }
+
+    /// The kernel of a cell, compiled and loaded at the first call.
+    pub(crate) fn kernel_once<'a>(
+        &self,
+        cell: &'a OnceLock<Arc<Kernel>>,
+        name: impl FnOnce() -> Specialization,
+    ) -> Result<&'a Arc<Kernel>, Error> {
+        if let Some(kernel) = cell.get() {
+            return Ok(kernel);
+        }
+        let kernel = self.kernel(name())?;
+        Ok(cell.get_or_init(|| kernel))
     }
 
     fn kernels(&self) -> MutexGuard<'_, Kernels> {
@@ -131,65 +133,4 @@ fn check_capability(ordinal: usize) -> Result<(), Error> {
     }
     let name = result::device::get_name(device).during("asking for the device's name")?;
     Err(Error::UnsupportedDevice { ordinal, name, major, minor })
-}
-
-/// A context made current on this thread; at the end the one before is current again.
-pub(crate) struct CurrentContext {
-    before: Option<sys::CUcontext>,
-}
-
-impl CurrentContext {
-    pub fn new(context: &CudaContext) -> Result<Self, Error> {
-        let before = result::ctx::get_current().during("asking for the current context")?;
-        context.bind_to_thread().during("making the context current")?;
-        Ok(Self { before: before.filter(|&before| before != context.cu_ctx()) })
-    }
-}
-
-impl Drop for CurrentContext {
-    fn drop(&mut self) {
-        if let Some(before) = self.before {
-            // SAFETY: the context was current on this thread. Where it is gone by now, ours stays current.
-            let _ = unsafe { result::ctx::set_current(before) };
-        }
-    }
-}
-
-/// Device memory, freed at the end, when the device has done what it was given before.
-#[derive(Debug)]
-pub(crate) struct Buffer {
-    context: Arc<CudaContext>,
-    address: CUdeviceptr,
-}
-
-impl Buffer {
-    /// Uninitialized memory. The context must be current.
-    pub fn new(device: &Device, bytes: usize) -> Result<Self, Error> {
-        // SAFETY: the size is not 0, and nothing reads the memory before a kernel or a copy has written it.
-        let address = unsafe { result::malloc_sync(bytes.max(1)) }.during("allocating device memory")?;
-        Ok(Self { context: device.context().clone(), address })
-    }
-
-    /// Memory with a copy of `bytes`. The context must be current.
-    pub fn of(device: &Device, bytes: &[u8]) -> Result<Self, Error> {
-        let buffer = Self::new(device, bytes.len())?;
-        if !bytes.is_empty() {
-            // SAFETY: the memory is as long as the bytes.
-            unsafe { result::memcpy_htod_sync(buffer.address, bytes) }
-                .during("copying weights to the device")?;
-        }
-        Ok(buffer)
-    }
-
-    pub fn address(&self) -> CUdeviceptr {
-        self.address
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        let _current = CurrentContext::new(&self.context);
-        // SAFETY: the memory was allocated by us and is freed once.
-        self.context.record_err(unsafe { result::free_sync(self.address) });
-    }
 }

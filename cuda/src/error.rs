@@ -14,7 +14,7 @@ pub enum Error {
     #[error(
         "no NVRTC: libnvrtc.so was not found; install a CUDA toolkit or the Python package \
          nvidia-cuda-nvrtc, or set {variable} to the folder that holds the library",
-        variable = crate::nvrtc::LIBRARY_FOLDER
+        variable = crate::environment::NVRTC_FOLDER
     )]
     NoCompiler,
     /// There is no device of this ordinal.

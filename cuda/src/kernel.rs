@@ -7,7 +7,7 @@ use std::sync::Arc;
 use cudarc::driver::sys::{self, CUfunction_attribute, CUlaunchAttributeID};
 use cudarc::driver::{CudaContext, result};
 
-use crate::device::CurrentContext;
+use crate::context::CurrentContext;
 use crate::error::{Action, Error};
 use crate::variant::Specialization;
 

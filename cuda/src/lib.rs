@@ -3,11 +3,11 @@
 //!
 //! ```no_run
 //! use half::bf16;
-//! use zqc_cuda::{Device, Package};
+//! use zqc_cuda::{Device, Model, Package};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let device = Device::new(0)?;
-//! let model = device.load(&Package::open("model.zqcuda".as_ref())?)?;
+//! let model = Model::load(&device, &Package::open("model.zqcuda".as_ref())?)?;
 //! let stream = device.context().new_stream()?;
 //!
 //! let linear = model.linear("/model/layers.0/mlp/down_proj")?;
@@ -18,7 +18,7 @@
 //! # }
 //! ```
 //!
-//! * [`Device`] is a GPU in its primary context; [`Device::load`] puts a package on it and gives a [`Model`].
+//! * [`Device`] is a GPU in its primary context; [`Model::load`] copies a package to it.
 //! * [`Linear`] is a layer of a model. [`Linear::forward`] is all there is to a call; where layers read the same value,
 //!   [`Model::quantize`] it into a [`Scratch`] once and [`Linear::apply`] each of them. [`Input`] also fuses an RMS norm
 //!   or a gated activation into the quantization.
@@ -31,18 +31,23 @@
 //!
 //! Where the driver, NVRTC or a Hopper GPU is missing, [`Device::new`] says so in an [`Error`]; nothing panics.
 
+mod buffer;
 mod c;
 mod cache;
 mod coded;
 mod compiler;
+mod context;
 mod device;
 mod dispatch;
 mod element;
+mod environment;
 mod error;
 mod input;
 mod kernel;
+mod launch;
 mod loaded;
 mod model;
+mod model_id;
 mod nvrtc;
 mod pool;
 mod rows;

@@ -9,7 +9,8 @@ use crate::device::Device;
 use crate::element::Element;
 use crate::error::Error;
 use crate::input::Input;
-use crate::loaded::{ForwardCall, Loaded, LoadedLayer, ModelId, RawOutput};
+use crate::loaded::{ForwardCall, Loaded, LoadedLayer, RawOutput};
+use crate::model_id::ModelId;
 use crate::scratch::Scratch;
 use crate::variant::{DataType, LinearVariant, Prologue};
 
@@ -51,7 +52,12 @@ pub struct Linear {
 }
 
 impl Model {
-    pub(crate) fn load(device: &Device, package: &Package) -> Result<Self, Error> {
+    /// Copies a package's arrays to the device. Kernels are compiled when they are first needed, or by
+    /// [`Model::prepare`].
+    ///
+    /// # Errors
+    /// When the device is out of memory.
+    pub fn load(device: &Device, package: &Package) -> Result<Self, Error> {
         Ok(Self(Arc::new(Loaded::load(device, package)?)))
     }
 
@@ -88,7 +94,7 @@ impl Model {
     /// # Errors
     /// When the device is out of memory.
     pub fn scratch(&self, capacity: usize) -> Result<Scratch, Error> {
-        Scratch::new(&self.0, capacity)
+        self.0.scratch(capacity)
     }
 
     /// Compiles and loads every kernel that `tokens` tokens need: inputs of one type after each of the `prologues`,

@@ -9,10 +9,8 @@ use std::sync::OnceLock;
 use cudarc::nvrtc::{result, sys};
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
+use crate::environment::NVRTC_FOLDER;
 use crate::error::Error;
-
-/// The environment variable that names the folder of libnvrtc, where the loader does not find it by itself.
-pub const LIBRARY_FOLDER: &str = "ZQC_NVRTC_LIB";
 
 /// NVRTC's version, major and minor. Loads the library.
 pub fn version() -> Result<(i32, i32), Error> {
@@ -112,9 +110,9 @@ fn load() -> Result<(), Error> {
     if *loaded { Ok(()) } else { Err(Error::NoCompiler) }
 }
 
-/// Loads the library of [`LIBRARY_FOLDER`] for good: the bindings then find it by its name, as it is in memory.
+/// Loads the library of [`NVRTC_FOLDER`] for good: the bindings then find it by its name, as it is in memory.
 fn load_from_folder() -> Option<()> {
-    let folder = PathBuf::from(env::var_os(LIBRARY_FOLDER).filter(|folder| !folder.is_empty())?);
+    let folder = PathBuf::from(env::var_os(NVRTC_FOLDER).filter(|folder| !folder.is_empty())?);
     let library = newest_library(&folder)?;
     // SAFETY: as for the library that the loader finds by itself: the user vouches for the folder.
     let library = unsafe { Library::open(Some(library), RTLD_NOW | RTLD_GLOBAL) }.ok()?;

@@ -1,6 +1,5 @@
 //! Kernels on matrices that lie row by row, as ONNX has them: quantization of activations.
 
-use std::ffi::c_void;
 use std::sync::{Arc, OnceLock};
 
 use cudarc::driver::sys::{CUdeviceptr, CUstream};
@@ -8,7 +7,7 @@ use cudarc::driver::sys::{CUdeviceptr, CUstream};
 use crate::device::Device;
 use crate::error::Error;
 use crate::kernel::Kernel;
-use crate::loaded::argument;
+use crate::launch::{argument, block_count, dimension, launch};
 use crate::variant::{DataType, Specialization};
 
 /// Quantizes activations to E4M3.
@@ -42,62 +41,13 @@ impl RowQuantizer {
         stream: CUstream,
     ) -> Result<(), Error> {
         let (x, data_type) = x;
-        let blocks = count("the tokens", tokens)?;
+        let blocks = block_count("the tokens", tokens)?;
         let k = dimension("the columns", k)?;
-        let kernel = once(&self.device, &self.kernels[data_type as usize], || {
-            Specialization::quantize_rows(data_type)
-        })?;
+        let kernel = self
+            .device
+            .kernel_once(&self.kernels[data_type as usize], || Specialization::quantize_rows(data_type))?;
         let mut arguments = [argument(&x), argument(&codes), argument(&scales), argument(&k)];
         // SAFETY: the arguments are those of zqc_quantize_rows; the caller vouches for the addresses.
         unsafe { launch(&self.device, kernel, blocks, stream, &mut arguments) }
     }
-}
-
-/// The kernel, compiled and loaded at the first call.
-pub(crate) fn once<'a>(
-    device: &Device,
-    cell: &'a OnceLock<Arc<Kernel>>,
-    name: impl FnOnce() -> Specialization,
-) -> Result<&'a Arc<Kernel>, Error> {
-    if let Some(kernel) = cell.get() {
-        return Ok(kernel);
-    }
-    let kernel = device.kernel(name())?;
-    Ok(cell.get_or_init(|| kernel))
-}
-
-/// Launches so many blocks; none are no work.
-///
-/// # Safety
-/// As [`Kernel::launch`].
-pub(crate) unsafe fn launch(
-    device: &Device,
-    kernel: &Kernel,
-    blocks: u32,
-    stream: CUstream,
-    arguments: &mut [*mut c_void],
-) -> Result<(), Error> {
-    if blocks == 0 {
-        return Ok(());
-    }
-    let _current = device.make_current()?;
-    // SAFETY: the caller's promise.
-    unsafe { kernel.launch(blocks, stream, arguments) }
-}
-
-/// A number of blocks, of which a launch has fewer than 2^31.
-pub(crate) fn count(what: &'static str, number: usize) -> Result<u32, Error> {
-    dimension(what, number).map(|number| number as u32)
-}
-
-/// A dimension as the kernels have it.
-pub(crate) fn dimension(what: &'static str, actual: usize) -> Result<i32, Error> {
-    // Kernels round dimensions up to their tiles.
-    const LARGEST: i32 = i32::MAX - 1024;
-    let too_large = || Error::Argument {
-        what,
-        actual: i64::try_from(actual).unwrap_or(i64::MAX),
-        reason: "kernels count in 32 bits",
-    };
-    i32::try_from(actual).ok().filter(|&actual| actual <= LARGEST).ok_or_else(too_large)
 }

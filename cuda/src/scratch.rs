@@ -1,13 +1,14 @@
-//! Where quantized inputs lie between the kernels.
+//! The memory that passes quantized inputs from kernel to kernel.
 
 use std::sync::Arc;
 
 use cudarc::driver::sys::CUdeviceptr;
 use zqc_kernels::{ALIGNMENT, BLOCK};
 
-use crate::device::Buffer;
+use crate::buffer::Buffer;
+use crate::device::Device;
 use crate::error::Error;
-use crate::loaded::{Loaded, ModelId};
+use crate::model_id::ModelId;
 
 /// Tokens are padded to a multiple of this.
 const TOKEN_MULTIPLE: usize = 8;
@@ -30,6 +31,15 @@ pub struct Scratch {
     held: Option<Held>,
 }
 
+/// The largest dimensions among the activations of a model.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Widest {
+    /// Columns.
+    pub k: usize,
+    /// Stacked rank of the low-rank branches, padded.
+    pub rank: usize,
+}
+
 /// The input that a scratch holds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Held {
@@ -47,17 +57,22 @@ pub(crate) struct Parts {
 }
 
 impl Scratch {
-    pub(crate) fn new(model: &Loaded, capacity: usize) -> Result<Self, Error> {
-        let layout = Layout::new(model, capacity)?;
-        let _current = model.device.make_current()?;
-        let buffer = Arc::new(Buffer::new(&model.device, layout.bytes)?);
+    pub(crate) fn new(
+        model: ModelId,
+        device: &Device,
+        widest: Widest,
+        capacity: usize,
+    ) -> Result<Self, Error> {
+        let layout = Layout::new(widest, capacity)?;
+        let _current = device.make_current()?;
+        let buffer = Arc::new(Buffer::new(device, layout.bytes)?);
         Ok(Self::within(model, layout, buffer))
     }
 
-    /// One in memory that is there already, of [`Layout::bytes`] at least.
-    pub(crate) fn within(model: &Loaded, layout: Layout, buffer: Arc<Buffer>) -> Self {
+    /// A scratch in a buffer of at least [`Layout::bytes`].
+    pub(crate) fn within(model: ModelId, layout: Layout, buffer: Arc<Buffer>) -> Self {
         let Layout { capacity, scales_offset, inner_offset, .. } = layout;
-        Self { model: model.id, buffer, capacity, scales_offset, inner_offset, held: None }
+        Self { model, buffer, capacity, scales_offset, inner_offset, held: None }
     }
 
     /// The most tokens that fit.
@@ -77,7 +92,7 @@ impl Scratch {
         self.held = held;
     }
 
-    /// Has the layers read the scales of the tokens elsewhere, where these came as codes.
+    /// Makes the layers read the token scales at `address`, for tokens that came as codes.
     pub(crate) fn read_scales_at(&mut self, address: CUdeviceptr) {
         if let Some(held) = &mut self.held {
             held.token_scales = address;
@@ -94,7 +109,7 @@ impl Scratch {
     }
 }
 
-/// Where the parts of a scratch lie.
+/// Sizes and offsets of the parts of a scratch, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Layout {
     capacity: usize,
@@ -104,8 +119,8 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// For `capacity` tokens of any layer of the model.
-    pub fn new(model: &Loaded, capacity: usize) -> Result<Self, Error> {
+    /// For `capacity` tokens of any layer of a model.
+    pub fn new(widest: Widest, capacity: usize) -> Result<Self, Error> {
         let too_large =
             Error::Argument { what: "the scratch's capacity", actual: capacity as i64, reason: "too large" };
         if capacity > LARGEST_CAPACITY {
@@ -114,9 +129,9 @@ impl Layout {
         let padded = padded(capacity);
         let part = |bytes: Option<usize>| bytes?.checked_next_multiple_of(ALIGNMENT);
         let layout = || {
-            let codes = part(model.largest_k().next_multiple_of(BLOCK).checked_mul(padded))?;
+            let codes = part(widest.k.next_multiple_of(BLOCK).checked_mul(padded))?;
             let scales = part(padded.checked_mul(size_of::<f32>()))?;
-            let inner = part(model.largest_rank().checked_mul(INNER_BYTES)?.checked_mul(padded))?;
+            let inner = part(widest.rank.checked_mul(INNER_BYTES)?.checked_mul(padded))?;
             let inner_offset = codes.checked_add(scales)?;
             let bytes = inner_offset.checked_add(inner)?;
             Some(Self { capacity, scales_offset: codes, inner_offset, bytes })

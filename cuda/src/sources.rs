@@ -1,5 +1,4 @@
-//! The kernels' sources. The launcher brings them: what it compiles and runs follows from this library alone, and a
-//! package is data to it.
+//! The kernels' sources. They are part of the launcher: a package is data, and nothing in it is compiled or run.
 
 /// A kernel in CUDA C++.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -13,8 +12,11 @@ pub(crate) enum Source {
 }
 
 /// Name and text of the files that the kernels include.
-pub(crate) const HEADERS: [(&str, &str); 2] = [
+pub(crate) const HEADERS: [(&str, &str); 5] = [
     ("common.cuh", include_str!("../kernels/common.cuh")),
+    ("quantize_layout.cuh", include_str!("../kernels/quantize_layout.cuh")),
+    ("quantize_low_rank.cuh", include_str!("../kernels/quantize_low_rank.cuh")),
+    ("quantize_values.cuh", include_str!("../kernels/quantize_values.cuh")),
     ("wgmma.cuh", include_str!("../kernels/wgmma.cuh")),
 ];
 

@@ -4,11 +4,11 @@ use std::sync::{Arc, OnceLock};
 
 use cudarc::driver::sys::{CUdeviceptr, CUstream};
 
-use crate::device::{Buffer, Device};
+use crate::buffer::Buffer;
+use crate::device::Device;
 use crate::error::Error;
 use crate::kernel::Kernel;
-use crate::loaded::argument;
-use crate::rows::{count, dimension, launch, once};
+use crate::launch::{argument, block_count, dimension, launch};
 use crate::variant::{DataType, IndexType, Specialization, TableCodes, TableShape};
 
 /// Tiles of tokens that linear layers of 8-bit weights have.
@@ -55,7 +55,12 @@ impl LoadedTable {
         }
         let scales: Vec<u8> = scales.iter().flat_map(|scale| scale.to_ne_bytes()).collect();
         let _current = device.make_current()?;
-        Ok(Self { codes: Buffer::of(device, codes)?, scales: Buffer::of(device, &scales)?, rows, k })
+        Ok(Self {
+            codes: Buffer::copied_from(device, codes)?,
+            scales: Buffer::copied_from(device, &scales)?,
+            rows,
+            k,
+        })
     }
 
     /// Where it is.
@@ -98,9 +103,9 @@ impl TableGather {
     ) -> Result<(), Error> {
         let (indices, index) = indices;
         let Table { codes, scales, rows, k } = table;
-        let blocks = count("the indices", number)?;
+        let blocks = block_count("the indices", number)?;
         let (rows, k) = (rows as i64, dimension("the columns", k)?);
-        let kernel = once(&self.device, &self.kernels[usize::from(index == IndexType::I64)], || {
+        let kernel = self.device.kernel_once(&self.kernels[usize::from(index == IndexType::I64)], || {
             Specialization::table_gather(self.codes, index, self.output)
         })?;
         let mut arguments = [
@@ -186,13 +191,13 @@ impl TableLinear {
         let k = dimension("the columns", k)?;
         let tile = TILES.iter().position(|&tile| tokens <= tile as usize).unwrap_or(TILES.len() - 1);
         let of_input = &self.kernels[input.map_or(DataType::ALL.len(), |input| input as usize)];
-        let kernel = once(&self.device, &of_input[usize::from(is_grouped)][tile], || {
+        let kernel = self.device.kernel_once(&of_input[usize::from(is_grouped)][tile], || {
             let shape = TableShape { codes: self.codes, is_grouped, input, output: self.output };
             Specialization::table_linear(shape, TILES[tile])
         })?;
         let shape = kernel.shape();
         let tiles = rows.div_ceil(shape.rows as usize).checked_mul(tokens.div_ceil(shape.tokens as usize));
-        let blocks = count("the tiles of the output", tiles.unwrap_or(usize::MAX))?;
+        let blocks = block_count("the tiles of the output", tiles.unwrap_or(usize::MAX))?;
         let mut arguments = [
             argument(&codes),
             argument(&scales),

@@ -49,6 +49,7 @@ impl Prologue {
 
 /// A linear kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum LinearKernel {
     /// For up to 64 tokens: a cluster shares the columns of its output rows.
     Decode,
@@ -133,6 +134,7 @@ impl QuantizeVariant {
 /// The format of a table's codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u32)]
+#[non_exhaustive]
 pub enum TableCodes {
     /// INT8.
     Int8 = 0,
@@ -156,6 +158,7 @@ pub struct TableShape {
 /// The type of indices into a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u32)]
+#[non_exhaustive]
 pub enum IndexType {
     /// int32.
     I32 = 32,

@@ -4,9 +4,8 @@ use std::collections::HashSet;
 
 use zqc_numerics::{LowRank, QuantizedMatrix};
 
-use crate::VERSION;
 use crate::geometry::Geometry;
-use crate::manifest::{Activation, Array, FORMAT, Layer, Manifest};
+use crate::manifest::{Activation, Array, FORMAT, Layer, Manifest, VERSION};
 use crate::pack::{self, PackError, PackedArrays};
 
 /// A layer to be packed.

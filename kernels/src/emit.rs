@@ -15,6 +15,7 @@ use crate::writer::{PackageWriter, StagedPackage, WriteError};
 
 /// Why a graph does not become a package; what was in its place is as it was.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum EmitError {
     /// A layer cannot be packed, or the package not be written.
     #[error(transparent)]

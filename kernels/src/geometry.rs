@@ -32,6 +32,7 @@ pub struct Geometry {
 
 /// Why a layer has no place in a package.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum GeometryError {
     /// A dimension is zero, or too large.
     #[error("{n} x {k} of rank {rank} is empty or larger than kernels can index")]

@@ -11,6 +11,7 @@ mod fragment;
 mod geometry;
 mod manifest;
 mod pack;
+mod packed;
 mod reader;
 mod table;
 mod unpack;
@@ -20,16 +21,11 @@ mod writer;
 pub use contents::{LayerError, LayerParts};
 pub use emit::{EmitError, stage, write};
 pub use geometry::{BLOCK, Geometry, GeometryError, PANEL, RANK_MULTIPLE, TILE};
-pub use manifest::{Activation, Array, Codes, GroupScales, Layer, Manifest};
+pub use manifest::{ALIGNMENT, Activation, Array, Codes, GroupScales, Layer, Manifest, VERSION};
 pub use pack::PackError;
-pub use reader::{OpenError, Package, PackedActivation, PackedLayer};
+pub use packed::{PackedActivation, PackedLayer};
+pub use reader::{OpenError, Package};
 pub use table::Table;
 pub use unpack::UnpackedLayer;
 pub use validate::Damage;
 pub use writer::{PackageWriter, StagedPackage, WriteError, check_writable};
-
-/// The version of the format that this crate writes and reads.
-pub const VERSION: u32 = 2;
-
-/// Offsets in `weights.bin` are multiples of this.
-pub const ALIGNMENT: usize = 256;

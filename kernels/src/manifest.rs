@@ -3,11 +3,16 @@
 use serde::{Deserialize, Serialize};
 use zqc_numerics::{Format, Ladder};
 
-use crate::ALIGNMENT;
 use crate::geometry::{Geometry, GeometryError};
 use crate::table::Table;
 
-/// What the member `format` of every manifest says, of any version.
+/// The version of the format that this crate writes and reads.
+pub const VERSION: u32 = 2;
+
+/// Offsets in `weights.bin` are multiples of this.
+pub const ALIGNMENT: usize = 256;
+
+/// The member `format` of every manifest, of any version.
 pub(crate) const FORMAT: &str = "zqc-cuda";
 
 /// What is in a package.

@@ -13,6 +13,7 @@ use crate::table::Table;
 
 /// Why a layer cannot be packed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum PackError {
     /// The parts do not fit together.
     #[error(transparent)]

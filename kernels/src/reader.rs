@@ -8,10 +8,10 @@ use bytes::Bytes;
 use serde::Deserialize;
 use zqc_ir::onnx::map_file;
 
-use crate::VERSION;
 use crate::contents::{Contents, LayerError, LayerParts};
 use crate::geometry::Geometry;
-use crate::manifest::{Activation, Array, FORMAT, Layer, Manifest};
+use crate::manifest::{Array, FORMAT, Layer, Manifest, VERSION};
+use crate::packed::{PackedActivation, PackedLayer};
 use crate::unpack::UnpackedLayer;
 use crate::validate::{Damage, NamedArray, validate};
 
@@ -21,6 +21,7 @@ pub(crate) const WEIGHTS: &str = "weights.bin";
 
 /// Why a package cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum OpenError {
     /// A file cannot be read.
     #[error("cannot read {path:?}: {source}; a package holds manifest.json and weights.bin")]
@@ -67,30 +68,6 @@ pub struct Package {
     geometries: Vec<Geometry>,
     by_name: HashMap<String, usize>,
     weights: Bytes,
-}
-
-/// A layer of a package.
-#[derive(Clone, Copy, Debug)]
-pub struct PackedLayer<'p> {
-    /// What the manifest says of it.
-    pub manifest: &'p Layer,
-    /// The sizes of its arrays.
-    pub geometry: Geometry,
-    /// Codes, steps and outer low-rank factor, `[panels][blocks + lorc_blocks][2][block_bytes]`.
-    pub weights: &'p [u8],
-    /// The scales of the rows, little-endian f32, `[padded_rows]`.
-    pub row_scales: &'p [u8],
-    /// The bias, little-endian f32, `[padded_rows]`.
-    pub bias: Option<&'p [u8]>,
-}
-
-/// A quantized activation of a package.
-#[derive(Clone, Copy, Debug)]
-pub struct PackedActivation<'p> {
-    /// What the manifest says of it.
-    pub manifest: &'p Activation,
-    /// The inner low-rank factors of the layers that read it: E4M3 `[blocks][rank][128]`, swizzled.
-    pub down: Option<&'p [u8]>,
 }
 
 impl Package {

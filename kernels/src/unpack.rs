@@ -7,7 +7,7 @@ use crate::fragment::{
     half, magnitude_bit, rank_offset, sign_bit, step_place, swizzled, thread, word_offset,
 };
 use crate::geometry::{BLOCK, Geometry, TILE};
-use crate::reader::{PackedActivation, PackedLayer};
+use crate::packed::{PackedActivation, PackedLayer};
 use crate::table::Table;
 
 /// A layer as plain matrices, row-major.

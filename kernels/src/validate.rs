@@ -4,14 +4,14 @@ use std::collections::HashSet;
 
 use zqc_numerics::Format;
 
-use crate::ALIGNMENT;
 use crate::geometry::{Geometry, GeometryError, RANK_MULTIPLE, down_bytes};
-use crate::manifest::{Activation, Array, GroupScales, Layer, Manifest};
+use crate::manifest::{ALIGNMENT, Activation, Array, GroupScales, Layer, Manifest};
 use crate::table::Table;
 
 /// What is wrong with a package.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[allow(missing_docs)] // the messages name the fields
+#[non_exhaustive]
 pub enum Damage {
     /// The manifest was changed after it was written.
     #[error("the manifest does not have its checksum")]

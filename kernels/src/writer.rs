@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 
 use zqc_ir::onnx::{FolderError, StagedFolder, map_file};
 
-use crate::ALIGNMENT;
 use crate::contents::{Contents, LayerError, LayerParts};
-use crate::manifest::{Array, FORMAT};
+use crate::manifest::{ALIGNMENT, Array, FORMAT};
 use crate::reader::{MANIFEST, WEIGHTS};
 
 /// Why a package was not written; what was in its place is as it was.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum WriteError {
     /// It cannot be written there.
     #[error(transparent)]

@@ -17,9 +17,9 @@ use crate::kinds::by_kind;
 use crate::lanes::Lanes;
 use crate::lanes::avx512::Zmm;
 use crate::lanes::pairs::{Ladders, PairGrouping, Pairs};
-use crate::matrix::{Groups, LINE, Matrix, PANEL};
+use crate::matrix::{Groups, Matrix};
 use crate::prepare::View;
-use crate::reference::BLOCK;
+use crate::tiling::{BLOCK, LINE, PANEL};
 use crate::walk::{Walk, add_tile};
 
 /// Panels at once where there is one tile of tokens: as many sums as hide the latency of a product.

@@ -4,6 +4,7 @@ use zqc_numerics::{Format, Ladder};
 
 /// Why a layer cannot be packed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum PackError {
     /// A dimension is 0.
     #[error("the weight is empty ({k} x {n}, groups of {group_size}): every one of these must be at least 1")]
@@ -71,6 +72,7 @@ pub struct ShapeError {
 
 /// How many elements a slice must hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Expected {
     /// This many.
     Exactly(usize),
@@ -97,6 +99,7 @@ impl ShapeError {
 
 /// An instruction set that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum IsaError {
     /// A name that is none of an instruction set.
     #[error("ZQC_CPU names no instruction set: '{name}' (this processor has: {available})")]

@@ -8,9 +8,9 @@ use crate::blocks::Place;
 use crate::few::{self, AHEAD, Blocks, Floats};
 use crate::kinds::by_integer_kind;
 use crate::lanes::integers::{Dot, IntegerDecode, IntegerGrouping, Integers};
-use crate::matrix::{LINE, Matrix, PANEL};
+use crate::matrix::Matrix;
 use crate::prepare::View;
-use crate::reference::BLOCK;
+use crate::tiling::{BLOCK, LINE, PANEL};
 use crate::walk::Walk;
 
 /// A block of weights: pairs of input features by the output features of a panel.

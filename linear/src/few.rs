@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use crate::kinds::by_kind;
 use crate::lanes::{Decode, Lanes};
-use crate::matrix::{LINE, Matrix, PANEL};
+use crate::matrix::Matrix;
 use crate::prepare::View;
-use crate::reference::BLOCK;
+use crate::tiling::{BLOCK, LINE, PANEL};
 use crate::walk::{Grouping, Walk};
 
 /// Bytes that codes are fetched ahead, as memory is the bound.

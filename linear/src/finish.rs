@@ -3,8 +3,9 @@
 use std::ops::Range;
 
 use crate::lanes::{Decode, Lanes};
-use crate::matrix::{Coding, LINE, Matrix, PANEL};
+use crate::matrix::Matrix;
 use crate::operands::Columns;
+use crate::tiling::{Coding, LINE, PANEL};
 
 /// What is done to the sums of all tokens.
 pub(crate) struct Epilogue<'a> {

@@ -4,13 +4,14 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use crate::aligned::Aligned;
+use crate::error::ShapeError;
 use crate::finish::Epilogue;
 use crate::kernels::Kernels;
-use crate::matrix::PANEL;
 use crate::operands::{Columns, Output, Tokens};
 use crate::packed::PackedLinear;
 use crate::pool::{Pool, Serial};
 use crate::prepare::{Arrangement, Values, ValuesMut};
+use crate::tiling::PANEL;
 
 /// Panels that are in work at once, at least: those whose products the kernels add side by side.
 const PANELS: usize = 4;
@@ -21,14 +22,21 @@ const TASKS_PER_THREAD: usize = 4;
 /// Products below which other threads are not worth waking: some 10 microseconds.
 const FEW_PRODUCTS: usize = 1 << 18;
 
+impl PackedLinear {
+    /// Computes `output` `[M, N]` of `tokens` `[M, K]`.
+    ///
+    /// # Errors
+    /// When the slices do not fit.
+    pub fn forward(&self, tokens: Tokens<'_>, output: Output<'_>, pool: &dyn Pool) -> Result<(), ShapeError> {
+        let m = tokens.rows(self.k)?;
+        ShapeError::check("outputs", output.len(), m * self.n)?;
+        forward(self, m, &tokens, output, pool);
+        Ok(())
+    }
+}
+
 /// Computes `output` `[M, N]` of `tokens` `[M, K]`, which fit the layer.
-pub(crate) fn forward(
-    layer: &PackedLinear,
-    m: usize,
-    tokens: &Tokens<'_>,
-    mut output: Output<'_>,
-    pool: &dyn Pool,
-) {
+fn forward(layer: &PackedLinear, m: usize, tokens: &Tokens<'_>, mut output: Output<'_>, pool: &dyn Pool) {
     let kernels = Kernels::of(layer.isa, tokens, m, layer.low_rank.is_some());
     let few = layer.k.saturating_mul(layer.n).saturating_mul(m) < FEW_PRODUCTS;
     let pool = if few || pool.threads() < 2 { &Serial } else { pool };

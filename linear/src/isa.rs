@@ -7,6 +7,7 @@ use crate::error::IsaError;
 
 /// An instruction set that the kernels are written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Isa {
     /// None in particular.
     Scalar,

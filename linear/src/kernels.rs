@@ -3,14 +3,20 @@
 use std::ops::Range;
 
 use crate::blocks::{self, Place, Weights};
+#[cfg(target_arch = "x86_64")]
 use crate::exact;
 use crate::few;
 use crate::finish::{Epilogue, finish};
 use crate::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::kernel_table::Exact;
+use crate::kernel_table::{Accumulate, Fma};
 use crate::lanes;
-use crate::matrix::{Matrix, PANEL};
+use crate::many;
+use crate::matrix::Matrix;
 use crate::operands::Tokens;
 use crate::prepare::{Form, ValuesMut, View};
+use crate::tiling::PANEL;
 
 /// Tokens from which AMX is used: it is level there with products of integers, and faster from then on.
 #[cfg(target_arch = "x86_64")]
@@ -23,30 +29,6 @@ pub(crate) struct Kernels {
     fma: Fma,
     /// Those that read tiles.
     tiles: Option<Accumulate>,
-}
-
-/// Adds the sums of panels over all groups.
-type Accumulate = unsafe fn(&Matrix, Range<usize>, View<'_>, &mut [f32]);
-
-/// Reads a token.
-type Prepare = unsafe fn(&Tokens<'_>, usize, &mut [f32], usize, [Option<&mut ValuesMut<'_>>; 2]) -> f32;
-
-/// The kernels by fused multiply-add, see [`crate::few`], [`crate::blocks`] and [`crate::finish`].
-pub(crate) struct Fma {
-    prepare: Prepare,
-    few: Accumulate,
-    pub decode: unsafe fn(&Matrix, Place, &mut Weights),
-    pub add: unsafe fn(&Weights, usize, View<'_>, Range<usize>, usize, &mut [f32]),
-    pub scale: unsafe fn(&[f32], &[f32; PANEL], &mut [f32]),
-    finish: unsafe fn(&Epilogue<'_>, Range<usize>, &[f32], &mut Vec<f32>),
-    pub exact: Option<Exact>,
-}
-
-/// The kernels by products of integers, see [`crate::exact`].
-pub(crate) struct Exact {
-    few: Accumulate,
-    pub decode: unsafe fn(&Matrix, Place, &mut exact::Weights) -> bool,
-    pub add: unsafe fn(&exact::Weights, usize, View<'_>, Range<usize>, usize, &mut [f32]),
 }
 
 /// The generic kernels for one kind of vectors, with its instructions enabled.
@@ -237,7 +219,7 @@ impl Kernels {
                 (Some(accumulate), _) => accumulate(matrix, panels, x, acc),
                 (None, Some(exact)) if x.tokens <= few::TOKENS => (exact.few)(matrix, panels, x, acc),
                 (None, None) if x.tokens <= few::TOKENS => (self.fma.few)(matrix, panels, x, acc),
-                (None, _) => blocks::accumulate(&self.fma, matrix, panels, x, acc),
+                (None, _) => many::accumulate(&self.fma, matrix, panels, x, acc),
             }
         }
     }

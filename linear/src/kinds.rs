@@ -8,16 +8,16 @@ macro_rules! by_kind {
     ($matrix:expr, $lanes:ty, $function:ident [$($before:ty),*] [$($after:ty),*] $arguments:tt) => {
         $crate::kinds::by_integer_kind!($matrix, $lanes, $function [$($before),*] [$($after),*] $arguments, else {
             match (&$matrix.coding, &$matrix.scales) {
-                ($crate::matrix::Coding::E4M3, $crate::matrix::GroupScales::Floats(_)) => {
+                ($crate::tiling::Coding::E4M3, $crate::matrix::GroupScales::Floats(_)) => {
                     $function::<$($before,)* <$lanes as $crate::lanes::Lanes>::E4M3, $crate::walk::Scaled $(, $after)*> $arguments
                 }
-                ($crate::matrix::Coding::E4M3, $crate::matrix::GroupScales::One) => {
+                ($crate::tiling::Coding::E4M3, $crate::matrix::GroupScales::One) => {
                     $function::<$($before,)* <$lanes as $crate::lanes::Lanes>::E4M3, $crate::walk::Through $(, $after)*> $arguments
                 }
-                ($crate::matrix::Coding::E5M2, $crate::matrix::GroupScales::Floats(_)) => {
+                ($crate::tiling::Coding::E5M2, $crate::matrix::GroupScales::Floats(_)) => {
                     $function::<$($before,)* <$lanes as $crate::lanes::Lanes>::E5M2, $crate::walk::Scaled $(, $after)*> $arguments
                 }
-                ($crate::matrix::Coding::Bf16, $crate::matrix::GroupScales::One) => {
+                ($crate::tiling::Coding::Bf16, $crate::matrix::GroupScales::One) => {
                     $function::<$($before,)* <$lanes as $crate::lanes::Lanes>::Bf16, $crate::walk::Through $(, $after)*> $arguments
                 }
                 (coding, _) => unreachable!("no layer has {coding:?} in such groups"),
@@ -30,19 +30,19 @@ macro_rules! by_kind {
 macro_rules! by_integer_kind {
     ($matrix:expr, $lanes:ty, $function:ident [$($before:ty),*] [$($after:ty),*] $arguments:tt, else $other:block) => {
         match (&$matrix.coding, &$matrix.scales, $matrix.zero_points.is_empty()) {
-            ($crate::matrix::Coding::Nibbles, $crate::matrix::GroupScales::Ladder(..), _) => {
+            ($crate::tiling::Coding::Nibbles, $crate::matrix::GroupScales::Ladder(..), _) => {
                 $function::<$($before,)* <$lanes as $crate::lanes::Lanes>::Nibbles, $crate::walk::Through $(, $after)*> $arguments
             }
-            ($crate::matrix::Coding::Nibbles, $crate::matrix::GroupScales::Floats(_), true) => {
+            ($crate::tiling::Coding::Nibbles, $crate::matrix::GroupScales::Floats(_), true) => {
                 $function::<$($before,)* <$lanes as $crate::lanes::Lanes>::Nibbles, $crate::walk::Scaled $(, $after)*> $arguments
             }
-            ($crate::matrix::Coding::Nibbles, $crate::matrix::GroupScales::Floats(_), false) => {
+            ($crate::tiling::Coding::Nibbles, $crate::matrix::GroupScales::Floats(_), false) => {
                 $function::<$($before,)* <$lanes as $crate::lanes::Lanes>::Nibbles, $crate::walk::Centred $(, $after)*> $arguments
             }
-            ($crate::matrix::Coding::Int8, $crate::matrix::GroupScales::Floats(_), true) => {
+            ($crate::tiling::Coding::Int8, $crate::matrix::GroupScales::Floats(_), true) => {
                 $function::<$($before,)* <$lanes as $crate::lanes::Lanes>::Int8, $crate::walk::Scaled $(, $after)*> $arguments
             }
-            ($crate::matrix::Coding::Int8, $crate::matrix::GroupScales::Floats(_), false) => {
+            ($crate::tiling::Coding::Int8, $crate::matrix::GroupScales::Floats(_), false) => {
                 $function::<$($before,)* <$lanes as $crate::lanes::Lanes>::Int8, $crate::walk::Centred $(, $after)*> $arguments
             }
             _ => $other,

@@ -28,15 +28,15 @@ pub(crate) trait Lanes: Copy {
     const REGISTERS: usize;
     /// A table of 16 values.
     type Table: Copy;
-    /// See [`Coding::Nibbles`](crate::matrix::Coding).
+    /// See [`Coding::Nibbles`](crate::tiling::Coding).
     type Nibbles: Decode<Self>;
-    /// See [`Coding::E4M3`](crate::matrix::Coding).
+    /// See [`Coding::E4M3`](crate::tiling::Coding).
     type E4M3: Decode<Self>;
-    /// See [`Coding::E5M2`](crate::matrix::Coding).
+    /// See [`Coding::E5M2`](crate::tiling::Coding).
     type E5M2: Decode<Self>;
-    /// See [`Coding::Int8`](crate::matrix::Coding).
+    /// See [`Coding::Int8`](crate::tiling::Coding).
     type Int8: Decode<Self>;
-    /// See [`Coding::Bf16`](crate::matrix::Coding).
+    /// See [`Coding::Bf16`](crate::tiling::Coding).
     type Bf16: Decode<Self>;
 
     /// Brings memory near, if that is possible; any address will do.

@@ -47,11 +47,13 @@ mod few;
 mod finish;
 mod forward;
 mod isa;
+mod kernel_table;
 mod kernels;
 mod kinds;
 mod lanes;
 mod layer;
 mod line;
+mod many;
 mod matrix;
 mod operands;
 mod packed;
@@ -62,6 +64,7 @@ mod pool;
 )]
 mod prepare;
 pub mod reference;
+mod tiling;
 mod tokens;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "AMX alone has sums in memory"))]
 mod walk;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::layer::{Layer, Layout};
-use crate::matrix::{Coding, LINE, PANEL};
+use crate::tiling::{Coding, LINE, PANEL};
 
 /// What a line holds.
 pub(crate) struct Place {

@@ -1,65 +1,16 @@
-//! A matrix of codes in the order in which the kernels read it.
-//!
-//! Sixteen output features are a *panel*; panels lie one after the other. Within a panel the input features of a group lie in
-//! lines of 64 bytes, the last line of a group filled up with codes of 0:
-//!
-//! * Codes of 4 bits: a line is 8 input features. Its 16-bit element `2 j + h` holds, in nibble `t`, output feature `j` of the panel
-//!   and input feature `2 t + h`. Shifted by `4 t` and looked up in a table of 16-bit values, a line is four rows of the operand
-//!   `B` of AMX, and of products of integers, in which the two of a pair lie side by side.
-//! * Codes of 8 bits: a line is 4 input features, 16 bytes each.
-//! * bfloat16: a line is the 2 input features of a pair, output feature by output feature.
+//! A matrix of codes in the order in which the kernels read it, see [`crate::tiling`].
 
-use zqc_numerics::{FactorFormat, Format, Ladder};
+use zqc_numerics::{FactorFormat, Ladder};
 
 use crate::codebook::Codebook;
 use crate::layer::{Extra, Layer, LowRank};
 use crate::line::{Place, fill, put};
-use crate::reference::BLOCK;
-
-/// Output features of a panel.
-pub(crate) const PANEL: usize = 16;
-/// Bytes of a line.
-pub(crate) const LINE: usize = 64;
+use crate::tiling::{BLOCK, Coding, LINE, PANEL};
 
 /// A line of codes, at an address that suits every load.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(crate) struct Line(pub [u8; LINE]);
-
-/// What codes stand for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Coding {
-    /// Codes of 4 bits, with the values of a codebook.
-    Nibbles,
-    /// See [`Format::E4M3`], without NaN.
-    E4M3,
-    /// See [`Format::E5M2`], without NaN and infinity.
-    E5M2,
-    /// See [`Format::Int8`].
-    Int8,
-    /// bfloat16.
-    Bf16,
-}
-
-impl Coding {
-    pub(crate) fn of(format: Format) -> Self {
-        match format {
-            Format::E2M1 | Format::E3M0 | Format::Int4 => Self::Nibbles,
-            Format::E4M3 => Self::E4M3,
-            Format::E5M2 => Self::E5M2,
-            Format::Int8 => Self::Int8,
-        }
-    }
-
-    /// Input features of a line.
-    pub(crate) const fn columns(self) -> usize {
-        match self {
-            Self::Nibbles => 8,
-            Self::E4M3 | Self::E5M2 | Self::Int8 => 4,
-            Self::Bf16 => 2,
-        }
-    }
-}
 
 /// What the groups of a weight have besides codes and zero points.
 pub(crate) enum GroupScales {

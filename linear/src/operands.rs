@@ -7,7 +7,7 @@ use half::{bf16, f16};
 use zqc_numerics::ActivationFormat;
 
 use crate::error::{Expected, ShapeError};
-use crate::matrix::PANEL;
+use crate::tiling::PANEL;
 
 /// Activations `[M, K]`, one token a row.
 #[derive(Clone, Copy, Debug)]

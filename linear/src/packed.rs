@@ -1,12 +1,10 @@
 //! A layer in the order in which the kernels read it.
 
-use crate::error::{PackError, ShapeError};
-use crate::forward::forward;
+use crate::error::PackError;
 use crate::isa::Isa;
 use crate::layer::{Extra, Layer};
-use crate::matrix::{Matrix, PANEL};
-use crate::operands::{Output, Tokens};
-use crate::pool::Pool;
+use crate::matrix::Matrix;
+use crate::tiling::PANEL;
 
 /// A layer, packed.
 pub struct PackedLinear {
@@ -51,17 +49,6 @@ impl PackedLinear {
         let bias = layer.bias.map(by_panels).unwrap_or_default();
         let weight = Matrix::weight(layer);
         Ok(Self { isa, k: layer.k, n: layer.n, weight, row_scales, low_rank, bias })
-    }
-
-    /// Computes `output` `[M, N]` of `tokens` `[M, K]`.
-    ///
-    /// # Errors
-    /// When the slices do not fit.
-    pub fn forward(&self, tokens: Tokens<'_>, output: Output<'_>, pool: &dyn Pool) -> Result<(), ShapeError> {
-        let m = tokens.rows(self.k)?;
-        ShapeError::check("outputs", output.len(), m * self.n)?;
-        forward(self, m, &tokens, output, pool);
-        Ok(())
     }
 
     /// Input features, `K`.

@@ -8,7 +8,7 @@ use crate::codebook::bf16_bits;
 use crate::layer::flush_to_zero;
 use crate::matrix::{Groups, Matrix};
 use crate::operands::Tokens;
-use crate::reference::BLOCK;
+use crate::tiling::BLOCK;
 
 /// Tokens that are prepared together, at most: the rows of a tile of AMX.
 const TILE: usize = 16;

@@ -6,9 +6,7 @@ use zqc_numerics::{ActivationFormat, Format, SCALE_FLOOR};
 use crate::error::{PackError, ShapeError};
 use crate::layer::{Extra, Layer, flush_to_zero};
 use crate::operands::{Output, Tokens};
-
-/// Input features of a block.
-pub(crate) const BLOCK: usize = 32;
+use crate::tiling::BLOCK;
 
 /// Computes `output [M, N]` of `tokens [M, K]`.
 ///

@@ -1,7 +1,8 @@
 //! The groups of a panel, one after the other.
 
 use crate::lanes::{Decode, Lanes};
-use crate::matrix::{GroupScales, Groups, LINE, Matrix, PANEL};
+use crate::matrix::{GroupScales, Groups, Matrix};
+use crate::tiling::{LINE, PANEL};
 
 /// The groups of a panel.
 pub(crate) struct Walk<'a, V: Lanes, D> {

@@ -4,6 +4,7 @@ use crate::{Format, Ladder};
 
 /// Why a weight matrix could not be quantized, or is no quantized matrix.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum SolveError {
     /// A slice does not hold the number of values that its stated shape needs.
     #[error("{what} holds {actual} values, its shape needs {expected}")]

@@ -1,14 +1,12 @@
-//! ONNX Runtime's C API, as far as operators need it: statuses, what is known of a node, and constants.
+//! ONNX Runtime's C API, as far as operators need it: statuses, and what it tells of a node.
 
-use std::any::Any;
-use std::ffi::{CStr, CString, c_char, c_void};
+use std::ffi::{CStr, CString, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
-use ort_sys::{OrtApi, OrtErrorCode, OrtKernelInfo, OrtLoggingLevel, OrtMemType, OrtStatusPtr, OrtValue};
+use ort_sys::{OrtApi, OrtErrorCode, OrtKernelInfo, OrtLoggingLevel, OrtMemType, OrtStatusPtr};
 
-use crate::element::Element;
-use crate::tensor::{Info, Tensor, View};
+use crate::error::{OpError, panic_message};
 
 /// The version of the C API that the library is written against: that of ONNX Runtime 1.18, which every later one offers.
 pub(crate) const VERSION: u32 = 18;
@@ -16,73 +14,6 @@ pub(crate) const VERSION: u32 = 18;
 /// The functions of one loaded ONNX Runtime. A process can hold several, each with its own.
 #[derive(Clone, Copy)]
 pub(crate) struct Api(&'static OrtApi);
-
-/// Why an operator cannot be made or run; the text goes to whoever called ONNX Runtime.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum OpError {
-    /// What ONNX Runtime itself answered.
-    #[error("{0}")]
-    Runtime(String),
-    /// An input that the function does not allow.
-    #[error(
-        "input {input} is {found}, not {wanted}: the model is damaged, or of another zqc than this library"
-    )]
-    Input {
-        /// Name of the input in the function.
-        input: &'static str,
-        /// What it is.
-        found: String,
-        /// What it should be.
-        wanted: String,
-    },
-    /// An output of another type than its attribute says.
-    #[error("the output is {found:?}, not {wanted:?} as its attribute says: the model is damaged")]
-    Output {
-        /// What the session takes it for.
-        found: Element,
-        /// What the attribute says.
-        wanted: Element,
-    },
-    /// An attribute that the function does not allow.
-    #[error("attribute {name} is {value}: the model is damaged, or of another zqc than this library")]
-    Attribute {
-        /// Its name.
-        name: &'static str,
-        /// Its value.
-        value: i64,
-    },
-    /// A row that a table does not have.
-    #[error("index {index} is out of range: the table has {rows} rows")]
-    Index {
-        /// The index.
-        index: i64,
-        /// Rows of the table.
-        rows: usize,
-    },
-    /// A type that ONNX Runtime cannot be told of in time.
-    #[error(
-        "an output of {0:?} needs ONNX Runtime 1.20 or later; without this library, this one runs the model"
-    )]
-    OldRuntime(Element),
-    /// What the kernels refuse.
-    #[error(transparent)]
-    Pack(#[from] zqc_linear::PackError),
-    /// What the kernels refuse.
-    #[error(transparent)]
-    Shape(#[from] zqc_linear::ShapeError),
-    /// What CUDA refuses.
-    #[error(transparent)]
-    Cuda(#[from] zqc_cuda::Error),
-    /// A type that there are no kernels for CUDA of.
-    #[error("there are no kernels of {0:?} for CUDA; in a session without the CUDA provider, the model runs")]
-    CudaType(Element),
-    /// What the processor lacks.
-    #[error(transparent)]
-    Isa(#[from] zqc_linear::IsaError),
-    /// An error of the library.
-    #[error("internal error, please report it: {0}")]
-    Panic(String),
-}
 
 impl Api {
     /// # Safety
@@ -117,7 +48,7 @@ impl Api {
         let error = match result {
             Ok(Ok(())) => return OrtStatusPtr::default(),
             Ok(Err(error)) => error,
-            Err(panic) => OpError::Panic(text(panic.as_ref())),
+            Err(panic) => OpError::Panic(panic_message(panic.as_ref())),
         };
         let code = match error {
             OpError::Panic(_) => OrtErrorCode::ORT_RUNTIME_EXCEPTION,
@@ -159,28 +90,6 @@ impl Api {
         // SAFETY: both pointers are valid for the call.
         self.check(unsafe { (self.0.KernelInfoGetAttribute_int64)(info, key.as_ptr(), &mut value) })?;
         Ok(value)
-    }
-
-    /// An input of the node, if it is constant.
-    ///
-    /// # Safety
-    /// `info` comes from ONNX Runtime and is alive; the tensor is as long as the session.
-    pub(crate) unsafe fn constant<'a>(
-        self,
-        info: *const OrtKernelInfo,
-        input: usize,
-        name: &'static str,
-    ) -> Result<Option<Tensor<'a>>, OpError> {
-        let (mut constant, mut value) = (0, ptr::null());
-        // SAFETY: all pointers are valid for the call.
-        let status =
-            unsafe { (self.0.KernelInfoGetConstantInput_tensor)(info, input, &mut constant, &mut value) };
-        self.check(status)?;
-        if constant == 0 || value.is_null() {
-            return Ok(None);
-        }
-        // SAFETY: the value is an initializer of the session.
-        unsafe { self.tensor(value, name) }.map(Some)
     }
 
     /// The number of the device that the provider of the node works on.
@@ -231,49 +140,4 @@ impl Api {
             Ok(found)
         }
     }
-
-    /// What a value holds.
-    ///
-    /// # Safety
-    /// `value` is a tensor in the memory of the host that outlives `'a` unchanged.
-    pub(crate) unsafe fn tensor<'a>(
-        self,
-        value: *const OrtValue,
-        name: &'static str,
-    ) -> Result<Tensor<'a>, OpError> {
-        // SAFETY: the value is a tensor.
-        let View { element, dims, address, .. } = unsafe { self.view(value, name) }?;
-        let length = dims.iter().product::<usize>() * element.size();
-        let bytes = if length == 0 || address == 0 {
-            &[]
-        } else {
-            // SAFETY: a tensor of these dimensions and of this element type has so many bytes, alive for 'a by the
-            // caller's promise.
-            unsafe { std::slice::from_raw_parts(ptr::with_exposed_provenance(address), length) }
-        };
-        Ok(Tensor { name, element, dims, bytes })
-    }
-
-    /// What a value is, and where.
-    ///
-    /// # Safety
-    /// `value` is a tensor.
-    pub(crate) unsafe fn view(self, value: *const OrtValue, name: &'static str) -> Result<View, OpError> {
-        let mut info = ptr::null_mut();
-        // SAFETY: the value is a tensor; `info` is released by the drop of `Info`.
-        self.check(unsafe { (self.0.GetTensorTypeAndShape)(value, &mut info) })?;
-        let info = Info::new(self, info);
-        let (element, dims) = (info.element()?, info.dims()?);
-        let dims: Vec<usize> = dims.iter().map(|&dim| usize::try_from(dim).unwrap_or(0)).collect();
-        let mut data: *mut c_void = ptr::null_mut();
-        // SAFETY: the call only yields the address; nothing is written through it.
-        self.check(unsafe { (self.0.GetTensorMutableData)(value.cast_mut(), &mut data) })?;
-        Ok(View { name, element, dims, address: data.expose_provenance() })
-    }
-}
-
-/// The message of a panic.
-pub(crate) fn text(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_string()
 }

@@ -8,9 +8,11 @@ use std::ptr;
 use bytemuck::Pod;
 use ort_sys::{OrtKernelContext, OrtValue};
 
-use crate::api::{Api, OpError, text};
+use crate::api::Api;
 use crate::element::Element;
-use crate::tensor::{Info, Tensor, View};
+use crate::error::{OpError, panic_message};
+use crate::info::Info;
+use crate::tensor::{Tensor, View};
 
 /// The inputs and outputs of one run of a node.
 pub(crate) struct Context<'a> {
@@ -127,7 +129,7 @@ impl<'a> Context<'a> {
             // A panic must not cross into C++; that it happened is kept for the caller.
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (task.run)(at))) {
                 let mut first = task.panic.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-                first.get_or_insert_with(|| text(panic.as_ref()));
+                first.get_or_insert_with(|| panic_message(panic.as_ref()));
             }
         }
         let task = Task { run: task, panic: Default::default() };

@@ -3,10 +3,7 @@
 use std::fmt;
 
 use ort_sys::ONNXTensorElementDataType;
-use zqc_cuda::DataType;
-use zqc_numerics::{ActivationFormat, FactorFormat, Format, OUTPUT_TYPE};
-
-use crate::api::OpError;
+use zqc_numerics::{ActivationFormat, FactorFormat, Format};
 
 /// The element type of a tensor, by ONNX's number, which is `TensorProto.DataType` and `ONNXTensorElementDataType` alike.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -34,16 +31,6 @@ impl Element {
             Self::F32 | Self::I32 => 4,
             Self::F64 | Self::I64 => 8,
             _ => 0,
-        }
-    }
-
-    /// As kernels for CUDA have it.
-    pub(crate) fn cuda(self) -> Result<DataType, OpError> {
-        match self {
-            Self::F32 => Ok(DataType::F32),
-            Self::F16 => Ok(DataType::F16),
-            Self::BF16 => Ok(DataType::Bf16),
-            other => Err(OpError::CudaType(other)),
         }
     }
 
@@ -98,18 +85,6 @@ impl Element {
             _ => ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED,
         }
     }
-}
-
-/// The type that the attribute `output_type` of a layer names, which must be the `declared` one of the operator if that has one.
-pub(crate) fn output_element(output_type: i64, declared: Element) -> Result<Element, OpError> {
-    let element = i32::try_from(output_type).map(Element).unwrap_or(Element::ANY);
-    if ![Element::F32, Element::F16, Element::BF16, Element::F64].contains(&element) {
-        return Err(OpError::Attribute { name: OUTPUT_TYPE, value: output_type });
-    }
-    if declared != Element::ANY && declared != element {
-        return Err(OpError::OldRuntime(element));
-    }
-    Ok(element)
 }
 
 impl fmt::Debug for Element {

@@ -8,9 +8,11 @@ use ort_sys::OrtKernelInfo;
 use zqc_linear::Pool;
 use zqc_numerics::{OUTPUT_TYPE, Operand, WeightKind};
 
-use crate::api::{Api, OpError};
+use crate::api::Api;
 use crate::context::Context;
-use crate::element::{Element, output_element};
+use crate::element::Element;
+use crate::error::OpError;
+use crate::output_type::output_element;
 use crate::pool::SessionPool;
 use crate::tensor::Tensor;
 

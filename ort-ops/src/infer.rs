@@ -8,10 +8,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ort_sys::{OrtOpAttrType, OrtShapeInferContext};
 use zqc_numerics::{OUTPUT_TYPE, Operand};
 
-use crate::api::{Api, OpError};
-use crate::element::{Element, output_element};
-use crate::operator::{Function, Operator};
-use crate::tensor::Info;
+use crate::api::Api;
+use crate::element::Element;
+use crate::error::OpError;
+use crate::function::Function;
+use crate::info::Info;
+use crate::output_type::output_element;
+use crate::schema::Schema;
 
 /// A dimension that is not known.
 const UNKNOWN: i64 = -1;
@@ -22,15 +25,15 @@ const UNKNOWN: i64 = -1;
 /// `context` is what ONNX Runtime hands to the callback that this runs in.
 pub(crate) unsafe fn outputs(
     api: Api,
-    operator: &Operator,
+    schema: &Schema,
     context: *mut OrtShapeInferContext,
 ) -> Result<(), OpError> {
     // SAFETY: the caller's promise holds for all calls below.
     unsafe {
-        match operator.function {
+        match schema.function {
             Function::Quantize(_) if is_unranked(api, context)? => Ok(()),
             Function::Quantize(_) => {
-                for (at, &element) in operator.outputs.iter().enumerate() {
+                for (at, &element) in schema.outputs.iter().enumerate() {
                     // Scales and zero points: one a token.
                     let shape = if at > 0 { Shape::Last(1) } else { Shape::Same };
                     set(api, context, at, element, shape)?;
@@ -42,9 +45,9 @@ pub(crate) unsafe fn outputs(
                 let scales = signature.activation_inputs().len() + scales.unwrap_or_default();
                 let scales = input(api, context, scales)?.dims()?;
                 let n = if signature.trans_b { scales.first() } else { scales.last() };
-                let element = output(api, context, operator)?;
+                let element = output(api, context, schema)?;
                 // What ONNX Runtime takes for the type of the output is that of the one input whose type is open.
-                let open = operator.inputs.iter().position(|&element| element == Element::ANY);
+                let open = schema.inputs.iter().position(|&element| element == Element::ANY);
                 let default = match open {
                     Some(at) => input(api, context, at)?.element()?,
                     None => Element::F32,
@@ -57,23 +60,19 @@ pub(crate) unsafe fn outputs(
             }
             Function::Gather(_) => {
                 let k = input(api, context, 1)?.dims()?.last().copied().unwrap_or(UNKNOWN);
-                set(api, context, 0, output(api, context, operator)?, Shape::Append(k))
+                set(api, context, 0, output(api, context, schema)?, Shape::Append(k))
             }
         }
     }
 }
 
 /// The type of the output that the attribute of the node names.
-unsafe fn output(
-    api: Api,
-    context: *mut OrtShapeInferContext,
-    operator: &Operator,
-) -> Result<Element, OpError> {
+unsafe fn output(api: Api, context: *mut OrtShapeInferContext, schema: &Schema) -> Result<Element, OpError> {
     // SAFETY: the caller's promise.
     let output_type = unsafe { attribute(api, context, OUTPUT_TYPE)? };
-    output_element(output_type, operator.outputs[0]).inspect_err(|error| {
+    output_element(output_type, schema.outputs[0]).inspect_err(|error| {
         // ONNX Runtime before 1.20 goes on, and fails later with a word on types only.
-        eprintln!("zqc_ort: {}: {error}", operator.name());
+        eprintln!("zqc_ort: {}: {error}", schema.name());
     })
 }
 

@@ -7,9 +7,11 @@ use ort_sys::OrtKernelInfo;
 use zqc_linear::{Activations, Extra, Isa, Layer, Layout, LowRank, Output, PackedLinear, Tokens};
 use zqc_numerics::{Extra as Kind, GROUP_SIZE, OUTPUT_TYPE, Operand, Signature, WeightKind};
 
-use crate::api::{Api, OpError};
+use crate::api::Api;
 use crate::context::Context;
-use crate::element::{Element, output_element};
+use crate::element::Element;
+use crate::error::OpError;
+use crate::output_type::output_element;
 use crate::pool::SessionPool;
 use crate::shared::{Key, Shared};
 use crate::tensor::Tensor;

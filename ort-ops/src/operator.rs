@@ -1,34 +1,24 @@
 //! One operator: what ONNX Runtime asks about it, and what it does.
 
-use std::borrow::Cow;
-use std::ffi::{CString, c_char, c_int, c_void};
+use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
 
 use ort_sys::{
     ONNXTensorElementDataType, OrtApi, OrtCustomOp, OrtCustomOpInputOutputCharacteristic, OrtKernelContext,
     OrtKernelInfo, OrtMemType, OrtShapeInferContext, OrtStatusPtr,
 };
-use zqc_numerics::{ActivationFormat, Signature, WeightKind};
 
-use crate::api::{Api, OpError};
+use crate::api::Api;
 use crate::context::Context;
 use crate::cuda;
 use crate::element::Element;
+use crate::error::OpError;
+use crate::function::Function;
 use crate::gather::Gather;
 use crate::infer;
 use crate::linear::Linear;
 use crate::quantize::Quantize;
-
-/// Which function an operator computes.
-#[derive(Clone, Copy)]
-pub(crate) enum Function {
-    /// Token-wise quantization.
-    Quantize(ActivationFormat),
-    /// A linear layer.
-    Linear(Signature),
-    /// Rows of a table.
-    Gather(WeightKind),
-}
+use crate::schema::Schema;
 
 /// What runs an operator.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,11 +32,8 @@ pub(crate) enum Provider {
 pub(crate) struct Operator {
     base: OrtCustomOp,
     api: Api,
-    name: CString,
     provider: Provider,
-    pub function: Function,
-    pub inputs: Vec<Element>,
-    pub outputs: Vec<Element>,
+    schema: Schema,
 }
 
 /// A node of a session.
@@ -65,62 +52,33 @@ struct Node {
     kernel: Kernel,
 }
 
-impl Function {
-    /// Every function.
-    pub(crate) fn all() -> impl Iterator<Item = Self> {
-        let quantize = ActivationFormat::ALL.into_iter().map(Self::Quantize);
-        let linear = Signature::all().map(Self::Linear);
-        quantize.chain(linear).chain(WeightKind::tables().map(Self::Gather))
-    }
-
-    pub(crate) fn name(self) -> String {
-        match self {
-            Self::Quantize(format) => format.quantize_function(),
-            Self::Linear(signature) => signature.name(),
-            Self::Gather(kind) => kind.gather_function(),
-        }
-    }
-}
-
 impl Operator {
-    /// The operator of a function for a provider. A layer takes whatever floats the model has, and where the type of an output can be
-    /// inferred yields them too, else float32.
     pub(crate) fn new(api: Api, function: Function, provider: Provider, infers_types: bool) -> Self {
-        let float = if infers_types { Element::ANY } else { Element::F32 };
-        let (inputs, outputs) = match function {
-            Function::Quantize(format) => (vec![Element::ANY], Quantize::outputs(format)),
-            Function::Linear(signature) => {
-                let x = if signature.activation.is_none() { Element::ANY } else { float };
-                (Linear::inputs(signature, x), vec![float])
-            }
-            Function::Gather(kind) => (Gather::inputs(kind), vec![float]),
-        };
-        let name = CString::new(function.name()).unwrap_or_default();
-        Self { base: BASE, api, name, provider, function, inputs, outputs }
+        Self { base: BASE, api, provider, schema: Schema::new(function, infers_types) }
     }
 
     pub(crate) fn base(&self) -> *const OrtCustomOp {
         &raw const self.base
     }
 
-    pub(crate) fn name(&self) -> Cow<'_, str> {
-        self.name.to_string_lossy()
-    }
-
     fn create(&self, api: Api, info: *const OrtKernelInfo) -> Result<Kernel, OpError> {
         if self.provider == Provider::Cuda {
             // SAFETY: `info` is what ONNX Runtime hands to the callback that this runs in.
-            return Ok(Kernel::Cuda(unsafe { cuda::Node::new(api, info, self.function, self.outputs[0]) }?));
+            return Ok(Kernel::Cuda(unsafe {
+                cuda::Node::new(api, info, self.schema.function, self.schema.outputs[0])
+            }?));
         }
-        Ok(match self.function {
+        Ok(match self.schema.function {
             Function::Quantize(format) => Kernel::Quantize(Quantize::new(format)?),
             Function::Linear(signature) => {
                 // SAFETY: `info` is what ONNX Runtime hands to the callback that this runs in.
-                Kernel::Linear(Box::new(unsafe { Linear::new(api, info, signature, self.outputs[0]) }?))
+                Kernel::Linear(Box::new(unsafe {
+                    Linear::new(api, info, signature, self.schema.outputs[0])
+                }?))
             }
             Function::Gather(kind) => {
                 // SAFETY: the same.
-                Kernel::Gather(unsafe { Gather::new(api, info, kind, self.outputs[0]) }?)
+                Kernel::Gather(unsafe { Gather::new(api, info, kind, self.schema.outputs[0]) }?)
             }
         })
     }
@@ -137,7 +95,7 @@ unsafe fn operator<'a>(op: *const OrtCustomOp) -> &'a Operator {
 
 unsafe extern "system" fn name(op: *const OrtCustomOp) -> *const c_char {
     // SAFETY: ONNX Runtime passes the operator that was registered; so in the callbacks below.
-    unsafe { operator(op) }.name.as_ptr()
+    unsafe { operator(op) }.schema.name.as_ptr()
 }
 
 unsafe extern "system" fn provider(op: *const OrtCustomOp) -> *const c_char {
@@ -150,22 +108,22 @@ unsafe extern "system" fn provider(op: *const OrtCustomOp) -> *const c_char {
 
 unsafe extern "system" fn input_type(op: *const OrtCustomOp, at: usize) -> ONNXTensorElementDataType {
     // SAFETY: see `name`.
-    unsafe { operator(op) }.inputs.get(at).copied().unwrap_or(Element::ANY).binding()
+    unsafe { operator(op) }.schema.inputs.get(at).copied().unwrap_or(Element::ANY).binding()
 }
 
 unsafe extern "system" fn input_count(op: *const OrtCustomOp) -> usize {
     // SAFETY: see `name`.
-    unsafe { operator(op) }.inputs.len()
+    unsafe { operator(op) }.schema.inputs.len()
 }
 
 unsafe extern "system" fn output_type(op: *const OrtCustomOp, at: usize) -> ONNXTensorElementDataType {
     // SAFETY: see `name`.
-    unsafe { operator(op) }.outputs.get(at).copied().unwrap_or(Element::ANY).binding()
+    unsafe { operator(op) }.schema.outputs.get(at).copied().unwrap_or(Element::ANY).binding()
 }
 
 unsafe extern "system" fn output_count(op: *const OrtCustomOp) -> usize {
     // SAFETY: see `name`.
-    unsafe { operator(op) }.outputs.len()
+    unsafe { operator(op) }.schema.outputs.len()
 }
 
 unsafe extern "system" fn required(_: *const OrtCustomOp, _: usize) -> OrtCustomOpInputOutputCharacteristic {
@@ -176,7 +134,7 @@ unsafe extern "system" fn memory(op: *const OrtCustomOp, at: usize) -> OrtMemTyp
     // SAFETY: see `name`.
     let operator = unsafe { operator(op) };
     match operator.provider {
-        Provider::Cuda if cuda::is_on_host(operator.function, at) => OrtMemType::OrtMemTypeCPUInput,
+        Provider::Cuda if cuda::is_on_host(operator.schema.function, at) => OrtMemType::OrtMemTypeCPUInput,
         _ => OrtMemType::OrtMemTypeDefault,
     }
 }
@@ -202,7 +160,7 @@ unsafe extern "system" fn create(
     let api = operator.api;
     // SAFETY: `info` is alive during the callback.
     let name = unsafe { api.node_name(info) }.unwrap_or_default();
-    let context = format!("node \"{name}\" ({})", operator.name());
+    let context = format!("node \"{name}\" ({})", operator.schema.name());
     api.guard(&context, || {
         let made = operator.create(api, info)?;
         let node = Box::new(Node { api, name: context.clone(), kernel: made });
@@ -240,9 +198,9 @@ unsafe extern "system" fn infer_shapes(
 ) -> OrtStatusPtr {
     // SAFETY: see `name`.
     let operator = unsafe { operator(op) };
-    let name = operator.name();
+    let name = operator.schema.name();
     // SAFETY: the context is alive during the callback.
-    operator.api.guard(&name, || unsafe { infer::outputs(operator.api, operator, context) })
+    operator.api.guard(&name, || unsafe { infer::outputs(operator.api, &operator.schema, context) })
 }
 
 /// The version of the struct below: that of ONNX Runtime 1.17.

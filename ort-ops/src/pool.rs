@@ -5,8 +5,8 @@ use std::thread::available_parallelism;
 
 use zqc_linear::Pool;
 
-use crate::api::OpError;
 use crate::context::Context;
+use crate::error::OpError;
 
 /// The threads of the session that a kernel runs in. The library has none of its own: a host that uses several libraries
 /// does not get more threads than it asked for, and the library can be unloaded.

@@ -6,9 +6,9 @@ use half::{bf16, f16};
 use zqc_linear::{Activations, Isa, Pool, quantize_tokens};
 use zqc_numerics::ActivationFormat;
 
-use crate::api::OpError;
 use crate::context::Context;
 use crate::element::Element;
+use crate::error::OpError;
 use crate::pool::SessionPool;
 use crate::tensor::Tensor;
 

@@ -8,9 +8,11 @@ use std::sync::{LazyLock, Mutex};
 use ort_sys::{OrtApiBase, OrtCustomOpDomain, OrtSessionOptions};
 use zqc_numerics::FUNCTION_DOMAIN;
 
-use crate::api::{Api, OpError};
+use crate::api::Api;
 use crate::cuda;
-use crate::operator::{Function, Operator, Provider};
+use crate::error::OpError;
+use crate::function::Function;
+use crate::operator::{Operator, Provider};
 
 /// The version of an ONNX Runtime.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,12 +1,15 @@
 //! Tensors that ONNX Runtime holds.
 
+use std::ffi::c_void;
 use std::ptr;
 
 use bytemuck::Pod;
-use ort_sys::OrtTensorTypeAndShapeInfo;
+use ort_sys::{OrtKernelInfo, OrtValue};
 
-use crate::api::{Api, OpError};
+use crate::api::Api;
 use crate::element::Element;
+use crate::error::OpError;
+use crate::info::Info;
 
 /// A tensor that ONNX Runtime holds, in whatever memory.
 pub(crate) struct View {
@@ -63,55 +66,66 @@ impl<'a> Tensor<'a> {
     }
 }
 
-/// Type and shape of a value, as ONNX Runtime describes them.
-pub(crate) struct Info {
-    api: Api,
-    info: *mut OrtTensorTypeAndShapeInfo,
-}
+impl Api {
+    /// An input of the node, if it is constant.
+    ///
+    /// # Safety
+    /// `info` comes from ONNX Runtime and is alive; the tensor is as long as the session.
+    pub(crate) unsafe fn constant<'a>(
+        self,
+        info: *const OrtKernelInfo,
+        input: usize,
+        name: &'static str,
+    ) -> Result<Option<Tensor<'a>>, OpError> {
+        let (mut constant, mut value) = (0, ptr::null());
+        // SAFETY: all pointers are valid for the call.
+        let status = unsafe {
+            (self.table().KernelInfoGetConstantInput_tensor)(info, input, &mut constant, &mut value)
+        };
+        self.check(status)?;
+        if constant == 0 || value.is_null() {
+            return Ok(None);
+        }
+        // SAFETY: the value is an initializer of the session.
+        unsafe { self.tensor(value, name) }.map(Some)
+    }
 
-impl Info {
-    /// One of no type and no dimensions.
-    pub(crate) fn create(api: Api) -> Result<Self, OpError> {
+    /// A value in the memory of the host.
+    ///
+    /// # Safety
+    /// `value` is a tensor in the memory of the host that outlives `'a` unchanged.
+    pub(crate) unsafe fn tensor<'a>(
+        self,
+        value: *const OrtValue,
+        name: &'static str,
+    ) -> Result<Tensor<'a>, OpError> {
+        // SAFETY: the value is a tensor.
+        let View { element, dims, address, .. } = unsafe { self.view(value, name) }?;
+        let length = dims.iter().product::<usize>() * element.size();
+        let bytes = if length == 0 || address == 0 {
+            &[]
+        } else {
+            // SAFETY: a tensor of these dimensions and of this element type has so many bytes, alive for 'a by the
+            // caller's promise.
+            unsafe { std::slice::from_raw_parts(ptr::with_exposed_provenance(address), length) }
+        };
+        Ok(Tensor { name, element, dims, bytes })
+    }
+
+    /// A value in whatever memory.
+    ///
+    /// # Safety
+    /// `value` is a tensor.
+    pub(crate) unsafe fn view(self, value: *const OrtValue, name: &'static str) -> Result<View, OpError> {
         let mut info = ptr::null_mut();
-        // SAFETY: the pointer is valid for the call.
-        api.check(unsafe { (api.table().CreateTensorTypeAndShapeInfo)(&mut info) })?;
-        Ok(Self { api, info })
-    }
-
-    /// One that ONNX Runtime has made, released in the end; one that it keeps must not be dropped.
-    pub(crate) fn new(api: Api, info: *mut OrtTensorTypeAndShapeInfo) -> Self {
-        Self { api, info }
-    }
-
-    pub(crate) fn pointer(&self) -> *mut OrtTensorTypeAndShapeInfo {
-        self.info
-    }
-
-    /// The element type.
-    pub(crate) fn element(&self) -> Result<Element, OpError> {
-        // As a number, since a later ONNX Runtime may know types that the bindings do not.
-        let mut code = 0i32;
-        // SAFETY: the enum of the bindings has the representation of an i32.
-        let status = unsafe { (self.api.table().GetTensorElementType)(self.info, (&raw mut code).cast()) };
-        self.api.check(status)?;
-        Ok(Element(code))
-    }
-
-    /// The dimensions, -1 for one that is not known.
-    pub(crate) fn dims(&self) -> Result<Vec<i64>, OpError> {
-        let mut rank = 0;
-        // SAFETY: the pointers are valid for the call.
-        self.api.check(unsafe { (self.api.table().GetDimensionsCount)(self.info, &mut rank) })?;
-        let mut dims = vec![0i64; rank];
-        // SAFETY: the buffer has room for the rank.
-        self.api.check(unsafe { (self.api.table().GetDimensions)(self.info, dims.as_mut_ptr(), rank) })?;
-        Ok(dims)
-    }
-}
-
-impl Drop for Info {
-    fn drop(&mut self) {
-        // SAFETY: it was made by ONNX Runtime for us, and is released once.
-        unsafe { (self.api.table().ReleaseTensorTypeAndShapeInfo)(self.info) }
+        // SAFETY: the value is a tensor; `info` is released by the drop of `Info`.
+        self.check(unsafe { (self.table().GetTensorTypeAndShape)(value, &mut info) })?;
+        let info = Info::new(self, info);
+        let (element, dims) = (info.element()?, info.dims()?);
+        let dims: Vec<usize> = dims.iter().map(|&dim| usize::try_from(dim).unwrap_or(0)).collect();
+        let mut data: *mut c_void = ptr::null_mut();
+        // SAFETY: the call only yields the address; nothing is written through it.
+        self.check(unsafe { (self.table().GetTensorMutableData)(value.cast_mut(), &mut data) })?;
+        Ok(View { name, element, dims, address: data.expose_provenance() })
     }
 }

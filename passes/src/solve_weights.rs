@@ -195,7 +195,7 @@ impl<'a> Solver<'a> {
         let mut samples: Vec<Sample> = calibration.samples.iter().map(feed).collect();
         let count = interpreter.stages().len();
         for (index, stage) in interpreter.stages().iter().enumerate() {
-            let layers = self.layers(&stage.layers);
+            let layers = self.layers(&stage.linears);
             observer.stage_started(index, count, layers.len());
             let mut weights = Weights::new();
             for layer in &layers {

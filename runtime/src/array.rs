@@ -37,6 +37,7 @@ pub enum ArrayData {
 
 /// Why an [`Array`] could not be made or converted.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ArrayError {
     /// Shape and number of elements disagree, or the shape's product overflows.
     #[error("shape {shape:?} does not hold {len} elements")]

@@ -1,11 +1,11 @@
-//! Cuts a graph into stages: what a back end runs, then the operators that we run.
+//! Cuts a graph into stages: standard operators, which a back end runs, then operators that we run.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use zqc_ir::graph::Cycle;
 use zqc_ir::{Graph, NodeId, Op, ValueId};
 
-/// The subgraph between two sets of linear layers.
+/// The nodes between two sets of linear layers, and the layers after them.
 #[derive(Debug, Clone, Default)]
 pub struct Stage {
     /// The standard operators of the stage, for the back end, each after those whose results it reads. Operators
@@ -13,19 +13,44 @@ pub struct Stage {
     pub nodes: Vec<NodeId>,
     /// What `nodes` read from earlier stages and from the graph's inputs.
     pub inputs: Vec<ValueId>,
-    /// What `nodes` yield to later stages, to `layers`, or as results.
+    /// What `nodes` yield to later stages, to our operators, or as results.
     pub outputs: Vec<ValueId>,
-    /// What we run after `nodes`: quantization before the linear layers that read it, and control flow.
-    pub layers: Vec<NodeId>,
+    /// Control flow that we run after `nodes`.
+    pub controls: Vec<NodeId>,
+    /// Quantizations of activations, which the layers below read.
+    pub quantizations: Vec<NodeId>,
+    /// Linear layers with float weights.
+    pub linears: Vec<NodeId>,
+    /// Operators on quantized weights: linear layers and look-ups in tables.
+    pub quantized: Vec<NodeId>,
     /// The values that nothing after this stage reads.
     pub last_read: Vec<ValueId>,
+}
+
+impl Stage {
+    /// All operators that we run, each after those whose results it reads.
+    pub fn own(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let lists = [&self.controls, &self.quantizations, &self.linears, &self.quantized];
+        lists.into_iter().flatten().copied()
+    }
+
+    /// The list that an operator belongs to, which we run or not.
+    fn list(&mut self, op: &Op, is_control: bool) -> &mut Vec<NodeId> {
+        match op {
+            Op::Onnx(_) if is_control => &mut self.controls,
+            Op::Onnx(_) => &mut self.nodes,
+            Op::QuantizeActivation(_) => &mut self.quantizations,
+            Op::Linear(_) => &mut self.linears,
+            Op::QuantizedLinear(_) | Op::QuantizedGather(_) => &mut self.quantized,
+        }
+    }
 }
 
 /// The stages that compute `wanted`, in order. Every stage reads values of earlier stages only. `is_control` says which
 /// standard operators we run.
 ///
 /// # Errors
-/// When the graph has a circle.
+/// When the graph has a cycle.
 pub fn partition(
     graph: &Graph,
     wanted: &[ValueId],
@@ -42,9 +67,7 @@ pub fn partition(
     let count = stage_of.values().max().map_or(1, |last| last + 1);
     let mut stages = vec![Stage::default(); count];
     for &id in &scheduled {
-        let stage = &mut stages[stage_of[&id]];
-        let list = if ours.runs(id) { &mut stage.layers } else { &mut stage.nodes };
-        list.push(id);
+        stages[stage_of[&id]].list(&graph.node(id).op, ours.runs(id)).push(id);
     }
     add_constant_nodes(graph, &order, &constant, wanted, &mut stages);
     connect(graph, wanted, &mut stages);
@@ -118,7 +141,7 @@ fn constant_nodes(ours: &Ours<impl Fn(NodeId) -> bool>, order: &[NodeId]) -> Has
     constant
 }
 
-/// Puts the constant operators that a stage reads in front of its nodes; those that a layer or a result reads too.
+/// Puts the constant operators that a stage reads in front of its nodes; also those that our operators or a result read.
 fn add_constant_nodes(
     graph: &Graph,
     order: &[NodeId],
@@ -128,8 +151,8 @@ fn add_constant_nodes(
 ) {
     let last = stages.len() - 1;
     for (index, stage) in stages.iter_mut().enumerate() {
-        let readers = stage.nodes.iter().chain(&stage.layers);
-        let mut reads: Vec<ValueId> = readers.flat_map(|&id| graph.node(id).reads()).collect();
+        let readers = stage.nodes.iter().copied().chain(stage.own());
+        let mut reads: Vec<ValueId> = readers.flat_map(|id| graph.node(id).reads()).collect();
         if index == last {
             reads.extend(wanted);
         }
@@ -146,20 +169,17 @@ fn connect(graph: &Graph, wanted: &[ValueId], stages: &mut [Stage]) {
         let defined: HashSet<ValueId> =
             stage.nodes.iter().flat_map(|&id| graph.node(id).outputs()).flatten().copied().collect();
         let made: HashSet<ValueId> =
-            stage.layers.iter().flat_map(|&id| graph.node(id).outputs()).flatten().copied().collect();
+            stage.own().flat_map(|id| graph.node(id).outputs()).flatten().copied().collect();
         let dynamic = |value: &ValueId| graph.constant(*value).is_none();
-        let reads = |ids: &[NodeId]| -> BTreeSet<ValueId> {
-            ids.iter().flat_map(|&id| graph.node(id).reads()).filter(dynamic).collect()
-        };
-        let (nodes_read, layers_read) = (reads(&stage.nodes), reads(&stage.layers));
+        let reads = |id: NodeId| graph.node(id).reads().filter(dynamic);
+        let nodes_read: BTreeSet<ValueId> = stage.nodes.iter().copied().flat_map(reads).collect();
+        let own_read: BTreeSet<ValueId> = stage.own().flat_map(reads).collect();
         stage.inputs = nodes_read.difference(&defined.iter().copied().collect()).copied().collect();
-        stage.outputs = layers_read.union(&later).filter(|value| defined.contains(value)).copied().collect();
-        let alive = stage.inputs.iter().chain(&stage.outputs).chain(&layers_read).chain(&made);
+        stage.outputs = own_read.union(&later).filter(|value| defined.contains(value)).copied().collect();
+        let alive = stage.inputs.iter().chain(&stage.outputs).chain(&own_read).chain(&made);
         stage.last_read = alive.copied().collect::<BTreeSet<_>>().difference(&later).copied().collect();
         later.retain(|value| !defined.contains(value) && !made.contains(value));
         later.extend(stage.inputs.iter().copied());
-        later.extend(
-            layers_read.into_iter().filter(|value| !defined.contains(value) && !made.contains(value)),
-        );
+        later.extend(own_read.into_iter().filter(|value| !defined.contains(value) && !made.contains(value)));
     }
 }

@@ -15,6 +15,7 @@ use crate::array::Array;
 
 /// Why no text was made.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SynthesizeError<E> {
     /// The model failed.
     #[error(transparent)]

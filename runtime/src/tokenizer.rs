@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::guard::guarded;
+use crate::catch_panic::catch_panic;
 
 /// A tokenizer of the Hugging Face `tokenizer.json` format.
 pub struct Tokenizer {
@@ -12,6 +12,7 @@ pub struct Tokenizer {
 
 /// Why text could not be tokenized.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TokenizerError {
     /// The file is unreadable or no tokenizer.
     #[error("{}: not a usable tokenizer.json: {reason}", path.display())]
@@ -60,7 +61,7 @@ impl Tokenizer {
             inner.with_padding(None).with_truncation(None)?;
             Ok(inner)
         };
-        let inner = guarded(load).map_err(|reason| load_error(reason.into()))?.map_err(load_error)?;
+        let inner = catch_panic(load).map_err(|reason| load_error(reason.into()))?.map_err(load_error)?;
         Ok(Self { path: path.into(), inner })
     }
 
@@ -72,7 +73,7 @@ impl Tokenizer {
     /// know more tokens than the model, as that of a model of text and images does.
     pub fn encode(&self, text: &str, vocabulary: Option<usize>) -> Result<Vec<u32>, TokenizerError> {
         let failed = |reason| TokenizerError::Encode { path: self.path.clone(), reason };
-        let encoding = guarded(|| self.inner.encode_fast(text, false)).map_err(failed)?;
+        let encoding = catch_panic(|| self.inner.encode_fast(text, false)).map_err(failed)?;
         let ids = encoding.map_err(|error| failed(error.to_string()))?.get_ids().to_vec();
         if let Some(vocabulary) = vocabulary
             && let Some(&id) = ids.iter().find(|&&id| id as usize >= vocabulary)

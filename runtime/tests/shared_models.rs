@@ -11,7 +11,7 @@ use prost::Message;
 use zqc_ir::onnx::from_proto;
 use zqc_ir::onnx::proto::ModelProto;
 use zqc_ir::onnx::proto::tensor_proto::DataLocation;
-use zqc_runtime::{Array, BackendError, InputSpec, Piece, available_backends, backend, make_inputs};
+use zqc_runtime::{Array, BackendError, InputSpec, Subgraph, available_backends, backend, make_inputs};
 
 const VARIANTS: [&str; 13] = [
     "dynamo-fp16",
@@ -38,7 +38,7 @@ fn stories() -> PathBuf {
 }
 
 /// Loads a model and makes its external data inline.
-fn load(folder: &Path) -> Piece {
+fn load(folder: &Path) -> Subgraph {
     let bytes: Bytes = fs::read(folder.join("model.onnx")).unwrap().into();
     let mut model = ModelProto::decode(bytes).unwrap();
     for tensor in &mut model.graph.as_mut().unwrap().initializer {
@@ -53,19 +53,19 @@ fn load(folder: &Path) -> Piece {
             tensor.set_data_location(DataLocation::Default);
         }
     }
-    Piece::from(model)
+    Subgraph::from(model)
 }
 
-fn specs(piece: &Piece) -> Vec<InputSpec> {
-    InputSpec::of_graph(&from_proto(piece.model.clone()).unwrap().graph).unwrap()
+fn specs(subgraph: &Subgraph) -> Vec<InputSpec> {
+    InputSpec::of_graph(&from_proto(subgraph.model.clone()).unwrap().graph).unwrap()
 }
 
-fn logits(backend_name: &str, piece: &Piece) -> Array {
-    let specs = specs(piece);
+fn logits(backend_name: &str, subgraph: &Subgraph) -> Array {
+    let specs = specs(subgraph);
     let given = BTreeMap::from([("input_ids".to_owned(), Array::sequence(TOKENS.to_vec()))]);
     let inputs = make_inputs(&specs, &given).unwrap();
     let feeds: Vec<_> = inputs.iter().map(|(name, array)| (name.as_str(), array)).collect();
-    let mut session = backend(backend_name, None).unwrap().load(piece).unwrap();
+    let mut session = backend(backend_name, None).unwrap().load(subgraph).unwrap();
     session.run(&feeds, &["logits"]).unwrap().remove(0)
 }
 
@@ -81,10 +81,10 @@ fn every_variant_gives_the_same_logits() {
     let expected = logits("rten", &load(&folder.join("dynamo-fp32")));
     assert_eq!(expected.shape, [1, TOKENS.len(), 512]);
     for variant in VARIANTS {
-        let piece = load(&folder.join(variant));
+        let subgraph = load(&folder.join(variant));
         let tolerance = if variant.contains("fp16") { 0.05 } else { 1e-3 };
         for name in available_backends() {
-            let difference = largest_difference(&logits(name, &piece), &expected);
+            let difference = largest_difference(&logits(name, &subgraph), &expected);
             println!("{variant} in {name}: {difference:e}");
             assert!(difference < tolerance, "{variant} in {name} differs by {difference}");
         }
@@ -96,12 +96,12 @@ fn a_past_changes_the_logits_as_the_whole_sequence_does() {
     let folder = stories();
     let past_len = 4;
     for variant in ["dynamo-past-fp32", "legacy-past-fp32"] {
-        let piece = load(&folder.join(variant));
-        let graph = piece.model.graph.as_ref().unwrap();
-        let specs = specs(&piece);
+        let subgraph = load(&folder.join(variant));
+        let graph = subgraph.model.graph.as_ref().unwrap();
+        let specs = specs(&subgraph);
         let caches: Vec<&str> =
             graph.output.iter().map(|output| output.name()).filter(|name| *name != "logits").collect();
-        let mut session = backend("rten", None).unwrap().load(&piece).unwrap();
+        let mut session = backend("rten", None).unwrap().load(&subgraph).unwrap();
 
         let given = BTreeMap::from([("input_ids".to_owned(), Array::sequence(TOKENS[..past_len].to_vec()))]);
         let inputs = make_inputs(&specs, &given).unwrap();
@@ -126,7 +126,7 @@ fn a_past_changes_the_logits_as_the_whole_sequence_does() {
         let inputs = make_inputs(&specs, &given).unwrap();
         let feeds: Vec<_> = inputs.iter().map(|(name, array)| (name.as_str(), array)).collect();
         let continued = session.run(&feeds, &["logits"]).unwrap().remove(0);
-        let whole = logits("rten", &piece);
+        let whole = logits("rten", &subgraph);
         let tail =
             Array::new(continued.shape.clone(), whole.as_f32().unwrap()[past_len * 512..].to_vec()).unwrap();
         let difference = largest_difference(&continued, &tail);
@@ -146,10 +146,10 @@ fn what_onnxruntime_fused_runs_in_rten() {
 #[test]
 fn an_operator_that_rten_lacks_is_named() {
     let folder = stories();
-    let mut piece = load(&folder.join("ort-optimized"));
-    let nodes = piece.model.graph.iter_mut().flat_map(|graph| &mut graph.node);
+    let mut subgraph = load(&folder.join("ort-optimized"));
+    let nodes = subgraph.model.graph.iter_mut().flat_map(|graph| &mut graph.node);
     nodes.filter(|node| node.op_type() == "QuickGelu").for_each(|node| node.op_type = Some("Mystery".into()));
-    match backend("rten", None).unwrap().load(&piece).err().unwrap() {
+    match backend("rten", None).unwrap().load(&subgraph).err().unwrap() {
         BackendError::UnsupportedNode { node, op_type, .. } => {
             assert_eq!(op_type, "Mystery");
             assert!(node.contains("layers.0/mlp/act_fn"), "{node}");

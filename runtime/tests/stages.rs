@@ -120,8 +120,8 @@ fn standard_operators_wait_for_their_readers_and_constants_stay_with_them() {
     assert_eq!(kinds(0), [""; 0]);
     assert_eq!(kinds(1), ["Relu"]);
     assert_eq!(kinds(2), ["Transpose", "Abs", "Add", "Add"]);
-    assert_eq!(stages[0].layers.len(), 1);
-    assert_eq!(stages[1].layers.len(), 1);
+    assert_eq!(stages[0].linears.len(), 1);
+    assert_eq!(stages[1].linears.len(), 1);
     let x = graph.find("x").unwrap();
     assert!(!stages[1].last_read.contains(&x), "the last stage reads x");
     assert!(stages[2].last_read.contains(&x));

@@ -2,7 +2,7 @@
 
 use std::arch::asm;
 
-use crate::reference::BLOCK;
+use crate::tiling::BLOCK;
 
 /// Bytes between the rows of a tile.
 pub(super) const ROW: usize = 64;

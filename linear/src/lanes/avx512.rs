@@ -25,15 +25,15 @@ pub(crate) struct Nibbles {
     zero: __m512i,
 }
 
-/// See [`Coding::E4M3`](crate::matrix::Coding).
+/// See [`Coding::E4M3`](crate::tiling::Coding).
 #[derive(Clone, Copy)]
 pub(crate) struct E4M3;
 
-/// See [`Coding::E5M2`](crate::matrix::Coding).
+/// See [`Coding::E5M2`](crate::tiling::Coding).
 #[derive(Clone, Copy)]
 pub(crate) struct E5M2;
 
-/// See [`Coding::Int8`](crate::matrix::Coding).
+/// See [`Coding::Int8`](crate::tiling::Coding).
 #[derive(Clone, Copy)]
 pub(crate) struct Int8;
 

@@ -18,7 +18,7 @@ pub(crate) struct Table(uint8x16x2_t);
 #[derive(Clone, Copy)]
 pub(crate) struct Float<const SIGNIFICAND: i32, const BIASES: u32>;
 
-/// See [`Coding::Int8`](crate::matrix::Coding).
+/// See [`Coding::Int8`](crate::tiling::Coding).
 #[derive(Clone, Copy)]
 pub(crate) struct Int8;
 

@@ -4,7 +4,7 @@ use zqc_numerics::Format;
 
 use super::{Decode, Lanes};
 use crate::codebook::Codebook;
-use crate::matrix::PANEL;
+use crate::tiling::PANEL;
 
 /// The output features of a panel.
 #[derive(Clone, Copy)]

@@ -4,16 +4,18 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 use ort_sys::OrtKernelInfo;
-use zqc_cuda::{CodedTokens, DataType, LayerParts, LoadedTable, Package, TableInput, TableLinear};
+use zqc_cuda::{CodedTokens, DataType, LayerParts, LoadedTable, Model, Package, TableInput, TableLinear};
 use zqc_linear::{Extra, Layer, Output};
 use zqc_numerics::{
     Factors, LowRank, QuantizedMatrix, Scales, Signature, transpose, transpose_nibbles, unpack_nibbles,
 };
 
-use crate::api::{Api, OpError};
+use crate::api::Api;
 use crate::context::Context;
-use crate::cuda::{Gpu, read, stream, table, write};
+use crate::cuda::gpu::{Gpu, read, stream, write};
+use crate::cuda::{element, table};
 use crate::element::Element;
+use crate::error::OpError;
 use crate::pool::SessionPool;
 use crate::shared::{Key, Shared};
 use crate::tensor::{Tensor, View};
@@ -54,7 +56,7 @@ impl Linear {
     ) -> Result<Self, OpError> {
         // SAFETY: the caller's promise.
         let mut host = unsafe { linear::Linear::unpacked(api, info, signature, declared) }?;
-        let output = host.output.cuda()?;
+        let output = element::data_type(host.output)?;
         // SAFETY: the caller's promise.
         let Some(operands) = unsafe { host.constants(api, info) }? else {
             return Ok(Self { gpu, host, output, layer: None });
@@ -159,7 +161,7 @@ impl OnDevice {
         let &Layer { k, n, group_size, format, .. } = layer;
         if format.bits() == 4 {
             let package = Package::pack(&[parts(layer)])?;
-            return Ok(Self::Packed(gpu.device().load(&package)?.linear(NAME)?));
+            return Ok(Self::Packed(Model::load(gpu.device(), &package)?.linear(NAME)?));
         }
         TableLinear::check_groups(group_size, k)?;
         let (codes, scales) = (transpose(layer.codes, k, n), transpose(layer.scales, layer.groups(), n));

@@ -6,11 +6,14 @@ use ort_sys::OrtKernelInfo;
 use zqc_cuda::{IndexType, Table, TableCodes, TableGather, TableInput, TableLinear};
 use zqc_numerics::{Format, GROUP_SIZE, OUTPUT_TYPE, Signature, WeightKind};
 
-use crate::api::{Api, OpError};
+use crate::api::Api;
 use crate::context::Context;
-use crate::cuda::{Gpu, stream};
-use crate::element::{Element, output_element};
+use crate::cuda::element;
+use crate::cuda::gpu::{Gpu, stream};
+use crate::element::Element;
+use crate::error::OpError;
 use crate::linear::Linear;
+use crate::output_type::output_element;
 
 /// A node that looks rows up. As in ONNX Runtime's own `Gather` for CUDA, a row that the table does not have is zeros.
 pub(crate) struct Gather {
@@ -31,7 +34,7 @@ impl Gather {
     ) -> Result<Self, OpError> {
         // SAFETY: the caller's promise.
         let output = output_element(unsafe { api.attribute(info, OUTPUT_TYPE) }?, declared)?;
-        let kernel = TableGather::new(gpu.device(), codes(kind), output.cuda()?);
+        let kernel = TableGather::new(gpu.device(), codes(kind), element::data_type(output)?);
         Ok(Self { kind, output, kernel })
     }
 
@@ -76,7 +79,8 @@ impl Head {
             unsafe { (api.attribute(info, GROUP_SIZE)?, api.attribute(info, OUTPUT_TYPE)?) };
         let output = output_element(output, declared)?;
         // A table has a scale for every row.
-        let kernel = TableLinear::new(gpu.device(), codes(signature.weight), usize::MAX, output.cuda()?);
+        let kernel =
+            TableLinear::new(gpu.device(), codes(signature.weight), usize::MAX, element::data_type(output)?);
         Ok(Self { signature, group_size, output, kernel })
     }
 
@@ -105,7 +109,9 @@ pub(super) fn activation(
 ) -> Result<TableInput, OpError> {
     let inputs = signature.activation_inputs();
     let x = context.view(0, inputs[0])?;
-    let &[_, scales] = inputs else { return Ok(TableInput::Floats(x.address as u64, x.element.cuda()?)) };
+    let &[_, scales] = inputs else {
+        return Ok(TableInput::Floats(x.address as u64, element::data_type(x.element)?));
+    };
     let scales = context.view(1, scales)?;
     if scales.dims.iter().product::<usize>() != tokens {
         return Err(scales.unexpected(format!("{tokens} scales")));

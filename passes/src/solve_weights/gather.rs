@@ -6,7 +6,7 @@ use zqc_ir::graph::Port;
 use zqc_ir::op::Linear;
 use zqc_ir::{Graph, NodeId, Op, ValueId};
 use zqc_numerics::CrossMoment;
-use zqc_runtime::{Array, Interpreter, Live, LoadedBodies, RunError, Stage};
+use zqc_runtime::{Array, Interpreter, Live, LoadedBodies, LoadedWeight, RunError, Stage};
 
 use super::tokens::CalibrationTokens;
 use super::{Calibration, HessianSource, Layer, WeightKey, Weights, go_on};
@@ -103,6 +103,7 @@ impl Gathering<'_> {
         let corrects = to_solve && self.calibration.corrects();
         let mut session = interpreter.load(stage)?;
         let mut bodies: HashMap<NodeId, LoadedBodies> = HashMap::new();
+        let mut quantized: HashMap<NodeId, LoadedWeight> = HashMap::new();
         let mut inputs: BTreeMap<ValueId, Input> = BTreeMap::new();
         for layer in self.layers {
             inputs.entry(layer.x).or_insert_with(|| Input::new(graph, layer, samples.len()));
@@ -117,9 +118,12 @@ impl Gathering<'_> {
                     interpreter.run_nodes(stage, session.as_mut(), live).map_err(failed)?;
                 }
             }
-            for &id in &stage.layers {
-                for live in sample.both() {
+            for live in sample.both() {
+                for &id in &stage.controls {
                     interpreter.run_control(id, bodies.entry(id).or_default(), live).map_err(failed)?;
+                }
+                for &id in &stage.quantized {
+                    interpreter.run_quantized(id, quantized.entry(id).or_default(), live).map_err(failed)?;
                 }
             }
             for input in inputs.values_mut() {
@@ -127,7 +131,7 @@ impl Gathering<'_> {
                 let values = interpreter.floats(input.layer, activation, width, &sample.quantized);
                 input.sampled.add(values.map_err(failed)?);
             }
-            for &id in &stage.layers {
+            for &id in &stage.quantizations {
                 interpreter.run_quantize(id, &mut sample.quantized).map_err(failed)?;
                 if let Some(float) = &mut sample.float {
                     interpreter.pass_quantize(id, float).map_err(failed)?;
@@ -251,7 +255,7 @@ impl Gathering<'_> {
 
     /// Whether a layer of this stage yields the value: what it lacks is its own to make up for.
     fn is_made_here(&self, value: ValueId) -> bool {
-        self.interpreter.graph().producer(value).is_some_and(|id| self.stage.layers.contains(&id))
+        self.interpreter.graph().producer(value).is_some_and(|id| self.stage.own().any(|own| own == id))
     }
 }
 

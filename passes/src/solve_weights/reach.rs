@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use zqc_ir::onnx::proto::GraphProto;
 use zqc_ir::{Graph, Model, NodeId, Op, ValueId};
-use zqc_runtime::{BackendError, Interpreter, Live, LoadedBodies, RunError, Stage};
+use zqc_runtime::{BackendError, Interpreter, Live, LoadedBodies, LoadedWeight, RunError, Stage};
 
 use super::{Calibration, last_layers};
 use crate::pass::PassError;
@@ -27,7 +27,7 @@ impl Blocked {
             interpreter.feed(sample.iter().map(|(name, array)| (name.as_str(), array.clone())))
         });
         for stage in interpreter.stages() {
-            for &id in &stage.layers {
+            for &id in &stage.controls {
                 blocked.unless_refused(graph, &[id], interpreter.try_control(id))?;
             }
             blocked.try_nodes(&interpreter, stage, sample.as_mut())?;
@@ -68,21 +68,21 @@ impl Blocked {
         live: &mut Live,
     ) -> Result<(), PassError> {
         let graph = interpreter.graph();
-        let control =
-            |id: NodeId, live: &mut Live| interpreter.run_control(id, &mut LoadedBodies::default(), live);
-        for &id in &stage.layers {
+        for &id in &stage.controls {
             if !self.reasons.contains_key(&id) {
-                self.unless_refused(graph, &[id], control(id, live)).map_err(of_sample)?;
+                let run = interpreter.run_control(id, &mut LoadedBodies::default(), live);
+                self.unless_refused(graph, &[id], run).map_err(of_sample)?;
             }
         }
-        for &id in stage.layers.iter().filter(|id| !self.reasons.contains_key(id)) {
+        for &id in stage.quantized.iter().filter(|id| !self.reasons.contains_key(id)) {
+            interpreter.run_quantized(id, &mut LoadedWeight::default(), live).map_err(of_sample)?;
+        }
+        for &id in stage.quantizations.iter().filter(|id| !self.reasons.contains_key(id)) {
             interpreter.pass_quantize(id, live).map_err(of_sample)?;
         }
-        for &id in stage.layers.iter().filter(|id| !self.reasons.contains_key(id)) {
-            if let Op::Linear(_) = graph.node(id).op {
-                let (weight, _) = interpreter.weight(id)?;
-                interpreter.run_linear(id, &weight, None, live).map_err(of_sample)?;
-            }
+        for &id in stage.linears.iter().filter(|id| !self.reasons.contains_key(id)) {
+            let (weight, _) = interpreter.weight(id)?;
+            interpreter.run_linear(id, &weight, None, live).map_err(of_sample)?;
         }
         Ok(())
     }

@@ -151,6 +151,7 @@ fn onnxruntime_computes_what_the_interpreter_does() {
         let x = Array::new(vec![INDICES.len(), 1], INDICES.to_vec()).unwrap();
         let ours = interpreter.prepare().unwrap().run(interpreter.feed([("x", x)])).unwrap();
         let ours: Vec<f32> = ours.iter().flat_map(|array| array.as_f32().unwrap().to_vec()).collect();
+        drop(interpreter);
         run(&[&LowerPortable], &mut model);
         let theirs = outputs(&python, "outputs.py", &model, &INDICES, 1);
         let size = INDICES.len() * (k + n);

@@ -1,13 +1,13 @@
-//! The default back end: rten, and ONNX Runtime for pieces that rten cannot run.
+//! The default back end: rten, and ONNX Runtime for subgraphs that rten cannot run.
 //!
-//! ONNX Runtime is looked for when the first such piece comes up, so that nobody needs it whose model rten runs.
+//! ONNX Runtime is looked for when the first such subgraph comes up, so that nobody needs it whose model rten runs.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use super::interface::{Backend, BackendError, Session, Subgraph, UsedLibrary};
 use super::ort::Ort;
 use super::rten::Rten;
-use super::{Backend, BackendError, Piece, Session, UsedLibrary};
 use crate::array::Array;
 
 /// The back end.
@@ -33,10 +33,10 @@ impl Backend for Auto {
         self.rten.knows_control(op_type)
     }
 
-    fn load(&self, piece: &Piece) -> Result<Box<dyn Session>, BackendError> {
-        let (session, next) = match self.rten.load(piece) {
-            Ok(session) => (session, Next::Second(Box::new(piece.clone()))),
-            Err(refusal) => match self.second.load(piece) {
+    fn load(&self, subgraph: &Subgraph) -> Result<Box<dyn Session>, BackendError> {
+        let (session, next) = match self.rten.load(subgraph) {
+            Ok(session) => (session, Next::Second(Box::new(subgraph.clone()))),
+            Err(refusal) => match self.second.load(subgraph) {
                 Ok(session) => (session, Next::Judge(refusal)),
                 Err(error) => return Err(refusal.and(error)),
             },
@@ -70,24 +70,24 @@ struct Second {
 }
 
 impl Second {
-    fn load(&self, piece: &Piece) -> Result<Box<dyn Session>, String> {
+    fn load(&self, subgraph: &Subgraph) -> Result<Box<dyn Session>, String> {
         let reason = |error| match error {
             // Whoever chose neither back end has no use for the advice to choose the other.
             BackendError::Library(error) => error.to_string(),
             other => other.to_string(),
         };
         let ort = self.ort.get_or_init(|| Ort::new(self.threads).map_err(reason));
-        ort.as_ref().map_err(String::clone)?.load(piece).map_err(|error| error.to_string())
+        ort.as_ref().map_err(String::clone)?.load(subgraph).map_err(|error| error.to_string())
     }
 
-    /// Loads a piece and runs it.
+    /// Loads a subgraph and runs it.
     fn run(
         &self,
-        piece: &Piece,
+        subgraph: &Subgraph,
         feeds: &[(&str, &Array)],
         fetch: &[&str],
     ) -> Result<(Box<dyn Session>, Vec<Array>), String> {
-        let mut session = self.load(piece)?;
+        let mut session = self.load(subgraph)?;
         let results = session.run(feeds, fetch).map_err(|error| error.to_string())?;
         Ok((session, results))
     }
@@ -105,9 +105,9 @@ struct AutoSession {
 
 /// What comes of the session's next run.
 enum Next {
-    /// It is rten's: where it fails, ONNX Runtime gets the piece.
-    Second(Box<Piece>),
-    /// It is the first of ONNX Runtime, after rten refused the piece for this: only now it is seen whether it does better.
+    /// It is rten's: where it fails, ONNX Runtime gets the subgraph.
+    Second(Box<Subgraph>),
+    /// It is the first of ONNX Runtime, after rten refused the subgraph for this: only now it is seen whether it does better.
     Judge(BackendError),
     /// It is ONNX Runtime's.
     Nothing,
@@ -117,21 +117,21 @@ impl Session for AutoSession {
     fn run(&mut self, feeds: &[(&str, &Array)], fetch: &[&str]) -> Result<Vec<Array>, BackendError> {
         let result = self.session.run(feeds, fetch);
         match (std::mem::replace(&mut self.next, Next::Nothing), result) {
-            (Next::Second(piece), Err(error)) if error.is_of_the_backend() => {
-                match self.second.run(&piece, feeds, fetch) {
+            (Next::Second(subgraph), Err(error)) if error.is_of_the_backend() => {
+                match self.second.run(&subgraph, feeds, fetch) {
                     Ok((session, results)) => {
                         self.second.note(operator(&error));
                         self.session = session;
                         Ok(results)
                     }
                     Err(reason) => {
-                        self.next = Next::Second(piece);
+                        self.next = Next::Second(subgraph);
                         Err(error.and(reason))
                     }
                 }
             }
-            (Next::Second(piece), result) => {
-                self.next = Next::Second(piece);
+            (Next::Second(subgraph), result) => {
+                self.next = Next::Second(subgraph);
                 result
             }
             (Next::Judge(refusal), Ok(results)) => {

@@ -1,7 +1,7 @@
-//! Takes operators of ONNX Runtime's own domain apart into such as every back end knows.
+//! Decomposes operators of ONNX Runtime's own domain into operators that every back end knows.
 //!
-//! A back end that refuses a node asks for its operator to be taken apart, so what it runs by itself stays as it is. A piece says
-//! little about shapes: the rules work on any, and ask for ranks while the model runs where they must.
+//! A back end that refuses a node asks for its operator to be decomposed, so what it runs by itself stays as it is. A subgraph
+//! says little about shapes: the rules work on any, and where they must they read ranks while the model runs.
 
 mod attention;
 mod causal_conv;
@@ -27,37 +27,37 @@ use super::visit;
 pub use parts::whole;
 use parts::{Parts, Shapes};
 
-/// Writes what stands for a node; `None` for a form that it does not cover.
+/// Writes the nodes that replace one; `None` for a form that it does not cover.
 type Rule = fn(&mut Parts) -> Option<()>;
 
-/// The operators of domain `com.microsoft` that can be taken apart, each with its rules: a later one leaves less to the back end,
+/// The operators of domain `com.microsoft` that can be decomposed, each with its rules: a later one leaves less to the back end,
 /// and computes more.
 const RULES: [(&str, &[Rule]); 11] = [
-    ("Attention", &[attention::take_apart]),
+    ("Attention", &[attention::decompose]),
     ("BiasSplitGelu", &[gelu::bias_split]),
-    ("CausalConvWithState", &[causal_conv::take_apart]),
-    ("EmbedLayerNormalization", &[embed_layer_normalization::take_apart]),
-    ("FusedMatMul", &[fused_mat_mul::take_apart]),
+    ("CausalConvWithState", &[causal_conv::decompose]),
+    ("EmbedLayerNormalization", &[embed_layer_normalization::decompose]),
+    ("FusedMatMul", &[fused_mat_mul::decompose]),
     (
         "GroupQueryAttention",
         &[group_query_attention::without_extras, group_query_attention::in_standard_operators],
     ),
-    ("MatMulNBits", &[mat_mul_n_bits::take_apart]),
-    ("MultiHeadAttention", &[multi_head_attention::take_apart]),
-    ("RelativePositionBias", &[relative_position_bias::take_apart]),
-    ("SkipLayerNormalization", &[skip_layer_normalization::take_apart]),
-    ("SkipSimplifiedLayerNormalization", &[skip_layer_normalization::take_apart]),
+    ("MatMulNBits", &[mat_mul_n_bits::decompose]),
+    ("MultiHeadAttention", &[multi_head_attention::decompose]),
+    ("RelativePositionBias", &[relative_position_bias::decompose]),
+    ("SkipLayerNormalization", &[skip_layer_normalization::decompose]),
+    ("SkipSimplifiedLayerNormalization", &[skip_layer_normalization::decompose]),
 ];
 
 fn rules(op_type: &str) -> &'static [Rule] {
     RULES.iter().find(|(name, _)| *name == op_type).map_or(&[], |(_, rules)| rules)
 }
 
-/// Operators that are taken apart, by the first of their rules that counts.
+/// Operators to decompose, with the index of the first rule to try for each.
 #[derive(Clone, Debug, Default)]
-pub struct Apart(BTreeMap<String, usize>);
+pub struct Decomposition(BTreeMap<String, usize>);
 
-impl Apart {
+impl Decomposition {
     /// Every operator that can be.
     pub fn all() -> Self {
         Self(RULES.iter().map(|(op_type, _)| (op_type.to_string(), 0)).collect())
@@ -83,9 +83,9 @@ impl Apart {
         exists
     }
 
-    /// Takes every node of these operators apart, subgraphs included, where there is a rule for its form. [`whole`] finds the name
+    /// Decomposes every node of these operators, subgraphs included, where there is a rule for its form. [`whole`] finds the name
     /// of a node by that of its parts.
-    pub fn take(&self, model: &mut ModelProto) {
+    pub fn apply(&self, model: &mut ModelProto) {
         let version = opset::version(&model.opset_import, "").unwrap_or(1);
         let Some(graph) = &mut model.graph else { return };
         visit::for_each_graph(graph, &mut |graph| {

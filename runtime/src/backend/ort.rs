@@ -17,12 +17,12 @@ use prost::Message;
 use zqc_ir::onnx::proto::tensor_proto::DataType;
 use zqc_ir::onnx::proto::{ModelProto, TypeProto, type_proto};
 
-use super::decompose::Apart;
+use super::decompose::Decomposition;
 use super::externalize::externalize;
 use super::inline::inline_functions;
-use super::interface::{Interface, element_type};
+use super::interface::{Backend, BackendError, Session, Subgraph, UsedLibrary};
+use super::io_types::{IoTypes, element_type};
 use super::widen::widen;
-use super::{Backend, BackendError, Piece, Session, UsedLibrary};
 use crate::array::{Array, ArrayData, ArrayError};
 
 pub use library::LibraryError;
@@ -52,7 +52,7 @@ impl Ort {
             Ok((builder.build().map_err(unusable)?, path))
         });
         let (environment, path) = loaded.as_ref().map_err(|error| BackendError::Library(error.clone()))?;
-        // What fails is told by whoever tried.
+        // Errors come back as results; ONNX Runtime need not print them too.
         environment.set_log_level(LogLevel::Fatal);
         Ok(Self { environment: environment.clone(), path: path.clone(), threads })
     }
@@ -73,11 +73,11 @@ impl Backend for Ort {
         Some(self.library())
     }
 
-    fn load(&self, piece: &Piece) -> Result<Box<dyn Session>, BackendError> {
-        let inputs = piece.model.graph.iter().flat_map(|graph| &graph.input);
+    fn load(&self, subgraph: &Subgraph) -> Result<Box<dyn Session>, BackendError> {
+        let inputs = subgraph.model.graph.iter().flat_map(|graph| &graph.input);
         let is_typed = inputs.into_iter().all(|input| element_type(input).is_some());
         let mut session =
-            OrtSession { ort: self.clone(), loaded: None, piece: piece.clone(), is_apart: false };
+            OrtSession { ort: self.clone(), loaded: None, subgraph: subgraph.clone(), is_decomposed: false };
         if is_typed {
             session.load(&[])?;
         }
@@ -85,14 +85,14 @@ impl Backend for Ort {
     }
 }
 
-/// Declares the types of inputs that are fed, where they are not: those that the piece tells, as far as the arrays fit.
-fn declare_types(piece: &mut Piece, feeds: &[(&str, &Array)]) {
-    let Some(graph) = &mut piece.model.graph else { return };
+/// Declares the types of inputs that are fed, where they are not: those that the subgraph tells, as far as the arrays fit.
+fn declare_types(subgraph: &mut Subgraph, feeds: &[(&str, &Array)]) {
+    let Some(graph) = &mut subgraph.model.graph else { return };
     for input in &mut graph.input {
         let fed = feeds.iter().find(|(name, _)| *name == input.name());
         let (None, Some((name, array))) = (element_type(input), fed) else { continue };
         let is_float = matches!(array.data, ArrayData::F32(_));
-        let told = piece.types.get(*name).copied().filter(|&told| FLOATS.contains(&told) == is_float);
+        let told = subgraph.types.get(*name).copied().filter(|&told| FLOATS.contains(&told) == is_float);
         let elem_type = told.unwrap_or(array.data.data_type()) as i32;
         let tensor = type_proto::Tensor { elem_type: Some(elem_type), shape: None };
         let value = Some(type_proto::Value::TensorType(tensor));
@@ -106,7 +106,7 @@ const FLOATS: [DataType; 4] = [DataType::Float, DataType::Float16, DataType::Bfl
 impl Ort {
     fn load_model(&self, model: &ModelProto) -> Result<Loaded, BackendError> {
         let load_error = |error: ort::Error| BackendError::Load { backend: NAME, reason: message(&error) };
-        let interface = Interface::of(model);
+        let io_types = IoTypes::of(model);
         let mut model = model.clone();
         let mut builder = ort::session::Session::builder(&self.environment).map_err(load_error)?;
         if let Some(threads) = self.threads {
@@ -116,15 +116,15 @@ impl Ort {
             builder = with_file(builder, &file, Arc::from(&*data)).map_err(load_error)?;
         }
         let session = builder.commit_from_memory(&model.encode_to_vec()).map_err(load_error)?;
-        Ok(Loaded { session, interface })
+        Ok(Loaded { session, io_types })
     }
 
-    /// Loads a model with its operators taken apart and in FLOAT, for those that its CPU does not have; `None` if it does not
+    /// Loads a model with its operators decomposed and in FLOAT, for those that its CPU does not have; `None` if it does not
     /// load so either.
-    fn load_apart(&self, model: &ModelProto) -> Option<Loaded> {
+    fn load_decomposed(&self, model: &ModelProto) -> Option<Loaded> {
         let mut model = model.clone();
         inline_functions(&mut model).ok()?;
-        Apart::all().take(&mut model);
+        Decomposition::all().apply(&mut model);
         widen(&mut model, &[DataType::Bfloat16, DataType::Float16]);
         self.load_model(&model).ok()
     }
@@ -136,22 +136,22 @@ fn with_file(builder: SessionBuilder, file: &str, data: Arc<[u8]>) -> Result<Ses
 
 struct OrtSession {
     ort: Ort,
-    piece: Piece,
+    subgraph: Subgraph,
     /// What is run; nothing as long as the types of inputs are not known.
     loaded: Option<Loaded>,
-    /// Whether the operators are taken apart.
-    is_apart: bool,
+    /// Whether the operators are decomposed.
+    is_decomposed: bool,
 }
 
 impl OrtSession {
     fn load(&mut self, feeds: &[(&str, &Array)]) -> Result<(), BackendError> {
-        declare_types(&mut self.piece, feeds);
-        let model = &self.piece.model;
+        declare_types(&mut self.subgraph, feeds);
+        let model = &self.subgraph.model;
         self.loaded = Some(match self.ort.load_model(model) {
             Ok(loaded) => loaded,
             Err(refusal) => {
-                self.is_apart = true;
-                self.ort.load_apart(model).ok_or(refusal)?
+                self.is_decomposed = true;
+                self.ort.load_decomposed(model).ok_or(refusal)?
             }
         });
         Ok(())
@@ -165,19 +165,19 @@ impl Session for OrtSession {
         }
         let Some(loaded) = &mut self.loaded else { return Ok(Vec::new()) };
         let error = match loaded.run(feeds, fetch) {
-            Err(error @ BackendError::Run { .. }) if !self.is_apart => error,
+            Err(error @ BackendError::Run { .. }) if !self.is_decomposed => error,
             result => return result,
         };
-        let Some(mut apart) = self.ort.load_apart(&self.piece.model) else { return Err(error) };
-        let results = apart.run(feeds, fetch).map_err(|_| error)?;
-        (self.loaded, self.is_apart) = (Some(apart), true);
+        let Some(mut decomposed) = self.ort.load_decomposed(&self.subgraph.model) else { return Err(error) };
+        let results = decomposed.run(feeds, fetch).map_err(|_| error)?;
+        (self.loaded, self.is_decomposed) = (Some(decomposed), true);
         Ok(results)
     }
 }
 
 struct Loaded {
     session: ort::session::Session,
-    interface: Interface,
+    io_types: IoTypes,
 }
 
 impl Loaded {
@@ -185,7 +185,7 @@ impl Loaded {
         let run_error = |error: ort::Error| BackendError::Run { backend: NAME, reason: message(&error) };
         let (mut arrays, mut inputs) = (Vec::new(), Vec::with_capacity(feeds.len()));
         for &(name, array) in feeds {
-            let data_type = self.interface.input(name)?.unwrap_or(array.data.data_type());
+            let data_type = self.io_types.input(name)?.unwrap_or(array.data.data_type());
             let misfit = |source| BackendError::Value { name: name.into(), source };
             let array = match FLOATS.contains(&data_type) || array.data.data_type() == data_type {
                 true => Cow::Borrowed(array),
@@ -197,7 +197,7 @@ impl Loaded {
             inputs.push((*name, to_ort(array, *data_type).map_err(run_error)?));
         }
         for name in fetch {
-            self.interface.output(name)?;
+            self.io_types.output(name)?;
         }
         let outputs = self.session.run(inputs).map_err(run_error)?;
         fetch

@@ -19,15 +19,16 @@ use zqc_ir::onnx::proto::ModelProto;
 use zqc_ir::onnx::proto::tensor_proto::DataType;
 use zqc_ir::op::is_standard;
 
-use super::decompose::Apart;
+use super::decompose::Decomposition;
 use super::externalize::externalize;
 use super::inline::inline_functions;
-use super::interface::Interface;
+use super::interface::{Backend, BackendError, Session, Subgraph};
+use super::io_types::IoTypes;
 use super::softmax::flatten_axes;
 use super::widen::widen;
-use super::{Backend, BackendError, Piece, Session, decompose, visit};
+use super::{decompose, visit};
 use crate::array::{Array, ArrayData, ArrayError};
-use crate::guard::guarded;
+use crate::catch_panic::catch_panic;
 
 const NAME: &str = "rten";
 
@@ -52,19 +53,19 @@ impl Backend for Rten {
         op_type != "Scan"
     }
 
-    fn load(&self, piece: &Piece) -> Result<Box<dyn Session>, BackendError> {
-        let mut piece = piece.clone();
-        prepare(&mut piece.model)?;
-        let apart = Apart::of(&ALWAYS_APART);
-        let interface = Interface::of(&piece.model);
+    fn load(&self, subgraph: &Subgraph) -> Result<Box<dyn Session>, BackendError> {
+        let mut subgraph = subgraph.clone();
+        prepare(&mut subgraph.model)?;
+        let decomposition = Decomposition::of(&ALWAYS_DECOMPOSED);
+        let io_types = IoTypes::of(&subgraph.model);
         let options = RunOptions::default().with_thread_pool(self.threads.clone());
-        let (loaded, apart) = load_apart(&piece.model, apart)?;
-        Ok(Box::new(RtenSession { piece, apart, loaded, interface, options }))
+        let (loaded, decomposition) = load_decomposed(&subgraph.model, decomposition)?;
+        Ok(Box::new(RtenSession { subgraph, decomposition, loaded, io_types, options }))
     }
 }
 
 /// What rten has never known, and one load less to find out.
-const ALWAYS_APART: [&str; 1] = ["FusedMatMul"];
+const ALWAYS_DECOMPOSED: [&str; 1] = ["FusedMatMul"];
 
 /// Names the nodes of a model without functions.
 fn prepare(model: &mut ModelProto) -> Result<(), BackendError> {
@@ -76,7 +77,7 @@ fn prepare(model: &mut ModelProto) -> Result<(), BackendError> {
 /// A model as rten has it.
 struct Loaded {
     model: Model,
-    /// The operators by the names of the nodes of the piece.
+    /// The operators by the names of the nodes of the subgraph.
     operators: HashMap<String, Operator>,
 }
 
@@ -85,26 +86,29 @@ struct Operator {
     is_standard: bool,
 }
 
-/// Loads a model with the operators `apart` taken apart, and those that rten refuses besides.
-fn load_apart(model: &ModelProto, mut apart: Apart) -> Result<(Loaded, Apart), BackendError> {
+/// Loads a model with the operators of `decomposition` decomposed, and those that rten refuses besides.
+fn load_decomposed(
+    model: &ModelProto,
+    mut decomposition: Decomposition,
+) -> Result<(Loaded, Decomposition), BackendError> {
     loop {
-        match load(model, &apart) {
-            Ok(loaded) => return Ok((loaded, apart)),
-            Err(error) if take_apart_next(&error, &mut apart) => {}
+        match load(model, &decomposition) {
+            Ok(loaded) => return Ok((loaded, decomposition)),
+            Err(error) if decompose_next(&error, &mut decomposition) => {}
             Err(error) => return Err(error),
         }
     }
 }
 
-/// Adds the operator that is refused to those that are taken apart, if that may help.
-fn take_apart_next(refusal: &BackendError, apart: &mut Apart) -> bool {
-    refusal.node().is_some_and(|(_, op_type)| apart.add(op_type))
+/// Adds the operator that is refused to those that are decomposed, if that may help.
+fn decompose_next(refusal: &BackendError, decomposition: &mut Decomposition) -> bool {
+    refusal.node().is_some_and(|(_, op_type)| decomposition.add(op_type))
 }
 
-fn load(model: &ModelProto, apart: &Apart) -> Result<Loaded, BackendError> {
+fn load(model: &ModelProto, decomposition: &Decomposition) -> Result<Loaded, BackendError> {
     let mut model = model.clone();
     let operators = operators(&mut model);
-    apart.take(&mut model);
+    decomposition.apply(&mut model);
     flatten_axes(&mut model);
     widen(&mut model, &[DataType::Bfloat16]);
     let mut options = ModelOptions::with_all_ops();
@@ -112,7 +116,7 @@ fn load(model: &ModelProto, apart: &Apart) -> Result<Loaded, BackendError> {
     for (file, data) in externalize(&mut model) {
         options.external_data(&file, data.into());
     }
-    let loaded = guarded(|| options.load(model.encode_to_vec()))
+    let loaded = catch_panic(|| options.load(model.encode_to_vec()))
         .map_err(|reason| BackendError::Load { backend: NAME, reason })?;
     let model = loaded.map_err(|error| {
         let reason = error.source().map_or_else(|| error.to_string(), |source| source.to_string());
@@ -158,24 +162,25 @@ fn find<'o>(operators: &'o HashMap<String, Operator>, name: &str) -> Option<(&'o
 }
 
 struct RtenSession {
-    piece: Piece,
-    /// The operators that are taken apart.
-    apart: Apart,
+    subgraph: Subgraph,
+    /// The operators that are decomposed.
+    decomposition: Decomposition,
     loaded: Loaded,
-    interface: Interface,
+    io_types: IoTypes,
     options: RunOptions,
 }
 
 impl Session for RtenSession {
     fn run(&mut self, feeds: &[(&str, &Array)], fetch: &[&str]) -> Result<Vec<Array>, BackendError> {
         let refusal = match self.attempt(feeds, fetch) {
-            Err(error) if take_apart_next(&error, &mut self.apart) => error,
+            Err(error) if decompose_next(&error, &mut self.decomposition) => error,
             result => return result,
         };
-        let Ok((loaded, apart)) = load_apart(&self.piece.model, self.apart.clone()) else {
+        let Ok((loaded, decomposition)) = load_decomposed(&self.subgraph.model, self.decomposition.clone())
+        else {
             return Err(refusal);
         };
-        (self.loaded, self.apart) = (loaded, apart);
+        (self.loaded, self.decomposition) = (loaded, decomposition);
         // What the node itself lacks says more than what its parts do.
         self.run(feeds, fetch).map_err(|error| if error.node() == refusal.node() { refusal } else { error })
     }
@@ -186,15 +191,15 @@ impl RtenSession {
         let inputs = feeds
             .iter()
             .map(|&(name, array)| {
-                self.interface.input(name)?;
+                self.io_types.input(name)?;
                 let value =
                     to_rten(array).map_err(|source| BackendError::Value { name: name.into(), source })?;
                 Ok((self.node_id(name)?, value))
             })
             .collect::<Result<_, BackendError>>()?;
-        let types = fetch.iter().map(|name| self.interface.output(name)).collect::<Result<Vec<_>, _>>()?;
+        let types = fetch.iter().map(|name| self.io_types.output(name)).collect::<Result<Vec<_>, _>>()?;
         let ids = fetch.iter().map(|name| self.node_id(name)).collect::<Result<Vec<_>, _>>()?;
-        let values = guarded(|| self.loaded.model.run(inputs, &ids, Some(self.options.clone())))
+        let values = catch_panic(|| self.loaded.model.run(inputs, &ids, Some(self.options.clone())))
             .map_err(|reason| BackendError::Panic { backend: NAME, reason })?
             .map_err(|error| self.run_error(error))?;
         values
@@ -220,7 +225,7 @@ impl RtenSession {
         match node.and_then(|node| find(&self.loaded.operators, node)) {
             Some((node, operator))
                 if is_unsupported(&reason)
-                    || !operator.is_standard && !self.apart.holds(&operator.op_type) =>
+                    || !operator.is_standard && !self.decomposition.holds(&operator.op_type) =>
             {
                 let (node, op_type) = (node.clone(), operator.op_type.clone());
                 BackendError::UnsupportedNode { backend: NAME, node, op_type, reason }

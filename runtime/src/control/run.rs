@@ -1,56 +1,104 @@
-//! A control-flow operator, run on one sample.
+//! Runs a control-flow operator on one sample.
 
-use super::{Control, Kind, LoadedBodies, ResultOf, Scan, Watch};
+use std::ops::ControlFlow;
+
+use zqc_ir::Graph;
+
+use super::kind::{Kind, Scan};
+use super::operator::{BodyResult, Control};
 use crate::array::Array;
-use crate::interpreter::{Live, RunError, Sessions};
+use crate::interpreter::{ControlOperator, Live};
+use crate::run_error::RunError;
+use crate::sessions::{LoadedBodies, Sessions};
 use crate::slices::{empty_stack, resolve, slice, stack};
 
-/// An operator under way.
-pub(super) struct Run<'r, 'a, 'w> {
-    pub(super) control: &'r Control<'a>,
-    pub(super) live: &'r Live,
-    pub(super) loaded: &'r mut LoadedBodies,
-    pub(super) watch: &'r mut Watch<'w>,
+/// Called before every iteration with the index of the subgraph, the subgraph, and what is fed to it. When it breaks, the operator
+/// is run no further.
+pub type Watch<'w> = dyn FnMut(usize, &Graph, &Live) -> ControlFlow<()> + 'w;
+
+impl Control<'_> {
+    /// Runs the operator on one sample, from the values that it and its subgraphs read; `watch` is called before every iteration. The
+    /// results by value, or `None` when `watch` breaks.
+    ///
+    /// # Errors
+    /// When a value is missing or does not fit, a loop has too many iterations, or a subgraph cannot be run.
+    pub fn run(
+        &self,
+        live: &Live,
+        loaded: &mut LoadedBodies,
+        watch: &mut Watch,
+    ) -> Result<Option<Live>, RunError> {
+        let mut run = Run { control: self, live, loaded, watch };
+        let results = match &self.kind {
+            Kind::If { then_branch, else_branch } => run.branch(*then_branch, *else_branch),
+            Kind::Loop => run.iterate(),
+            Kind::Scan(scan) => run.scan(scan),
+        };
+        let named = |results: Vec<Array>| {
+            let named = self.outputs.iter().zip(results);
+            named.filter_map(|(output, array)| Some(((*output)?, array))).collect()
+        };
+        Ok(results?.map(named))
+    }
+}
+
+impl ControlOperator for Control<'_> {
+    fn run(&self, live: &Live, loaded: &mut LoadedBodies) -> Result<Live, RunError> {
+        let results = Self::run(self, live, loaded, &mut |_, _, _| ControlFlow::Continue(()))?;
+        Ok(results.unwrap_or_default())
+    }
+
+    fn try_load(&self) -> Result<(), RunError> {
+        self.bodies.iter().try_for_each(|body| body.interpreter.try_load())
+    }
+}
+
+/// A run of an operator.
+struct Run<'r, 'a, 'w> {
+    control: &'r Control<'a>,
+    live: &'r Live,
+    loaded: &'r mut LoadedBodies,
+    watch: &'r mut Watch<'w>,
 }
 
 impl Run<'_, '_, '_> {
     /// An `If`.
-    pub(super) fn branch(
-        &mut self,
-        then_branch: usize,
-        else_branch: usize,
-    ) -> Result<Option<Vec<Array>>, RunError> {
+    fn branch(&mut self, then_branch: usize, else_branch: usize) -> Result<Option<Vec<Array>>, RunError> {
         let condition = self.truth(self.control.required(0, self.live)?)?;
-        self.turn(if condition { then_branch } else { else_branch }, Vec::new())
+        self.run_body(if condition { then_branch } else { else_branch }, Vec::new())
     }
 
     /// A `Loop`.
-    pub(super) fn turns(&mut self) -> Result<Option<Vec<Array>>, RunError> {
+    fn iterate(&mut self) -> Result<Option<Vec<Array>>, RunError> {
         let (control, live) = (self.control, self.live);
         let trips = match control.input(0, live) {
-            Some(count) => Some(single(count).ok_or_else(|| control.fail("its trip count is no integer"))?),
+            Some(count) => {
+                Some(single(count).ok_or_else(|| control.fail("its trip count is not a single integer"))?)
+            }
             None => None,
         };
-        let mut goes_on = control.input(1, live).map_or(Ok(true), |condition| self.truth(condition))?;
+        let mut proceeds = control.input(1, live).map_or(Ok(true), |condition| self.truth(condition))?;
         let carried = control.inputs.len().saturating_sub(2);
         let mut state =
             (0..carried).map(|at| control.required(2 + at, live).cloned()).collect::<Result<Vec<_>, _>>()?;
         let stacks = self.stacks(1 + carried)?;
         let mut stacked = vec![Vec::new(); stacks];
-        let mut turn = 0usize;
-        while goes_on && trips.is_none_or(|trips| i64::try_from(turn).is_ok_and(|turn| turn < trips)) {
-            if turn == control.most_turns {
-                return Err(control.fail(format!("it goes on after {turn} turns")));
+        let mut iteration = 0usize;
+        while proceeds
+            && trips.is_none_or(|trips| i64::try_from(iteration).is_ok_and(|iteration| iteration < trips))
+        {
+            if iteration == control.most_turns {
+                return Err(control.fail(format!("it does not end within {iteration} iterations")));
             }
-            let counter = Array { shape: Vec::new(), data: vec![turn as i64].into() };
-            let condition = Array { shape: Vec::new(), data: vec![goes_on].into() };
+            let counter = Array { shape: Vec::new(), data: vec![iteration as i64].into() };
+            let condition = Array { shape: Vec::new(), data: vec![proceeds].into() };
             let given = [counter, condition].into_iter().chain(state).collect();
-            let Some(results) = self.turn(0, given)? else { return Ok(None) };
+            let Some(results) = self.run_body(0, given)? else { return Ok(None) };
             let mut results = results.into_iter();
-            goes_on = results.next().map_or(Ok(false), |condition| self.truth(&condition))?;
+            proceeds = results.next().map_or(Ok(false), |condition| self.truth(&condition))?;
             state = results.by_ref().take(carried).collect();
             stacked.iter_mut().zip(results).for_each(|(parts, part)| parts.push(part));
-            turn += 1;
+            iteration += 1;
         }
         for (at, parts) in stacked.iter().enumerate() {
             state.push(self.stack(parts, 1 + carried + at, 0)?);
@@ -59,7 +107,7 @@ impl Run<'_, '_, '_> {
     }
 
     /// A `Scan`.
-    pub(super) fn scan(&mut self, scan: &Scan) -> Result<Option<Vec<Array>>, RunError> {
+    fn scan(&mut self, scan: &Scan) -> Result<Option<Vec<Array>>, RunError> {
         let (control, live) = (self.control, self.live);
         let misfit = || control.fail("it has fewer inputs than it scans");
         let carried = control.inputs.len().checked_sub(scan.inputs).ok_or_else(misfit)?;
@@ -83,12 +131,12 @@ impl Run<'_, '_, '_> {
         }
         let stacks = self.stacks(carried)?;
         let mut stacked = vec![Vec::new(); stacks];
-        for turn in 0..length {
+        for iteration in 0..length {
             let cut = |&(array, axis, is_reversed): &(&Array, usize, bool)| {
-                slice(array, axis, if is_reversed { length - 1 - turn } else { turn })
+                slice(array, axis, if is_reversed { length - 1 - iteration } else { iteration })
             };
             let given = state.into_iter().chain(scanned.iter().filter_map(cut)).collect();
-            let Some(results) = self.turn(0, given)? else { return Ok(None) };
+            let Some(results) = self.run_body(0, given)? else { return Ok(None) };
             let mut results = results.into_iter();
             state = results.by_ref().take(carried).collect();
             stacked.iter_mut().zip(results).for_each(|(parts, part)| parts.push(part));
@@ -103,14 +151,14 @@ impl Run<'_, '_, '_> {
         Ok(Some(state))
     }
 
-    /// How many results of the body are stacked, those after the first `carried`.
+    /// How many results of the subgraph are stacked: those after the first `carried`.
     fn stacks(&self, carried: usize) -> Result<usize, RunError> {
         let results = self.control.body()?.results.len();
         let misfit = || self.control.fail(format!("its body has {results} results, {carried} are carried"));
         results.checked_sub(carried).ok_or_else(misfit)
     }
 
-    /// The result number `at` of all turns side by side along `axis`.
+    /// Result `at` of all iterations, stacked along `axis`.
     fn stack(&self, parts: &[Array], at: usize, axis: i64) -> Result<Array, RunError> {
         let control = self.control;
         let Some(first) = parts.first() else {
@@ -118,13 +166,17 @@ impl Run<'_, '_, '_> {
             let info = graph.outputs().get(at).and_then(|&output| graph.value(output).info.as_ref());
             return empty_stack(info, axis).map_err(|error| control.fail(error.to_string()));
         };
-        let misfit = || control.fail(format!("what its turns give as result {at} does not fit together"));
+        let misfit = || {
+            control.fail(format!(
+                "result {at} differs in shape or type from one iteration to the next, or has no axis {axis}"
+            ))
+        };
         let axis = resolve(axis, first.shape.len() + 1);
         axis.and_then(|axis| stack(parts, axis)).ok_or_else(misfit)
     }
 
-    /// Runs a body once on what is given to its own inputs; its results, or `None` when the watcher breaks.
-    fn turn(&mut self, index: usize, given: Vec<Array>) -> Result<Option<Vec<Array>>, RunError> {
+    /// Runs a subgraph once on the values of its declared inputs; its results, or `None` when the watcher breaks.
+    fn run_body(&mut self, index: usize, given: Vec<Array>) -> Result<Option<Vec<Array>>, RunError> {
         let control = self.control;
         let body = control.bodies.get(index).ok_or_else(|| control.fail("it has no body"))?;
         let (found, expected) = (given.len(), body.inputs.len());
@@ -143,15 +195,16 @@ impl Run<'_, '_, '_> {
         let repeats = self.loaded.in_loop || !matches!(control.kind, Kind::If { .. });
         let sessions = self.loaded.by_index.entry(index).or_insert_with(|| Sessions::new(repeats));
         let computed = body.interpreter.run_with(sessions, inner)?;
-        let result = |result: &ResultOf| match result {
-            ResultOf::Computed(at) => computed[*at].clone(),
-            ResultOf::Constant(array) => array.clone(),
+        let result = |result: &BodyResult| match result {
+            BodyResult::Computed(at) => computed[*at].clone(),
+            BodyResult::Constant(array) => array.clone(),
         };
         Ok(Some(body.results.iter().map(result).collect()))
     }
 
     fn truth(&self, condition: &Array) -> Result<bool, RunError> {
-        let number = single(condition).ok_or_else(|| self.control.fail("its condition is no truth value"))?;
+        let number =
+            single(condition).ok_or_else(|| self.control.fail("its condition is not a single boolean"))?;
         Ok(number != 0)
     }
 }

@@ -10,10 +10,12 @@ use zqc_ir::op::{Layout, Linear, attribute};
 use zqc_ir::tensor::DataType;
 use zqc_ir::{Change, Model, NewNode, Op, Patch, Tensor};
 
-use super::{Bodies, Control, LoadedBodies};
+use super::{Bodies, Control};
 use crate::array::Array;
 use crate::backend::backend;
-use crate::interpreter::{Interpreter, Live, RunError};
+use crate::interpreter::{Interpreter, Live};
+use crate::run_error::RunError;
+use crate::sessions::LoadedBodies;
 
 fn value(name: &str, dtype: DataType, dims: &[i64]) -> ValueInfoProto {
     let fixed = |&dim: &i64| Dimension { value: Some(dimension::Value::DimValue(dim)), ..Default::default() };
@@ -342,7 +344,7 @@ fn an_interpreter_runs_bodies_with_layers_in_bodies() {
         for _ in 0..2 {
             assert_eq!(prepared.run(interpreter.feed([("x", x.clone())])).unwrap(), whole);
         }
-        (whole, interpreter.stages().iter().map(|stage| stage.layers.len()).collect::<Vec<_>>())
+        (whole, interpreter.stages().iter().map(|stage| stage.own().count()).collect::<Vec<_>>())
     };
     // bent = |x W| = (1, 3); turn 0: (1, 3) W = (-2, 3.5); turn 1: plus bent.
     let expected = vec![array(&[1, 2], &[1.0, -6.5])];

@@ -1,19 +1,22 @@
 //! `.jsonl`: one JSON object a line: inputs as nested arrays, or a text in place of the token ids.
 
+use std::fs;
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{CalibrationSample, DataError, Sample, Tokens, read_file};
+use super::error::DataError;
+use super::sample::CalibrationSample;
+use super::tokens::Tokens;
 use crate::array::Array;
-use crate::inputs::InputSpec;
+use crate::inputs::{InputSpec, Sample};
 
 /// What some editors put in front of UTF-8 text.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Reads the first lines that are not blank.
 pub fn read(path: &Path, tokens: &Tokens, wanted: usize) -> Result<Vec<CalibrationSample>, DataError> {
-    let bytes = read_file(path)?;
+    let bytes = fs::read(path).map_err(DataError::read(path))?;
     let text = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes);
     let lines = text.split(|&byte| byte == b'\n').enumerate();
     lines

@@ -9,9 +9,9 @@ use zip::ZipArchive;
 use zip::result::ZipError;
 use zqc_ir::onnx::proto::tensor_proto::DataType;
 
-use super::{DataError, Sample};
+use super::error::DataError;
 use crate::array::{Array, ArrayError, element_count};
-use crate::inputs::InputSpec;
+use crate::inputs::{InputSpec, Sample};
 
 /// A header longer than this is no array's; NumPy's own take less than 200 bytes.
 const MAX_HEADER: usize = 1 << 16;
@@ -23,7 +23,7 @@ const MOST_RATIO: u64 = 200;
 
 /// Reads the arrays that are named like inputs.
 pub fn read(path: &Path, specs: &[InputSpec]) -> Result<Sample, DataError> {
-    let file = File::open(path).map_err(|source| DataError::Read { path: path.into(), source })?;
+    let file = File::open(path).map_err(DataError::read(path))?;
     let malformed = |reason: String| DataError::Malformed { path: path.into(), reason };
     let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|e| malformed(e.to_string()))?;
     let mut arrays = Sample::new();

@@ -1,17 +1,19 @@
 //! `.safetensors`: arrays by name, little-endian.
 
+use std::fs;
 use std::path::Path;
 
 use safetensors::{Dtype, SafeTensors};
 use zqc_ir::onnx::proto::tensor_proto::DataType;
 
-use super::{DataError, Sample, is_input, read_file};
+use super::arrays::is_input;
+use super::error::DataError;
 use crate::array::{Array, ArrayError};
-use crate::inputs::InputSpec;
+use crate::inputs::{InputSpec, Sample};
 
 /// Reads the arrays that are named like inputs.
 pub fn read(path: &Path, specs: &[InputSpec]) -> Result<Sample, DataError> {
-    let bytes = read_file(path)?;
+    let bytes = fs::read(path).map_err(DataError::read(path))?;
     let file = SafeTensors::deserialize(&bytes)
         .map_err(|error| DataError::Malformed { path: path.into(), reason: error.to_string() })?;
     file.iter()

@@ -1,12 +1,16 @@
 //! `.txt`: one text, cut into windows of tokens.
 
+use std::fs;
 use std::path::Path;
 
-use super::{DataError, Sample, Tokens, read_file};
+use super::error::DataError;
+use super::tokens::Tokens;
+use crate::inputs::Sample;
 
 /// Reads the first windows of a text.
 pub fn read(path: &Path, tokens: &Tokens, wanted: usize) -> Result<Vec<Sample>, DataError> {
-    let text = String::from_utf8(read_file(path)?).map_err(|error| DataError::Malformed {
+    let bytes = fs::read(path).map_err(DataError::read(path))?;
+    let text = String::from_utf8(bytes).map_err(|error| DataError::Malformed {
         path: path.into(),
         reason: format!("not UTF-8 text: {error}"),
     })?;

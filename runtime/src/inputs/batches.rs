@@ -1,9 +1,9 @@
 //! Models whose batch is fixed above 1: several samples share a run.
 
-use super::spec::{Dimension, InputSpec};
-use super::{MOST_VALUES, leading_input};
+use super::derive::MOST_VALUES;
+use super::spec::{Dimension, InputSpec, Sample};
+use super::tokens::leading_input;
 use crate::array::{Array, element_count};
-use crate::dataset::Sample;
 use crate::slices::stack;
 
 /// A larger batch is not made of single samples.

@@ -9,6 +9,7 @@ use zqc_ir::graph::Port;
 use zqc_ir::onnx::proto::NodeProto;
 use zqc_ir::{Graph, Node, Op, ValueId};
 
+use super::error::InputError;
 use super::spec::{Dimension, InputSpec};
 
 /// An attention operator that reads caches of keys and values.
@@ -52,8 +53,28 @@ const KEEPS_FEATURES: [&str; 7] = [
 /// Values looked at before a size counts as unknown.
 const MOST_VALUES: usize = 64;
 
+impl InputSpec {
+    /// The inputs that a caller of `graph` must provide: those without an initializer. Sizes that an input leaves open and
+    /// that the node which reads it implies are fixed: of a cache of `GroupQueryAttention` the number of heads and their width.
+    ///
+    /// # Errors
+    /// [`InputError::NotATensor`].
+    pub fn of_graph(graph: &Graph) -> Result<Vec<Self>, InputError> {
+        let input = |id| {
+            let value = graph.value(id);
+            let info = value.info.as_ref().ok_or_else(|| InputError::NotATensor { name: value.name.clone() });
+            let mut spec = Self::of_input(info?)?;
+            if let Some(dims) = &mut spec.shape {
+                fix(graph, id, dims);
+            }
+            Ok(spec)
+        };
+        graph.required_inputs().map(input).collect()
+    }
+}
+
 /// Fixes those of the dimensions `dims` of the graph's input `input` that are open and that the attention which reads it implies.
-pub(super) fn fix(graph: &Graph, input: ValueId, dims: &mut [Dimension]) {
+fn fix(graph: &Graph, input: ValueId, dims: &mut [Dimension]) {
     let [_, heads, length, width] = dims else { return };
     let read = graph.uses(input).iter().find_map(|reader| {
         let Port::Input(port) = reader.port else { return None };

@@ -1,13 +1,17 @@
-//! What an input of a model is: its name, its element type and its sizes.
+//! The declaration of an input: its name, its element type and its dimensions.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
-use zqc_ir::Graph;
 use zqc_ir::onnx::proto::tensor_proto::DataType;
 use zqc_ir::onnx::proto::tensor_shape_proto::dimension::Value;
 use zqc_ir::onnx::proto::{TensorShapeProto, ValueInfoProto, type_proto};
 
-use super::{InputError, sizes};
+use super::error::InputError;
+use crate::array::Array;
+
+/// What a data set gives for one run of a model: arrays by input name, batch 1. [`make_inputs`](super::make_inputs) completes it.
+pub type Sample = BTreeMap<String, Array>;
 
 /// One input of a model.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,24 +57,6 @@ impl fmt::Display for InputSpec {
 }
 
 impl InputSpec {
-    /// The inputs that a caller of `graph` must provide: those that no initializer stands for. Sizes that an input leaves open, and
-    /// that the node which reads it implies, are fixed: of a cache of `GroupQueryAttention` the number of heads and their width.
-    ///
-    /// # Errors
-    /// [`InputError::NotATensor`].
-    pub fn of_graph(graph: &Graph) -> Result<Vec<Self>, InputError> {
-        let input = |id| {
-            let value = graph.value(id);
-            let info = value.info.as_ref().ok_or_else(|| InputError::NotATensor { name: value.name.clone() });
-            let mut spec = Self::of_input(info?)?;
-            if let Some(dims) = &mut spec.shape {
-                sizes::fix(graph, id, dims);
-            }
-            Ok(spec)
-        };
-        graph.required_inputs().map(input).collect()
-    }
-
     /// The input that `input` declares.
     ///
     /// # Errors

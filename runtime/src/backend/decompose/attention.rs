@@ -14,7 +14,7 @@ const PRODUCT_BIAS: usize = 5;
 const PAST_LENGTH: usize = 6;
 
 /// One with rotary positions stays, as does one that writes to its cache in place.
-pub fn take_apart(parts: &mut Parts) -> Option<()> {
+pub fn decompose(parts: &mut Parts) -> Option<()> {
     if parts.is_set("do_rotary") || parts.input(PAST_LENGTH).is_some() {
         return None;
     }

@@ -5,7 +5,7 @@ use zqc_ir::op::attribute;
 use super::parts::Parts;
 
 /// Of one dimension, channels first, with a state of the steps before and a weight whose shape is known; any other stays.
-pub fn take_apart(parts: &mut Parts) -> Option<()> {
+pub fn decompose(parts: &mut Parts) -> Option<()> {
     let node = parts.node();
     let others = ["state_update_capacity", "state_window", "state_length", "channels_last", "input_channels"];
     if node.int_or("ndim", 1) != 1

@@ -17,7 +17,7 @@ const MASK: usize = 7;
 const POSITIONS: usize = 8;
 
 /// Without positions, tokens stand one after the other.
-pub fn take_apart(parts: &mut Parts) -> Option<()> {
+pub fn decompose(parts: &mut Parts) -> Option<()> {
     let ids = parts.input(IDS)?;
     let (words, places) = (parts.input(WORDS)?, parts.input(PLACES)?);
     let words = parts.op("Gather", &[words, ids], Vec::new());

@@ -6,7 +6,7 @@ use zqc_ir::op::attribute;
 use super::parts::Parts;
 
 /// Those that swap batch dimensions stay. The attributes that transpose mean nothing to vectors.
-pub fn take_apart(parts: &mut Parts) -> Option<()> {
+pub fn decompose(parts: &mut Parts) -> Option<()> {
     if parts.is_set("transBatchA") || parts.is_set("transBatchB") {
         return None;
     }

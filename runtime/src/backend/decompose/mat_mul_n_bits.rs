@@ -15,7 +15,7 @@ const BIAS: usize = 5;
 const MIDDLE: f32 = 128.0;
 
 /// Codes `[N, blocks, block size]` of a byte each. Other widths stay, as does a weight whose columns are in another order.
-pub fn take_apart(parts: &mut Parts) -> Option<()> {
+pub fn decompose(parts: &mut Parts) -> Option<()> {
     if parts.node().int_or("bits", 4) != 8 || parts.input(ORDER).is_some() {
         return None;
     }

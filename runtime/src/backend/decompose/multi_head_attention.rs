@@ -20,7 +20,7 @@ const PAST_LENGTH: usize = 8;
 
 /// Keys and values may be `[B, heads, T, D]`, as those of another model's output are, or packed `[B, T, heads, 2, D]`, and the mask
 /// of any form. One that writes to its cache in place stays, as does one that yields its products.
-pub fn take_apart(parts: &mut Parts) -> Option<()> {
+pub fn decompose(parts: &mut Parts) -> Option<()> {
     if parts.input(PAST_LENGTH).is_some() || parts.output(3).is_some() {
         return None;
     }

@@ -14,11 +14,11 @@ const AXES_OF_SUMS: i64 = 13;
 const AXES_OF_REDUCTIONS: i64 = 18;
 
 /// What follows the name of a node in the names of its parts, which are numbered.
-const APART: &str = "/apart/";
+const SEPARATOR: &str = "/decomposed/";
 
 /// The name of the node that a node is a part of, as its name says.
 pub fn whole(name: &str) -> Option<&str> {
-    name.rsplit_once(APART).map(|(whole, _)| whole)
+    name.rsplit_once(SEPARATOR).map(|(whole, _)| whole)
 }
 
 /// The domain of ONNX Runtime's own operators.
@@ -68,7 +68,7 @@ impl<'n> Parts<'n> {
         self.nodes
     }
 
-    /// The node that is taken apart.
+    /// The node that is decomposed.
     pub fn node(&self) -> &'n NodeProto {
         self.node
     }
@@ -142,7 +142,7 @@ impl<'n> Parts<'n> {
     pub fn fresh(&mut self) -> String {
         self.count += 1;
         let output = self.node.output.iter().find(|name| !name.is_empty());
-        format!("{}{APART}{}", output.map_or("", String::as_str), self.count)
+        format!("{}{SEPARATOR}{}", output.map_or("", String::as_str), self.count)
     }
 
     fn push(
@@ -157,7 +157,7 @@ impl<'n> Parts<'n> {
         self.nodes.push(NodeProto {
             domain: Some(domain.to_string()),
             op_type: Some(op_type.to_string()),
-            name: Some(format!("{}{APART}{}", self.node.name(), self.count)),
+            name: Some(format!("{}{SEPARATOR}{}", self.node.name(), self.count)),
             input: input.iter().map(|name| name.to_string()).collect(),
             output,
             attribute: attributes,

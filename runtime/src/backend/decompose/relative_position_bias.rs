@@ -7,7 +7,7 @@ use zqc_ir::op::attribute;
 use super::parts::Parts;
 
 /// The table is `[buckets, heads]`, the result `[1, heads, queries, keys]`.
-pub fn take_apart(parts: &mut Parts) -> Option<()> {
+pub fn decompose(parts: &mut Parts) -> Option<()> {
     let table = parts.input(0)?;
     let farthest = parts.count_of("max_distance")?;
     let is_bidirectional = parts.is_set("is_bidirectional");

@@ -5,7 +5,7 @@ use zqc_ir::op::attribute;
 use super::parts::Parts;
 
 /// Sum, normalization, and the statistics that the operator yields where they are asked for.
-pub fn take_apart(parts: &mut Parts) -> Option<()> {
+pub fn decompose(parts: &mut Parts) -> Option<()> {
     let is_simplified = parts.node().op_type() == "SkipSimplifiedLayerNormalization";
     let (x, skip, gamma) = (parts.input(0)?, parts.input(1)?, parts.input(2)?);
     let (beta, bias) = if is_simplified { (None, parts.input(3)) } else { (parts.input(3), parts.input(4)) };

@@ -9,6 +9,7 @@ use ort::LoadDynamicError;
 
 /// Why there is no ONNX Runtime.
 #[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
 pub enum LibraryError {
     /// There is none where it is looked for.
     #[error(

@@ -1,0 +1,63 @@
+//! Every tile and cluster of the kernels.
+
+use super::*;
+
+/// Few tokens have a cluster each in quantization, many have none: all of its variants.
+#[test]
+fn every_cluster_of_the_quantization() {
+    let device = device();
+    let mut random = Random(2);
+    let layers = [Spec::new(24, 2056, 128, 24).layer("layer", &mut random)];
+    let bench = Bench::new(&device, &[layers.to_vec()]);
+    for tokens in [5, 132, 200, 400, 1056, 1100, 4500] {
+        for prologue in Prologue::ALL {
+            bench.check::<bf16, bf16>(&layers, tokens, prologue, &mut random);
+        }
+    }
+}
+
+/// Every tile and cluster of the linear kernels, whether the table names it or not.
+#[test]
+fn every_variant_of_the_linear_kernels() {
+    let device = device();
+    let mut random = Random(3);
+    let layer = Spec::new(328, 1100, 64, 24).bias().layer("layer", &mut random);
+    let bench = Bench::new(&device, &[vec![layer.clone()]]);
+    let decode = [8, 16, 32, 64].iter().flat_map(|&tokens| {
+        [1, 2, 4, 8].map(|cluster| LinearVariant { kernel: LinearKernel::Decode, tokens, cluster })
+    });
+    let prefill = (64..=256).step_by(32).flat_map(|tokens| {
+        [1, 2, 4].map(|cluster| LinearVariant { kernel: LinearKernel::Prefill, tokens, cluster })
+    });
+    let variants: Vec<LinearVariant> = decode.chain(prefill).collect();
+    let k = layer.matrix.cols;
+    let inputs = [3, 61, 300].map(|tokens| {
+        let x: Vec<bf16> = rows(tokens, k, true, &mut random);
+        let quantized = support::quantized(&values(&x), k);
+        let mut scratch = bench.model.scratch(tokens).unwrap();
+        let x = bench.upload(&x);
+        let input = x.slice(..tokens * k);
+        let activation = bench.linear(&layer).activation();
+        bench.model.quantize(activation, Input::plain(&input), tokens, &mut scratch, &bench.stream).unwrap();
+        bench.stream.synchronize().unwrap();
+        (tokens, scratch, quantized)
+    });
+    let work = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(4, |threads| threads.get()) {
+            scope.spawn(|| {
+                while let Some(&variant) = variants.get(work.fetch_add(1, Ordering::Relaxed)) {
+                    for (tokens, scratch, quantized) in &inputs {
+                        if variant.kernel == LinearKernel::Decode && *tokens > variant.tokens as usize {
+                            continue;
+                        }
+                        let y = bench.output::<bf16>(&layer, *tokens, |linear, y| {
+                            linear.apply_variant(variant, scratch, y, &bench.stream)
+                        });
+                        compare(&format!("{tokens} tokens, {variant:?}"), &layer, quantized, &y);
+                    }
+                }
+            });
+        }
+    });
+}

@@ -1,0 +1,74 @@
+//! What is loaded of a graph while it is run: sessions of its stages, dequantized weights, and the subgraphs of its control flow.
+
+use std::collections::HashMap;
+
+use zqc_ir::NodeId;
+use zqc_numerics::LowRank;
+
+use crate::backend::Session;
+
+/// The subgraphs of a control-flow operator that were entered.
+#[derive(Default)]
+pub struct LoadedBodies {
+    pub(crate) by_index: HashMap<usize, Sessions>,
+    /// Whether the operator is in a loop, so that its subgraphs are run many times on one sample.
+    pub(crate) in_loop: bool,
+}
+
+/// The dequantized weight of a linear layer, once it was needed.
+#[derive(Default)]
+pub struct LoadedWeight(Option<Weight>);
+
+/// A weight `[N, K]` and the low-rank branch beside it.
+pub(crate) type Weight = (Vec<f32>, Option<LowRank>);
+
+impl LoadedWeight {
+    /// The weight, which `load` gives the first time.
+    pub(crate) fn get_or_load<E>(&mut self, load: impl FnOnce() -> Result<Weight, E>) -> Result<&Weight, E> {
+        match &mut self.0 {
+            Some(weight) => Ok(weight),
+            empty => Ok(empty.insert(load()?)),
+        }
+    }
+}
+
+/// What is loaded of a graph.
+#[derive(Default)]
+pub(crate) struct Sessions {
+    /// The sessions of the first stages; `None` for a stage without standard operators.
+    pub stages: Vec<Option<Box<dyn Session>>>,
+    pub kept: Kept,
+}
+
+impl Sessions {
+    /// Nothing yet, of a graph that `repeats` on one sample or does not.
+    pub fn new(repeats: bool) -> Self {
+        let weights = repeats.then(HashMap::new);
+        Self { stages: Vec::new(), kept: Kept { weights, ..Kept::default() } }
+    }
+}
+
+/// What stages keep from one run to the next.
+#[derive(Default)]
+pub(crate) struct Kept {
+    /// By control-flow operator.
+    bodies: HashMap<NodeId, LoadedBodies>,
+    /// Dequantized weights by layer, in a graph that is run many times on few tokens. Elsewhere they would only take memory.
+    weights: Option<HashMap<NodeId, LoadedWeight>>,
+}
+
+impl Kept {
+    /// The subgraphs of a control-flow operator.
+    pub fn bodies(&mut self, id: NodeId) -> &mut LoadedBodies {
+        let in_loop = self.weights.is_some();
+        self.bodies.entry(id).or_insert_with(|| LoadedBodies { in_loop, ..LoadedBodies::default() })
+    }
+
+    /// The weight of a layer, in `once` where weights are not kept.
+    pub fn weight<'k>(&'k mut self, id: NodeId, once: &'k mut LoadedWeight) -> &'k mut LoadedWeight {
+        match &mut self.weights {
+            Some(weights) => weights.entry(id).or_default(),
+            None => once,
+        }
+    }
+}
