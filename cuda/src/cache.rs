@@ -89,7 +89,7 @@ impl PrivateFolder {
 pub struct Key([u8; 32]);
 
 impl Key {
-    /// Of parts, each with its length, so that no two lists of parts are taken for one another.
+    /// The hash of `parts`, each preceded by its length, so that different lists of parts never hash the same bytes.
     pub fn new<'a>(parts: impl IntoIterator<Item = &'a str>) -> Self {
         let mut hash = Sha256::new();
         for part in parts {

@@ -14,8 +14,8 @@ use crate::pool::Pool;
 use crate::scratch::{Layout, Scratch};
 use crate::variant::{DataType, Prologue};
 
-/// Room for the tokens of any layers on a device, for every stream that calls them: those of a stream use it in turn. It grows with
-/// the largest call, and not while a graph is captured: make a call of that size before.
+/// Scratch memory for the tokens of any layers on a device, one buffer for each stream. It grows with the largest call, which must not
+/// happen while a graph is captured: make a call of that size before.
 #[derive(Debug)]
 pub struct Workspace {
     device: Device,
@@ -23,7 +23,7 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// One that is empty yet.
+    /// An empty workspace.
     pub fn new(device: &Device) -> Self {
         Self { device: device.clone(), pool: Pool::default() }
     }

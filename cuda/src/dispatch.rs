@@ -155,7 +155,7 @@ fn fit_linear(variant: LinearVariant, k: usize) -> LinearVariant {
     LinearVariant { tokens: if is_long { variant.tokens.min(128) } else { variant.tokens }, ..variant }
 }
 
-/// As many blocks as there are multiprocessors as long as tokens are few, then as few blocks for a token as hold it.
+/// For few tokens, enough blocks to fill the multiprocessors; for many, as few blocks for a token as can hold it.
 fn quantize_rule(k: usize) -> Vec<(usize, QuantizeVariant)> {
     const FEW: u32 = 8;
     let mut steps = Vec::new();

@@ -23,7 +23,7 @@ type StreamKey = (usize, Option<ThreadId>);
 struct OfStream<S> {
     /// The one in use, and the tokens that it has room for.
     current: Option<(usize, S)>,
-    /// Those that have become too small: a captured graph may hold their addresses.
+    /// Scratches that have become too small, kept because a captured graph may hold their addresses.
     outgrown: Vec<S>,
 }
 
@@ -38,7 +38,7 @@ impl<S> Pool<S> {
     /// Where the stream has none that is large enough, `allocate` makes one of the capacity that it is given.
     ///
     /// # Errors
-    /// Those of `allocate` and `work`.
+    /// The errors of `allocate` and `work`.
     pub fn with<T, E>(
         &self,
         stream: CUstream,

@@ -167,7 +167,7 @@ impl TableLinear {
     /// Writes `x W^T` to `y` `[tokens][rows]`, put on the stream. `weight` has a scale for every group, `[rows][groups]`.
     ///
     /// # Errors
-    /// Those of [`check_groups`](Self::check_groups), and as [`RowQuantizer::quantize`](crate::RowQuantizer::quantize).
+    /// As [`check_groups`](Self::check_groups) and [`RowQuantizer::quantize`](crate::RowQuantizer::quantize).
     ///
     /// # Safety
     /// As [`RowQuantizer::quantize`](crate::RowQuantizer::quantize).

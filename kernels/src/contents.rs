@@ -37,7 +37,7 @@ pub(crate) struct Contents {
     names: HashSet<String>,
     activations: Vec<Activation>,
     layers: Vec<Layer>,
-    /// Those of the layers.
+    /// By layer.
     pub geometries: Vec<Geometry>,
 }
 

@@ -20,7 +20,7 @@ pub enum EmitError {
     /// A layer cannot be packed, or the package not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
-    /// The graph has a circle.
+    /// The graph has a cycle.
     #[error(transparent)]
     Cycle(#[from] Cycle),
     /// The operands of a layer cannot be read.

@@ -38,7 +38,7 @@ pub enum PackError {
     Branch {
         /// Rows and columns of the weight.
         expected: [usize; 2],
-        /// Those of the branch.
+        /// The dimensions of the branch.
         actual: [usize; 2],
     },
     /// The weight has another number of columns than one that reads the same activation.

@@ -31,7 +31,7 @@ pub enum OpenError {
         /// What the operating system said.
         source: io::Error,
     },
-    /// The manifest is none.
+    /// The file is not a manifest.
     #[error("{path:?} is no manifest of a CUDA package: {reason}; compile the model again")]
     Manifest {
         /// The file.

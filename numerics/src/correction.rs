@@ -96,7 +96,7 @@ impl Correction {
         Ok(Self { k, mean, factor })
     }
 
-    /// `weight` `[rows, K]` moved by `share` of the way to the one whose output makes up for what `lack` says it lacks:
+    /// `weight` `[rows, K]` moved by `share` of the way to the one whose output compensates `lack`:
     /// `W + share ((H + λhI)⁻¹ XᵀY)ᵀ`.
     ///
     /// # Errors

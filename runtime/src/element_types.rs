@@ -12,9 +12,9 @@ use zqc_ir::{Graph, Node, Op, ValueId};
 enum Rule {
     /// Always the same.
     Fixed(DataType),
-    /// That of an input.
+    /// The type of an input.
     Input(usize),
-    /// That which an attribute names, by default this one.
+    /// The type that an attribute names, or this default.
     Attribute(&'static str, DataType),
 }
 

@@ -169,7 +169,7 @@ fn a_loop_is_calibrated_on_its_turns() {
     let cases = [
         (Some(3), &tanh, [true, true], "", "its outputs are those of the quantized model"),
         (Some(0), &tanh, [false, false], "no sample enters it", "its outputs are those"),
-        (None, &tanh, [true, true], "", "it goes on after 256 turns"),
+        (None, &tanh, [true, true], "", "it does not end within 256 iterations"),
         (Some(3), &unknown, [true, false], "\"riddle\" (Mystery)", "no run"),
     ];
     for (count, bend, calibrated, reason, verification) in cases {

@@ -14,7 +14,7 @@ pub(crate) struct Quad(float32x4_t);
 #[derive(Clone, Copy)]
 pub(crate) struct Table(uint8x16x2_t);
 
-/// FP8 with so many bits of significand, and the exponent of a power of two that makes up for the biases.
+/// FP8 with so many bits of significand, and the exponent of a power of two that corrects the difference of the biases.
 #[derive(Clone, Copy)]
 pub(crate) struct Float<const SIGNIFICAND: i32, const BIASES: u32>;
 

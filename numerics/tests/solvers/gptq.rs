@@ -242,7 +242,7 @@ fn activation_order_is_natural_order_on_sorted_columns() {
     }
 }
 
-/// Without correlations nothing is made up for, and the output error is what the search for scales minimizes.
+/// Without correlations there is no error to compensate, and the output error is what the search for scales minimizes.
 #[test]
 fn the_search_lowers_its_own_objective() {
     let (rows, cols, mut random) = (200, 100, Random(14));

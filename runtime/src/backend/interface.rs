@@ -28,7 +28,7 @@ impl From<ModelProto> for Subgraph {
 
 /// A way to run subgraphs.
 pub trait Backend: Send + Sync {
-    /// The name by which [`backend`] finds it.
+    /// The name by which [`backend`](super::backend()) finds it.
     fn name(&self) -> &'static str;
 
     /// Whether it knows the control-flow operator `op_type`: `If`, `Loop` or `Scan`.
@@ -184,7 +184,7 @@ impl BackendError {
     }
 }
 
-/// The names that [`backend`] knows, the default first.
+/// The names that [`backend`](super::backend()) knows, the default first.
 pub fn available_backends() -> &'static [&'static str] {
     &["auto", "rten", "ort"]
 }

@@ -20,7 +20,7 @@ pub fn backend(name: &str, threads: Option<usize>) -> Result<Box<dyn Backend>, B
     }
 }
 
-/// As many of `threads` as there are cores for.
+/// The number of threads to use: `threads`, but at most one for each core that this process may use.
 pub fn useful_threads(threads: usize) -> usize {
     std::thread::available_parallelism().map_or(threads, |cores| threads.min(cores.get()))
 }

@@ -81,7 +81,7 @@ fn array(dims: &[usize], values: &[f32]) -> Array {
     Array::new(dims.to_vec(), values.to_vec()).unwrap()
 }
 
-/// Runs the first control flow of the model; its results in order, and how many turns it took.
+/// Runs the first control flow of the model; its results in order, and how many iterations it took.
 fn run_within(
     model: &Model,
     feeds: &[(&str, Array)],
@@ -93,13 +93,13 @@ fn run_within(
     let mut controls = graph.nodes().map(|(id, _)| Control::new(model, id, backend.as_ref(), bodies));
     let control = controls.find_map(Result::transpose).expect("control flow")?;
     let live: Live = feeds.iter().map(|(name, array)| (graph.find(name).unwrap(), array.clone())).collect();
-    let mut turns = 0;
+    let mut iterations = 0;
     let mut count = |_: usize, _: &zqc_ir::Graph, _: &Live| {
-        turns += 1;
+        iterations += 1;
         ControlFlow::Continue(())
     };
     let results = control.run(&live, &mut LoadedBodies::default(), &mut count)?.expect("never stopped");
-    Ok((graph.outputs().iter().map(|output| results[output].clone()).collect(), turns))
+    Ok((graph.outputs().iter().map(|output| results[output].clone()).collect(), iterations))
 }
 
 fn run(model: &Model, feeds: &[(&str, Array)]) -> Result<(Vec<Array>, usize), RunError> {
@@ -141,8 +141,8 @@ fn start() -> [(&'static str, Array); 2] {
     [("start", array(&[2], &[1.0, 2.0])), ("step", array(&[2], &[0.0, 1.0]))]
 }
 
-fn count(turns: i64) -> (&'static str, Array) {
-    ("count", Array::new(vec![], vec![turns]).unwrap())
+fn count(iterations: i64) -> (&'static str, Array) {
+    ("count", Array::new(vec![], vec![iterations]).unwrap())
 }
 
 fn condition(holds: bool) -> (&'static str, Array) {
@@ -150,10 +150,10 @@ fn condition(holds: bool) -> (&'static str, Array) {
 }
 
 #[test]
-fn a_loop_takes_as_many_turns_as_it_counts() {
+fn a_loop_has_as_many_iterations_as_it_counts() {
     let [a, b] = start();
-    let (results, turns) = run(&doubling("count - start"), &[a, b, count(2)]).unwrap();
-    assert_eq!(turns, 2);
+    let (results, iterations) = run(&doubling("count - start"), &[a, b, count(2)]).unwrap();
+    assert_eq!(iterations, 2);
     assert_eq!(results[0], array(&[2], &[4.0, 11.0]));
     assert_eq!(results[1], array(&[2, 2], &[2.0, 5.0, 5.0, 12.0]));
 }
@@ -161,21 +161,21 @@ fn a_loop_takes_as_many_turns_as_it_counts() {
 #[test]
 fn a_loop_goes_on_while_its_condition_holds() {
     let [a, b] = start();
-    let (results, turns) = run(&doubling("- condition start"), &[a, b, condition(true)]).unwrap();
+    let (results, iterations) = run(&doubling("- condition start"), &[a, b, condition(true)]).unwrap();
     // Sums 7, 15, 31, 63.
-    assert_eq!(turns, 4);
+    assert_eq!(iterations, 4);
     assert_eq!(results[0], array(&[2], &[16.0, 47.0]));
     assert_eq!(results[1].shape, [4, 2]);
 }
 
 #[test]
-fn a_loop_without_turns_gives_what_came_in_and_empty_stacks() {
+fn a_loop_without_iterations_gives_what_came_in_and_empty_stacks() {
     let [a, b] = start();
     for feed in [[count(0), condition(true)], [count(-3), condition(true)], [count(9), condition(false)]] {
         let [count, condition] = feed;
         let feeds = [a.clone(), b.clone(), count, condition];
-        let (results, turns) = run(&doubling("count condition start"), &feeds).unwrap();
-        assert_eq!((turns, &results[0]), (0, &a.1));
+        let (results, iterations) = run(&doubling("count condition start"), &feeds).unwrap();
+        assert_eq!((iterations, &results[0]), (0, &a.1));
         assert_eq!(results[1], array(&[0, 2], &[]));
     }
 }
@@ -184,7 +184,7 @@ fn a_loop_without_turns_gives_what_came_in_and_empty_stacks() {
 fn a_loop_that_goes_on_for_too_long_is_an_error() {
     let feeds = [("start", array(&[2], &[0.0, 0.0])), ("step", array(&[2], &[0.0, 0.0]))];
     let error = run(&doubling("- - start"), &feeds).unwrap_err().to_string();
-    assert!(error.contains("it goes on after 100 turns"), "{error}");
+    assert!(error.contains("it does not end within 100 iterations"), "{error}");
     let [a, b] = start();
     assert_eq!(run_within(&doubling("count - start"), &[a, b, count(3)], 3).unwrap().1, 3);
 }
@@ -195,7 +195,10 @@ fn what_does_not_fit_is_an_error() {
     let fraction = ("count", array(&[], &[1.5]));
     let error =
         |inputs: &str, feeds: &[(&str, Array)]| run(&doubling(inputs), feeds).unwrap_err().to_string();
-    assert!(error("count - start", &[a.clone(), b.clone(), fraction]).contains("trip count is no integer"));
+    assert!(
+        error("count - start", &[a.clone(), b.clone(), fraction])
+            .contains("trip count is not a single integer")
+    );
     assert!(
         error("count - start start", &[a.clone(), b.clone(), count(1)])
             .contains("its body has 3 inputs, 4 are given")
@@ -231,8 +234,8 @@ fn a_scan_reads_slices_and_stacks_results() {
         ("x", array(&[3, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])),
         ("y", array(&[3, 2], &[10.0, 0.0, 20.0, 0.0, 30.0, 0.0])),
     ];
-    let (results, turns) = run(&sums(vec![]), &feeds).unwrap();
-    assert_eq!(turns, 3);
+    let (results, iterations) = run(&sums(vec![]), &feeds).unwrap();
+    assert_eq!(iterations, 3);
     assert_eq!(results[0], array(&[2], &[169.0, 212.0]));
     assert_eq!(results[1], array(&[3, 2], &[111.0, 202.0, 134.0, 206.0, 169.0, 212.0]));
     assert_eq!(results[2], feeds[1].1);
@@ -253,7 +256,7 @@ fn a_scan_has_axes_and_directions() {
     ];
     let (results, _) = run(&model, &feeds).unwrap();
     assert_eq!(results[0], array(&[2], &[66.0, 15.0]));
-    // Turn by turn (31, 4), (53, 9), (66, 15), as columns.
+    // By iteration (31, 4), (53, 9), (66, 15), as columns.
     assert_eq!(results[1], array(&[2, 3], &[31.0, 53.0, 66.0, 4.0, 9.0, 15.0]));
     // The columns of x as rows, the last in front.
     assert_eq!(results[2], array(&[3, 2], &[3.0, 6.0, 2.0, 5.0, 1.0, 4.0]));
@@ -263,8 +266,8 @@ fn a_scan_has_axes_and_directions() {
 fn a_scan_of_nothing_and_of_what_does_not_fit() {
     let feeds = |x: Array, y: Array| [("start", array(&[2], &[1.0, 2.0])), ("x", x), ("y", y)];
     let none = || array(&[0, 2], &[]);
-    let (results, turns) = run(&sums(vec![]), &feeds(none(), none())).unwrap();
-    assert_eq!((turns, &results[0]), (0, &array(&[2], &[1.0, 2.0])));
+    let (results, iterations) = run(&sums(vec![]), &feeds(none(), none())).unwrap();
+    assert_eq!((iterations, &results[0]), (0, &array(&[2], &[1.0, 2.0])));
     assert_eq!(results[1].shape, [0, 2]);
     let error = |model: &Model, x, y| run(model, &feeds(x, y)).unwrap_err().to_string();
     let one = array(&[1, 2], &[1.0, 2.0]);
@@ -346,7 +349,7 @@ fn an_interpreter_runs_bodies_with_layers_in_bodies() {
         }
         (whole, interpreter.stages().iter().map(|stage| stage.own().count()).collect::<Vec<_>>())
     };
-    // bent = |x W| = (1, 3); turn 0: (1, 3) W = (-2, 3.5); turn 1: plus bent.
+    // bent = |x W| = (1, 3); iteration 0: (1, 3) W = (-2, 3.5); iteration 1: plus bent.
     let expected = vec![array(&[1, 2], &[1.0, -6.5])];
     assert_eq!(run(&nested(), Bodies::default()), (expected.clone(), vec![0]));
     let mut raised = nested();
@@ -356,7 +359,7 @@ fn an_interpreter_runs_bodies_with_layers_in_bodies() {
 }
 
 #[test]
-fn a_watcher_hears_of_every_turn_and_stops_it() {
+fn a_watcher_is_called_before_every_iteration_and_can_stop_the_operator() {
     let model = doubling("count - start");
     let backend = backend("rten", Some(1)).unwrap();
     let (id, _) = model.graph.nodes().next().unwrap();

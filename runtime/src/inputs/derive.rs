@@ -24,7 +24,7 @@ pub(super) struct Context<'a> {
     pub tokens: &'a Array,
     /// All inputs.
     pub specs: &'a [InputSpec],
-    /// Those that are given, by name.
+    /// The inputs that are given, by name.
     pub given: &'a BTreeMap<String, Array>,
 }
 
