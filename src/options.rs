@@ -35,7 +35,7 @@ pub enum Emit {
     /// A lowered ONNX model.
     #[default]
     Onnx,
-    /// A folder of packed weights and the CUDA kernels that read them, see [`zqc_kernels`].
+    /// A folder of weights packed for the CUDA kernels, see [`zqc_kernels`].
     Cuda,
     /// The textual form of the quantized graph, before it is lowered.
     Ir,
@@ -70,7 +70,7 @@ pub enum Head {
 #[derive(Debug, Clone)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 pub struct Options {
-    /// What the result is: an ONNX model, a folder of packed weights and CUDA kernels, or the textual form of the quantized
+    /// What the result is: an ONNX model, a folder of weights packed for the CUDA kernels, or the textual form of the quantized
     /// graph
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Output", value_parser = parse::choice::<Emit>(), default_value = Options::default().emit.word()))]
     pub emit: Emit,

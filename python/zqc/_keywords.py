@@ -6,7 +6,7 @@ from typing import Any
 from zqc import _zqc
 
 # What they do is to print.
-_WITHOUT_KEYWORD = {"json", "print-ir-after"}
+_WITHOUT_KEYWORD = {"json", "print-ir-after", "verbose"}
 
 
 def arguments(command: str, keywords: dict[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ use super::{Target, Verification, Writer, Written};
 use crate::error::Error;
 use crate::options::{Choice, OnnxDialect, Options};
 
-/// A folder of packed weights and the CUDA kernels that read them, see [`zqc_kernels`].
+/// A folder of weights packed for the CUDA kernels, see [`zqc_kernels`].
 #[derive(Debug, Clone, Copy, Default)]
 pub struct CudaPackage;
 

@@ -55,3 +55,12 @@ fn the_passes_that_run_are_those_that_are_listed() {
     assert_eq!(native, listed(Emit::Onnx, OnnxDialect::Native));
     assert!(native.iter().all(|name| Pipeline::all_names().contains(&name.as_str())));
 }
+
+#[test]
+fn the_documents_list_the_passes_in_their_order() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/architecture.md")).unwrap();
+    let rows = text.lines().skip_while(|line| !line.starts_with("| phase | pass |")).skip(2);
+    let rows = rows.take_while(|line| line.starts_with('|'));
+    let listed: Vec<&str> = rows.filter_map(|row| row.split('`').nth(1)).collect();
+    assert_eq!(listed, Pipeline::all_names());
+}
