@@ -186,9 +186,9 @@ fn table(
     let groups = k.div_ceil(group_size);
     let mut random = Random(rows as u64 ^ (k as u64) << 20);
     let format = if codes == TableCodes::Int8 { Format::Int8 } else { Format::E4M3 };
-    let code = |random: &mut Random| match codes {
-        TableCodes::Int8 => random.below(256) as u8,
-        TableCodes::E4M3 => Format::E4M3.encode(100.0 * random.normal()),
+    let code = |random: &mut Random| match format {
+        Format::Int8 => random.below(256) as u8,
+        _ => format.encode(100.0 * random.normal()),
     };
     let bytes: Vec<u8> = (0..rows * k).map(|_| code(&mut random)).collect();
     let scales: Vec<f32> = (0..rows * groups).map(|_| 0.001 + 0.01 * random.uniform()).collect();

@@ -4,7 +4,7 @@ use super::*;
 
 impl Bench {
     /// One call, with random tokens, against f64.
-    fn check_forward(&self, layer: &LayerParts, tokens: usize, random: &mut Random) {
+    pub(super) fn check_forward(&self, layer: &LayerParts, tokens: usize, random: &mut Random) {
         let k = layer.matrix.cols;
         let x: Vec<f16> = rows(tokens, k, false, random);
         let quantized = support::quantized(&values(&x), k);
