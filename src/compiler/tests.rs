@@ -93,7 +93,7 @@ fn passes_that_do_not_exist_are_told_with_those_that_do() {
         pipeline.stop_after(stop("selekt:3")),
     ];
     for result in results {
-        let error = result.err().expect("an error");
+        let error = result.expect_err("an error");
         assert!(matches!(error, Error::UnknownPass { .. }) && error.exit_code() == 2);
         assert!(
             error.to_string().contains("canonicalize, select, quantize_head, quantize_activations"),
