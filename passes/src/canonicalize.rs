@@ -37,7 +37,7 @@ use rearranged::{Arrangement, Rearranged, transpose};
 /// is a linear layer over the channels, one brings the channels to the end and another brings them back, and so they do
 /// around a product that has its matrix on the left.
 ///
-/// [`Observer::layer_kept`] hears of what stays as it is: a `Gemm` or a convolution that no linear layer can express, a matrix
+/// [`Observer::layer_kept`](crate::Observer::layer_kept) hears of what stays as it is: a `Gemm` or a convolution that no linear layer can express, a matrix
 /// that is already quantized, a product that ONNX Runtime fused, a matrix behind operators that are not seen through, and an
 /// operand of an unknown operator.
 #[derive(Debug, Clone, Copy, Default)]

@@ -24,7 +24,7 @@ const PREFIX: &str = "inlined";
 /// domain that nothing calls any more go.
 ///
 /// A function that uses the standard operators in another version than the model stays, and
-/// [`Observer::layer_kept`] hears of it.
+/// [`Observer::layer_kept`](crate::Observer::layer_kept) hears of it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct InlineFunctions;
 
