@@ -37,9 +37,9 @@ use rearranged::{Arrangement, Rearranged, transpose};
 /// is a linear layer over the channels, one brings the channels to the end and another brings them back, and so they do
 /// around a product that has its matrix on the left.
 ///
-/// [`Observer::layer_kept`](crate::Observer::layer_kept) hears of what stays as it is: a `Gemm` or a convolution that no linear layer can express, a matrix
-/// that is already quantized, a product that ONNX Runtime fused, a matrix behind operators that are not seen through, and an
-/// operand of an unknown operator.
+/// [`Observer::layer_kept`](crate::Observer::layer_kept) hears of what stays as it is: a `Gemm` or a convolution that no linear
+/// layer can express, a matrix that is already quantized, a product that ONNX Runtime fused, a matrix behind operators that are
+/// not seen through, and an operand of an unknown operator.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Canonicalize {
     /// Whether a weight behind `DequantizeLinear` or of `MatMulNBits` is taken as the float weight that it yields, to be quantized again.

@@ -1,6 +1,7 @@
 //! Float weights become codes, scales and a low-rank branch, stage by stage: every stage is calibrated on what the already
 //! quantized stages before it put out, so that it repairs what they lost.
 
+mod calibration;
 mod gather;
 mod layer;
 mod reach;
@@ -15,7 +16,7 @@ use zqc_ir::op::{Linear, QuantizedLinear, port};
 use zqc_ir::operands;
 use zqc_ir::tensor::TensorError;
 use zqc_ir::{Change, FreshNames, Graph, Model, NewNode, Node, NodeId, Op, Patch, Tensor, ValueId};
-use zqc_runtime::{Array, Backend, Interpreter, RunError};
+use zqc_runtime::{Array, Interpreter, RunError};
 
 use crate::pass::{Context, Observer, Pass, PassError};
 use crate::record::LayerRecord;
@@ -23,6 +24,7 @@ use gather::{Gathered, Gathering, Sample, inputs_of};
 use layer::{Evidence, Prepared, Weight};
 use reach::Blocked;
 
+pub use calibration::{Calibration, Checkpoints, HessianSource};
 pub use recipe::{Branch, BranchMetric, Errors, Recipe, Solution};
 
 /// Why a layer is rounded to nearest though its stage runs: the tokens of its input go elsewhere, as an expert's may.
@@ -41,54 +43,6 @@ const TOO_FEW: &str = "too few tokens of the calibration data come to it";
 pub struct SolveWeights {
     /// What the weights become, and how.
     pub recipe: Recipe,
-}
-
-/// What a graph is calibrated on.
-pub struct Calibration<'a> {
-    /// Runs the standard operators.
-    pub backend: &'a dyn Backend,
-    /// Inputs of the graph by name, one entry a sample.
-    pub samples: &'a [Vec<(String, Array)>],
-    /// What activations the Hessians are gathered from.
-    pub hessian: HessianSource,
-    /// The share of the error left by the layers before it that a layer takes over, from 0 to 1: 0 solves every layer for
-    /// its own weight, 1 for the float model's output (as GPTAQ, arXiv 2504.02692, which leaves the residual stream out). Any but 0 runs the float model beside the
-    /// quantized one, which doubles the activations held; without effect on Hessians of the float model.
-    pub propagation: f64,
-    /// Where solved stages are kept, for a run that is stopped to go on.
-    pub checkpoints: Option<&'a dyn Checkpoints>,
-}
-
-/// Keeps the solutions of stages. The stages of a model and what they are solved on follow from the model, the options and
-/// the samples: whoever keeps them sees to it that these are the same.
-pub trait Checkpoints {
-    /// The solutions of a stage as they were stored.
-    fn load(&self, stage: usize) -> Option<Vec<Solution>>;
-
-    /// Stores the solutions of a stage.
-    fn store(&self, stage: usize, solutions: &[&Solution]);
-}
-
-/// The activations that Hessians are gathered from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum HessianSource {
-    /// Those that the quantized layer will see: of the quantized prefix, quantized.
-    #[default]
-    Quantized,
-    /// Those of the float model.
-    Float,
-}
-
-impl Calibration<'_> {
-    /// Whether the float model runs beside the quantized one.
-    fn runs_float(&self) -> bool {
-        self.hessian == HessianSource::Float || self.corrects()
-    }
-
-    /// Whether layers make up for earlier ones.
-    fn corrects(&self) -> bool {
-        self.hessian == HessianSource::Quantized && self.propagation != 0.0
-    }
 }
 
 /// What makes two layers share one solved weight.

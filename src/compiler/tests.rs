@@ -152,3 +152,33 @@ fn a_pipeline_that_stops_in_a_subgraph_leaves_the_layers_in_float() {
     // Its operands, and the layer that reads them.
     assert_eq!(stopped("solve_weights:2").1.layers.len(), 1);
 }
+
+/// Leaves our operators as they are.
+struct Canonical;
+
+impl Target for Canonical {
+    fn name(&self) -> &'static str {
+        "canonical"
+    }
+
+    fn lowering(&self) -> Vec<Box<dyn Pass>> {
+        Vec::new()
+    }
+}
+
+#[test]
+fn a_target_of_ones_own_is_calibrated_on_samples_in_memory() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/tiny/model.onnx");
+    let compiler =
+        Compiler::for_target(Options { lorc_rank: Some(0), ..Options::default() }, Box::new(Canonical));
+    let sample = |start: i64| {
+        let tokens = (0..48).map(|at| (start + 7 * at) % 256).collect();
+        Sample::from([("input_ids".to_string(), zqc_runtime::Array::sequence(tokens))])
+    };
+    let (model, report) = compiler.compile_model(onnx::read(&path).unwrap(), [sample(1), sample(2)]).unwrap();
+    assert_eq!(report.calibration, "2 samples in memory");
+    assert_eq!(report.layers.len(), 35, "all but the head, as the target holds no table");
+    assert!(report.layers.iter().all(|layer| layer.output_error.is_some_and(|error| error > 0.0)));
+    let quantized = model.graph.nodes().filter(|(_, node)| node.op.kind() == "zqc.quantized_linear");
+    assert_eq!(quantized.count(), 35);
+}

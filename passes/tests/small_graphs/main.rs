@@ -18,6 +18,7 @@ mod parts;
 mod quantize_activations;
 mod quantize_head;
 mod raise;
+mod restore_float;
 mod select;
 mod share_constants;
 mod share_operands;

@@ -122,3 +122,11 @@ fn dimensions(shape: &TensorShapeProto) -> Vec<Dimension> {
     };
     shape.dim.iter().map(|dim| dimension(&dim.value)).collect()
 }
+
+/// An input of the given type; a negative extent is symbolic.
+#[cfg(test)]
+pub(super) fn for_tests(name: &str, data_type: DataType, shape: &[i64]) -> InputSpec {
+    let symbolic = |_| Dimension::Symbolic("n".into());
+    let dimension = |&extent: &i64| usize::try_from(extent).map_or_else(symbolic, Dimension::Fixed);
+    InputSpec { name: name.into(), data_type, shape: Some(shape.iter().map(dimension).collect()) }
+}

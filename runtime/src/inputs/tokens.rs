@@ -44,14 +44,7 @@ mod tests {
     use zqc_ir::onnx::proto::tensor_proto::DataType;
 
     use super::*;
-    use crate::inputs::Dimension;
-
-    /// An input of the given type; a negative extent is symbolic.
-    fn spec(name: &str, data_type: DataType, shape: &[i64]) -> InputSpec {
-        let symbolic = |_| Dimension::Symbolic("n".into());
-        let dimension = |&extent: &i64| usize::try_from(extent).map_or_else(symbolic, Dimension::Fixed);
-        InputSpec { name: name.into(), data_type, shape: Some(shape.iter().map(dimension).collect()) }
-    }
+    use crate::inputs::spec::for_tests as spec;
 
     #[test]
     fn tokens_go_where_integers_mean_nothing_else() {
