@@ -1,15 +1,28 @@
 //! The dataflow graph: nodes are operators, edges carry values.
+//!
+//! Connectivity is stored once in each direction: a node has the values that it reads and defines, a value has the node that
+//! defines it and the places that read it. Petgraph's algorithms run on `&Graph` by its visit traits.
+
+mod captures;
+mod edit;
+mod order;
+mod visit;
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use indexmap::IndexMap;
 use petgraph::Direction;
-use petgraph::stable_graph::{NodeIndex, StableDiGraph};
+use petgraph::graph::NodeIndex;
 
-use crate::onnx::proto::{GraphProto, ValueInfoProto, type_proto};
+pub(crate) use captures::free_names;
+pub use order::Cycle;
+
+use crate::onnx::proto::{GraphProto, ValueInfoProto};
 use crate::op::Op;
-use crate::tensor::{DataType, Tensor};
+use crate::tensor::Tensor;
+use crate::types::Type;
 use crate::uses::Uses;
 
 /// Names a node of a [`Graph`]; stays valid while other nodes come and go.
@@ -62,29 +75,10 @@ pub struct Value {
     pub name: String,
     /// Element type and symbolic shape, where the file declares them.
     pub info: Option<ValueInfoProto>,
+    /// The type that follows from the node which defines the value.
+    inferred: Type,
     source: Source,
     uses: Uses,
-}
-
-impl Value {
-    /// Its element type, where the file declares it a tensor of one.
-    pub fn dtype(&self) -> Option<DataType> {
-        match self.info.as_ref()?.r#type.as_ref()?.value.as_ref()? {
-            type_proto::Value::TensorType(tensor) => DataType::try_from(tensor.elem_type()).ok(),
-            _ => None,
-        }
-    }
-}
-
-/// The weight of a petgraph edge: which value flows, from which output to which input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Edge {
-    /// The value.
-    pub value: ValueId,
-    /// Output port of the producer.
-    pub from: usize,
-    /// Input port of the consumer.
-    pub to: Port,
 }
 
 /// An operator and its connections.
@@ -133,7 +127,7 @@ impl Node {
     }
 
     /// Every value read, as input or by a body.
-    pub fn reads(&self) -> impl Iterator<Item = ValueId> {
+    pub fn reads(&self) -> impl Iterator<Item = ValueId> + Clone {
         self.inputs.iter().flatten().chain(&self.captures).copied()
     }
 
@@ -143,15 +137,12 @@ impl Node {
     }
 }
 
-/// Nodes that read each other's results in a circle, by label.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("nodes read each other's results in a circle: {}", .0.join(" -> "))]
-pub struct Cycle(pub Vec<String>);
-
-/// A dataflow graph in SSA form.
+/// A dataflow graph in SSA form. A copy shares nodes and payloads with the original.
 #[derive(Debug, Clone, Default)]
 pub struct Graph {
-    dag: StableDiGraph<Node, Edge>,
+    nodes: Vec<Option<Arc<Node>>>,
+    /// The places of nodes that went, to be taken again.
+    free: Vec<NodeId>,
     values: Vec<Value>,
     by_name: HashMap<String, ValueId>,
     /// Names inside control-flow bodies, and around a body: no new value may take one.
@@ -160,7 +151,7 @@ pub struct Graph {
     pub(crate) outputs: Vec<ValueId>,
     pub(crate) initializers: IndexMap<ValueId, Tensor>,
     /// What else the file says of the graph: name, documentation, types, annotations, sparse initializers, metadata.
-    pub(crate) rest: GraphProto,
+    pub(crate) rest: Arc<GraphProto>,
     /// Before IR version 4 every initializer is listed among the inputs and is a constant all the same.
     pub(crate) inputs_list_constants: bool,
 }
@@ -176,17 +167,47 @@ impl Graph {
     /// # Panics
     /// When `id` is of another graph or was removed.
     pub fn node(&self, id: NodeId) -> &Node {
-        &self.dag[id]
+        match self.nodes.get(id.index()) {
+            Some(Some(node)) => node,
+            _ => panic!("{id:?} is no node of the graph"),
+        }
     }
 
     /// All nodes, by id.
     pub fn nodes(&self) -> impl Iterator<Item = (NodeId, &Node)> {
-        self.dag.node_indices().map(|id| (id, &self.dag[id]))
+        let nodes = self.nodes.iter().enumerate();
+        nodes.filter_map(|(at, node)| Some((NodeId::new(at), node.as_deref()?)))
+    }
+
+    /// The node `id`, if it is in the graph.
+    pub fn get_node(&self, id: NodeId) -> Option<&Node> {
+        self.nodes.get(id.index())?.as_deref()
+    }
+
+    fn node_ids(&self) -> impl Iterator<Item = NodeId> + Clone {
+        let nodes = self.nodes.iter().enumerate();
+        nodes.filter(|(_, node)| node.is_some()).map(|(at, _)| NodeId::new(at))
     }
 
     /// The value `id`.
     pub fn value(&self, id: ValueId) -> &Value {
         &self.values[id.0 as usize]
+    }
+
+    /// The type of a value, as far as it is known: what follows from the operators before it, and what the file declares of the
+    /// rest.
+    pub fn ty(&self, id: ValueId) -> Type {
+        let value = self.value(id);
+        if let Some(tensor) = self.constant(id) {
+            return Type::of_tensor(tensor);
+        }
+        let declared = value.info.as_ref().and_then(|info| info.r#type.as_ref());
+        declared.map_or_else(|| value.inferred.clone(), |ty| value.inferred.clone().or(&Type::from_proto(ty)))
+    }
+
+    /// The type of a value as it follows from the node that defines it.
+    pub fn inferred(&self, id: ValueId) -> &Type {
+        &self.value(id).inferred
     }
 
     /// The value of this name.
@@ -280,19 +301,25 @@ impl Graph {
         self.outputs.contains(&value)
     }
 
-    /// The nodes whose results the node reads.
-    pub fn predecessors(&self, id: NodeId) -> impl Iterator<Item = NodeId> {
-        self.dag.neighbors_directed(id, Direction::Incoming)
+    /// The nodes whose results the node reads, one that it reads twice two times.
+    pub fn predecessors(&self, id: NodeId) -> impl Iterator<Item = NodeId> + Clone {
+        self.node(id).reads().filter_map(|value| self.producer(value))
     }
 
-    /// The nodes that read the node's results.
-    pub fn successors(&self, id: NodeId) -> impl Iterator<Item = NodeId> {
-        self.dag.neighbors_directed(id, Direction::Outgoing)
+    /// The nodes that read the node's results, one that does it twice two times.
+    pub fn successors(&self, id: NodeId) -> impl Iterator<Item = NodeId> + Clone {
+        let results = self.node(id).outputs.iter().flatten();
+        results.flat_map(|&value| self.uses(value)).map(|place| place.node)
     }
 
-    /// The edges as petgraph has them, for its algorithms.
-    pub fn dag(&self) -> &StableDiGraph<Node, Edge> {
-        &self.dag
+    /// These nodes and all whose results they are computed from.
+    pub fn ancestors(&self, of: impl IntoIterator<Item = NodeId>) -> HashSet<NodeId> {
+        self.reached(of, Direction::Incoming)
+    }
+
+    /// These nodes and all that are computed from their results.
+    pub fn descendants(&self, of: impl IntoIterator<Item = NodeId>) -> HashSet<NodeId> {
+        self.reached(of, Direction::Outgoing)
     }
 
     /// How messages name a node: `MatMul "/layers.0/q_proj"`, or by its result where it has no name.
@@ -319,250 +346,10 @@ impl Graph {
     pub fn is_gone(&self, value: ValueId) -> bool {
         self.source(value) == Source::Undefined && self.uses(value).is_empty() && !self.is_output(value)
     }
-
-    /// The nodes so that each comes after those whose results it reads. Nodes of the source file keep its order
-    /// as far as that allows; nodes made by passes come right before their first reader.
-    ///
-    /// # Errors
-    /// When there is no such order.
-    pub fn order(&self) -> Result<Vec<NodeId>, Cycle> {
-        #[derive(Clone, Copy, PartialEq)]
-        enum Mark {
-            Unseen,
-            Open,
-            Done,
-        }
-        let mut roots: Vec<NodeId> = self.dag.node_indices().collect();
-        roots.sort_by_key(|&id| (self.dag[id].rank.unwrap_or(u32::MAX), id));
-        let mut marks =
-            vec![Mark::Unseen; self.dag.node_indices().map(|id| id.index() + 1).max().unwrap_or(0)];
-        let mut order = Vec::with_capacity(roots.len());
-        let mut stack: Vec<(NodeId, Vec<NodeId>)> = Vec::new();
-        let sources = |id: NodeId| {
-            let mut sources: Vec<NodeId> =
-                self.node(id).reads().filter_map(|value| self.producer(value)).collect();
-            sources.reverse();
-            sources
-        };
-        for root in roots {
-            if marks[root.index()] == Mark::Unseen {
-                marks[root.index()] = Mark::Open;
-                stack.push((root, sources(root)));
-            }
-            while let Some((id, pending)) = stack.last_mut() {
-                let id = *id;
-                match pending.pop() {
-                    Some(next) if marks[next.index()] == Mark::Unseen => {
-                        marks[next.index()] = Mark::Open;
-                        stack.push((next, sources(next)));
-                    }
-                    Some(next) if marks[next.index()] == Mark::Open => {
-                        let start = stack.iter().position(|(open, _)| *open == next).unwrap_or(0);
-                        return Err(Cycle(stack[start..].iter().map(|(id, _)| self.label(*id)).collect()));
-                    }
-                    Some(_) => {}
-                    None => {
-                        marks[id.index()] = Mark::Done;
-                        order.push(id);
-                        stack.pop();
-                    }
-                }
-            }
-        }
-        Ok(order)
-    }
-
-    /// The value of this name, made when there is none yet.
-    pub(crate) fn intern(&mut self, name: &str) -> ValueId {
-        if let Some(&id) = self.by_name.get(name) {
-            return id;
-        }
-        let id = ValueId(self.values.len() as u32);
-        self.values.push(Value {
-            name: name.to_string(),
-            info: None,
-            source: Source::Undefined,
-            uses: Uses::default(),
-        });
-        self.by_name.insert(name.to_string(), id);
-        id
-    }
-
-    pub(crate) fn value_mut(&mut self, id: ValueId) -> &mut Value {
-        &mut self.values[id.0 as usize]
-    }
-
-    /// Declares `value` an input or a constant of the graph; says whether nothing defined it before.
-    pub(crate) fn define(&mut self, value: ValueId, source: Source) -> bool {
-        let slot = &mut self.value_mut(value).source;
-        let free = *slot == Source::Undefined;
-        if free {
-            *slot = source;
-        }
-        free
-    }
-
-    /// Removes a value that nothing reads, unless it is a result of the graph or an input that a caller may feed;
-    /// then what only it was computed from. The payloads of constants go with [`Graph::forget_gone`], all at once.
-    pub(crate) fn release(&mut self, value: ValueId) {
-        let mut pending = vec![value];
-        while let Some(value) = pending.pop() {
-            if !self.uses(value).is_empty() || self.is_output(value) {
-                continue;
-            }
-            if self.constant(value).is_some() {
-                self.value_mut(value).source = Source::Undefined;
-            } else if let Some(id) = self.producer(value) {
-                let needed = |&output: &ValueId| !self.uses(output).is_empty() || self.is_output(output);
-                if !self.node(id).outputs.iter().flatten().any(needed) {
-                    pending.extend(self.remove(id).iter().flat_map(Node::reads));
-                }
-            }
-        }
-    }
-
-    /// Forgets the payloads of values that are gone, and what the file says of them.
-    pub(crate) fn forget_gone(&mut self) {
-        let values = &self.values;
-        let is_there =
-            |id: &ValueId| matches!(values[id.0 as usize].source, Source::Initializer | Source::Input);
-        self.initializers.retain(|id, _| is_there(id));
-        self.inputs.retain(is_there);
-        for id in (0..self.values.len() as u32).map(ValueId) {
-            if self.is_gone(id) {
-                self.value_mut(id).info = None;
-            }
-        }
-        let mut types = std::mem::take(&mut self.rest.value_info);
-        types.retain(|info| self.find(info.name()).is_some_and(|id| !self.is_gone(id)));
-        self.rest.value_info = types;
-    }
-
-    /// Takes the constants out of the inputs, where only IR versions below 4 list them.
-    pub(crate) fn unlist_constants(&mut self) {
-        if std::mem::take(&mut self.inputs_list_constants) {
-            let initializers = &self.initializers;
-            let (constants, inputs): (Vec<_>, Vec<_>) =
-                std::mem::take(&mut self.inputs).into_iter().partition(|id| initializers.contains_key(id));
-            self.inputs = inputs;
-            constants.into_iter().for_each(|id| self.value_mut(id).source = Source::Initializer);
-        }
-    }
-
-    /// Takes all edges out while nodes come and go: petgraph walks all edges of a node to take one of them out.
-    pub(crate) fn unlink(&mut self) {
-        self.dag.clear_edges();
-    }
-
-    /// Draws the edges of a graph that has none.
-    pub(crate) fn link(&mut self) {
-        for (index, value) in self.values.iter().enumerate() {
-            let Source::Node { node, port } = value.source else { continue };
-            for place in value.uses.as_slice() {
-                let edge = Edge { value: ValueId(index as u32), from: port, to: place.port };
-                self.dag.add_edge(node, place.node, edge);
-            }
-        }
-    }
-
-    /// Adds a node; [`Graph::link`] connects it. The first output that another source already defines is returned as the
-    /// error.
-    pub(crate) fn insert(
-        &mut self,
-        name: &str,
-        op: Op,
-        inputs: Vec<Option<ValueId>>,
-        outputs: Vec<Option<ValueId>>,
-        rank: Option<u32>,
-    ) -> Result<NodeId, ValueId> {
-        let captures = self.captured(&op);
-        let node = Node { name: name.to_string(), op, inputs, outputs, captures, rank };
-        let (inputs, outputs, captures) = (node.inputs.clone(), node.outputs.clone(), node.captures.clone());
-        let id = self.dag.add_node(node);
-        for (port, value) in outputs.iter().enumerate() {
-            let Some(value) = *value else { continue };
-            if !self.define(value, Source::Node { node: id, port }) {
-                return Err(value);
-            }
-        }
-        for (port, value) in inputs.iter().enumerate() {
-            if let Some(value) = *value {
-                self.value_mut(value).uses.add(Use { node: id, port: Port::Input(port) });
-            }
-        }
-        for value in captures {
-            self.value_mut(value).uses.add(Use { node: id, port: Port::Capture });
-        }
-        Ok(id)
-    }
-
-    /// Takes a node out; its results become undefined until another node defines them.
-    pub(crate) fn remove(&mut self, id: NodeId) -> Option<Node> {
-        let node = self.dag.remove_node(id)?;
-        for (port, value) in node.inputs.iter().enumerate() {
-            if let Some(value) = *value {
-                self.value_mut(value).uses.remove(Use { node: id, port: Port::Input(port) });
-            }
-        }
-        for &value in &node.captures {
-            self.value_mut(value).uses.remove(Use { node: id, port: Port::Capture });
-        }
-        for value in node.outputs.iter().flatten() {
-            self.value_mut(*value).source = Source::Undefined;
-        }
-        Some(node)
-    }
-
-    /// Gives a node another name.
-    pub(crate) fn rename_node(&mut self, id: NodeId, name: String) {
-        self.dag[id].name = name;
-    }
-
-    /// Makes input `port` of `id` read `value` instead.
-    pub(crate) fn rewire(&mut self, id: NodeId, port: usize, value: ValueId) {
-        let place = Use { node: id, port: Port::Input(port) };
-        if let Some(old) = self.dag[id].inputs[port].replace(value) {
-            self.value_mut(old).uses.remove(place);
-        }
-        self.value_mut(value).uses.add(place);
-    }
-
-    /// The outer values that the bodies of a control-flow operator read.
-    fn captured(&mut self, op: &Op) -> Vec<ValueId> {
-        let Op::Onnx(node) = op else { return Vec::new() };
-        let mut free = Vec::new();
-        for body in node.bodies() {
-            free_names(body, &mut free, &mut self.inner_names);
-        }
-        let mut seen = HashSet::new();
-        free.retain(|name| seen.insert(name.clone()));
-        free.iter().map(|name| self.intern(name)).collect()
-    }
 }
 
 /// A name made from `hint` that is not `taken`.
 pub fn fresh_name(hint: &str, taken: impl Fn(&str) -> bool) -> String {
     let numbered = (1u64..).map(|i| format!("{hint}_{i}"));
     std::iter::once(hint.to_string()).chain(numbered).find(|name| !taken(name)).unwrap_or_default()
-}
-
-/// Appends the names that `graph` reads and does not define; `defined` collects those that it does.
-pub(crate) fn free_names(graph: &GraphProto, free: &mut Vec<String>, defined: &mut HashSet<String>) {
-    let mut local: HashSet<&str> = HashSet::new();
-    local.extend(graph.input.iter().map(|value| value.name()));
-    local.extend(graph.initializer.iter().map(|tensor| tensor.name()));
-    local.extend(
-        graph.sparse_initializer.iter().filter_map(|sparse| sparse.values.as_ref()).map(|t| t.name()),
-    );
-    local.extend(graph.node.iter().flat_map(|node| &node.output).map(String::as_str));
-    let mut inner = Vec::new();
-    for node in &graph.node {
-        node.bodies().for_each(|body| free_names(body, &mut inner, defined));
-    }
-    let read = graph.node.iter().flat_map(|node| &node.input).cloned();
-    let results = graph.output.iter().map(|value| value.name().to_string());
-    free.extend(
-        read.chain(inner).chain(results).filter(|name| !name.is_empty() && !local.contains(name.as_str())),
-    );
-    defined.extend(local.into_iter().map(str::to_string));
 }

@@ -1,5 +1,5 @@
-//! The intermediate representation of zqc: a dataflow graph over petgraph that holds any ONNX model without
-//! loss, a few typed operators of our own, patches, a verifier and a textual form.
+//! The intermediate representation of zqc: a dataflow graph, on which petgraph's algorithms run, that holds any ONNX model
+//! without loss, a few typed operators of our own, patches and their builder, a verifier and a textual form.
 
 pub mod body;
 mod fresh_names;
@@ -14,6 +14,7 @@ pub mod opset;
 pub mod patch;
 pub mod tensor;
 mod text;
+pub mod types;
 mod uses;
 pub mod verify;
 
@@ -22,5 +23,6 @@ pub use graph::{Graph, Node, NodeId, Source, ValueId};
 pub use model::Model;
 pub use node_names::NodeNames;
 pub use op::Op;
-pub use patch::{Change, NewNode, Patch};
+pub use patch::{Change, ChangeBuilder, NewNode, Patch, PatchBuilder, ValueRef};
 pub use tensor::Tensor;
+pub use types::Type;

@@ -86,15 +86,15 @@ pub fn operands(matrix: &QuantizedMatrix, low_rank: Option<&LowRank>) -> Result<
 }
 
 /// The inputs of a layer by port: the activation, operands with their ports, and perhaps a bias.
-pub fn inputs(
-    x: String,
-    operands: impl IntoIterator<Item = (usize, String)>,
-    bias: Option<String>,
-) -> Vec<Option<String>> {
+pub fn inputs<V: Clone>(
+    x: V,
+    operands: impl IntoIterator<Item = (usize, V)>,
+    bias: Option<V>,
+) -> Vec<Option<V>> {
     let mut inputs = vec![None; port::QUANTIZED_BIAS];
     inputs[port::X] = Some(x);
-    for (port, name) in operands {
-        inputs[port] = Some(name);
+    for (port, value) in operands {
+        inputs[port] = Some(value);
     }
     inputs.push(bias);
     let used = inputs.iter().rposition(Option::is_some).map_or(0, |last| last + 1);

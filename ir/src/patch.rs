@@ -1,14 +1,16 @@
-//! What a pass wants changed. A pass never touches the graph: it returns a [`Patch`], and the driver applies it,
-//! verifies the result and can show, count or bisect the changes.
+//! What a pass wants changed. A pass never touches the graph: it returns a [`Patch`], which a [`PatchBuilder`] writes, and the
+//! driver applies it, verifies the result and can show, count or bisect the changes.
 
-use std::collections::HashSet;
+mod apply;
+mod builder;
+
+pub use builder::{ChangeBuilder, NodeBuilder, PatchBuilder, ValueRef};
 
 use crate::graph::{Graph, Node, NodeId, ValueId};
-use crate::model::Model;
-use crate::node_names::NodeNames;
 use crate::onnx::proto::{FunctionProto, NodeProto};
 use crate::op::{Linear, Op};
 use crate::tensor::Tensor;
+use crate::types::Type;
 
 /// A list of changes, applied in order.
 #[derive(Debug, Default)]
@@ -72,6 +74,12 @@ pub enum PatchError {
     /// A value would have two definitions.
     #[error("change \"{why}\" defines \"{value}\" twice")]
     Redefined { why: String, value: String },
+    /// A value is read that nothing defines once all changes are made.
+    #[error("change \"{why}\" reads \"{value}\", which nothing defines")]
+    Undefined { why: String, value: String },
+    /// A value would have another type than the one that it replaces.
+    #[error("change \"{why}\" replaces \"{value}\" of type {old} by a value of type {new}")]
+    Type { why: String, value: String, old: Box<Type>, new: Box<Type> },
 }
 
 impl Patch {
@@ -84,56 +92,11 @@ impl Patch {
             && self.ir_version.is_none()
     }
 
-    /// Applies the changes to `model`. An ONNX node that they add gets a number behind its name where another one has it.
-    ///
-    /// # Errors
-    /// When a change names what is not there or defines a value twice; `model` is then half changed and must be
-    /// dropped.
-    pub fn apply(self, model: &mut Model) -> Result<(), PatchError> {
-        model.graph.unlink();
-        let mut added = Vec::new();
-        for change in self.changes {
-            change.apply(model, &mut added)?;
-        }
-        name_apart(model, &added);
-        model.graph.link();
-        model.graph.forget_gone();
-        let header = &mut model.header;
-        header.functions.retain(|function| !self.forget.iter().any(|domain| domain == function.domain()));
-        header.opset_import.retain(|import| !self.forget.iter().any(|domain| domain == import.domain()));
-        for function in self.functions {
-            let same = |f: &FunctionProto| {
-                (f.domain(), f.name(), f.overload())
-                    == (function.domain(), function.name(), function.overload())
-            };
-            match header.functions.iter_mut().find(|f| same(f)) {
-                Some(old) => *old = function,
-                None => header.functions.push(function),
-            }
-        }
-        header.ir_version = header.ir_version.max(self.ir_version);
-        if header.ir_version() >= 4 {
-            model.graph.unlist_constants();
-        }
-        for (domain, version) in self.opsets {
-            model.import_opset(&domain, version);
-        }
-        Ok(())
-    }
-}
-
-/// Gives the ONNX nodes among those `added` names that no other one has.
-fn name_apart(model: &mut Model, added: &[NodeId]) {
-    let graph = &mut model.graph;
-    let is_new: HashSet<NodeId> = added.iter().copied().collect();
-    let mut names = NodeNames::default();
-    let old = graph.nodes().filter(|(id, node)| matches!(node.op, Op::Onnx(_)) && !is_new.contains(id));
-    old.for_each(|(_, node)| names.take(&node.name));
-    for &id in added {
-        // A later change may have taken the node out again.
-        if let Some(Node { name, op: Op::Onnx(_), .. }) = graph.dag().node_weight(id) {
-            let name = names.issue(name);
-            graph.rename_node(id, name);
+    /// Keeps the first changes only. What the others would have stopped using stays.
+    pub fn truncate(&mut self, changes: usize) {
+        if changes < self.changes.len() {
+            self.changes.truncate(changes);
+            self.forget.clear();
         }
     }
 }
@@ -157,48 +120,6 @@ impl Change {
             release: node.inputs().iter().flatten().copied().collect(),
             ..Self::new(why)
         })
-    }
-
-    fn apply(self, model: &mut Model, added: &mut Vec<NodeId>) -> Result<(), PatchError> {
-        let graph = &mut model.graph;
-        let redefined =
-            |value: &str| PatchError::Redefined { why: self.why.clone(), value: value.to_string() };
-        for id in self.remove {
-            graph.remove(id).ok_or_else(|| PatchError::NoSuchNode { why: self.why.clone() })?;
-        }
-        for (name, tensor) in self.initializers {
-            let id = graph.intern(&name);
-            if !graph.define(id, crate::graph::Source::Initializer) {
-                return Err(redefined(&name));
-            }
-            graph.initializers.insert(id, tensor);
-        }
-        for (value, tensor) in self.replace {
-            match graph.initializers.get_mut(&value) {
-                Some(old) => *old = tensor,
-                None => return Err(PatchError::NoSuchConstant { why: self.why }),
-            }
-        }
-        for node in self.add {
-            let mut ids = |names: Vec<Option<String>>| -> Vec<Option<ValueId>> {
-                names.into_iter().map(|name| name.map(|name| graph.intern(&name))).collect()
-            };
-            let (inputs, outputs) = (ids(node.inputs), ids(node.outputs));
-            let id = graph
-                .insert(&node.name, node.op, inputs, outputs, node.rank)
-                .map_err(|value| redefined(&graph.value(value).name))?;
-            added.push(id);
-        }
-        for (id, port, name) in self.rewire {
-            let known = graph.dag().node_weight(id).is_some_and(|node| port < node.inputs().len());
-            if !known {
-                return Err(PatchError::NoSuchNode { why: self.why });
-            }
-            let value = graph.intern(&name);
-            graph.rewire(id, port, value);
-        }
-        self.release.into_iter().for_each(|value| graph.release(value));
-        Ok(())
     }
 }
 

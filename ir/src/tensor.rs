@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -34,7 +35,7 @@ pub enum TensorError {
 /// A constant tensor of the graph.
 #[derive(Clone, PartialEq)]
 pub struct Tensor {
-    proto: TensorProto,
+    proto: Arc<TensorProto>,
 }
 
 impl Tensor {
@@ -49,7 +50,7 @@ impl Tensor {
             raw_data: Some(data.into()),
             ..Default::default()
         };
-        let tensor = Self { proto };
+        let tensor = Self::from_proto(proto);
         tensor.check()?;
         Ok(tensor)
     }
@@ -87,12 +88,12 @@ impl Tensor {
 
     /// Wraps a tensor of a model file.
     pub(crate) fn from_proto(proto: TensorProto) -> Self {
-        Self { proto }
+        Self { proto: Arc::new(proto) }
     }
 
     /// The tensor as the file has it, under the given name; the payload is shared, not copied.
     pub fn to_proto(&self, name: &str) -> TensorProto {
-        TensorProto { name: Some(name.to_string()), ..self.proto.clone() }
+        TensorProto { name: Some(name.to_string()), ..TensorProto::clone(&self.proto) }
     }
 
     /// The same payload, shared and not copied, under other dimensions.
@@ -100,7 +101,7 @@ impl Tensor {
     /// # Errors
     /// When these dimensions have another number of elements.
     pub fn reshaped(&self, dims: &[i64]) -> Result<Self, TensorError> {
-        let tensor = Self { proto: TensorProto { dims: dims.to_vec(), ..self.proto.clone() } };
+        let tensor = Self::from_proto(TensorProto { dims: dims.to_vec(), ..TensorProto::clone(&self.proto) });
         tensor.check()?;
         Ok(tensor)
     }
@@ -369,7 +370,8 @@ mod tests {
     #[test]
     fn typed_fields_and_raw_bytes_read_alike() {
         let raw = Tensor::from_f32(&[2], vec![1.5, -2.0]).unwrap();
-        let typed = TensorProto { raw_data: None, float_data: vec![1.5, -2.0], ..raw.proto.clone() };
+        let typed =
+            TensorProto { raw_data: None, float_data: vec![1.5, -2.0], ..TensorProto::clone(&raw.proto) };
         let typed = Tensor::from_proto(typed);
         assert_eq!(raw.bytes().unwrap(), typed.bytes().unwrap());
         assert_eq!(typed.to_f32().unwrap(), [1.5, -2.0]);

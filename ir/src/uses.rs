@@ -45,14 +45,12 @@ impl Uses {
 
 #[cfg(test)]
 mod tests {
-    use petgraph::stable_graph::NodeIndex;
-
     use super::{SHORT, Uses};
-    use crate::graph::{Port, Use};
+    use crate::graph::{NodeId, Port, Use};
 
     #[test]
     fn what_is_removed_is_gone_and_the_rest_is_there() {
-        let place = |number: usize| Use { node: NodeIndex::new(number), port: Port::Input(0) };
+        let place = |number: usize| Use { node: NodeId::new(number), port: Port::Input(0) };
         for count in [3, SHORT, SHORT + 1, 500] {
             let mut uses = Uses::default();
             (0..count).for_each(|number| uses.add(place(number)));

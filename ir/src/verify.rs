@@ -3,10 +3,9 @@
 use std::fmt;
 
 use indexmap::IndexMap;
-use petgraph::visit::{EdgeRef, IntoEdgeReferences};
 use zqc_numerics::SolveError;
 
-use crate::graph::{Edge, Graph, NodeId, Port, Source, ValueId};
+use crate::graph::{Graph, NodeId, Port, Source, Use, ValueId};
 use crate::model::Model;
 use crate::op::{Op, QuantizedLinear, port};
 use crate::operands::{codes_dtype, factor_format};
@@ -41,8 +40,8 @@ impl fmt::Display for Faults {
 
 impl std::error::Error for Faults {}
 
-/// Checks that every value read has a definition, that no nodes read each other in a circle, that petgraph's
-/// edges say what the nodes' port lists say, and that our own operators have the operands they declare.
+/// Checks that every value read has a definition, that no nodes read each other in a cycle, that the readers and the
+/// definitions noted at values are those of the nodes, and that our own operators have the operands they declare.
 ///
 /// # Errors
 /// Every fault found.
@@ -50,7 +49,7 @@ pub fn verify(model: &Model) -> Result<(), Faults> {
     let graph = &model.graph;
     let mut faults = Vec::new();
     definitions(graph, &mut faults);
-    edges(graph, &mut faults);
+    connections(graph, &mut faults);
     for (id, node) in graph.nodes() {
         let mut fault =
             |message: String| faults.push(Fault { place: format!("node {}", graph.label(id)), message });
@@ -96,26 +95,31 @@ fn definitions(graph: &Graph, faults: &mut Vec<Fault>) {
     }
 }
 
-fn edges(graph: &Graph, faults: &mut Vec<Fault>) {
-    let mut expected: IndexMap<(NodeId, NodeId, ValueId, usize, Port), i64> = IndexMap::new();
+/// Both directions of connectivity: what nodes read against who reads values, what nodes define against who defines values.
+fn connections(graph: &Graph, faults: &mut Vec<Fault>) {
+    let mut uses: IndexMap<(ValueId, Use), i64> = IndexMap::new();
     for (id, node) in graph.nodes() {
         let inputs = node.inputs().iter().enumerate();
         let inputs = inputs.filter_map(|(port, value)| value.map(|value| (Port::Input(port), value)));
-        for (to, value) in inputs.chain(node.captures().iter().map(|&value| (Port::Capture, value))) {
-            if let Source::Node { node: from, port } = graph.source(value) {
-                *expected.entry((from, id, value, port, to)).or_default() += 1;
+        for (port, value) in inputs.chain(node.captures().iter().map(|&value| (Port::Capture, value))) {
+            *uses.entry((value, Use { node: id, port })).or_default() += 1;
+        }
+        for (port, value) in node.outputs().iter().enumerate() {
+            if let Some(value) = *value
+                && graph.source(value) != (Source::Node { node: id, port })
+            {
+                let message = format!("it defines \"{}\", which says otherwise", graph.value(value).name);
+                faults.push(Fault { place: format!("node {}", graph.label(id)), message });
             }
         }
     }
-    for edge in graph.dag().edge_references() {
-        let &Edge { value, from, to } = edge.weight();
-        *expected.entry((edge.source(), edge.target(), value, from, to)).or_default() -= 1;
+    for (value, _) in graph.values() {
+        graph.uses(value).iter().for_each(|&place| *uses.entry((value, place)).or_default() -= 1);
     }
-    for ((from, to, value, ..), count) in expected {
+    for ((value, place), count) in uses {
         if count != 0 {
-            let message =
-                format!("its edge to {} for \"{}\" is stale", graph.label(to), graph.value(value).name);
-            faults.push(Fault { place: format!("node {}", graph.label(from)), message });
+            let message = format!("the readers of \"{}\" are not those noted there", graph.value(value).name);
+            faults.push(Fault { place: format!("node {:?}", place.node), message });
         }
     }
 }

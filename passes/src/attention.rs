@@ -1,10 +1,10 @@
 //! ONNX Runtime's `Attention`, whose first step is a linear layer: one matrix yields queries, keys and values.
 
+use zqc_ir::types::Dim;
 use zqc_ir::{Graph, NodeId, ValueId};
 
 use crate::constant_view::{ConstantView, is_float};
 use crate::contrib::as_microsoft;
-use crate::rank::{declared_dims, rank};
 
 /// The attributes that `MultiHeadAttention` has as well.
 const SHARED: [&str; 4] = ["num_heads", "scale", "mask_filter_value", "unidirectional"];
@@ -105,11 +105,9 @@ impl Mask {
     /// What `mask` means to `Attention`; the error says why it means nothing to `MultiHeadAttention`.
     fn of(graph: &Graph, mask: Option<ValueId>, has_past: bool) -> Result<Self, String> {
         let Some(mask) = mask else { return Ok(Self::None) };
-        match rank(graph, mask) {
+        match graph.ty(mask).rank() {
             // Whether a query sees the one value's keys or none: they all get the same.
-            Some(2) if declared_dims(graph, mask).is_some_and(|dims| dims.last() == Some(&Some(1))) => {
-                Ok(Self::None)
-            }
+            Some(2) if graph.ty(mask).dim(-1) == Dim::Fixed(1) => Ok(Self::None),
             Some(2 | 3) => Ok(Self::Raw(mask)),
             Some(1) if !has_past => Ok(Self::Ends(mask)),
             Some(1) => {

@@ -6,8 +6,9 @@ mod operand;
 mod rearranged;
 
 use zqc_ir::graph::{Port, Use};
+use zqc_ir::op::attribute::ints;
 use zqc_ir::op::{Layout, Linear};
-use zqc_ir::{Change, FreshNames, Graph, Model, NewNode, NodeId, Op, Patch, ValueId};
+use zqc_ir::{Graph, Model, NodeId, Op, Patch, PatchBuilder, ValueId};
 
 use crate::constant_view::root;
 use crate::contrib::as_microsoft;
@@ -16,10 +17,9 @@ use crate::folded::Folded;
 use crate::layer_path::LayerPaths;
 use crate::nbits::NBits;
 use crate::pass::{Context, Pass, PassError};
-use crate::rank::rank;
 use crate::select::too_small;
 use operand::{Constant, Initializers, Weight};
-use rearranged::{Arrangement, Rearranged, transpose};
+use rearranged::{Arrangement, Rearranged};
 
 /// Turns `MatMul`, `Gemm`, pointwise `Conv` and ONNX Runtime's `FusedMatMul` with a constant matrix into [`Op::Linear`].
 ///
@@ -56,12 +56,10 @@ impl Pass for Canonicalize {
         let graph = &model.graph;
         let mut paths = LayerPaths::default();
         let mut writer = Writer {
-            graph,
-            names: FreshNames::new(graph),
+            patch: PatchBuilder::new(graph),
             initializers: Initializers::default(),
             rearranged: Rearranged::default(),
         };
-        let mut patch = Patch::default();
         let order = graph.order()?;
         let folded = Folded::new(graph, &order);
         let mut others = Vec::new();
@@ -89,7 +87,7 @@ impl Pass for Canonicalize {
                     } else if let Some(weight) = Dequantized::of(graph, weight) {
                         context.observer.layer_requantized(&path, weight.stored(), weight.stored_bytes());
                     }
-                    patch.changes.extend(writer.linear(path, product, bias));
+                    writer.linear(path, product, bias);
                 }
                 Err(reason) => context.observer.layer_kept(&path, &reason),
             }
@@ -100,7 +98,7 @@ impl Pass for Canonicalize {
                 context.observer.layer_kept(&paths.issue(graph, graph.node(id), weight), &reason);
             }
         }
-        Ok(patch)
+        Ok(writer.patch.finish())
     }
 }
 
@@ -139,7 +137,7 @@ impl Product {
                 let x = node.input(1)?;
                 let weight = matrix(0, layout(!is_set("transA"))).filter(|_| node.input(2).is_none())?;
                 too_small(weight.k, weight.n).is_none().then_some(())?;
-                (x, weight, alpha, Arrangement::columns(rank(graph, x)?, is_set("transB"))?)
+                (x, weight, alpha, Arrangement::columns(graph.ty(x).rank()?, is_set("transB"))?)
             }
         } else if let Some(fused) = as_microsoft(&node.op, "FusedMatMul") {
             let is_set = |name| fused.int_or(name, 0) != 0;
@@ -189,61 +187,50 @@ impl Product {
 
 /// Makes the layers, which share what can be shared.
 struct Writer<'g> {
-    graph: &'g Graph,
-    names: FreshNames<'g>,
+    patch: PatchBuilder<'g>,
     initializers: Initializers,
     rearranged: Rearranged,
 }
 
 impl Writer<'_> {
-    fn linear(&mut self, layer: String, product: Product, bias: Option<Bias>) -> Option<Change> {
-        let graph = self.graph;
+    /// Nothing where the values of a constant cannot be read.
+    fn linear(&mut self, layer: String, product: Product, bias: Option<Bias>) -> Option<()> {
+        let graph = self.patch.graph();
         let Weight { constant: weight, layout, k, n, dtype } = product.weight;
-        let node = graph.node(product.node);
-        let add = bias.as_ref().and_then(|bias| bias.add);
+        let (add, beta) = bias.as_ref().map_or((None, 1.0), |bias| (bias.add, bias.beta));
         let origin: Vec<NodeId> = [product.node].into_iter().chain(add).collect();
         let labels: Vec<String> = origin.iter().map(|&id| graph.label(id)).collect();
-        let mut change = Change::new(format!("{layer} is {}", labels.join(" and ")));
-        let y = &graph.value(graph.node(add.unwrap_or(product.node)).output(0)?).name;
-        let mut x = graph.value(product.x).name.clone();
-        if let Some(order) = product.arrangement.before {
-            x = self.rearranged.name(
-                graph,
-                &self.names,
-                product.x,
-                order,
-                &format!("{y}_input"),
-                &mut change.add,
-            );
-        }
+        let y = graph.node(add.unwrap_or(product.node)).output(0)?;
+        let constants = [weight].into_iter().chain(bias.map(|bias| bias.constant));
+        let constants: Option<Vec<_>> =
+            constants.map(|constant| self.initializers.prepare(graph, constant)).collect();
+        let constants = constants?;
+        let why = format!("{layer} is {}", labels.join(" and "));
+        let mut change = self.patch.change(why, &graph.value(y).name);
+        let x = match product.arrangement.before {
+            Some(order) => self.rearranged.get(&mut change, product.x, order),
+            None => product.x.into(),
+        };
         let mut inputs = vec![Some(x)];
-        for constant in [&weight].into_iter().chain(bias.as_ref().map(|bias| &bias.constant)) {
-            inputs.push(Some(self.initializers.name(
-                graph,
-                &self.names,
-                constant,
-                &mut change.initializers,
-            )?));
-        }
-        let after = product.arrangement.after.map(|order| (order, self.names.fresh(&format!("{y}_output"))));
-        change.add.push(NewNode {
-            name: node.name.clone(),
-            op: Op::Linear(Linear {
-                layer,
-                k,
-                n,
-                layout,
-                alpha: product.alpha,
-                beta: bias.map_or(1.0, |bias| bias.beta),
-                dtype,
-                origin: origin.iter().map(|&id| graph.node(id).clone()).collect(),
-            }),
-            inputs,
-            outputs: vec![Some(after.as_ref().map_or(y, |(_, output)| output).clone())],
-            rank: node.rank(),
+        inputs.extend(constants.into_iter().map(|operand| Some(self.initializers.add(&mut change, operand))));
+        let after = product.arrangement.after.map(|order| (order, change.value("output")));
+        let op = Op::Linear(Linear {
+            layer,
+            k,
+            n,
+            layout,
+            alpha: product.alpha,
+            beta,
+            dtype,
+            origin: origin.iter().map(|&id| graph.node(id).clone()).collect(),
         });
-        change.add.extend(after.map(|(order, output)| transpose(&order, &output, y)));
-        change.remove = origin;
-        Some(change)
+        let result = after.as_ref().map_or(y.into(), |(_, output)| output.clone());
+        change.node(op, inputs).in_place_of(product.node).defines([Some(result)]);
+        if let Some((order, output)) = after {
+            change.op("Transpose", [output]).with([ints("perm", &order)]).defines([Some(y.into())]);
+        }
+        origin.into_iter().for_each(|id| change.remove(id));
+        change.finish();
+        Some(())
     }
 }

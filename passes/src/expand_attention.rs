@@ -5,11 +5,10 @@ use std::collections::HashMap;
 use zqc_ir::onnx::proto::AttributeProto;
 use zqc_ir::op::attribute::{int, ints};
 use zqc_ir::tensor::DataType;
-use zqc_ir::{Change, FreshNames, Graph, Model, NodeId, Op, Patch, ValueId};
+use zqc_ir::{ChangeBuilder, Graph, Model, NodeId, Op, Patch, PatchBuilder, ValueId, ValueRef};
 
 use crate::attention::{Mask, PackedAttention};
 use crate::contrib::microsoft;
-use crate::draft::{Draft, Integers};
 use crate::layer_path::LayerPaths;
 use crate::pass::{Context, Pass, PassError};
 use crate::select::Select;
@@ -35,55 +34,50 @@ impl Pass for ExpandAttention {
 
     fn run(&self, model: &Model, _context: &mut Context) -> Result<Patch, PassError> {
         let graph = &model.graph;
-        let (names, mut integers) = (FreshNames::new(graph), Integers::default());
+        let mut patch = PatchBuilder::new(graph);
         let (mut paths, mut masks) = (LayerPaths::default(), HashMap::new());
-        let mut patch = Patch::default();
         for id in graph.order()? {
             let Some(Ok(attention)) = PackedAttention::of(graph, id) else { continue };
             let node = graph.node(id);
             let path = paths.issue(graph, node, attention.root);
             let by_name = [path.as_str(), &node.name, &graph.value(attention.root).name];
             if self.select.reason_to_keep(&by_name, attention.features()).is_none() {
-                let why = format!("{path} yields queries, keys and values");
-                let y = node.output(0).map_or("", |y| &graph.value(y).name);
-                let draft = Draft::new(graph, &names, y, why, &mut integers);
-                let expansion = Expansion { graph, id, opset: model.opset(), attention: &attention, draft };
-                patch.changes.push(expansion.write(&path, &mut masks));
+                let change = patch.change_of(id, format!("{path} yields queries, keys and values"));
+                let expansion = Expansion { graph, id, opset: model.opset(), attention: &attention, change };
+                expansion.write(&path, &mut masks);
             }
         }
-        Ok(patch)
+        Ok(patch.finish())
     }
 }
 
-struct Expansion<'g, 'i> {
+struct Expansion<'p, 'g> {
     graph: &'g Graph,
     id: NodeId,
     opset: i64,
-    attention: &'g PackedAttention,
-    draft: Draft<'g, 'i>,
+    attention: &'p PackedAttention,
+    change: ChangeBuilder<'p, 'g>,
 }
 
 impl Expansion<'_, '_> {
     /// `masks` are the masks of keys that are there already, by the ends that they were made of.
-    fn write(mut self, path: &str, masks: &mut HashMap<ValueId, String>) -> Change {
-        let (graph, attention) = (self.graph, self.attention);
-        let node = graph.node(self.id);
-        let name = |value: ValueId| graph.value(value).name.clone();
-        let mut packed =
-            self.draft.node("MatMul", vec![], &[&name(attention.x), &name(attention.weight)], "product");
-        self.draft.rename(format!("{path}/MatMul"));
+    fn write(mut self, path: &str, masks: &mut HashMap<ValueId, ValueRef>) {
+        let attention = self.attention;
+        let node = self.graph.node(self.id);
+        let product = self.change.op("MatMul", [attention.x.into(), attention.weight.into()]);
+        let mut packed = product.named(format!("{path}/MatMul")).output("product");
         if let Some(bias) = attention.bias {
-            packed = self.draft.node("Add", vec![], &[&packed, &name(bias)], "sum");
+            packed = self.change.op("Add", [packed, bias.into()]).output("sum");
         }
-        let mut inputs: Vec<Option<String>> = self.parts(&packed).into_iter().map(Some).collect();
+        let mut inputs: Vec<Option<ValueRef>> = self.parts(packed).into_iter().map(Some).collect();
         let mask = match attention.mask {
             Mask::None => None,
-            Mask::Raw(mask) => Some(name(mask)),
-            Mask::Ends(ends) => Some(masks.entry(ends).or_insert_with(|| self.mask(&name(ends))).clone()),
+            Mask::Raw(mask) => Some(mask.into()),
+            Mask::Ends(ends) => Some(masks.entry(ends).or_insert_with(|| self.mask(ends)).clone()),
         };
-        inputs.extend([None, mask, attention.attention_bias.map(name)]);
+        inputs.extend([None, mask, attention.attention_bias.map(ValueRef::from)]);
         if let Some(past) = attention.past {
-            inputs.extend([0, 1].map(|half| Some(self.half(&name(past), half))));
+            inputs.extend([0, 1].map(|half| Some(self.half(past, half))));
         }
         while inputs.last() == Some(&None) {
             inputs.pop();
@@ -93,79 +87,73 @@ impl Expansion<'_, '_> {
             _ => None,
         };
         let attributes: Vec<AttributeProto> = PackedAttention::shared().filter_map(attribute).collect();
-        let mut outputs = vec![node.output(0).map(name)];
         let present = node.output(1);
-        if present.is_some() {
-            outputs.extend(["keys", "values"].map(|part| Some(self.draft.fresh(part))));
-        }
+        let caches = present.map(|_| ["keys", "values"].map(|part| self.change.value(part)));
+        let outputs = [node.output(0).map(ValueRef::from)].into_iter();
+        let outputs = outputs.chain(caches.iter().flatten().cloned().map(Some)).collect::<Vec<_>>();
         let op = microsoft("MultiHeadAttention", attributes);
-        self.draft.successor(self.id, op, inputs, outputs.clone());
-        if let Some(present) = present {
-            let halves = outputs.into_iter().skip(1).flatten();
-            let halves: Vec<String> = halves.map(|half| self.unsqueezed(&half, 0)).collect();
-            let halves: Vec<&str> = halves.iter().map(String::as_str).collect();
-            self.draft.node("Concat", vec![int("axis", 0)], &halves, "present");
-            self.draft.yields(present);
+        self.change.node(op, inputs).in_place_of(self.id).defines(outputs);
+        if let (Some(present), Some(caches)) = (present, caches) {
+            let halves = caches.map(|half| self.unsqueezed(half, 0));
+            self.change.op("Concat", halves).with([int("axis", 0)]).defines([Some(present.into())]);
         }
-        self.draft.without(self.id)
+        self.change.remove(self.id);
+        self.change.release(node.reads());
+        self.change.finish();
     }
 
     /// Queries, keys and values.
-    fn parts(&mut self, packed: &str) -> Vec<String> {
+    fn parts(&mut self, packed: ValueRef) -> [ValueRef; 3] {
         let sizes = self.attention.sizes;
-        let results = ["query", "key", "value"].map(str::to_string).into_iter();
-        let axis = int("axis", -1);
+        let (axis, parts) = (int("axis", -1), ["query", "key", "value"]);
         if self.opset < READS_AXES {
-            return self.draft.node_of_several(
-                "Split",
-                vec![axis, ints("split", &sizes)],
-                &[packed],
-                results,
-            );
+            return self.change.op("Split", [packed]).with([axis, ints("split", &sizes)]).outputs(parts);
         }
-        let sizes = self.draft.integers(&[3], &sizes);
-        self.draft.node_of_several("Split", vec![axis], &[packed, &sizes], results)
+        let sizes = self.change.integers(&[3], &sizes);
+        self.change.op("Split", [packed, sizes]).with([axis]).outputs(parts)
     }
 
     /// Keys or values of earlier tokens.
-    fn half(&mut self, past: &str, half: i64) -> String {
-        let index = self.draft.integers(&[], &[half]);
-        self.draft.node("Gather", vec![int("axis", 0)], &[past, &index], &format!("past.{half}"))
+    fn half(&mut self, past: ValueId, half: i64) -> ValueRef {
+        let index = self.change.integers(&[], &[half]);
+        let gather = self.change.op("Gather", [past.into(), index]).with([int("axis", 0)]);
+        gather.output(&format!("past.{half}"))
     }
 
-    fn unsqueezed(&mut self, value: &str, axis: i64) -> String {
+    fn unsqueezed(&mut self, value: ValueRef, axis: i64) -> ValueRef {
         if self.opset < READS_AXES {
-            return self.draft.node("Unsqueeze", vec![ints("axes", &[axis])], &[value], "unsqueezed");
+            let unsqueeze = self.change.op("Unsqueeze", [value]).with([ints("axes", &[axis])]);
+            return unsqueeze.output("unsqueezed");
         }
-        let axes = self.draft.integers(&[1], &[axis]);
-        self.draft.node("Unsqueeze", vec![], &[value, &axes], "unsqueezed")
+        let axes = self.change.integers(&[1], &[axis]);
+        self.change.op("Unsqueeze", [value, axes]).output("unsqueezed")
     }
 
     /// The mask `[batch, keys]` of the keys before the ends and, if the beginnings follow them, not before those.
-    fn mask(&mut self, ends: &str) -> String {
-        let x = self.graph.value(self.attention.x).name.clone();
-        let along = |axis: i64| vec![int("axis", axis)];
-        let [zero, one] = [0, 1].map(|number| self.draft.integers(&[], &[number]));
-        let [first, any] = [0, -1].map(|number| self.draft.integers(&[1], &[number]));
-        let draft = &mut self.draft;
-        let shape = draft.node("Shape", vec![], &[&x], "shape");
-        let batch = draft.node("Gather", along(0), &[&shape, &first], "batch");
-        let keys = draft.node("Gather", along(0), &[&shape, &one], "keys");
-        let ends = draft.node("Cast", vec![int("to", DataType::Int64 as i64)], &[ends], "ends");
+    fn mask(&mut self, ends: ValueId) -> ValueRef {
+        let along = |axis: i64| [int("axis", axis)];
+        let [zero, one] = [0, 1].map(|number| self.change.integers(&[], &[number]));
+        let [first, any] = [0, -1].map(|number| self.change.integers(&[1], &[number]));
+        let change = &mut self.change;
+        let shape = change.op("Shape", [self.attention.x.into()]).output("shape");
+        let batch = change.op("Gather", [shape.clone(), first.clone()]).with(along(0)).output("batch");
+        let keys = change.op("Gather", [shape, one.clone()]).with(along(0)).output("keys");
+        let ends = change.op("Cast", [ends.into()]).with([int("to", DataType::Int64 as i64)]).output("ends");
         // Where there are no beginnings, these are.
-        let zeros = draft.node("Expand", vec![], &[&first, &batch], "zeros");
-        let bounds = draft.node("Concat", along(0), &[&ends, &zeros], "bounds");
-        let rows = draft.node("Concat", along(0), &[&any, &batch], "rows");
-        let bounds = draft.node("Reshape", vec![], &[&bounds, &rows], "bounds.rows");
-        let places = draft.node("Range", vec![], &[&zero, &keys, &one], "places");
-        let before = |this: &mut Self, row: &str, part: &str| {
-            let bound = this.draft.node("Gather", along(0), &[&bounds, row], &format!("bound.{part}"));
-            let bound = this.unsqueezed(&bound, 1);
-            this.draft.node("Less", vec![], &[&places, &bound], &format!("before.{part}"))
+        let zeros = change.op("Expand", [first, batch.clone()]).output("zeros");
+        let bounds = change.op("Concat", [ends, zeros]).with(along(0)).output("bounds");
+        let rows = change.op("Concat", [any, batch]).with(along(0)).output("rows");
+        let bounds = change.op("Reshape", [bounds, rows]).output("bounds.rows");
+        let places = change.op("Range", [zero.clone(), keys, one.clone()]).output("places");
+        let before = |this: &mut Self, row: ValueRef, part: &str| {
+            let bound = this.change.op("Gather", [bounds.clone(), row]).with(along(0));
+            let bound = bound.output(&format!("bound.{part}"));
+            let bound = this.unsqueezed(bound, 1);
+            this.change.op("Less", [places.clone(), bound]).output(&format!("before.{part}"))
         };
-        let (before_end, before_start) = (before(self, &zero, "end"), before(self, &one, "start"));
-        let started = self.draft.node("Not", vec![], &[&before_start], "started");
-        let seen = self.draft.node("And", vec![], &[&before_end, &started], "seen");
-        self.draft.node("Cast", vec![int("to", DataType::Int32 as i64)], &[&seen], "mask")
+        let (before_end, before_start) = (before(self, zero, "end"), before(self, one, "start"));
+        let started = self.change.op("Not", [before_start]).output("started");
+        let seen = self.change.op("And", [before_end, started]).output("seen");
+        self.change.op("Cast", [seen]).with([int("to", DataType::Int32 as i64)]).output("mask")
     }
 }

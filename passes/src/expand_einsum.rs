@@ -1,9 +1,8 @@
 //! `Einsum` with a constant becomes the `MatMul` that it is.
 
 use zqc_ir::op::attribute::ints;
-use zqc_ir::{Change, FreshNames, Graph, Model, NodeId, Patch};
+use zqc_ir::{ChangeBuilder, Model, NodeId, Patch, PatchBuilder, ValueRef};
 
-use crate::draft::{Draft, Integers};
 use crate::einsum::EinsumProduct;
 use crate::layer_path::LayerPaths;
 use crate::pass::{Context, Pass, PassError};
@@ -26,9 +25,8 @@ impl Pass for ExpandEinsum {
 
     fn run(&self, model: &Model, _context: &mut Context) -> Result<Patch, PassError> {
         let graph = &model.graph;
-        let (names, mut integers) = (FreshNames::new(graph), Integers::default());
+        let mut patch = PatchBuilder::new(graph);
         let mut paths = LayerPaths::default();
-        let mut patch = Patch::default();
         for id in graph.order()? {
             let Some(product) = EinsumProduct::of(graph, id) else { continue };
             let node = graph.node(id);
@@ -36,48 +34,45 @@ impl Pass for ExpandEinsum {
             let by_name = [path.as_str(), &node.name, &graph.value(product.root).name];
             let Some(features) = product.features() else { continue };
             if self.select.reason_to_keep(&by_name, features).is_none() {
-                let why = format!("{path} is a product of matrices");
-                let y = node.output(0).map_or("", |y| &graph.value(y).name);
-                let draft = Draft::new(graph, &names, y, why, &mut integers);
-                patch.changes.push(expand(graph, id, &path, &product, draft));
+                let change = patch.change_of(id, format!("{path} is a product of matrices"));
+                expand(id, &path, &product, change);
             }
         }
-        Ok(patch)
+        Ok(patch.finish())
     }
 }
 
-fn expand(graph: &Graph, id: NodeId, path: &str, product: &EinsumProduct, mut draft: Draft) -> Change {
+fn expand(id: NodeId, path: &str, product: &EinsumProduct, mut change: ChangeBuilder) {
     let EinsumProduct { plan, experts, k, n, .. } = product;
-    let mut x = graph.value(product.x).name.clone();
+    let mut x = ValueRef::from(product.x);
     if let Some(order) = &plan.before {
-        x = draft.node("Transpose", vec![ints("perm", order)], &[&x], "rows");
+        x = change.op("Transpose", [x]).with([ints("perm", order)]).output("rows");
     }
     let kept = vec![0; plan.kept];
-    let reshaped = |draft: &mut Draft, value: &str, dims: &[i64], part: &str| {
-        let shape = draft.integers(&[dims.len()], dims);
-        draft.node("Reshape", vec![], &[value, &shape], part)
+    let reshaped = |change: &mut ChangeBuilder, value: ValueRef, dims: &[i64], part: &str| {
+        let shape = change.integers(&[dims.len()], dims);
+        change.op("Reshape", [value, shape]).output(part)
     };
     if plan.contracted > 1 {
-        x = reshaped(&mut draft, &x, &[&kept[..], &[*k]].concat(), "input");
+        x = reshaped(&mut change, x, &[&kept[..], &[*k]].concat(), "input");
     }
     let all: i64 = n.iter().product();
     let matrix = if plan.transposed { [all, *k] } else { [*k, all] };
-    let mut weight = graph.value(product.weight).name.clone();
+    let mut weight = ValueRef::from(product.weight);
     if plan.contracted > 1 || n.len() > 1 {
         let dims: Vec<i64> = experts.iter().copied().chain(matrix).collect();
-        weight = reshaped(&mut draft, &weight, &dims, "matrix");
+        weight = reshaped(&mut change, weight, &dims, "matrix");
     }
     if plan.transposed {
         let order: &[i64] = if experts.is_some() { &[0, 2, 1] } else { &[1, 0] };
-        weight = draft.node("Transpose", vec![ints("perm", order)], &[&weight], "transpose");
+        weight = change.op("Transpose", [weight]).with([ints("perm", order)]).output("transpose");
     }
-    let mut y = draft.node("MatMul", vec![], &[&x, &weight], "product");
-    draft.rename(format!("{path}/MatMul"));
+    let mut y = change.op("MatMul", [x, weight]).named(format!("{path}/MatMul")).output("product");
     if n.len() > 1 {
-        y = reshaped(&mut draft, &y, &[&kept[..], n].concat(), "output");
+        y = reshaped(&mut change, y, &[&kept[..], n].concat(), "output");
     }
     if let Some(order) = &plan.after {
-        draft.node("Transpose", vec![ints("perm", order)], &[&y], "turned");
+        y = change.op("Transpose", [y]).with([ints("perm", order)]).output("turned");
     }
-    draft.replace(id)
+    change.replace(id, &y);
 }

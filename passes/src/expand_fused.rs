@@ -1,8 +1,7 @@
 //! Linear layers that were fused with an activation become two operators.
 
-use zqc_ir::{FreshNames, Model, Patch};
+use zqc_ir::{Model, Patch, PatchBuilder, ValueRef};
 
-use crate::draft::{Draft, Integers};
 use crate::fused::FusedLayer;
 use crate::layer_path::LayerPaths;
 use crate::pass::{Context, Pass, PassError};
@@ -23,9 +22,8 @@ impl Pass for ExpandFused {
 
     fn run(&self, model: &Model, _context: &mut Context) -> Result<Patch, PassError> {
         let graph = &model.graph;
-        let (names, mut integers) = (FreshNames::new(graph), Integers::default());
+        let mut patch = PatchBuilder::new(graph);
         let mut paths = LayerPaths::default();
-        let mut patch = Patch::default();
         for id in graph.order()? {
             let Some(Ok(fused)) = FusedLayer::of(graph, id) else { continue };
             let node = graph.node(id);
@@ -34,20 +32,19 @@ impl Pass for ExpandFused {
             if self.select.reason_to_keep(&by_name, fused.features).is_some() {
                 continue;
             }
-            let y = node.output(0).map_or("", |y| &graph.value(y).name);
-            let mut draft = Draft::new(graph, &names, y, format!("{path} has an activation"), &mut integers);
-            let mut inputs: Vec<&str> =
-                node.inputs().iter().flatten().map(|&input| draft.name(input)).collect();
+            let mut change = patch.change_of(id, format!("{path} has an activation"));
+            let mut inputs: Vec<ValueRef> =
+                node.inputs().iter().flatten().map(|&input| input.into()).collect();
             // `MatMul` has no third operand.
             let bias = if fused.operator == "MatMul" && inputs.len() == 3 { inputs.pop() } else { None };
-            let mut product = draft.node(fused.operator, fused.attributes, &inputs, "product");
-            draft.rename(format!("{path}/{}", fused.operator));
+            let product = change.op(fused.operator, inputs).with(fused.attributes);
+            let mut product = product.named(format!("{path}/{}", fused.operator)).output("product");
             if let Some(bias) = bias {
-                product = draft.node("Add", vec![], &[&product, bias], "sum");
+                product = change.op("Add", [product, bias]).output("sum");
             }
-            draft.foreign(fused.activation, vec![Some(product)], vec![None]);
-            patch.changes.push(draft.replace(id));
+            let activated = change.node(fused.activation, [Some(product)]).output("activated");
+            change.replace(id, &activated);
         }
-        Ok(patch)
+        Ok(patch.finish())
     }
 }

@@ -4,7 +4,6 @@ use zqc_ir::tensor::DataType;
 use zqc_ir::{Graph, Model, NodeId, ValueId};
 
 use crate::constant_view::{ConstantView, is_float, root};
-use crate::rank::rank;
 
 /// Since this opset `TopK` finds the smallest of integers, which puts tokens back in their order.
 const SORTS_INTEGERS: i64 = 11;
@@ -48,7 +47,7 @@ impl ExpertStack {
         node.sole_output()?;
         let (left, right) = (node.input(0)?, node.input(1)?);
         // With a stack, a vector yields a result of fewer dimensions than rows do.
-        let stack = Self::new(graph, left, right, Routing::All).filter(|_| rank(graph, left) != Some(1));
+        let stack = Self::new(graph, left, right, Routing::All).filter(|_| graph.ty(left).rank() != Some(1));
         let chosen = |operand| chosen(graph, operand).filter(|_| model.opset() >= SORTS_INTEGERS);
         stack
             .or_else(|| {
@@ -58,7 +57,7 @@ impl ExpertStack {
             .or_else(|| {
                 let Looked { stack, expert, transposed } = chosen(left)?;
                 // Its axes are swapped, which needs their number.
-                (rank(graph, right)? <= 3).then_some(())?;
+                (graph.ty(right).rank()? <= 3).then_some(())?;
                 let stack = Self::new(graph, right, stack, Routing::ChosenOnTheLeft { expert })?;
                 Some(stack.transposed_if(!transposed))
             })
@@ -122,5 +121,5 @@ fn chosen(graph: &Graph, mut operand: ValueId) -> Option<Looked> {
         expert = unsqueeze.input(0)?;
     }
     let computed = graph.literal(root(graph, expert)).is_none();
-    (computed && rank(graph, expert)? == 1).then_some(Looked { stack, expert, transposed })
+    (computed && graph.ty(expert).rank()? == 1).then_some(Looked { stack, expert, transposed })
 }

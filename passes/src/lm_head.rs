@@ -6,7 +6,6 @@ use zqc_ir::{Graph, NodeId, Op, ValueId};
 use zqc_runtime::{EMBEDDINGS, InputSpec, names_cache, token_inputs};
 
 use crate::constant_view::root;
-use crate::rank::rank;
 use crate::vocabulary::Table;
 
 /// How the names of outputs end that hold them; the branches of a merged model may have more in front.
@@ -50,7 +49,8 @@ impl<'g> Heads<'g> {
         let name = |id: ValueId| graph.value(id).name.as_str();
         let results = graph.outputs().iter().copied().filter(|&id| !names_cache(name(id)));
         let logits = graph.outputs().iter().copied().filter(|&id| name(id).ends_with(LOGITS));
-        let logits = logits.filter(|&id| is_decoder(graph) && rank(graph, id).is_none_or(|rank| rank == 3));
+        let logits =
+            logits.filter(|&id| is_decoder(graph) && graph.ty(id).rank().is_none_or(|rank| rank == 3));
         Self {
             graph,
             tables,

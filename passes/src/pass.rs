@@ -113,7 +113,7 @@ pub fn run(pass: &dyn Pass, model: &mut Model, observer: &mut dyn Observer) -> R
 /// When the pass fails; `model` must then be dropped.
 pub fn run_in(pass: &dyn Pass, model: &mut Model, context: &mut Context) -> Result<Vec<String>, PassError> {
     let mut patch = pass.run(model, context)?;
-    patch.changes.truncate(context.limit);
+    patch.truncate(context.limit);
     let reasons = patch.changes.iter().map(|change| change.why.clone()).collect();
     patch.apply(model).map_err(|source| PassError::Patch { pass: pass.name(), source })?;
     verify(model).map_err(|source| PassError::Broken { pass: pass.name(), source })?;

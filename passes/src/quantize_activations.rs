@@ -2,7 +2,7 @@
 
 use zqc_ir::graph::Port;
 use zqc_ir::op::{QuantizeActivation, port};
-use zqc_ir::{Change, FreshNames, Graph, Model, NewNode, NodeId, Op, Patch, ValueId};
+use zqc_ir::{Graph, Model, NodeId, Op, Patch, PatchBuilder, ValueId};
 use zqc_numerics::ActivationFormat;
 
 use crate::pass::{Context, Pass, PassError};
@@ -22,28 +22,21 @@ impl Pass for QuantizeActivations {
 
     fn run(&self, model: &Model, _context: &mut Context) -> Result<Patch, PassError> {
         let graph = &model.graph;
-        let names = FreshNames::new(graph);
-        let mut patch = Patch::default();
+        let mut patch = PatchBuilder::new(graph);
         for (x, value) in graph.values() {
             let layers = layers_reading(graph, x);
             if layers.is_empty() || is_quantized(graph, x) {
                 continue;
             }
-            let quantized = names.fresh(&format!("{}_quantized", value.name));
-            patch.changes.push(Change {
-                why: format!("{} linear layers read \"{}\" as {}", layers.len(), value.name, self.format),
-                add: vec![NewNode {
-                    name: quantized.clone(),
-                    op: Op::QuantizeActivation(QuantizeActivation { format: self.format }),
-                    inputs: vec![Some(value.name.clone())],
-                    outputs: vec![Some(quantized.clone())],
-                    rank: None,
-                }],
-                rewire: layers.into_iter().map(|layer| (layer, port::X, quantized.clone())).collect(),
-                ..Change::default()
-            });
+            let why = format!("{} linear layers read \"{}\" as {}", layers.len(), value.name, self.format);
+            let mut change = patch.change(why, &value.name);
+            let op = Op::QuantizeActivation(QuantizeActivation { format: self.format });
+            let quantized =
+                change.node(op, [Some(x.into())]).output_named(&format!("{}_quantized", value.name));
+            layers.into_iter().for_each(|layer| change.rewire(layer, port::X, &quantized));
+            change.finish();
         }
-        Ok(patch)
+        Ok(patch.finish())
     }
 }
 

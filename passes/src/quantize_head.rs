@@ -7,7 +7,7 @@ use zqc_ir::op::attribute::int;
 use zqc_ir::op::{Linear, QuantizeActivation, QuantizedLinear, port};
 use zqc_ir::operands;
 use zqc_ir::tensor::DataType;
-use zqc_ir::{Change, FreshNames, Graph, Model, NewNode, Node, NodeId, Op, Patch, ValueId};
+use zqc_ir::{ChangeBuilder, Graph, Model, Node, NodeId, Op, Patch, PatchBuilder, ValueId, ValueRef};
 use zqc_numerics::{ActivationFormat, Grouping, QuantizedMatrix, SolveError, rtn};
 
 use crate::float_rows::FloatRows;
@@ -50,13 +50,8 @@ impl Pass for QuantizeHead {
 
     fn run(&self, model: &Model, context: &mut Context) -> Result<Patch, PassError> {
         let graph = &model.graph;
-        let mut writer = Writer {
-            pass: self,
-            graph,
-            names: FreshNames::new(graph),
-            quantized: HashMap::new(),
-            patch: Patch::default(),
-        };
+        let mut writer =
+            Writer { pass: self, graph, patch: PatchBuilder::new(graph), quantized: HashMap::new() };
         let tables = TokenTable::all(graph);
         let (tables, left): (Vec<_>, Vec<_>) =
             tables.iter().partition(|table| self.select.reason_to_keep_table(graph, table).is_none());
@@ -87,7 +82,7 @@ impl Pass for QuantizeHead {
             let own = writer.solve(&linear.layer, weight, &rows, context.observer)?;
             writer.layer(id, linear, &own);
         }
-        Ok(writer.patch)
+        Ok(writer.patch.finish())
     }
 }
 
@@ -102,17 +97,16 @@ fn linear(graph: &Graph, id: NodeId) -> Option<&Linear> {
 struct Rounded {
     /// What they are, of float32.
     weight: QuantizedLinear,
-    /// The names of the operands, with their ports.
-    operands: Vec<(usize, String)>,
+    /// The operands, with their ports.
+    operands: Vec<(usize, ValueRef)>,
 }
 
 struct Writer<'a> {
     pass: &'a QuantizeHead,
     graph: &'a Graph,
-    names: FreshNames<'a>,
-    /// The names of what activations are quantized or rounded to.
-    quantized: HashMap<ValueId, String>,
-    patch: Patch,
+    patch: PatchBuilder<'a>,
+    /// What activations are quantized or rounded to.
+    quantized: HashMap<ValueId, ValueRef>,
 }
 
 impl Writer<'_> {
@@ -128,14 +122,15 @@ impl Writer<'_> {
         let (matrix, coding, weight_error) = round(layer, rows, &self.pass.grouping)?;
         let unfit = |source| PassError::Operands { layer: layer.to_string(), source };
         let hint = &self.graph.value(source).name;
-        let mut change = Change::new(format!("{layer}: codes and scales of the weight"));
-        let mut names = Vec::new();
-        for operand in operands::operands(&matrix, None).map_err(unfit)? {
-            let name = self.names.fresh(&format!("{hint}_{}", operand.suffix));
-            names.push((operand.port, name.clone()));
-            change.initializers.push((name, operand.tensor));
-        }
-        self.patch.changes.push(change);
+        let operands = operands::operands(&matrix, None).map_err(unfit)?;
+        let mut change = self.patch.change(format!("{layer}: codes and scales of the weight"), hint);
+        let operands = operands
+            .into_iter()
+            .map(|operand| {
+                (operand.port, change.constant(&format!("{hint}_{}", operand.suffix), operand.tensor))
+            })
+            .collect();
+        change.finish();
         let [n, k] = rows.shape();
         observer.layer_solved(LayerRecord {
             layer: layer.to_string(),
@@ -161,75 +156,63 @@ impl Writer<'_> {
             beta: 1.0,
             dtype: DataType::Float,
         };
-        Ok(Rounded { weight, operands: names })
+        Ok(Rounded { weight, operands })
     }
 
     /// Looks rows of a table up in its codes.
     fn look_up(&mut self, id: NodeId, table: &TokenTable, dtype: DataType, rounded: &Rounded) {
         let (graph, node) = (self.graph, self.graph.node(id));
-        let name = |value: ValueId| graph.value(value).name.clone();
-        let table_name = name(table.root);
-        let mut change = Change::new(format!("{} looks codes of \"{table_name}\" up", graph.label(id)));
+        let table_name = &graph.value(table.root).name;
+        let why = format!("{} looks codes of \"{table_name}\" up", graph.label(id));
         let weight = QuantizedLinear { layer: table.path.clone(), dtype, ..rounded.weight.clone() };
-        let indices = node.input(1).map(name).unwrap_or_default();
-        let inputs = operands::inputs(indices, rounded.operands.iter().cloned(), None);
-        change.remove.push(id);
-        change.add.push(NewNode { op: Op::QuantizedGather(weight), inputs, ..NewNode::restore(graph, node) });
-        change.release.extend(node.input(0));
-        self.patch.changes.push(change);
+        let Some(indices) = node.input(1) else { return };
+        let inputs = operands::inputs(indices.into(), rounded.operands.iter().cloned(), None);
+        let mut change = self.patch.change_of(id, why);
+        change.node(Op::QuantizedGather(weight), inputs).replaces(id);
+        change.release(node.input(0));
+        change.finish();
     }
 
     /// Lets a layer read codes.
     fn layer(&mut self, id: NodeId, linear: &Linear, rounded: &Rounded) {
-        let (graph, node) = (self.graph, self.graph.node(id));
-        let mut change = Change::new(format!("{}: float weight becomes codes and scales", linear.layer));
-        let mut quantized = NewNode::restore(graph, node);
-        let mut take = |port: usize| quantized.inputs.get_mut(port).and_then(Option::take);
-        let (x, bias) = (take(port::X).unwrap_or_default(), take(port::LINEAR_BIAS));
+        let node = self.graph.node(id);
+        let Some(x) = node.input(port::X) else { return };
+        let why = format!("{}: float weight becomes codes and scales", linear.layer);
+        let mut change = self.patch.change_of(id, why);
         let x = match (self.pass.activations, linear.dtype) {
-            (None, DataType::Bfloat16) => x,
-            (format, _) => self.activation(node, x, format, &mut change),
+            (None, DataType::Bfloat16) => x.into(),
+            (format, _) => activation(&mut self.quantized, &mut change, x, format),
         };
-        quantized.inputs = operands::inputs(x, rounded.operands.iter().cloned(), bias);
-        quantized.op = Op::QuantizedLinear(QuantizedLinear {
+        let bias = node.input(port::LINEAR_BIAS).map(ValueRef::from);
+        let inputs = operands::inputs(x, rounded.operands.iter().cloned(), bias);
+        let op = Op::QuantizedLinear(QuantizedLinear {
             layer: linear.layer.clone(),
             beta: linear.beta,
             dtype: linear.dtype,
             ..rounded.weight.clone()
         });
-        change.remove.push(id);
-        change.add.push(quantized);
-        change.release.extend(linear.origin.iter().flat_map(Node::reads).chain(node.input(port::WEIGHT)));
-        self.patch.changes.push(change);
+        change.node(op, inputs).replaces(id);
+        change.release(linear.origin.iter().flat_map(Node::reads).chain(node.input(port::WEIGHT)));
+        change.finish();
     }
+}
 
-    /// The name of what the layer `node` reads: what `x` is quantized or rounded to.
-    fn activation(
-        &mut self,
-        node: &Node,
-        x: String,
-        format: Option<ActivationFormat>,
-        change: &mut Change,
-    ) -> String {
-        let Some(value) = node.input(port::X) else { return x };
-        if let Some(known) = self.quantized.get(&value) {
-            return known.clone();
-        }
+/// What `x` is quantized or rounded to; a node joins `change` if it is new.
+fn activation(
+    quantized: &mut HashMap<ValueId, ValueRef>,
+    change: &mut ChangeBuilder,
+    x: ValueId,
+    format: Option<ActivationFormat>,
+) -> ValueRef {
+    let name = &change.graph().value(x).name;
+    let quantize = || {
         let (op, suffix) = match format {
             Some(format) => (Op::QuantizeActivation(QuantizeActivation { format }), "quantized"),
             None => (Op::standard("Cast", vec![int("to", DataType::Bfloat16 as i64)]), "bfloat16"),
         };
-        let quantized = self.names.fresh(&format!("{x}_{suffix}_head"));
-        change.add.push(NewNode {
-            name: quantized.clone(),
-            op,
-            inputs: vec![Some(x)],
-            outputs: vec![Some(quantized.clone())],
-            rank: None,
-        });
-        self.quantized.insert(value, quantized.clone());
-        quantized
-    }
+        change.node(op, [Some(x.into())]).output_named(&format!("{name}_{suffix}_head"))
+    };
+    quantized.entry(x).or_insert_with(quantize).clone()
 }
 
 /// Rounds rows block by block: what they become, how, and the relative error.

@@ -8,7 +8,7 @@ use zqc_ir::onnx::proto::NodeProto;
 use zqc_ir::op::{QuantizeActivation, QuantizedLinear};
 use zqc_ir::operands;
 use zqc_ir::tensor::{DataType, name};
-use zqc_ir::{Change, FreshNames, Graph, Model, NewNode, Node, NodeId, Op, Patch, Tensor, ValueId, opset};
+use zqc_ir::{Graph, Model, Node, NodeId, Op, Patch, PatchBuilder, Tensor, ValueId, ValueRef, opset};
 use zqc_numerics::{
     ActivationFormat, FUNCTION_DOMAIN, FUNCTION_VERSION, GROUP_SIZE, OUTPUT_TYPE, Operand, Signature,
 };
@@ -54,12 +54,8 @@ impl Pass for RaisePortable {
             });
         }
         let defined = Functions::new(&model.header.functions);
-        let mut raising = Raising {
-            graph: &model.graph,
-            names: FreshNames::new(&model.graph),
-            changes: Vec::new(),
-            brought: HashMap::new(),
-        };
+        let mut raising =
+            Raising { graph: &model.graph, patch: PatchBuilder::new(&model.graph), brought: HashMap::new() };
         for id in model.graph.order()? {
             let Op::Onnx(call) = &model.graph.node(id).op else { continue };
             match defined.called(call) {
@@ -76,7 +72,7 @@ impl Pass for RaisePortable {
                 _ => false,
             });
         let forget = if stays { Vec::new() } else { vec![FUNCTION_DOMAIN.to_string()] };
-        Ok(Patch { changes: raising.changes, forget, ..Default::default() })
+        Ok(Patch { forget, ..raising.patch.finish() })
     }
 }
 
@@ -92,11 +88,10 @@ fn calls_us(node: &NodeProto) -> bool {
 
 struct Raising<'g> {
     graph: &'g Graph,
-    names: FreshNames<'g>,
-    changes: Vec<Change>,
-    /// The names under which operands lie as our operators want them: layers may share theirs, and one that a body reads
-    /// stays beside it as it is.
-    brought: HashMap<ValueId, String>,
+    patch: PatchBuilder<'g>,
+    /// The operands in the form that our operators want: layers may share theirs, and one that a subgraph reads stays beside it
+    /// as it is.
+    brought: HashMap<ValueId, ValueRef>,
 }
 
 impl<'g> Raising<'g> {
@@ -109,12 +104,10 @@ impl<'g> Raising<'g> {
                 Err(format!("{FUNCTION_DOMAIN} has no function {function} that a graph may call"))
             }
         };
-        let change = raised.map_err(|reason| PassError::Malformed { node: self.graph.label(id), reason })?;
-        self.changes.push(change);
-        Ok(())
+        raised.map_err(|reason| PassError::Malformed { node: self.graph.label(id), reason })
     }
 
-    fn quantize(&mut self, id: NodeId, format: ActivationFormat) -> Result<Change, String> {
+    fn quantize(&mut self, id: NodeId, format: ActivationFormat) -> Result<(), String> {
         let (graph, node) = (self.graph, self.graph.node(id));
         let x = node.input(0).ok_or("it has no input")?;
         let codes = node.output(0).ok_or("it has no output")?;
@@ -131,22 +124,17 @@ impl<'g> Raising<'g> {
                 ));
             }
         }
-        let name = |value| Some(graph.value(value).name.clone());
-        Ok(Change {
-            remove: vec![id],
-            add: vec![NewNode {
-                name: node.name.clone(),
-                op: Op::QuantizeActivation(QuantizeActivation { format }),
-                inputs: vec![name(x)],
-                outputs: vec![name(codes)],
-                rank: node.rank(),
-            }],
-            ..Change::new(format!("{} is a token-wise quantization", graph.label(id)))
-        })
+        let why = format!("{} is a token-wise quantization", graph.label(id));
+        let mut change = self.patch.change_of(id, why);
+        let quantize = change.node(Op::QuantizeActivation(QuantizeActivation { format }), [Some(x.into())]);
+        quantize.in_place_of(id).defines([Some(codes.into())]);
+        change.remove(id);
+        change.finish();
+        Ok(())
     }
 
     /// A layer, or a look-up in a table.
-    fn weighted(&mut self, id: NodeId, call: &NodeProto, callee: Callee) -> Result<Change, String> {
+    fn weighted(&mut self, id: NodeId, call: &NodeProto, callee: Callee) -> Result<(), String> {
         let (graph, node) = (self.graph, self.graph.node(id));
         let x = match callee {
             Callee::Linear(signature) => self.activation(node, signature)?,
@@ -183,8 +171,7 @@ impl<'g> Raising<'g> {
         if k.saturating_mul(n) == 0 {
             return Err("its weight has no elements".to_string());
         }
-        let mut change = Change::new(format!("{} has a quantized weight", graph.label(id)));
-        change.remove.push(id);
+        let mut brought = Vec::new();
         for &(operand, input, value, tensor) in &operands {
             let (dtype, dims) = callee.file_type(operand, &linear);
             check(tensor, dtype, &dims).map_err(|reason| format!("its input {input} is {reason}"))?;
@@ -198,32 +185,31 @@ impl<'g> Raising<'g> {
                 return Err(format!("its input {input} is read by something else than layers too"));
             }
             let to_graph = if callee.by_rows() { layout::rows_to_graph } else { layout::to_graph };
-            let brought =
-                to_graph(&linear, signature::port(operand), tensor).map_err(|error| error.to_string())?;
-            let mut name = graph.value(value).name.clone();
-            if self.is_captured(value) {
-                name = self.names.fresh(&name);
-                change.initializers.push((name.clone(), brought));
-            } else {
-                change.replace.push((value, brought));
-            }
-            self.brought.insert(value, name);
+            let tensor = to_graph(&linear, signature::port(operand), tensor);
+            brought.push((value, self.is_captured(value), tensor.map_err(|error| error.to_string())?));
         }
-        let name = |value| graph.value(value).name.clone();
-        let named = operands
+        let mut change = self.patch.change_of(id, format!("{} has a quantized weight", graph.label(id)));
+        for (value, is_captured, tensor) in brought {
+            let operand = if is_captured {
+                change.constant(&graph.value(value).name, tensor)
+            } else {
+                change.replace_constant(value, tensor);
+                value.into()
+            };
+            self.brought.insert(value, operand);
+        }
+        let ports = operands
             .iter()
             .map(|&(operand, _, value, _)| (signature::port(operand), self.brought[&value].clone()));
-        change.add.push(NewNode {
-            name: node.name.clone(),
-            inputs: operands::inputs(name(x), named, None),
-            op: match callee {
-                Callee::Linear(_) => Op::QuantizedLinear(linear),
-                Callee::Gather(_) => Op::QuantizedGather(linear),
-            },
-            outputs: vec![Some(name(y))],
-            rank: node.rank(),
-        });
-        Ok(change)
+        let inputs = operands::inputs(x.into(), ports, None);
+        let op = match callee {
+            Callee::Linear(_) => Op::QuantizedLinear(linear),
+            Callee::Gather(_) => Op::QuantizedGather(linear),
+        };
+        change.node(op, inputs).in_place_of(id).defines([Some(y.into())]);
+        change.remove(id);
+        change.finish();
+        Ok(())
     }
 
     /// The activation that a linear layer reads, when the inputs that stand for it are what one call yields.

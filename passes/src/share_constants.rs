@@ -2,7 +2,7 @@
 
 use zqc_ir::graph::Port;
 use zqc_ir::op::attribute::ints;
-use zqc_ir::{Change, FreshNames, Graph, Model, NewNode, NodeId, Op, Patch, Tensor, ValueId};
+use zqc_ir::{Graph, Model, NodeId, Patch, PatchBuilder, Tensor, ValueId, ValueRef};
 
 use crate::constant_view::is_float;
 use crate::pass::{Context, Pass, PassError};
@@ -26,8 +26,7 @@ impl Pass for ShareConstants {
 
     fn run(&self, model: &Model, _context: &mut Context) -> Result<Patch, PassError> {
         let graph = &model.graph;
-        let names = FreshNames::new(graph);
-        let mut patch = Patch::default();
+        let mut patch = PatchBuilder::new(graph);
         let mut copies: Vec<ValueId> = Vec::new();
         for (value, tensor) in graph.initializers() {
             let Some(readers) = products(graph, value).filter(|_| is_large_matrix(tensor)) else { continue };
@@ -40,9 +39,9 @@ impl Pass for ShareConstants {
                 continue;
             };
             copies.push(value);
-            patch.changes.push(share(graph, &names, value, readers, original, transposed));
+            share(&mut patch, value, readers, original, transposed);
         }
-        Ok(patch)
+        Ok(patch.finish())
     }
 }
 
@@ -85,28 +84,15 @@ pub(crate) fn is_copy(copy: &Tensor, original: &Tensor) -> Option<bool> {
     transposed.then_some(true)
 }
 
-fn share(
-    graph: &Graph,
-    names: &FreshNames,
-    copy: ValueId,
-    readers: Vec<NodeId>,
-    original: ValueId,
-    transposed: bool,
-) -> Change {
-    let [copy_name, original_name] = [copy, original].map(|value| graph.value(value).name.clone());
-    let mut change = Change::new(format!("\"{copy_name}\" has the content of \"{original_name}\""));
-    let mut source = original_name.clone();
+fn share(patch: &mut PatchBuilder, copy: ValueId, readers: Vec<NodeId>, original: ValueId, transposed: bool) {
+    let [copy_name, original_name] = [copy, original].map(|value| &patch.graph().value(value).name);
+    let mut change =
+        patch.change(format!("\"{copy_name}\" has the content of \"{original_name}\""), copy_name);
+    let mut source = ValueRef::from(original);
     if transposed {
-        source = names.fresh(&format!("{copy_name}_shared"));
-        change.add.push(NewNode {
-            name: String::new(),
-            op: Op::standard("Transpose", vec![ints("perm", &[1, 0])]),
-            inputs: vec![Some(original_name)],
-            outputs: vec![Some(source.clone())],
-            rank: None,
-        });
+        source = change.op("Transpose", [source]).with([ints("perm", &[1, 0])]).output("shared");
     }
-    change.rewire = readers.into_iter().map(|reader| (reader, 1, source.clone())).collect();
-    change.release = vec![copy];
-    change
+    readers.into_iter().for_each(|reader| change.rewire(reader, 1, &source));
+    change.release([copy]);
+    change.finish();
 }

@@ -15,7 +15,7 @@ use std::time::Instant;
 use zqc_ir::op::{Linear, QuantizedLinear, port};
 use zqc_ir::operands;
 use zqc_ir::tensor::TensorError;
-use zqc_ir::{Change, FreshNames, Graph, Model, NewNode, Node, NodeId, Op, Patch, Tensor, ValueId};
+use zqc_ir::{Graph, Model, Node, NodeId, Op, Patch, PatchBuilder, Tensor, ValueId, ValueRef};
 use zqc_runtime::{Array, Interpreter, RunError};
 
 use crate::pass::{Context, Observer, Pass, PassError};
@@ -80,9 +80,8 @@ impl Pass for SolveWeights {
         let mut solver = Solver {
             model,
             recipe: &self.recipe,
-            names: FreshNames::new(&model.graph),
+            patch: PatchBuilder::new(&model.graph),
             solved: HashMap::new(),
-            patch: Patch::default(),
         };
         let order = model.graph.order().map_err(RunError::from)?;
         let layers = solver.layers(&order);
@@ -96,7 +95,7 @@ impl Pass for SolveWeights {
             }
             Some(calibration) => solver.walk(calibration, context.observer)?,
         }
-        Ok(solver.patch)
+        Ok(solver.patch.finish())
     }
 }
 
@@ -109,16 +108,15 @@ fn fit(solutions: &[Solution], layers: &[&Layer]) -> bool {
 struct Solver<'a> {
     model: &'a Model,
     recipe: &'a Recipe,
-    names: FreshNames<'a>,
+    patch: PatchBuilder<'a>,
     /// Solved weights that this stage or, when layers share them, a later one reads.
     solved: HashMap<WeightKey, Solved>,
-    patch: Patch,
 }
 
 struct Solved {
     solution: Solution,
-    /// The names of the operands, with their ports.
-    operands: Vec<(usize, String)>,
+    /// The operands, with their ports.
+    operands: Vec<(usize, ValueRef)>,
 }
 
 impl<'a> Solver<'a> {
@@ -285,14 +283,15 @@ impl<'a> Solver<'a> {
         let &Layer { linear, key, .. } = layer;
         let hint = &graph.value(key.value).name;
         let unfit = |source| PassError::Operands { layer: linear.layer.clone(), source };
-        let mut change = Change::new(format!("{}: codes and scales of the weight", linear.layer));
-        let mut names = Vec::new();
-        for operand in operands::operands(&solution.matrix, solution.branch.as_ref()).map_err(unfit)? {
-            let name = self.names.fresh(&format!("{hint}_{}", operand.suffix));
-            names.push((operand.port, name.clone()));
-            change.initializers.push((name, operand.tensor));
-        }
-        self.patch.changes.push(change);
+        let operands = operands::operands(&solution.matrix, solution.branch.as_ref()).map_err(unfit)?;
+        let mut change = self.patch.change(format!("{}: codes and scales of the weight", linear.layer), hint);
+        let operands = operands
+            .into_iter()
+            .map(|operand| {
+                (operand.port, change.constant(&format!("{hint}_{}", operand.suffix), operand.tensor))
+            })
+            .collect();
+        change.finish();
         let source = graph.constant(key.value);
         observer.layer_solved(LayerRecord {
             layer: linear.layer.clone(),
@@ -307,7 +306,7 @@ impl<'a> Solver<'a> {
             calibration: solution.calibration,
             seconds,
         });
-        self.solved.insert(key, Solved { solution, operands: names });
+        self.solved.insert(key, Solved { solution, operands });
         Ok(())
     }
 
@@ -315,14 +314,11 @@ impl<'a> Solver<'a> {
     fn replace(&mut self, layer: &Layer) {
         let graph = &self.model.graph;
         let &Layer { id, linear, key, .. } = layer;
-        let mut change = Change::new(format!("{}: float weight becomes codes and scales", linear.layer));
         let solved = &self.solved[&key];
         let Solution { matrix, branch, .. } = &solved.solution;
-        let mut node = NewNode::restore(graph, graph.node(id));
-        let bias = node.inputs.get_mut(port::LINEAR_BIAS).and_then(Option::take);
-        let x = graph.value(layer.x).name.clone();
-        node.inputs = operands::inputs(x, solved.operands.iter().cloned(), bias);
-        node.op = Op::QuantizedLinear(QuantizedLinear {
+        let bias = graph.node(id).input(port::LINEAR_BIAS).map(ValueRef::from);
+        let inputs = operands::inputs(layer.x.into(), solved.operands.iter().cloned(), bias);
+        let op = Op::QuantizedLinear(QuantizedLinear {
             layer: linear.layer.clone(),
             k: linear.k,
             n: linear.n,
@@ -333,10 +329,11 @@ impl<'a> Solver<'a> {
             beta: linear.beta,
             dtype: linear.dtype,
         });
-        change.remove.push(id);
-        change.add.push(node);
-        change.release.extend(linear.origin.iter().flat_map(Node::reads).chain([key.value]));
-        self.patch.changes.push(change);
+        let why = format!("{}: float weight becomes codes and scales", linear.layer);
+        let mut change = self.patch.change_of(id, why);
+        change.node(op, inputs).replaces(id);
+        change.release(linear.origin.iter().flat_map(Node::reads).chain([key.value]));
+        change.finish();
     }
 }
 
@@ -365,12 +362,6 @@ fn weight(model: &Model, layer: &Layer) -> Result<Vec<f32>, PassError> {
 fn last_layers(graph: &Graph, counts: impl Fn(NodeId) -> bool) -> Vec<ValueId> {
     let layers = graph.nodes().filter(|(_, node)| matches!(node.op, Op::Linear(_))).map(|(id, _)| id);
     let layers: Vec<NodeId> = layers.filter(|&id| counts(id)).collect();
-    let mut before = HashSet::new();
-    let mut open: Vec<NodeId> = layers.iter().flat_map(|&id| graph.predecessors(id)).collect();
-    while let Some(id) = open.pop() {
-        if before.insert(id) {
-            open.extend(graph.predecessors(id));
-        }
-    }
+    let before = graph.ancestors(layers.iter().flat_map(|&id| graph.predecessors(id)));
     layers.iter().filter(|id| !before.contains(id)).filter_map(|&id| graph.node(id).output(0)).collect()
 }

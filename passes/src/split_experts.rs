@@ -6,10 +6,9 @@ use std::collections::HashMap;
 
 use zqc_ir::op::attribute::{int, ints};
 use zqc_ir::tensor::TensorError;
-use zqc_ir::{Change, FreshNames, Graph, Model, NodeId, Patch, ValueId};
+use zqc_ir::{ChangeBuilder, Graph, Model, NodeId, Patch, PatchBuilder, ValueId, ValueRef};
 
 use crate::constant_view::ConstantView;
-use crate::draft::{Draft, Integers};
 use crate::expert_stack::{ExpertStack, Routing};
 use crate::layer_path::LayerPaths;
 use crate::pass::{Context, Pass, PassError};
@@ -45,15 +44,12 @@ impl Pass for SplitExperts {
     fn run(&self, model: &Model, _context: &mut Context) -> Result<Patch, PassError> {
         let graph = &model.graph;
         let mut splitter = Splitter {
-            graph,
-            names: FreshNames::new(graph),
+            patch: PatchBuilder::new(graph),
             opset: model.opset(),
-            integers: Integers::default(),
             routes: Routes::default(),
             matrices: HashMap::new(),
         };
         let mut paths = LayerPaths::default();
-        let mut patch = Patch::default();
         for id in graph.order()? {
             let Some(stack) = ExpertStack::of(model, id) else { continue };
             let node = graph.node(id);
@@ -68,9 +64,9 @@ impl Pass for SplitExperts {
                 continue;
             }
             let unreadable = |source| PassError::Weight { layer: path.clone(), source };
-            patch.changes.push(splitter.split(id, &path, &stack, &names).map_err(unreadable)?);
+            splitter.split(id, &path, &stack, &names).map_err(unreadable)?;
         }
-        Ok(patch)
+        Ok(splitter.patch.finish())
     }
 }
 
@@ -88,13 +84,11 @@ impl Names {
 }
 
 struct Splitter<'g> {
-    graph: &'g Graph,
-    names: FreshNames<'g>,
+    patch: PatchBuilder<'g>,
     opset: i64,
-    integers: Integers,
     routes: Routes,
     /// The initializers of the matrices of a stack in these dimensions.
-    matrices: HashMap<(ValueId, usize, [usize; 3]), Vec<String>>,
+    matrices: HashMap<(ValueId, usize, [usize; 3]), Vec<ValueRef>>,
 }
 
 impl Splitter<'_> {
@@ -104,77 +98,69 @@ impl Splitter<'_> {
         path: &str,
         stack: &ExpertStack,
         names: &[Names],
-    ) -> Result<Change, TensorError> {
-        let graph = self.graph;
-        let node = graph.node(id);
-        let y = node.output(0).map_or("", |y| &graph.value(y).name);
+    ) -> Result<(), TensorError> {
+        let graph = self.patch.graph();
         let why = format!("{path} is a stack of {} experts", stack.experts());
-        let mut draft = Draft::new(graph, &self.names, y, why, &mut self.integers);
-        let matrices = matrices(graph, &self.names, &mut self.matrices, stack, names, &mut draft.change)?;
-        let x = graph.value(stack.x).name.as_str();
+        let mut change = self.patch.change_of(id, why);
+        let matrices = matrices(&mut self.matrices, stack, names, &mut change)?;
         let route = match stack.routing {
             Routing::All => None,
             Routing::Chosen { expert } | Routing::ChosenOnTheLeft { expert } => {
-                Some(self.routes.get(&mut draft, expert, stack.experts()))
+                Some(self.routes.get(&mut change, expert, stack.experts()))
             }
         };
         let on_the_left = matches!(stack.routing, Routing::ChosenOnTheLeft { .. });
         let each_reads = match &route {
-            None => spread(&mut draft, x, stack.experts(), self.opset),
-            Some(route) => route.rows(&mut draft, x, on_the_left),
+            None => spread(&mut change, stack.x, stack.experts(), self.opset),
+            Some(route) => route.rows(&mut change, stack.x, on_the_left),
         };
         let casts = graph.literal(stack.root).and_then(|stored| stored.dtype().ok()) != Some(stack.dtype);
         let mut each_yields = Vec::new();
-        for (expert, mut matrix) in matrices.into_iter().enumerate() {
+        for (expert, (mut matrix, reads)) in matrices.into_iter().zip(each_reads).enumerate() {
             if casts {
-                let to = vec![int("to", stack.dtype as i64)];
-                matrix = draft.node("Cast", to, &[&matrix], &format!("cast.{expert}"));
+                let cast = change.op("Cast", [matrix]).with([int("to", stack.dtype as i64)]);
+                matrix = cast.output(&format!("cast.{expert}"));
             }
             if stack.transposed {
-                let order = vec![ints("perm", &[1, 0])];
-                matrix = draft.node("Transpose", order, &[&matrix], &format!("transpose.{expert}"));
+                let transpose = change.op("Transpose", [matrix]).with([ints("perm", &[1, 0])]);
+                matrix = transpose.output(&format!("transpose.{expert}"));
             }
-            let part = format!("expert.{expert}");
-            each_yields.push(draft.node("MatMul", vec![], &[&each_reads[expert], &matrix], &part));
-            draft.rename(format!("{}/MatMul", names[expert].path));
+            let product = change.op("MatMul", [reads, matrix]);
+            let product = product.named(format!("{}/MatMul", names[expert].path));
+            each_yields.push(product.output(&format!("expert.{expert}")));
         }
-        let each_yields: Vec<&str> = each_yields.iter().map(String::as_str).collect();
-        match route {
-            None => drop(draft.node("Concat", vec![int("axis", AXIS)], &each_yields, "all")),
-            Some(route) => route.put_back(&mut draft, &each_yields, on_the_left),
-        }
-        Ok(draft.replace(id))
+        let y = match route {
+            None => change.op("Concat", each_yields).with([int("axis", AXIS)]).output("all"),
+            Some(route) => route.put_back(&mut change, each_yields, on_the_left),
+        };
+        change.replace(id, &y);
+        Ok(())
     }
 }
 
 /// The parts of `x` that the experts read, or all of it for each.
-fn spread(draft: &mut Draft, x: &str, experts: usize, opset: i64) -> Vec<String> {
-    let shape = draft.integers(&[3], &[experts as i64, 1, 1]);
-    let all_read = draft.node("Expand", vec![], &[x, &shape], "input");
-    let mut parts = vec![int("axis", AXIS)];
-    if opset >= COUNTED_PARTS {
-        parts.push(int("num_outputs", experts as i64));
-    }
-    let results = (0..experts).map(|expert| format!("input.{expert}"));
-    draft.node_of_several("Split", parts, &[&all_read], results)
+fn spread(change: &mut ChangeBuilder, x: ValueId, experts: usize, opset: i64) -> Vec<ValueRef> {
+    let shape = change.integers(&[3], &[experts as i64, 1, 1]);
+    let all_read = change.op("Expand", [x.into(), shape]).output("input");
+    let count = (opset >= COUNTED_PARTS).then(|| int("num_outputs", experts as i64));
+    let split = change.op("Split", [all_read]).with([int("axis", AXIS)].into_iter().chain(count));
+    split.outputs_of((0..experts).map(|expert| format!("input.{expert}")))
 }
 
 /// The initializers of the matrices of `stack`; those of `known` stacks are there.
 fn matrices(
-    graph: &Graph,
-    fresh: &FreshNames,
-    known: &mut HashMap<(ValueId, usize, [usize; 3]), Vec<String>>,
+    known: &mut HashMap<(ValueId, usize, [usize; 3]), Vec<ValueRef>>,
     stack: &ExpertStack,
     names: &[Names],
-    change: &mut Change,
-) -> Result<Vec<String>, TensorError> {
+    change: &mut ChangeBuilder,
+) -> Result<Vec<ValueRef>, TensorError> {
     if let Some(known) = known.get(&(stack.root, stack.start, stack.dims)) {
         return Ok(known.clone());
     }
     let dims = stack.dims.map(|dim| dim as i64);
-    let parts = ConstantView::tensor(graph, stack.root, stack.start, &dims)?.parts()?;
-    let names: Vec<String> = names.iter().map(|names| fresh.fresh(&names.matrix)).collect();
-    change.initializers.extend(names.iter().cloned().zip(parts));
-    known.insert((stack.root, stack.start, stack.dims), names.clone());
-    Ok(names)
+    let parts = ConstantView::tensor(change.graph(), stack.root, stack.start, &dims)?.parts()?;
+    let matrices = names.iter().zip(parts).map(|(names, part)| change.constant(&names.matrix, part));
+    let matrices: Vec<ValueRef> = matrices.collect();
+    known.insert((stack.root, stack.start, stack.dims), matrices.clone());
+    Ok(matrices)
 }

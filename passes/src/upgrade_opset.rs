@@ -11,7 +11,6 @@ use zqc_ir::onnx::proto::{FunctionProto, NodeProto};
 use zqc_ir::{Change, FreshNames, Graph, Model, NewNode, Op, Patch, opset};
 
 use crate::pass::{Context, Pass, PassError};
-use crate::rank::declared_rank;
 use rules::{Adapted, CHANGES, NEWEST, OLDEST};
 
 /// Raises the standard operators of a model to an opset: in the graph, in control-flow bodies and in the functions
@@ -84,7 +83,7 @@ impl Pass for UpgradeOpset {
         }
         let names = FreshNames::new(graph);
         let fresh = |hint: &str| names.fresh(hint);
-        let rank = |name: &str| declared_rank(graph, graph.find(name)?);
+        let rank = |name: &str| graph.ty(graph.find(name)?).rank();
         let upgrade = Upgrade::new(from, to, &fresh, &rank)?;
         let mut changes = Vec::new();
         for (id, node) in graph.nodes() {

@@ -58,7 +58,7 @@ pub fn partition(
 ) -> Result<Vec<Stage>, Cycle> {
     let ours = Ours { graph, is_control };
     let order = graph.order()?;
-    let needed = ancestors(graph, wanted);
+    let needed = graph.ancestors(wanted.iter().filter_map(|&value| graph.producer(value)));
     let order: Vec<NodeId> = order.into_iter().filter(|id| needed.contains(id)).collect();
     let constant = constant_nodes(&ours, &order);
 
@@ -111,17 +111,6 @@ fn schedule(ours: &Ours<impl Fn(NodeId) -> bool>, order: &[NodeId]) -> HashMap<N
     stage_of
 }
 
-fn ancestors(graph: &Graph, wanted: &[ValueId]) -> HashSet<NodeId> {
-    let mut seen = HashSet::new();
-    let mut open: Vec<NodeId> = wanted.iter().filter_map(|&value| graph.producer(value)).collect();
-    while let Some(id) = open.pop() {
-        if seen.insert(id) {
-            open.extend(graph.predecessors(id));
-        }
-    }
-    seen
-}
-
 /// The standard operators that read nothing but constants, and give the same result every time.
 fn constant_nodes(ours: &Ours<impl Fn(NodeId) -> bool>, order: &[NodeId]) -> HashSet<NodeId> {
     let graph = ours.graph;
@@ -156,7 +145,7 @@ fn add_constant_nodes(
         if index == last {
             reads.extend(wanted);
         }
-        let feeding = ancestors(graph, &reads);
+        let feeding = graph.ancestors(reads.iter().filter_map(|&value| graph.producer(value)));
         let feeding = order.iter().filter(|id| constant.contains(id) && feeding.contains(id)).copied();
         let nodes: Vec<NodeId> = feeding.chain(std::mem::take(&mut stage.nodes)).collect();
         stage.nodes = nodes;

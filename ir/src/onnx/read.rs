@@ -136,14 +136,17 @@ fn graph_from_proto(mut proto: GraphProto) -> Result<Graph, ModelError> {
         let op = Op::Onnx(Box::new(node));
         graph.insert(&name, op, inputs, outputs, Some(rank as u32)).map_err(|id| redefined(&graph, id))?;
     }
-    graph.link();
     graph.outputs = proto.output.iter().map(|info| graph.intern(info.name())).collect();
     for info in proto.output.iter().chain(&proto.value_info) {
         if let Some(id) = graph.find(info.name()) {
             graph.value_mut(id).info.get_or_insert_with(|| info.clone());
         }
     }
-    graph.rest = proto;
+    graph.rest = proto.into();
+    if let Ok(order) = graph.order() {
+        // No value has a type yet that another could contradict.
+        let _ = graph.infer_types(&order);
+    }
     Ok(graph)
 }
 

@@ -169,7 +169,7 @@ pub fn to_proto(model: &Model) -> Result<ModelProto, WriteError> {
             .map(|(id, tensor)| tensor.to_proto(&graph.value(id).name))
             .collect(),
         input: graph.inputs.iter().map(|&id| info(graph, id)).collect(),
-        ..graph.rest.clone()
+        ..GraphProto::clone(&graph.rest)
     };
     Ok(ModelProto { graph: Some(proto), ..model.header.clone() })
 }

@@ -3,6 +3,7 @@
 mod external_data;
 mod mutations;
 mod operands;
+mod patch_builder;
 mod patches;
 mod protos;
 mod round_trip;

@@ -70,11 +70,15 @@ fn release_takes_what_only_the_value_was_computed_from() {
     let mut model = small_model();
     let (relu, product) = (producer(&model, "y"), producer(&model, "xw"));
     let released = vec![model.graph.find("xw").unwrap()];
-    let change =
-        Change { rewire: vec![(relu, 0, "x".to_string())], release: released.clone(), ..Change::new("test") };
+    let change = Change {
+        add: vec![new_node("Own", "x", "own")],
+        rewire: vec![(relu, 0, "own".to_string())],
+        release: released.clone(),
+        ..Change::new("test")
+    };
     apply(&mut model, change).unwrap();
     verify(&model).unwrap();
-    assert_eq!(kinds(&model), ["Relu"]);
+    assert_eq!(kinds(&model), ["Own", "Relu"]);
     assert!(model.graph.nodes().all(|(id, _)| id != product));
     assert_eq!(model.graph.initializers().count(), 0, "the weight has no reader left");
     assert_eq!(model.graph.source(model.graph.find("x").unwrap()), Source::Input, "inputs are the caller's");
@@ -101,7 +105,8 @@ fn what_the_file_says_of_values_goes_with_them() {
     graph.node.push(node("Neg", "", &["x"], &["kept"]));
     let mut model = from_proto(proto).unwrap();
     let change = Change {
-        rewire: vec![(producer(&model, "y"), 0, "x".to_string())],
+        add: vec![new_node("Own", "x", "own")],
+        rewire: vec![(producer(&model, "y"), 0, "own".to_string())],
         release: vec![model.graph.find("xw").unwrap()],
         ..Change::new("test")
     };
@@ -207,10 +212,14 @@ fn the_name_of_a_constant_that_went_is_free_in_the_same_patch() {
     let mut model = small_model();
     let (relu, weight) = (producer(&model, "y"), model.graph.find("w").unwrap());
     let product = model.graph.find("xw").unwrap();
-    let gone =
-        Change { rewire: vec![(relu, 0, "x".to_string())], release: vec![product], ..Change::new("gone") };
+    let gone = Change {
+        add: vec![new_node("Own", "x", "own")],
+        rewire: vec![(relu, 0, "own".to_string())],
+        release: vec![product],
+        ..Change::new("gone")
+    };
     let again = Change {
-        add: vec![new_node("Neg", "x", "w")],
+        add: vec![new_node("Own", "x", "w")],
         rewire: vec![(relu, 0, "w".to_string())],
         ..Change::new("again")
     };
@@ -249,4 +258,58 @@ fn a_node_that_takes_the_place_of_another_keeps_its_name() {
     let node = NewNode::restore(&model.graph, model.graph.node(id));
     apply(&mut model, Change { remove: vec![id], add: vec![node], ..Change::new("test") }).unwrap();
     assert_eq!(model.graph.node(producer(&model, "y")).name, "kept");
+}
+
+#[test]
+fn a_value_that_nothing_defines_is_refused_and_the_model_stays_as_it_was() {
+    let mut model = small_model();
+    let good = Change { add: vec![new_node("Neg", "x", "negative")], ..Change::new("good") };
+    let misspelt = Change { add: vec![new_node("Neg", "negtaive", "twice")], ..Change::new("misspelt") };
+    let refused = Patch { changes: vec![good, misspelt], ir_version: Some(99), ..Patch::default() };
+    let undefined = PatchError::Undefined { why: "misspelt".to_string(), value: "negtaive".to_string() };
+    assert_eq!(refused.apply(&mut model), Err(undefined));
+    assert_eq!(to_proto(&model).unwrap(), small());
+    assert!(model.graph.find("negative").is_none());
+}
+
+#[test]
+fn a_later_change_may_define_what_an_earlier_one_reads() {
+    let mut model = small_model();
+    let reads = Change { add: vec![new_node("Neg", "late", "twice")], ..Change::new("reads") };
+    let defines = Change { add: vec![new_node("Neg", "x", "late")], ..Change::new("defines") };
+    Patch { changes: vec![reads, defines], ..Patch::default() }.apply(&mut model).unwrap();
+    verify(&model).unwrap();
+}
+
+#[test]
+fn a_patch_that_is_cut_off_takes_nothing_that_the_rest_needs() {
+    let changes = ["first", "second"].map(Change::new).into_iter().collect();
+    let mut patch = Patch { changes, forget: vec!["own".to_string()], ..Patch::default() };
+    patch.truncate(2);
+    assert_eq!((patch.changes.len(), patch.forget.len()), (2, 1));
+    patch.truncate(1);
+    assert_eq!((patch.changes.len(), patch.forget.len()), (1, 0));
+}
+
+#[test]
+fn a_value_of_another_type_is_refused() {
+    let refusal = |change: &dyn Fn(&mut Change, &Model)| {
+        let mut model = small_model();
+        let mut wrong = Change::new("a wrong change");
+        change(&mut wrong, &model);
+        let refused = apply(&mut model, wrong).unwrap_err().to_string();
+        assert_eq!(to_proto(&model).unwrap(), small());
+        refused
+    };
+    assert_eq!(
+        refusal(&|change, model| {
+            change.remove.push(producer(model, "xw"));
+            change.add.push(new_node("Neg", "x", "xw"));
+        }),
+        "change \"a wrong change\" replaces \"xw\" of type f32[batch, 16] by a value of type f32[batch, 32]"
+    );
+    assert_eq!(
+        refusal(&|change, model| change.rewire.push((producer(model, "y"), 0, "x".to_string()))),
+        "change \"a wrong change\" replaces \"x\" of type f32[batch, 16] by a value of type f32[batch, 32]"
+    );
 }

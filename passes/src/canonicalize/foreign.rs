@@ -16,7 +16,6 @@ use crate::folded::Folded;
 use crate::fused::FusedLayer;
 use crate::mixture::Mixture;
 use crate::nbits::NBits;
-use crate::rank::rank;
 use crate::select::{MIN_ELEMENTS, too_small};
 
 /// What a user can do about a quantized matrix.
@@ -226,7 +225,7 @@ fn einsum(graph: &Graph, id: NodeId) -> Option<(ValueId, String)> {
 fn stack(graph: &Graph, node: &Node) -> Option<(ValueId, String)> {
     let view = ConstantView::of(graph, node.input(1)?).filter(|view| is_float(view.dtype))?;
     let activation = graph.literal(root(graph, node.input(0)?)).is_none();
-    let of_vector = view.dims.len() == 3 && rank(graph, node.input(0)?) == Some(1);
+    let of_vector = view.dims.len() == 3 && graph.ty(node.input(0)?).rank() == Some(1);
     let of_what = if of_vector { ", and its activation a vector" } else { "" };
     (activation && (of_vector || view.dims.len() > 3))
         .then(|| (view.root, format!("its weight is a stack of matrices, {:?}{of_what}", view.dims)))

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use zqc_ir::op::Layout;
 use zqc_ir::tensor::DataType;
-use zqc_ir::{FreshNames, Graph, NodeId, Tensor, ValueId};
+use zqc_ir::{ChangeBuilder, Graph, NodeId, Tensor, ValueId, ValueRef};
 
 use crate::constant_view::{ConstantView, is_float, product};
 use crate::nbits::NBits;
@@ -120,29 +120,41 @@ impl Constant {
 /// The initializers that a patch adds, each once however many layers read it.
 #[derive(Default)]
 pub(super) struct Initializers {
-    names: HashMap<Constant, String>,
+    known: HashMap<Constant, ValueRef>,
+}
+
+/// A constant that a layer will read.
+pub(super) enum Operand {
+    /// It is there.
+    Known(ValueRef),
+    /// It has to be added.
+    New(Constant, Tensor),
 }
 
 impl Initializers {
-    /// The name of the initializer that holds `constant`; one that is not in the graph yet joins `added`.
-    pub(super) fn name(
-        &mut self,
-        graph: &Graph,
-        names: &FreshNames,
-        constant: &Constant,
-        added: &mut Vec<(String, Tensor)>,
-    ) -> Option<String> {
+    /// The operand for `constant`; `None` where its values cannot be read.
+    pub(super) fn prepare(&self, graph: &Graph, constant: Constant) -> Option<Operand> {
         let stored = graph.constant(constant.root);
         let is_plain = constant.dtype.is_none() && constant.codes.is_none();
         if is_plain && stored.is_some_and(|tensor| tensor.dims() == constant.dims) {
-            return Some(graph.value(constant.root).name.clone());
+            return Some(Operand::Known(constant.root.into()));
         }
-        if let Some(name) = self.names.get(constant) {
-            return Some(name.clone());
+        if let Some(known) = self.known.get(&constant) {
+            return Some(Operand::Known(known.clone()));
         }
-        let name = names.fresh(&constant.hint(graph));
-        added.push((name.clone(), constant.tensor(graph)?));
-        self.names.insert(constant.clone(), name.clone());
-        Some(name)
+        let tensor = constant.tensor(graph)?;
+        Some(Operand::New(constant, tensor))
+    }
+
+    /// The value of an operand; a new initializer joins `change`.
+    pub(super) fn add(&mut self, change: &mut ChangeBuilder, operand: Operand) -> ValueRef {
+        match operand {
+            Operand::Known(value) => value,
+            Operand::New(constant, tensor) => {
+                let value = change.constant(&constant.hint(change.graph()), tensor);
+                self.known.insert(constant, value.clone());
+                value
+            }
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use zqc_ir::op::attribute::ints;
-use zqc_ir::{FreshNames, Graph, NewNode, Op, ValueId};
+use zqc_ir::{ChangeBuilder, ValueId, ValueRef};
 
 /// The orders of axes in which `Transpose` hands an activation to a layer, and the layer's result on; none as they are.
 #[derive(Default)]
@@ -38,38 +38,15 @@ impl Arrangement {
 /// The activations that are transposed already: layers that read the same one share its transpose.
 #[derive(Default)]
 pub(super) struct Rearranged {
-    names: HashMap<(ValueId, Vec<i64>), String>,
+    known: HashMap<(ValueId, Vec<i64>), ValueRef>,
 }
 
 impl Rearranged {
-    /// The name of `x` in this order of axes; if it is new, made from `hint`, and its `Transpose` joins `added`.
-    pub(super) fn name(
-        &mut self,
-        graph: &Graph,
-        names: &FreshNames,
-        x: ValueId,
-        order: Vec<i64>,
-        hint: &str,
-        added: &mut Vec<NewNode>,
-    ) -> String {
-        let key = (x, order);
-        if let Some(name) = self.names.get(&key) {
-            return name.clone();
-        }
-        let name = names.fresh(hint);
-        added.push(transpose(&key.1, &graph.value(x).name, &name));
-        self.names.insert(key, name.clone());
-        name
-    }
-}
-
-/// `to` is `from` in this order of axes.
-pub(super) fn transpose(order: &[i64], from: &str, to: &str) -> NewNode {
-    NewNode {
-        name: String::new(),
-        op: Op::standard("Transpose", vec![ints("perm", order)]),
-        inputs: vec![Some(from.to_string())],
-        outputs: vec![Some(to.to_string())],
-        rank: None,
+    /// `x` in this order of axes; if it is new, its `Transpose` joins `change`.
+    pub(super) fn get(&mut self, change: &mut ChangeBuilder, x: ValueId, order: Vec<i64>) -> ValueRef {
+        let transpose = |(x, order): &(ValueId, Vec<i64>)| {
+            change.op("Transpose", [(*x).into()]).with([ints("perm", order)]).output("input")
+        };
+        self.known.entry((x, order)).or_insert_with_key(transpose).clone()
     }
 }

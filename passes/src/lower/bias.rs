@@ -2,41 +2,31 @@
 
 use zqc_ir::op::QuantizedLinear;
 use zqc_ir::tensor::TensorError;
-use zqc_ir::{Change, FreshNames, Graph, NewNode, Op, Tensor, ValueId};
+use zqc_ir::{ChangeBuilder, NodeId, Tensor, ValueId, ValueRef};
 
-/// Lets the last node that `change` adds, which yields the result `y` of a layer, yield the product alone, and adds the
-/// `Add` of the bias, in the layer's own element type. A factor on the bias goes into a constant of its own.
+/// Adds the `Add` of the bias to the `product` of the layer `id`, in the layer's own element type; it yields the result `y` of
+/// the layer. A factor on the bias goes into a constant of its own.
 ///
 /// # Errors
 /// When there is such a factor, and the bias is no constant that can be read.
 pub(super) fn add(
-    graph: &Graph,
-    names: &FreshNames,
-    change: &mut Change,
+    change: &mut ChangeBuilder,
+    id: NodeId,
     linear: &QuantizedLinear,
+    product: ValueRef,
     bias: ValueId,
     y: ValueId,
 ) -> Result<(), TensorError> {
-    let Some(last) = change.add.last_mut() else { return Ok(()) };
-    let y = graph.value(y).name.clone();
-    let product = names.fresh(&format!("{y}_product"));
-    last.outputs = vec![Some(product.clone())];
-    let rank = last.rank;
-    let mut addend = graph.value(bias).name.clone();
+    let graph = change.graph();
+    let mut addend = ValueRef::from(bias);
     if linear.beta != 1.0 {
         let tensor = graph.constant(bias).ok_or(TensorError::NotLoaded)?;
         let scaled = tensor.to_f32()?.into_iter().map(|b| linear.beta * b).collect();
-        addend = names.fresh(&format!("{y}_bias"));
         let scaled = Tensor::from_f32_as(linear.dtype, &[linear.n], scaled)?;
-        change.initializers.push((addend.clone(), scaled));
-        change.release.push(bias);
+        addend = change.constant(&format!("{}_bias", graph.value(y).name), scaled);
+        change.release([bias]);
     }
-    change.add.push(NewNode {
-        name: format!("{}.bias", linear.layer),
-        op: Op::standard("Add", Vec::new()),
-        inputs: vec![Some(product), Some(addend)],
-        outputs: vec![Some(y)],
-        rank,
-    });
+    let add = change.op("Add", [product, addend]).in_place_of(id);
+    add.named(format!("{}.bias", linear.layer)).defines([Some(y.into())]);
     Ok(())
 }

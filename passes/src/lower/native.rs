@@ -2,20 +2,19 @@
 
 mod activation;
 mod tensors;
-mod writer;
 
 use std::collections::{HashMap, HashSet};
 
 use zqc_ir::graph::{Port, Use};
+use zqc_ir::onnx::proto::AttributeProto;
 use zqc_ir::op::attribute::int;
 use zqc_ir::op::{QuantizeActivation, QuantizedLinear, port};
 use zqc_ir::tensor::{DataType, TensorError};
-use zqc_ir::{Change, FreshNames, Graph, Model, Node, NodeId, Op, Patch, Tensor, ValueId};
+use zqc_ir::{ChangeBuilder, Graph, Model, Node, NodeId, Op, Patch, PatchBuilder, ValueId, ValueRef};
 use zqc_numerics::{Format, Ladder};
 
 use super::bias;
 use crate::pass::{Context, Pass, PassError};
-use writer::Writer;
 
 /// Turns every [`Op::QuantizeActivation`] and [`Op::QuantizedLinear`] into standard operators in ONNX's own low-precision
 /// types, without functions. They compute in float32 what those of [`LowerPortable`](crate::LowerPortable) do.
@@ -79,17 +78,16 @@ impl Pass for LowerNative {
                 way_out: "run the pass upgrade_opset first".to_string(),
             });
         }
-        let mut lowering = Lowering {
-            graph,
-            writer: Writer::new(FreshNames::new(graph)),
-            changes: Vec::new(),
-            converted: HashSet::new(),
-            floats: HashMap::new(),
-        };
+        let mut patch = PatchBuilder::new(graph);
+        let mut shared = Shared::default();
         for id in graph.order()? {
             match &graph.node(id).op {
-                Op::QuantizeActivation(quantize) => lowering.quantize(id, quantize),
-                Op::QuantizedLinear(linear) => lowering.linear(id, linear)?,
+                Op::QuantizeActivation(format) => quantize(&mut patch, &mut shared, id, format),
+                Op::QuantizedLinear(linear) => {
+                    check(linear)?;
+                    lower(&mut patch, &mut shared, id, linear)
+                        .map_err(|source| PassError::Weight { layer: linear.layer.clone(), source })?;
+                }
                 Op::QuantizedGather(table) => {
                     return Err(PassError::Unsupported {
                         what: format!(
@@ -102,174 +100,200 @@ impl Pass for LowerNative {
                 Op::Onnx(_) | Op::Linear(_) => {}
             }
         }
-        Ok(Patch { changes: lowering.changes, ir_version: Some(least.ir), ..Default::default() })
+        Ok(Patch { ir_version: Some(least.ir), ..patch.finish() })
     }
 }
 
-struct Lowering<'g> {
-    graph: &'g Graph,
-    writer: Writer<'g>,
-    changes: Vec<Change>,
-    /// Operands that have the types of the file: layers may share theirs.
+/// What layers have in common.
+#[derive(Default)]
+struct Shared {
+    /// Operands that have the types of the file.
     converted: HashSet<ValueId>,
-    /// Names of what stands for codes of weights, factors and activations in float32.
-    floats: HashMap<ValueId, String>,
+    /// What stands for codes of weights, factors and activations in float32.
+    floats: HashMap<ValueId, ValueRef>,
+    /// The scalars and lists that the operators of activations read, by name.
+    constants: HashMap<&'static str, ValueRef>,
 }
 
-impl<'g> Lowering<'g> {
-    fn quantize(&mut self, id: NodeId, quantize: &QuantizeActivation) {
-        let (graph, node) = (self.graph, self.graph.node(id));
-        let mut change = replacing(id, format!("{} becomes standard operators", graph.label(id)));
-        if let (Some(x), Some(quantized)) = (node.input(0), node.output(0))
-            && let Some(linear) = graph.uses(quantized).iter().find_map(|place| reader(graph, place))
-        {
-            let (x, quantized) = (self.float32(x, linear.dtype), &graph.value(quantized).name);
-            activation::quantize(&mut self.writer, &x, quantized, quantize.format, linear.k);
-            self.writer.name_last(&node.name);
-            change.add = self.writer.finish(quantized, node.rank());
-        }
-        self.changes.push(change);
-    }
-
-    fn linear(&mut self, id: NodeId, linear: &QuantizedLinear) -> Result<(), PassError> {
-        if linear.format == Format::E3M0 {
-            return Err(PassError::Unsupported {
-                what: format!(
-                    "layer {} has weights of {}, for which ONNX has no type",
-                    linear.layer, linear.format
-                ),
-                way_out: "compile with --target portable".to_string(),
-            });
-        }
-        let change = self.layer(id, linear);
-        let change = change.map_err(|source| PassError::Weight { layer: linear.layer.clone(), source })?;
-        self.changes.push(change);
-        Ok(())
-    }
-
-    fn layer(&mut self, id: NodeId, linear: &QuantizedLinear) -> Result<Change, TensorError> {
-        let (graph, node) = (self.graph, self.graph.node(id));
-        let mut change = replacing(id, format!("layer {} becomes standard operators", linear.layer));
-        change.replace = self.convert(node, linear)?;
-        let Some(y) = node.output(0) else { return Ok(change) };
-        let name = &graph.value(y).name;
-        let x = self.activation(node, linear)?;
-        let weight = self.weight(node, linear)?;
-        let mut product = self.writer.add("MatMul", &[&x, &weight], vec![], format!("{name}_accumulated"));
-        self.writer.name_last(&linear.layer);
-        if linear.ladder == Some(Ladder::Octaves) {
-            let rows = self.operand(node, port::SCALES)?;
-            product = self.writer.add("Mul", &[&product, rows], vec![], format!("{name}_scaled"));
-        }
-        if linear.rank > 0 {
-            let branch = self.branch(node, &x, name)?;
-            product = self.writer.add("Add", &[&product, &branch], vec![], format!("{name}_repaired"));
-        }
-        if linear.dtype != DataType::Float {
-            let to = int("to", linear.dtype as i64);
-            self.writer.add("Cast", &[&product], vec![to], format!("{name}_cast"));
-        }
-        change.add = self.writer.finish(name, node.rank());
-        if let Some(bias) = node.input(port::QUANTIZED_BIAS) {
-            bias::add(graph, self.writer.names(), &mut change, linear, bias, y)?;
-        }
-        Ok(change)
-    }
-
-    /// The operands of a layer as the file wants them, those that no other layer has brought there yet.
-    fn convert(
-        &mut self,
-        node: &Node,
-        linear: &QuantizedLinear,
-    ) -> Result<Vec<(ValueId, Tensor)>, TensorError> {
-        let mut replaced = Vec::new();
-        for at in port::WEIGHT..port::QUANTIZED_BIAS {
-            if let Some(value) = node.input(at)
-                && self.converted.insert(value)
-            {
-                let tensor = self.graph.constant(value).ok_or(TensorError::NotLoaded)?;
-                replaced.push((value, tensors::to_native(linear, at, tensor)?));
-            }
-        }
-        Ok(replaced)
-    }
-
-    /// The name of the activation that a layer reads, in float32.
-    fn activation(&mut self, node: &Node, linear: &QuantizedLinear) -> Result<String, TensorError> {
-        let x = node.input(port::X).ok_or(TensorError::NotLoaded)?;
-        let producer = self.graph.producer(x).map(|producer| &self.graph.node(producer).op);
-        Ok(match producer {
-            Some(Op::QuantizeActivation(_)) => self.graph.value(x).name.clone(),
-            _ => self.float32(x, linear.dtype),
-        })
-    }
-
-    /// The name of the weight of a layer in float32, up to the scales of rows that octaves lie below.
-    fn weight(&mut self, node: &Node, linear: &QuantizedLinear) -> Result<String, TensorError> {
-        let codes = node.input(port::WEIGHT).ok_or(TensorError::NotLoaded)?;
-        if let Some(known) = self.floats.get(&codes) {
-            return Ok(known.clone());
-        }
-        let mut attributes = vec![int("axis", 0), int("block_size", linear.group_size.min(linear.k) as i64)];
-        let scales = match linear.ladder {
-            None => self.operand(node, port::SCALES)?.to_string(),
-            Some(Ladder::Octaves) => {
-                attributes.push(int("output_dtype", DataType::Float as i64));
-                self.operand(node, port::SHIFTS)?.to_string()
-            }
-            Some(Ladder::Thirds) => {
-                let (factors, rows) = (self.operand(node, port::SHIFTS)?, self.operand(node, port::SCALES)?);
-                let result = format!("{factors}_dequantized");
-                self.writer.add("DequantizeLinear", &[factors, rows], vec![int("axis", 1)], result)
-            }
-        };
-        let name = self.operand(node, port::WEIGHT)?;
-        let mut inputs = vec![name, &scales];
-        if node.input(port::ZERO_POINTS).is_some() {
-            inputs.push(self.operand(node, port::ZERO_POINTS)?);
-        }
-        let weight = self.writer.add("DequantizeLinear", &inputs, attributes, format!("{name}_dequantized"));
-        self.floats.insert(codes, weight.clone());
-        Ok(weight)
-    }
-
-    /// The name of what the low-rank branch of the layer that yields `y` makes of `x`.
-    fn branch(&mut self, node: &Node, x: &str, y: &str) -> Result<String, TensorError> {
-        let mut factor = |at| {
-            let value = node.input(at).ok_or(TensorError::NotLoaded)?;
-            let dtype = self.graph.constant(value).ok_or(TensorError::NotLoaded)?.dtype()?;
-            Ok(self.float32(value, dtype))
-        };
-        let (down, up) = (factor(port::LOW_RANK_DOWN)?, factor(port::LOW_RANK_UP)?);
-        let scales = self.operand(node, port::LOW_RANK_SCALES)?;
-        let components = self.writer.add("MatMul", &[x, &down], vec![], format!("{y}_components"));
-        let weighted = self.writer.add("Mul", &[&components, scales], vec![], format!("{y}_weighted"));
-        Ok(self.writer.add("MatMul", &[&weighted, &up], vec![], format!("{y}_branch")))
-    }
-
-    /// The name of a value of type `dtype` in float32.
-    fn float32(&mut self, value: ValueId, dtype: DataType) -> String {
-        let name = &self.graph.value(value).name;
+impl Shared {
+    /// A value of type `dtype` in float32.
+    fn float32(&mut self, change: &mut ChangeBuilder, value: ValueId, dtype: DataType) -> ValueRef {
         if dtype == DataType::Float {
-            return name.clone();
+            return value.into();
         }
+        let name = &change.graph().value(value).name;
         let cast = || {
-            let to = int("to", DataType::Float as i64);
-            self.writer.add("Cast", &[name], vec![to], format!("{name}_float32"))
+            let cast = change.op("Cast", [value.into()]).with([int("to", DataType::Float as i64)]);
+            cast.output_named(&format!("{name}_float32"))
         };
         self.floats.entry(value).or_insert_with(cast).clone()
     }
 
-    /// The name of what `node` reads at a port.
-    fn operand(&self, node: &Node, at: usize) -> Result<&'g str, TensorError> {
-        let value = node.input(at).ok_or(TensorError::NotLoaded)?;
-        Ok(&self.graph.value(value).name)
+    /// A constant that the whole file shares.
+    fn constant(
+        &mut self,
+        change: &mut ChangeBuilder,
+        name: &'static str,
+        value: AttributeProto,
+    ) -> ValueRef {
+        let add = || change.op("Constant", []).with([value]).output_named(name);
+        self.constants.entry(name).or_insert_with(add).clone()
     }
 }
 
-/// A change that puts what is to come in the place of a node.
-fn replacing(id: NodeId, why: String) -> Change {
-    Change { remove: vec![id], ..Change::new(why) }
+fn quantize(patch: &mut PatchBuilder, shared: &mut Shared, id: NodeId, quantize: &QuantizeActivation) {
+    let graph = patch.graph();
+    let node = graph.node(id);
+    let mut change = patch.change_of(id, format!("{} becomes standard operators", graph.label(id)));
+    if let (Some(x), Some(quantized)) = (node.input(0), node.output(0))
+        && let Some(linear) = graph.uses(quantized).iter().find_map(|place| reader(graph, place))
+    {
+        let x = shared.float32(&mut change, x, linear.dtype);
+        activation::quantize(&mut change, shared, x, quantized, id, quantize.format, linear.k);
+    }
+    change.remove(id);
+    change.finish();
+}
+
+/// Checks that ONNX has a type for the weight.
+fn check(linear: &QuantizedLinear) -> Result<(), PassError> {
+    if linear.format != Format::E3M0 {
+        return Ok(());
+    }
+    Err(PassError::Unsupported {
+        what: format!("layer {} has weights of {}, for which ONNX has no type", linear.layer, linear.format),
+        way_out: "compile with --target portable".to_string(),
+    })
+}
+
+fn lower(
+    patch: &mut PatchBuilder,
+    shared: &mut Shared,
+    id: NodeId,
+    linear: &QuantizedLinear,
+) -> Result<(), TensorError> {
+    let node = patch.graph().node(id);
+    let change = patch.change_of(id, format!("layer {} becomes standard operators", linear.layer));
+    let mut layer = Layer { node, linear, shared, change };
+    layer.convert()?;
+    if let Some(y) = node.output(0) {
+        let product = layer.product(y)?;
+        match node.input(port::QUANTIZED_BIAS) {
+            None => layer.change.define_as(&product, y, id),
+            Some(bias) => {
+                let whole = layer.change.value("product");
+                layer.change.define_as(&product, whole.clone(), id);
+                bias::add(&mut layer.change, id, linear, whole, bias, y)?;
+            }
+        }
+    }
+    layer.change.remove(id);
+    layer.change.finish();
+    Ok(())
+}
+
+/// A layer on its way to standard operators.
+struct Layer<'p, 'g> {
+    node: &'g Node,
+    linear: &'p QuantizedLinear,
+    shared: &'p mut Shared,
+    change: ChangeBuilder<'p, 'g>,
+}
+
+impl Layer<'_, '_> {
+    /// Gives the operands the form that the file wants, those that no other layer has brought there yet.
+    fn convert(&mut self) -> Result<(), TensorError> {
+        for at in port::WEIGHT..port::QUANTIZED_BIAS {
+            if let Some(value) = self.node.input(at)
+                && self.shared.converted.insert(value)
+            {
+                let tensor = self.change.graph().constant(value).ok_or(TensorError::NotLoaded)?;
+                self.change.replace_constant(value, tensors::to_native(self.linear, at, tensor)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// The layer's result `y` without bias.
+    fn product(&mut self, y: ValueId) -> Result<ValueRef, TensorError> {
+        let (linear, name) = (self.linear, &self.change.graph().value(y).name);
+        let x = self.activation()?;
+        let weight = self.weight()?;
+        let product = self.change.op("MatMul", [x.clone(), weight]).named(&linear.layer);
+        let mut product = product.output_named(&format!("{name}_accumulated"));
+        if linear.ladder == Some(Ladder::Octaves) {
+            let rows = self.operand(port::SCALES)?;
+            product = self.change.op("Mul", [product, rows.into()]).output_named(&format!("{name}_scaled"));
+        }
+        if linear.rank > 0 {
+            let branch = self.branch(x, name)?;
+            product = self.change.op("Add", [product, branch]).output_named(&format!("{name}_repaired"));
+        }
+        if linear.dtype != DataType::Float {
+            let cast = self.change.op("Cast", [product]).with([int("to", linear.dtype as i64)]);
+            product = cast.output_named(&format!("{name}_cast"));
+        }
+        Ok(product)
+    }
+
+    /// The activation that the layer reads, in float32.
+    fn activation(&mut self) -> Result<ValueRef, TensorError> {
+        let (graph, x) = (self.change.graph(), self.operand(port::X)?);
+        let producer = graph.producer(x).map(|producer| &graph.node(producer).op);
+        Ok(match producer {
+            Some(Op::QuantizeActivation(_)) => x.into(),
+            _ => self.shared.float32(&mut self.change, x, self.linear.dtype),
+        })
+    }
+
+    /// The weight of the layer in float32, up to the scales of rows that octaves lie below.
+    fn weight(&mut self) -> Result<ValueRef, TensorError> {
+        let (graph, linear) = (self.change.graph(), self.linear);
+        let codes = self.operand(port::WEIGHT)?;
+        if let Some(known) = self.shared.floats.get(&codes) {
+            return Ok(known.clone());
+        }
+        let mut attributes = vec![int("axis", 0), int("block_size", linear.group_size.min(linear.k) as i64)];
+        let dequantized = |value| format!("{}_dequantized", graph.value(value).name);
+        let scales = match linear.ladder {
+            None => self.operand(port::SCALES)?.into(),
+            Some(Ladder::Octaves) => {
+                attributes.push(int("output_dtype", DataType::Float as i64));
+                self.operand(port::SHIFTS)?.into()
+            }
+            Some(Ladder::Thirds) => {
+                let (factors, rows) = (self.operand(port::SHIFTS)?, self.operand(port::SCALES)?);
+                let scales = self.change.op("DequantizeLinear", [factors.into(), rows.into()]);
+                scales.with([int("axis", 1)]).output_named(&dequantized(factors))
+            }
+        };
+        let zero_points = self.node.input(port::ZERO_POINTS).map(ValueRef::from);
+        let inputs = [codes.into(), scales].into_iter().chain(zero_points);
+        let weight = self.change.op("DequantizeLinear", inputs).with(attributes);
+        let weight = weight.output_named(&dequantized(codes));
+        self.shared.floats.insert(codes, weight.clone());
+        Ok(weight)
+    }
+
+    /// What the low-rank branch of the layer that yields `y` makes of `x`.
+    fn branch(&mut self, x: ValueRef, y: &str) -> Result<ValueRef, TensorError> {
+        let (down, up) = (self.factor(port::LOW_RANK_DOWN)?, self.factor(port::LOW_RANK_UP)?);
+        let scales = self.operand(port::LOW_RANK_SCALES)?.into();
+        let components = self.change.op("MatMul", [x, down]).output_named(&format!("{y}_components"));
+        let weighted = self.change.op("Mul", [components, scales]).output_named(&format!("{y}_weighted"));
+        Ok(self.change.op("MatMul", [weighted, up]).output_named(&format!("{y}_branch")))
+    }
+
+    fn factor(&mut self, at: usize) -> Result<ValueRef, TensorError> {
+        let value = self.operand(at)?;
+        let dtype = self.change.graph().constant(value).ok_or(TensorError::NotLoaded)?.dtype()?;
+        Ok(self.shared.float32(&mut self.change, value, dtype))
+    }
+
+    /// What the layer reads at a port.
+    fn operand(&self, at: usize) -> Result<ValueId, TensorError> {
+        self.node.input(at).ok_or(TensorError::NotLoaded)
+    }
 }
 
 /// The layer that reads its activation at this place.

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use zqc_ir::onnx::proto::{AttributeProto, FunctionProto};
 use zqc_ir::op::{QuantizeActivation, QuantizedLinear, attribute, port};
 use zqc_ir::tensor::TensorError;
-use zqc_ir::{Change, FreshNames, Graph, Model, NewNode, NodeId, Op, Patch, Tensor, ValueId};
+use zqc_ir::{ChangeBuilder, Graph, Model, NodeId, Op, Patch, PatchBuilder, ValueId, ValueRef};
 use zqc_numerics::{FUNCTION_DOMAIN, FUNCTION_VERSION, GROUP_SIZE, OUTPUT_TYPE, Operand, Signature};
 
 use super::folding::{Folding, TURN, turns};
@@ -49,8 +49,7 @@ impl Pass for LowerPortable {
         let folding = if at_once { Folding::AtOnce } else { Folding::InTurns { odd } };
         let mut lowering = Lowering {
             graph,
-            names: FreshNames::new(graph),
-            changes: Vec::new(),
+            patch: PatchBuilder::new(graph),
             known: &model.header.functions,
             functions: Vec::new(),
             folding,
@@ -68,19 +67,17 @@ impl Pass for LowerPortable {
             }
         }
         Ok(Patch {
-            changes: lowering.changes,
             functions: lowering.functions,
             opsets: vec![(FUNCTION_DOMAIN.to_string(), FUNCTION_VERSION)],
             ir_version: Some(functions::LEAST_IR_VERSION),
-            ..Default::default()
+            ..lowering.patch.finish()
         })
     }
 }
 
 struct Lowering<'g> {
     graph: &'g Graph,
-    names: FreshNames<'g>,
-    changes: Vec<Change>,
+    patch: PatchBuilder<'g>,
     /// The functions that the model has: those that its bodies call.
     known: &'g [FunctionProto],
     /// The others that are called.
@@ -92,27 +89,29 @@ struct Lowering<'g> {
     /// The version of the standard operators that their bodies consist of.
     opset: i64,
     /// What stands for each quantized activation: codes, scales, and zero points of integers.
-    activations: HashMap<ValueId, Vec<String>>,
+    activations: HashMap<ValueId, Vec<ValueRef>>,
     /// Operands that lie as the file wants them: layers may share theirs.
     brought: HashSet<ValueId>,
 }
 
 impl Lowering<'_> {
     fn quantize(&mut self, id: NodeId, quantize: &QuantizeActivation) {
-        let (graph, format) = (self.graph, quantize.format);
-        let mut node = NewNode::restore(graph, graph.node(id));
-        if let Some(quantized) = graph.node(id).output(0) {
-            let codes = &graph.value(quantized).name;
-            let parts = ["_scales", "_zero_points"].map(|part| self.names.fresh(&format!("{codes}{part}")));
-            let mut names: Vec<String> = [codes.clone()].into_iter().chain(parts).collect();
-            names.truncate(format.quantized().len());
-            node.outputs = names.iter().cloned().map(Some).collect();
-            self.activations.insert(quantized, names);
-        }
+        let (node, format) = (self.graph.node(id), quantize.format);
         let function = format.quantize_function();
-        node.op = functions::call(&function, Vec::new());
-        let why = format!("{} becomes a call of {function}", graph.label(id));
-        self.changes.push(Change { remove: vec![id], add: vec![node], ..Change::new(why) });
+        let mut change =
+            self.patch.change_of(id, format!("{} becomes a call of {function}", self.graph.label(id)));
+        let mut outputs = Vec::new();
+        if let Some(quantized) = node.output(0) {
+            let parts = ["scales", "zero_points"].map(|part| change.value(part));
+            outputs.extend([quantized.into()].into_iter().chain(parts));
+            outputs.truncate(format.quantized().len());
+            self.activations.insert(quantized, outputs.clone());
+        }
+        let inputs = node.inputs().iter().map(|input| input.map(ValueRef::from));
+        let call = change.node(functions::call(&function, Vec::new()), inputs).in_place_of(id);
+        call.defines(outputs.into_iter().map(Some));
+        change.remove(id);
+        change.finish();
         self.define(activation::definition(format, self.opset));
     }
 
@@ -120,52 +119,56 @@ impl Lowering<'_> {
         let (graph, node) = (self.graph, self.graph.node(id));
         let unreadable = |source| PassError::Weight { layer: linear.layer.clone(), source };
         let signature = signature::of(graph, node, linear).map_err(unreadable)?;
-        let mut call = NewNode::restore(graph, node);
-        call.name = linear.layer.clone();
+        let why = format!("layer {} becomes a call of {}", linear.layer, signature.name());
+        let mut change = self.patch.change_of(id, why);
+        let operands: Vec<Operand> = signature.operands().collect();
+        bring(&mut self.brought, &mut change, id, linear, &operands, signature.trans_b)
+            .map_err(unreadable)?;
+        let x = node.input(port::X);
+        let activation = match x.and_then(|x| self.activations.get(&x)) {
+            Some(parts) => parts.iter().cloned().map(Some).collect(),
+            None => vec![x.map(ValueRef::from)],
+        };
+        let operands = operands.into_iter().map(|operand| node.input(signature::port(operand)));
+        let inputs = activation.into_iter().chain(operands.map(|operand| operand.map(ValueRef::from)));
         let mut attributes = attributes(linear);
         attributes.extend(self.turns.get(&id).map(|&turn| attribute::int(TURN, turn as i64)));
-        call.op = functions::call(&signature.name(), attributes);
-        let activation = node.input(port::X).and_then(|x| self.activations.get(&x));
-        let activation = match activation {
-            Some(names) => names.iter().cloned().map(Some).collect(),
-            None => vec![call.inputs[port::X].take()],
-        };
-        let operands = signature.operands().map(|operand| call.inputs[signature::port(operand)].take());
-        call.inputs = activation.into_iter().chain(operands).collect();
-        let mut change =
-            Change::new(format!("layer {} becomes a call of {}", linear.layer, signature.name()));
-        change.remove.push(id);
-        let operands: Vec<Operand> = signature.operands().collect();
-        change.replace = self.bring(id, linear, &operands, signature.trans_b).map_err(unreadable)?;
-        change.add.push(call);
-        if let (Some(bias), Some(y)) = (node.input(port::QUANTIZED_BIAS), node.output(0)) {
-            bias::add(graph, &self.names, &mut change, linear, bias, y).map_err(unreadable)?;
+        let op = functions::call(&signature.name(), attributes);
+        let call = change.node(op, inputs).in_place_of(id).named(&linear.layer);
+        match (node.input(port::QUANTIZED_BIAS), node.output(0)) {
+            (Some(bias), Some(y)) => {
+                let product = call.output("product");
+                bias::add(&mut change, id, linear, product, bias, y).map_err(unreadable)?;
+            }
+            (_, y) => call.defines([y.map(ValueRef::from)]),
         }
-        self.changes.push(change);
+        change.remove(id);
+        change.finish();
         self.define(signature::weight_definition(signature, self.folding, self.opset));
         self.define(signature::definition(signature, self.folding, self.opset));
         Ok(())
     }
 
     fn gather(&mut self, id: NodeId, table: &QuantizedLinear) -> Result<(), PassError> {
-        let (graph, node) = (self.graph, self.graph.node(id));
+        let node = self.graph.node(id);
         let Some(kind) = gather::kind(table) else {
             return Err(PassError::Unsupported {
                 what: format!("table {} has {} codes that no function looks up", table.layer, table.format),
                 way_out: "leave it in float".to_string(),
             });
         };
-        let mut call = NewNode::restore(graph, node);
         let function = kind.gather_function();
-        call.name = table.layer.clone();
-        call.op = functions::call(&function, attributes(table));
-        let operands: Vec<Operand> = kind.operands().collect();
-        let ports = [port::X].into_iter().chain(operands.iter().map(|&operand| signature::port(operand)));
-        call.inputs = ports.map(|port| call.inputs[port].take()).collect();
-        let unreadable = |source| PassError::Weight { layer: table.layer.clone(), source };
-        let replace = self.bring(id, table, &operands, true).map_err(unreadable)?;
         let why = format!("table {} becomes a call of {function}", table.layer);
-        self.changes.push(Change { remove: vec![id], add: vec![call], replace, ..Change::new(why) });
+        let mut change = self.patch.change_of(id, why);
+        let operands: Vec<Operand> = kind.operands().collect();
+        let unreadable = |source| PassError::Weight { layer: table.layer.clone(), source };
+        bring(&mut self.brought, &mut change, id, table, &operands, true).map_err(unreadable)?;
+        let ports = [port::X].into_iter().chain(operands.iter().map(|&operand| signature::port(operand)));
+        let inputs = ports.map(|port| node.input(port).map(ValueRef::from));
+        let call = change.node(functions::call(&function, attributes(table)), inputs).in_place_of(id);
+        call.named(&table.layer).defines(node.outputs().iter().map(|y| y.map(ValueRef::from)));
+        change.remove(id);
+        change.finish();
         self.define(dequantize_rows::definition(kind, self.opset));
         self.define(gather::definition(kind, self.opset));
         Ok(())
@@ -178,27 +181,28 @@ impl Lowering<'_> {
             self.functions.push(function);
         }
     }
+}
 
-    /// The operands of a layer as the file wants them, row by row or transposed, those that no other layer has brought there
-    /// yet.
-    fn bring(
-        &mut self,
-        id: NodeId,
-        linear: &QuantizedLinear,
-        operands: &[Operand],
-        by_rows: bool,
-    ) -> Result<Vec<(ValueId, Tensor)>, TensorError> {
-        let mut replaced = Vec::new();
-        for at in operands.iter().map(|&operand| signature::port(operand)) {
-            let value = self.graph.node(id).input(at).ok_or(TensorError::NotLoaded)?;
-            if self.brought.insert(value) {
-                let tensor = self.graph.constant(value).ok_or(TensorError::NotLoaded)?;
-                let to_file = if by_rows { layout::rows_to_file } else { layout::to_file };
-                replaced.push((value, to_file(linear, at, tensor)?));
-            }
+/// Brings the operands of a layer into the form that the file wants, row by row or transposed, those that no other layer has
+/// brought there yet.
+fn bring(
+    brought: &mut HashSet<ValueId>,
+    change: &mut ChangeBuilder,
+    id: NodeId,
+    linear: &QuantizedLinear,
+    operands: &[Operand],
+    by_rows: bool,
+) -> Result<(), TensorError> {
+    let graph = change.graph();
+    for at in operands.iter().map(|&operand| signature::port(operand)) {
+        let value = graph.node(id).input(at).ok_or(TensorError::NotLoaded)?;
+        if brought.insert(value) {
+            let tensor = graph.constant(value).ok_or(TensorError::NotLoaded)?;
+            let to_file = if by_rows { layout::rows_to_file } else { layout::to_file };
+            change.replace_constant(value, to_file(linear, at, tensor)?);
         }
-        Ok(replaced)
     }
+    Ok(())
 }
 
 /// The attributes of the call of a layer or of a table.

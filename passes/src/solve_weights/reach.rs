@@ -1,6 +1,5 @@
 //! Which layers the back end can bring calibration data to, found out before any is solved.
 
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
 use zqc_ir::onnx::proto::GraphProto;
@@ -118,12 +117,8 @@ impl Blocked {
 
     /// Blocks a node and all that come after it.
     fn add(&mut self, graph: &Graph, id: NodeId, refusal: &BackendError) {
-        let mut open = vec![id];
-        while let Some(id) = open.pop() {
-            if let Entry::Vacant(place) = self.reasons.entry(id) {
-                place.insert(refusal.to_string());
-                open.extend(graph.successors(id));
-            }
+        for id in graph.descendants([id]) {
+            self.reasons.entry(id).or_insert_with(|| refusal.to_string());
         }
     }
 

@@ -2,23 +2,22 @@
 
 use std::collections::HashMap;
 
-use zqc_ir::ValueId;
 use zqc_ir::onnx::proto::AttributeProto;
 use zqc_ir::op::attribute::{int, ints};
 use zqc_ir::tensor::DataType;
+use zqc_ir::{ChangeBuilder, ValueId, ValueRef};
 
 use super::AXIS;
-use crate::draft::Draft;
 
 /// The values that say where the tokens of a product go.
 #[derive(Clone)]
 pub(super) struct Route {
     /// By expert, the numbers of the tokens that choose it.
-    tokens: Vec<String>,
+    tokens: Vec<ValueRef>,
     /// For every token, which of the concatenated `tokens` it is.
-    back: String,
+    back: ValueRef,
     /// The shape `[T, 1, 1]`.
-    extent: String,
+    extent: ValueRef,
 }
 
 /// The routes of a graph, by what names the expert of every token and by the number of experts: the products of an expert
@@ -29,62 +28,69 @@ pub(super) struct Routes {
 }
 
 impl Routes {
-    /// The route to these experts; its nodes join `draft` if it is new.
-    pub fn get(&mut self, draft: &mut Draft, expert: ValueId, experts: usize) -> Route {
-        self.known.entry((expert, experts)).or_insert_with(|| Route::new(draft, expert, experts)).clone()
+    /// The route to these experts; its nodes join `change` if it is new.
+    pub fn get(&mut self, change: &mut ChangeBuilder, expert: ValueId, experts: usize) -> Route {
+        self.known.entry((expert, experts)).or_insert_with(|| Route::new(change, expert, experts)).clone()
     }
 }
 
 impl Route {
-    fn new(draft: &mut Draft, expert: ValueId, experts: usize) -> Self {
-        let chosen = draft.name(expert);
-        let chosen = draft.node("Cast", vec![int("to", DataType::Int64 as i64)], &[chosen], "chosen");
+    fn new(change: &mut ChangeBuilder, expert: ValueId, experts: usize) -> Self {
+        let chosen = change.op("Cast", [expert.into()]).with([int("to", DataType::Int64 as i64)]);
+        let chosen = chosen.output("chosen");
         // The remainder has the sign of the divisor: an expert that is counted from the last one gets its number.
-        let count = draft.integers(&[], &[experts as i64]);
-        let chosen = draft.node("Mod", vec![], &[&chosen, &count], "expert");
-        let vector = draft.integers(&[1], &[-1]);
+        let count = change.integers(&[], &[experts as i64]);
+        let chosen = change.op("Mod", [chosen, count]).output("expert");
+        let vector = change.integers(&[1], &[-1]);
         let tokens_of = |expert: usize| {
-            let number = draft.integers(&[], &[expert as i64]);
-            let is_chosen = draft.node("Equal", vec![], &[&chosen, &number], &format!("is.{expert}"));
-            let places = draft.node("NonZero", vec![], &[&is_chosen], &format!("places.{expert}"));
-            draft.node("Reshape", vec![], &[&places, &vector], &format!("tokens.{expert}"))
+            let number = change.integers(&[], &[expert as i64]);
+            let is_chosen = change.op("Equal", [chosen.clone(), number]).output(&format!("is.{expert}"));
+            let places = change.op("NonZero", [is_chosen]).output(&format!("places.{expert}"));
+            change.op("Reshape", [places, vector.clone()]).output(&format!("tokens.{expert}"))
         };
-        let tokens: Vec<String> = (0..experts).map(tokens_of).collect();
-        let each: Vec<&str> = tokens.iter().map(String::as_str).collect();
-        let order = draft.node("Concat", vec![int("axis", 0)], &each, "order");
-        let count = draft.node("Shape", vec![], &[&chosen], "count");
+        let tokens: Vec<ValueRef> = (0..experts).map(tokens_of).collect();
+        let order = change.op("Concat", tokens.iter().cloned()).with([int("axis", 0)]).output("order");
+        let count = change.op("Shape", [chosen]).output("count");
         // Sorting a permutation yields its inverse.
-        let sorts = vec![int("axis", 0), int("largest", 0)];
-        let parts = ["numbers", "back"].map(str::to_string).into_iter();
-        let sorted = draft.node_of_several("TopK", sorts, &[&order, &count], parts);
-        let ones = draft.integers(&[2], &[1, 1]);
-        let extent = draft.node("Concat", vec![int("axis", 0)], &[&count, &ones], "extent");
-        Self { tokens, back: sorted.into_iter().nth(1).unwrap_or_default(), extent }
+        let sorts = [int("axis", 0), int("largest", 0)];
+        let [_, back] = change.op("TopK", [order, count.clone()]).with(sorts).outputs(["numbers", "back"]);
+        let ones = change.integers(&[2], &[1, 1]);
+        let extent = change.op("Concat", [count, ones]).with([int("axis", 0)]).output("extent");
+        Self { tokens, back, extent }
     }
+
     /// By expert, the rows `[.., n, C, K]` of `x` that its tokens have; a column of a matrix `[K, C]` is such a row if the
     /// product has the stack `on_the_left`.
-    pub fn rows(&self, draft: &mut Draft, x: &str, on_the_left: bool) -> Vec<String> {
-        let mut rows = draft.node("Expand", vec![], &[x, &self.extent], "input");
+    pub fn rows(&self, change: &mut ChangeBuilder, x: ValueId, on_the_left: bool) -> Vec<ValueRef> {
+        let mut rows = change.op("Expand", [x.into(), self.extent.clone()]).output("input");
         if on_the_left {
-            rows = draft.node("Transpose", swapped(), &[&rows], "rows");
+            rows = change.op("Transpose", [rows]).with([swapped()]).output("rows");
         }
-        let rows_of = |(expert, tokens): (usize, &String)| {
-            draft.node("Gather", vec![int("axis", AXIS)], &[&rows, tokens], &format!("input.{expert}"))
+        let rows_of = |(expert, tokens): (usize, &ValueRef)| {
+            let gather = change.op("Gather", [rows.clone(), tokens.clone()]).with([int("axis", AXIS)]);
+            gather.output(&format!("input.{expert}"))
         };
         self.tokens.iter().enumerate().map(rows_of).collect()
     }
 
     /// Adds the nodes that yield the product, of what the experts yield.
-    pub fn put_back(&self, draft: &mut Draft, each_yields: &[&str], on_the_left: bool) {
-        let sorted = draft.node("Concat", vec![int("axis", AXIS)], each_yields, "sorted");
-        let rows = draft.node("Gather", vec![int("axis", AXIS)], &[&sorted, &self.back], "output");
-        if on_the_left {
-            draft.node("Transpose", swapped(), &[&rows], "turned");
+    pub fn put_back(
+        &self,
+        change: &mut ChangeBuilder,
+        each_yields: Vec<ValueRef>,
+        on_the_left: bool,
+    ) -> ValueRef {
+        let sorted = change.op("Concat", each_yields).with([int("axis", AXIS)]).output("sorted");
+        let rows =
+            change.op("Gather", [sorted, self.back.clone()]).with([int("axis", AXIS)]).output("output");
+        if !on_the_left {
+            return rows;
         }
+        change.op("Transpose", [rows]).with([swapped()]).output("turned")
     }
 }
 
 /// The order in which the last two of three axes are swapped.
-fn swapped() -> Vec<AttributeProto> {
-    vec![ints("perm", &[0, 2, 1])]
+fn swapped() -> AttributeProto {
+    ints("perm", &[0, 2, 1])
 }

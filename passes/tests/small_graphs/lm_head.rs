@@ -133,11 +133,12 @@ fn a_branch_that_is_named_after_its_past_has_logits() {
 #[test]
 fn a_decoder_without_a_table_has_a_head() {
     let embeds = || Builder::new().input("inputs_embeds", Float, "batch seq 32");
+    let pooled = || Builder::new().input("inputs_embeds", Float, "batch 32");
     let head =
         |model: Builder, dims| declared(layer(model, "head", 96, "inputs_embeds", "logits"), "logits", dims);
     assert_eq!(heads(&head(embeds(), "batch seq 96")), ["head"]);
     // One row for a sample is the result of a classifier.
-    assert_eq!(heads(&head(embeds(), "batch 96")), [""; 0]);
+    assert_eq!(heads(&head(pooled(), "batch 96")), [""; 0]);
     let few = declared(
         layer(embeds().constant("b", Float, &[32]), "classes", 32, "inputs_embeds", "logits"),
         "logits",

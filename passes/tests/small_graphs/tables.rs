@@ -86,7 +86,7 @@ fn tied(kinds: &[Kind], shape: [usize; 2], group_size: usize, dtype: DataType) -
     builder = builder.with(cast);
     for at in 0..kinds.len() {
         for output in [format!("h{at}"), format!("y{at}")] {
-            builder = builder.node("Identity", &["ids"], &output).output(&output);
+            builder = builder.node("Placeholder", &["ids"], &output).output(&output);
         }
     }
     let mut model = builder.build();

@@ -82,7 +82,8 @@ fn a_softmax_is_flattened_unless_its_axis_is_known_to_be_the_last() {
         .with(int("axis", 2))
         .node("Softmax", &["last"], "negative")
         .with(int("axis", -1))
-        .node("Hardmax", &["negative"], "unknown_rank")
+        .node("Own", &["negative"], "own")
+        .node("Hardmax", &["own"], "unknown_rank")
         .with(int("axis", 2))
         .output("default")
         .output("unknown_rank");

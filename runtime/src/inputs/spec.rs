@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use zqc_ir::onnx::proto::ValueInfoProto;
 use zqc_ir::onnx::proto::tensor_proto::DataType;
-use zqc_ir::onnx::proto::tensor_shape_proto::dimension::Value;
-use zqc_ir::onnx::proto::{TensorShapeProto, ValueInfoProto, type_proto};
+use zqc_ir::types::{Dim, Type};
 
 use super::error::InputError;
 use crate::array::Array;
@@ -62,20 +62,13 @@ impl InputSpec {
     /// # Errors
     /// [`InputError::NotATensor`].
     pub fn of_input(input: &ValueInfoProto) -> Result<Self, InputError> {
+        let declared = input.r#type.as_ref().map(Type::from_proto).unwrap_or_default();
         let not_a_tensor = || InputError::NotATensor { name: input.name().into() };
-        let Some(type_proto::Value::TensorType(tensor)) =
-            input.r#type.as_ref().and_then(|t| t.value.as_ref())
-        else {
-            return Err(not_a_tensor());
-        };
-        match DataType::try_from(tensor.elem_type()) {
-            Ok(data_type) if data_type != DataType::Undefined => Ok(Self {
-                name: input.name().into(),
-                data_type,
-                shape: tensor.shape.as_ref().map(dimensions),
-            }),
-            _ => Err(not_a_tensor()),
-        }
+        Ok(Self {
+            name: input.name().into(),
+            data_type: declared.dtype.ok_or_else(not_a_tensor)?,
+            shape: declared.shape.map(|dims| dims.iter().map(Dimension::of).collect()),
+        })
     }
 
     pub(crate) fn rank(&self) -> Option<usize> {
@@ -101,26 +94,22 @@ impl InputSpec {
 }
 
 impl Dimension {
+    fn of(dim: &Dim) -> Self {
+        match dim {
+            Dim::Fixed(extent) => {
+                usize::try_from(*extent).map_or(Dimension::Symbolic(String::new()), Dimension::Fixed)
+            }
+            Dim::Symbol(symbol) => Dimension::Symbolic(symbol.to_string()),
+            Dim::Unknown => Dimension::Symbolic(String::new()),
+        }
+    }
+
     fn admits(&self, extent: usize) -> bool {
         match self {
             Dimension::Fixed(fixed) => *fixed == extent,
             Dimension::Symbolic(_) => true,
         }
     }
-}
-
-fn dimensions(shape: &TensorShapeProto) -> Vec<Dimension> {
-    let dimension = |value: &Option<Value>| match value {
-        Some(Value::DimValue(extent)) => {
-            usize::try_from(*extent).map_or(Dimension::Symbolic(String::new()), Dimension::Fixed)
-        }
-        // Some exporters write a known extent as a symbol of digits.
-        Some(Value::DimParam(symbol)) => {
-            symbol.parse().map_or_else(|_| Dimension::Symbolic(symbol.clone()), Dimension::Fixed)
-        }
-        None => Dimension::Symbolic(String::new()),
-    };
-    shape.dim.iter().map(|dim| dimension(&dim.value)).collect()
 }
 
 /// An input of the given type; a negative extent is symbolic.

@@ -1,0 +1,95 @@
+//! What a patch builder writes.
+
+use zqc_ir::onnx::from_proto;
+use zqc_ir::op::attribute::int;
+use zqc_ir::tensor::DataType;
+use zqc_ir::verify::verify;
+use zqc_ir::{Model, NodeId, Op, Patch, PatchBuilder};
+
+use crate::protos::small;
+
+fn small_model() -> Model {
+    from_proto(small()).unwrap()
+}
+
+fn producer(model: &Model, value: &str) -> NodeId {
+    model.graph.producer(model.graph.find(value).unwrap()).unwrap()
+}
+
+/// The nodes of the model once the patch is applied.
+fn nodes(mut model: Model, patch: Patch) -> Vec<String> {
+    patch.apply(&mut model).unwrap();
+    verify(&model).unwrap();
+    let text = model.graph.to_string();
+    text.lines().filter(|line| line.contains(" = ")).map(|line| line.trim().to_string()).collect()
+}
+
+#[test]
+fn the_last_node_takes_the_place_of_the_old_one() {
+    let model = small_model();
+    let (x, w) = (model.graph.find("x").unwrap(), model.graph.find("w").unwrap());
+    let product = producer(&model, "xw");
+    let mut patch = PatchBuilder::new(&model.graph);
+    let mut change = patch.change_of(product, "negated twice");
+    let negated = change.op("Neg", [x.into()]).output("negated");
+    let multiplied = change.op("MatMul", [negated, w.into()]).output("product");
+    let back = change.op("Neg", [multiplied.clone()]).output("back");
+    change.op("Shape", [back.clone()]).with([int("start", 1)]).named("shape").output("shape");
+    change.replace(product, &back);
+    assert_eq!(
+        nodes(small_model(), patch.finish()),
+        [
+            "%xw_negated = Neg(%x)",
+            "%xw_product = MatMul(%xw_negated, %w)",
+            "%xw = Neg(%xw_product) // product",
+            "%y: f32[batch, 16] = Relu(%xw) // relu",
+            "%xw_shape = Shape(%xw) {start = 1} // shape",
+        ]
+    );
+}
+
+#[test]
+fn changes_share_integers_and_one_that_is_dropped_leaves_none_behind() {
+    let model = small_model();
+    let x = model.graph.find("x").unwrap();
+    let mut patch = PatchBuilder::new(&model.graph);
+    let mut dropped = patch.change("dropped", "a");
+    dropped.integers(&[1], &[7]);
+    dropped.scalar(DataType::Float, 0.5).unwrap();
+    drop(dropped);
+    for prefix in ["b", "c"] {
+        let mut change = patch.change("kept", prefix);
+        let shape = change.integers(&[1], &[7]);
+        change.op("Reshape", [x.into(), shape]).output("flat");
+        change.finish();
+    }
+    let patch = patch.finish();
+    let constants: Vec<usize> = patch.changes.iter().map(|change| change.initializers.len()).collect();
+    assert_eq!(constants, [1, 0]);
+    let mut model = small_model();
+    patch.apply(&mut model).unwrap();
+    verify(&model).unwrap();
+}
+
+#[test]
+fn a_node_has_optional_inputs_several_outputs_and_the_place_of_another() {
+    let model = small_model();
+    let (x, y) = (model.graph.find("xw").unwrap(), model.graph.find("y").unwrap());
+    let relu = producer(&model, "y");
+    let mut patch = PatchBuilder::new(&model.graph);
+    let mut change = patch.change_of(relu, "split and clipped");
+    let [low, high] = change.op("Split", [x.into()]).outputs(["low", "high"]);
+    let clip = Op::standard("Clip", Vec::new());
+    change.node(clip, [Some(high), None, Some(low)]).in_place_of(relu).defines([Some(y.into())]);
+    change.remove(relu);
+    change.release(model.graph.node(relu).reads());
+    change.finish();
+    assert_eq!(
+        nodes(small_model(), patch.finish()),
+        [
+            "%xw = MatMul(%x, %w) // product",
+            "%y_low, %y_high = Split(%xw)",
+            "%y: f32[batch, 16] = Clip(%y_high, _, %y_low) // relu",
+        ]
+    );
+}
