@@ -12,7 +12,7 @@
 //! # Ok::<(), zqc::Error>(())
 //! ```
 //!
-//! `examples/custom_pass.rs` adds a pass. The crates below hold the parts: [`numerics`] (formats and solvers), [`ir`]
+//! `examples/custom_pass.rs` adds a pass. The crates below hold the parts: [`formats`], [`solvers`], [`ir`]
 //! (the graph), [`runtime`] (executors and data), [`passes`], [`kernels`] (the CUDA package).
 
 mod calibration;
@@ -33,11 +33,12 @@ mod resume;
 mod target;
 mod verify;
 
+pub use zqc_formats as formats;
 pub use zqc_ir as ir;
 pub use zqc_kernels as kernels;
-pub use zqc_numerics as numerics;
 pub use zqc_passes as passes;
 pub use zqc_runtime as runtime;
+pub use zqc_solvers as solvers;
 
 pub use calibration::find_tokenizer;
 pub use compiler::{Compiler, Events};
@@ -53,4 +54,4 @@ pub use report::{
 };
 pub use target::{CudaPackage, Native, Portable, Target, Text, Verification, Writer, Written};
 pub use verify::VerifyError;
-pub use zqc_numerics::{Order, ScaleSearch};
+pub use zqc_solvers::{Order, ScaleSearch};

@@ -5,9 +5,9 @@ use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
 use std::{fs, io};
 
+use zqc_formats::FUNCTION_DOMAIN;
 use zqc_ir::Model;
 use zqc_ir::onnx::{self, FolderError, StagedFolder, Storage, WriteError};
-use zqc_numerics::FUNCTION_DOMAIN;
 
 use crate::error::Error;
 use crate::target::Writer;

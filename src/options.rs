@@ -7,12 +7,10 @@ mod words;
 
 use std::path::PathBuf;
 
-use zqc_numerics::{
-    ActivationFormat, FactorFormat, Format, GptqOptions, Grouping, Order, ScaleConstraint, ScaleSearch,
-    WeightFormat,
-};
+use zqc_formats::{ActivationFormat, FactorFormat, Format, Ladder, WeightFormat};
 use zqc_passes::{Branch, BranchMetric, HessianSource, LayerPattern, QuantizeHead, Recipe, Select};
 use zqc_runtime::{BackendError, available_backends};
+use zqc_solvers::{GptqOptions, Grouping, Order, ScaleConstraint, ScaleSearch};
 
 use crate::error::Error;
 use crate::target::{CudaPackage, Native, Portable, Target, Text};
@@ -279,9 +277,9 @@ impl Options {
             0
         });
         let branch = Branch { rank, metric: self.lorc, factors: self.lorc_factors, rounds: self.lorc_rounds };
-        let by_default = match self.weights.format {
-            Format::E2M1 => ScaleConstraint::M3,
-            _ => ScaleConstraint::None,
+        let by_default = match Ladder::Thirds.max_shift(self.weights.format) {
+            Some(_) => ScaleConstraint::M3,
+            None => ScaleConstraint::None,
         };
         let grouping = Grouping {
             format: self.weights,

@@ -12,8 +12,8 @@ use zqc_cuda::{
     CodedTokens, DataType, Device, Element, IndexType, Model, Package, RowQuantizer, Table, TableCodes,
     TableGather, TableInput, TableLinear, Workspace,
 };
+use zqc_formats::{ActivationFormat, Format};
 use zqc_linear::{Activations, Isa, quantize_tokens};
-use zqc_numerics::{ActivationFormat, Format};
 
 /// An element type with its conversions.
 trait Number: Element + DeviceRepr + Copy + Unpin + Default + PartialEq + std::fmt::Debug {

@@ -7,8 +7,8 @@ use zqc_cuda::{
     Compiler, DataType, IndexType, LinearKernel, LinearShape, LinearVariant, Prologue, QuantizeShape,
     QuantizeVariant, Specialization, TableCodes, TableShape,
 };
+use zqc_formats::{Format, Ladder};
 use zqc_kernels::Table;
-use zqc_numerics::{Format, Ladder};
 
 fn compiler() -> Compiler {
     Compiler::uncached().unwrap_or_else(|error| panic!("{error}"))

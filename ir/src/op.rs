@@ -1,6 +1,6 @@
 //! What a node does: a standard ONNX operator, kept whole, or one of the few typed operators of our own.
 
-use zqc_numerics::{ActivationFormat, Format, Ladder};
+use zqc_formats::{ActivationFormat, Format, Ladder};
 
 use crate::graph::Node;
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto};

@@ -1,7 +1,8 @@
-//! The operands of a quantized layer: what the numbers of `zqc_numerics` are as tensors, and back.
+//! The operands of a quantized layer: what the numbers of `zqc_formats` are as tensors, and back.
 
-use zqc_numerics::{
-    FactorFormat, Factors, Format, LowRank, QuantizedMatrix, Scales, SolveError, pack_nibbles, unpack_nibbles,
+use zqc_formats::FormatError;
+use zqc_formats::{
+    FactorFormat, Factors, Format, LowRank, QuantizedMatrix, Scales, pack_nibbles, unpack_nibbles,
 };
 
 use crate::graph::{Graph, Node};
@@ -16,7 +17,7 @@ pub enum OperandError {
     Tensor(#[from] TensorError),
     /// The parts of the weight do not fit together.
     #[error(transparent)]
-    Weight(#[from] SolveError),
+    Weight(#[from] FormatError),
     /// A row is looked up that the table does not have.
     #[error("index {index} is not within a table of {rows} rows")]
     #[allow(missing_docs)] // the message names the fields
@@ -201,12 +202,18 @@ pub fn low_rank(
 
 /// The element type of codes at [`port::WEIGHT`].
 pub fn codes_dtype(format: Format) -> DataType {
-    match format {
-        Format::E2M1 | Format::E3M0 | Format::Int4 => DataType::Uint8,
-        Format::E4M3 => DataType::Float8e4m3fn,
-        Format::E5M2 => DataType::Float8e5m2,
-        Format::Int8 => DataType::Int8,
-    }
+    // ONNX Runtime has no operators on packed types: two codes of 4 bits are a byte.
+    if format.bits() == 4 { DataType::Uint8 } else { native_dtype(format).unwrap_or(DataType::Uint8) }
+}
+
+/// ONNX's own type for codes of this format, if it has one.
+pub fn native_dtype(format: Format) -> Option<DataType> {
+    DataType::try_from(format.onnx_type()?).ok()
+}
+
+/// The format of codes of ONNX's own type `dtype`, if it is one of ours.
+pub fn format_of(dtype: DataType) -> Option<Format> {
+    Format::of_onnx_type(dtype as i32)
 }
 
 /// The element type of low-rank factors.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use indexmap::IndexMap;
-use zqc_numerics::SolveError;
+use zqc_formats::FormatError;
 
 use crate::graph::{Graph, NodeId, Port, Source, Use, ValueId};
 use crate::model::Model;
@@ -161,11 +161,11 @@ fn quantized_operands(graph: &Graph, id: NodeId, linear: &QuantizedLinear, fault
     match ladder {
         None if has(port::SHIFTS) => fault("it has shifts, and no ladder that they are steps of".to_string()),
         Some(ladder) if ladder.max_shift(format).is_none() => {
-            fault(SolveError::Shifted { format, ladder }.to_string());
+            fault(FormatError::Shifted { format, ladder }.to_string());
         }
         _ => {}
     }
     if has(port::ZERO_POINTS) && !format.is_integer() {
-        fault(SolveError::ZeroPoints(format).to_string());
+        fault(FormatError::ZeroPoints(format).to_string());
     }
 }

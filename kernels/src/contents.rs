@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use zqc_numerics::{LowRank, QuantizedMatrix};
+use zqc_formats::{LowRank, QuantizedMatrix};
 
 use crate::geometry::Geometry;
 use crate::manifest::{Activation, Array, FORMAT, Layer, Manifest, VERSION};

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use indexmap::IndexMap;
+use zqc_formats::ActivationFormat;
 use zqc_ir::graph::Cycle;
 use zqc_ir::op::{QuantizedLinear, port};
 use zqc_ir::operands::{self, OperandError};
 use zqc_ir::{Graph, NodeId, Op, ValueId};
-use zqc_numerics::ActivationFormat;
 
 use crate::bias;
 use crate::contents::LayerParts;

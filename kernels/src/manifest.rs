@@ -1,7 +1,7 @@
 //! `manifest.json`: what is in a package.
 
 use serde::{Deserialize, Serialize};
-use zqc_numerics::{Format, Ladder};
+use zqc_formats::{Format, Ladder};
 
 use crate::geometry::{Geometry, GeometryError};
 use crate::table::Table;
@@ -111,7 +111,7 @@ impl Codes {
         match format {
             Format::E2M1 => Some(Self::E2M1),
             Format::E3M0 => Some(Self::E3M0),
-            Format::E4M3 | Format::E5M2 | Format::Int4 | Format::Int8 => None,
+            _ => None,
         }
     }
 

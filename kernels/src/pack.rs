@@ -2,7 +2,8 @@
 
 use half::bf16;
 use rayon::prelude::*;
-use zqc_numerics::{FactorFormat, Factors, Format, LowRank, QuantizedMatrix, Scales, SolveError};
+use zqc_formats::FormatError;
+use zqc_formats::{FactorFormat, Factors, Format, LowRank, QuantizedMatrix, Scales};
 
 use crate::fragment::{
     half, magnitude_bit, rank_offset, sign_bit, step_place, swizzled, thread, word_offset,
@@ -17,7 +18,7 @@ use crate::table::Table;
 pub enum PackError {
     /// The parts do not fit together.
     #[error(transparent)]
-    Parts(#[from] SolveError),
+    Parts(#[from] FormatError),
     /// The shape is one that kernels do not take.
     #[error(transparent)]
     Geometry(#[from] GeometryError),

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use zqc_numerics::{Format, Ladder};
+use zqc_formats::{Format, Ladder};
 
 /// Steps that a nibble can tell.
 const STEPS: usize = 16;

@@ -1,7 +1,7 @@
 //! The arrays of a package back to matrices: what a kernel computes with, element by element.
 
 use half::bf16;
-use zqc_numerics::Format;
+use zqc_formats::Format;
 
 use crate::fragment::{
     half, magnitude_bit, rank_offset, sign_bit, step_place, swizzled, thread, word_offset,

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use zqc_numerics::Format;
+use zqc_formats::Format;
 
 use crate::geometry::{Geometry, GeometryError, RANK_MULTIPLE, down_bytes};
 use crate::manifest::{ALIGNMENT, Activation, Array, GroupScales, Layer, Manifest};

@@ -5,10 +5,10 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use zqc_formats::{ActivationFormat, FactorFormat, Format, Ladder};
 use zqc_linear::{
     Activations, Extra, Isa, Layer, Layout, LowRank, Output, PackedLinear, Serial, Tokens, quantize_tokens,
 };
-use zqc_numerics::{ActivationFormat, FactorFormat, Format, Ladder};
 
 const SHAPES: [(usize, usize, Weight); 5] = [
     (576, 1536, Weight::Thirds),

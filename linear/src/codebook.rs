@@ -1,6 +1,6 @@
 //! The values of codes of 4 bits, as vectors look them up.
 
-use zqc_numerics::{Format, Ladder};
+use zqc_formats::{Format, Ladder};
 
 /// Values of 16 codes, and what follows from them. All are exact in bfloat16.
 #[derive(Clone)]

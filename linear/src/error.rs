@@ -1,6 +1,6 @@
 //! What can be wrong with a layer, with activations and with the choice of an instruction set.
 
-use zqc_numerics::{Format, Ladder};
+use zqc_formats::{Format, Ladder};
 
 /// Why a layer cannot be packed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]

@@ -1,9 +1,10 @@
 //! A layer, its operands as the file has them.
 
 use half::bf16;
-use zqc_numerics::{FactorFormat, Format, Ladder};
+use zqc_formats::{FactorFormat, Format, Ladder};
 
 use crate::error::PackError;
+use crate::tiling::Coding;
 
 /// How the operands of a weight lie. `G` is the number of groups, `ceil(K / group_size)`; 4-bit codes and shifts lie two a
 /// byte along the last axis, the first in the low nibble.
@@ -137,10 +138,10 @@ impl Layer<'_> {
             let any = codes.chunks(4096).any(|codes| codes.iter().fold(false, |any, &code| any | bad(code)));
             any.then(|| codes.iter().position(|&code| bad(code))).flatten()
         };
-        let bad_code: Option<fn(u8) -> bool> = match self.format {
-            Format::E4M3 => Some(|code| code & 0x7F == 0x7F),
-            Format::E5M2 => Some(|code| code & 0x7C == 0x7C),
-            Format::E2M1 | Format::E3M0 | Format::Int4 | Format::Int8 => None,
+        let bad_code: Option<fn(u8) -> bool> = match Coding::of(self.format) {
+            Coding::E4M3 => Some(|code| code & 0x7F == 0x7F),
+            Coding::E5M2 => Some(|code| code & 0x7C == 0x7C),
+            Coding::Nibbles | Coding::Int8 | Coding::Bf16 => None,
         };
         not_finite("codes of the weight", bad_code.and_then(|bad| first(self.codes, bad)))?;
         let Some(branch) = self.low_rank else { return Ok(()) };

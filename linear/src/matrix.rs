@@ -1,6 +1,6 @@
 //! A matrix of codes in the order in which the kernels read it, see [`crate::tiling`].
 
-use zqc_numerics::{FactorFormat, Ladder};
+use zqc_formats::{FactorFormat, Ladder};
 
 use crate::codebook::Codebook;
 use crate::layer::{Extra, Layer, LowRank};

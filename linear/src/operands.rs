@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use zqc_numerics::ActivationFormat;
+use zqc_formats::ActivationFormat;
 
 use crate::error::{Expected, ShapeError};
 use crate::tiling::PANEL;

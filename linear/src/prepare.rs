@@ -1,7 +1,7 @@
 //! The values of a call's activations, as the kernels read them.
 
 use half::slice::HalfFloatSliceExt;
-use zqc_numerics::ActivationFormat;
+use zqc_formats::ActivationFormat;
 
 use crate::aligned::Aligned;
 use crate::codebook::bf16_bits;
@@ -320,7 +320,7 @@ fn e5m2(code: u8) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use zqc_numerics::Format;
+    use zqc_formats::Format;
 
     use super::*;
 

@@ -1,7 +1,7 @@
 //! The definition: plain loops over the operands as the file has them, in the [order of sums](crate#order-of-sums).
 
 use half::{bf16, f16};
-use zqc_numerics::{ActivationFormat, Format, SCALE_FLOOR};
+use zqc_formats::{ActivationFormat, Format, SCALE_FLOOR};
 
 use crate::error::{PackError, ShapeError};
 use crate::layer::{Extra, Layer, flush_to_zero};

@@ -9,7 +9,7 @@
 //! * Codes of 8 bits: a line is 4 input features, 16 bytes each.
 //! * bfloat16: a line is the 2 input features of a pair, output feature by output feature.
 
-use zqc_numerics::Format;
+use zqc_formats::Format;
 
 /// Input features of a block, see the [order of sums](crate#order-of-sums).
 pub(crate) const BLOCK: usize = 32;

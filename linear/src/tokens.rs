@@ -2,7 +2,7 @@
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use zqc_numerics::{ActivationFormat, SCALE_FLOOR};
+use zqc_formats::{ActivationFormat, SCALE_FLOOR};
 
 use crate::error::{Expected, ShapeError};
 use crate::isa::Isa;

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use ort_sys::ONNXTensorElementDataType;
-use zqc_numerics::{ActivationFormat, FactorFormat, Format};
+use zqc_formats::{ActivationFormat, FactorFormat, Format};
 
 /// The element type of a tensor, by ONNX's number, which is `TensorProto.DataType` and `ONNXTensorElementDataType` alike.
 #[derive(Clone, Copy, PartialEq, Eq)]

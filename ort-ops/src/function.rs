@@ -1,6 +1,6 @@
 //! The functions of domain `ai.zqc`.
 
-use zqc_numerics::{ActivationFormat, Signature, WeightKind};
+use zqc_formats::{ActivationFormat, Signature, WeightKind};
 
 /// Which function an operator computes.
 #[derive(Clone, Copy)]

@@ -5,8 +5,8 @@ use std::sync::Mutex;
 use bytemuck::Pod;
 use half::{bf16, f16};
 use ort_sys::OrtKernelInfo;
+use zqc_formats::{OUTPUT_TYPE, Operand, WeightKind};
 use zqc_linear::Pool;
-use zqc_numerics::{OUTPUT_TYPE, Operand, WeightKind};
 
 use crate::api::Api;
 use crate::context::Context;

@@ -6,7 +6,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ort_sys::{OrtOpAttrType, OrtShapeInferContext};
-use zqc_numerics::{OUTPUT_TYPE, Operand};
+use zqc_formats::{OUTPUT_TYPE, Operand};
 
 use crate::api::Api;
 use crate::element::Element;

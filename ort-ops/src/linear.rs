@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 use ort_sys::OrtKernelInfo;
+use zqc_formats::{Extra as Kind, GROUP_SIZE, OUTPUT_TYPE, Operand, Signature, WeightKind};
 use zqc_linear::{Activations, Extra, Isa, Layer, Layout, LowRank, Output, PackedLinear, Tokens};
-use zqc_numerics::{Extra as Kind, GROUP_SIZE, OUTPUT_TYPE, Operand, Signature, WeightKind};
 
 use crate::api::Api;
 use crate::context::Context;

@@ -146,7 +146,7 @@ unsafe extern "system" fn one(_: *const OrtCustomOp) -> c_int {
 
 /// The first version of the domain that has the operator, and the last.
 unsafe extern "system" fn version(_: *const OrtCustomOp) -> c_int {
-    zqc_numerics::FUNCTION_VERSION as c_int
+    zqc_formats::FUNCTION_VERSION as c_int
 }
 
 unsafe extern "system" fn create(

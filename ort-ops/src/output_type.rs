@@ -1,6 +1,6 @@
 //! The element type of the output of a layer.
 
-use zqc_numerics::OUTPUT_TYPE;
+use zqc_formats::OUTPUT_TYPE;
 
 use crate::element::Element;
 use crate::error::OpError;

@@ -3,8 +3,8 @@
 use std::sync::Mutex;
 
 use half::{bf16, f16};
+use zqc_formats::ActivationFormat;
 use zqc_linear::{Activations, Isa, Pool, quantize_tokens};
-use zqc_numerics::ActivationFormat;
 
 use crate::context::Context;
 use crate::element::Element;

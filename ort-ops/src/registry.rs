@@ -6,7 +6,7 @@ use std::ptr;
 use std::sync::{LazyLock, Mutex};
 
 use ort_sys::{OrtApiBase, OrtCustomOpDomain, OrtSessionOptions};
-use zqc_numerics::FUNCTION_DOMAIN;
+use zqc_formats::FUNCTION_DOMAIN;
 
 use crate::api::Api;
 use crate::cuda;

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, LazyLock, Mutex, Weak};
 
+use zqc_formats::Signature;
 use zqc_linear::{Extra, Layer};
-use zqc_numerics::Signature;
 
 /// What tells a weight from others.
 #[derive(PartialEq, Eq, Hash)]

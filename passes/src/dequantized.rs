@@ -2,10 +2,11 @@
 
 use std::borrow::Cow;
 
+use zqc_formats::{Format, unpack_nibbles};
 use zqc_ir::onnx::proto::NodeProto;
+use zqc_ir::operands::format_of;
 use zqc_ir::tensor::{DataType, TensorError, name};
 use zqc_ir::{Graph, Tensor, ValueId};
-use zqc_numerics::{Format, unpack_nibbles};
 
 /// What a `DequantizeLinear` of constants yields: `(code - zero_point) * scale`.
 pub(crate) struct Dequantized<'g> {
@@ -120,20 +121,19 @@ impl<'g> Dequantized<'g> {
 fn values(codes: &Tensor) -> Result<Vec<f32>, TensorError> {
     codes.check()?;
     let (bytes, elements) = (codes.bytes()?, codes.elements()?);
-    let minifloat = |format: Format| bytes.iter().map(|&code| format.decode(code)).collect();
-    let nibbles = |value: fn(u8) -> f32| unpack_nibbles(&bytes, elements).into_iter().map(value).collect();
+    let decoded = |codes: &[u8], format: Format| codes.iter().map(|&code| format.decode(code)).collect();
+    let nibbles = || unpack_nibbles(&bytes, elements);
     Ok(match codes.dtype()? {
-        DataType::Int8 => bytes.iter().map(|&code| f32::from(code as i8)).collect(),
         DataType::Uint8 => bytes.iter().map(|&code| f32::from(code)).collect(),
         DataType::Int16 => bytes.as_chunks().0.iter().map(|&code| i16::from_le_bytes(code).into()).collect(),
         DataType::Uint16 => bytes.as_chunks().0.iter().map(|&code| u16::from_le_bytes(code).into()).collect(),
         DataType::Int32 => bytes.as_chunks().0.iter().map(|&code| i32::from_le_bytes(code) as f32).collect(),
-        DataType::Uint4 => nibbles(f32::from),
-        DataType::Int4 => nibbles(|code| f32::from((code as i8) << 4 >> 4)),
-        DataType::Float4e2m1 => nibbles(|code| Format::E2M1.decode(code)),
-        DataType::Float8e4m3fn => minifloat(Format::E4M3),
-        DataType::Float8e5m2 => minifloat(Format::E5M2),
-        other => return Err(TensorError::Kind { found: name(other), wanted: "codes" }),
+        DataType::Uint4 => nibbles().into_iter().map(f32::from).collect(),
+        other => match format_of(other) {
+            Some(format) if format.bits() == 4 => decoded(&nibbles(), format),
+            Some(format) => decoded(&bytes, format),
+            None => return Err(TensorError::Kind { found: name(other), wanted: "codes" }),
+        },
     })
 }
 

@@ -3,8 +3,8 @@
 use zqc_ir::patch::PatchError;
 use zqc_ir::verify::{Faults, verify};
 use zqc_ir::{Model, Patch};
-use zqc_numerics::SolveError;
 use zqc_runtime::RunError;
+use zqc_solvers::SolveError;
 
 use crate::record::{ActivationRecord, LayerRecord};
 use crate::reuse_weights::SolvedWeights;

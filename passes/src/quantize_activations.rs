@@ -1,9 +1,9 @@
 //! The activations that linear layers read become low-precision, token by token.
 
+use zqc_formats::ActivationFormat;
 use zqc_ir::graph::Port;
 use zqc_ir::op::{QuantizeActivation, port};
 use zqc_ir::{Graph, Model, NodeId, Op, Patch, PatchBuilder, ValueId};
-use zqc_numerics::ActivationFormat;
 
 use crate::pass::{Context, Pass, PassError};
 

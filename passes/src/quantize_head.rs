@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
+use zqc_formats::{ActivationFormat, FormatError, QuantizedMatrix};
 use zqc_ir::op::attribute::int;
 use zqc_ir::op::{Linear, QuantizeActivation, QuantizedLinear, port};
 use zqc_ir::operands;
 use zqc_ir::tensor::DataType;
 use zqc_ir::{ChangeBuilder, Graph, Model, Node, NodeId, Op, Patch, PatchBuilder, ValueId, ValueRef};
-use zqc_numerics::{ActivationFormat, Grouping, QuantizedMatrix, SolveError, rtn};
+use zqc_solvers::{Grouping, rtn};
 
 use crate::float_rows::FloatRows;
 use crate::lm_head::Heads;
@@ -243,7 +244,7 @@ fn round(
             }
         }
     }
-    let empty = SolveError::Empty { rows: n, cols: k };
+    let empty = FormatError::Empty { rows: n, cols: k }.into();
     let (matrix, coding) = whole.ok_or(PassError::Solve { layer: layer.to_string(), source: empty })?;
     Ok((matrix, coding, if lost == 0.0 { 0.0 } else { (lost / energy).sqrt() }))
 }

@@ -2,6 +2,9 @@
 
 use std::collections::HashMap;
 
+use zqc_formats::{
+    ActivationFormat, FUNCTION_DOMAIN, FUNCTION_VERSION, GROUP_SIZE, OUTPUT_TYPE, Operand, Signature,
+};
 use zqc_ir::functions::{Functions, label};
 use zqc_ir::graph::{Port, Source, Use};
 use zqc_ir::onnx::proto::NodeProto;
@@ -9,9 +12,6 @@ use zqc_ir::op::{QuantizeActivation, QuantizedLinear};
 use zqc_ir::operands;
 use zqc_ir::tensor::{DataType, name};
 use zqc_ir::{Graph, Model, Node, NodeId, Op, Patch, PatchBuilder, Tensor, ValueId, ValueRef, opset};
-use zqc_numerics::{
-    ActivationFormat, FUNCTION_DOMAIN, FUNCTION_VERSION, GROUP_SIZE, OUTPUT_TYPE, Operand, Signature,
-};
 
 use crate::lower::callee::Callee;
 use crate::lower::{activation, layout, own, signature};

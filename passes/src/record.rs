@@ -1,7 +1,7 @@
 //! What the passes tell of their work.
 
 use serde::{Deserialize, Serialize};
-use zqc_numerics::{Format, Ladder, QuantizedMatrix, Scales};
+use zqc_formats::{Format, Ladder, QuantizedMatrix, Scales};
 
 use crate::statistics::{ActivationStatistics, WeightHistogram};
 

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
+use zqc_formats::FUNCTION_DOMAIN;
 use zqc_ir::graph::Port;
 use zqc_ir::{Change, Graph, Model, Op, Patch, Tensor, ValueId};
-use zqc_numerics::FUNCTION_DOMAIN;
 
 use crate::pass::{Context, Pass, PassError};
 

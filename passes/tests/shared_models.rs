@@ -4,8 +4,8 @@
 use std::collections::HashSet;
 use std::path::Path;
 
+use zqc_formats::ActivationFormat;
 use zqc_ir::{Model, Op, onnx};
-use zqc_numerics::ActivationFormat;
 use zqc_passes::{Canonicalize, InlineFunctions, Observer, QuantizeActivations, Select, run};
 
 const VARIANTS: [&str; 13] = [

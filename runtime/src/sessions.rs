@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
+use zqc_formats::LowRank;
 use zqc_ir::NodeId;
-use zqc_numerics::LowRank;
 
 use crate::backend::Session;
 

@@ -2,9 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
+use zqc_formats::{ActivationFormat, Ladder};
+use zqc_ir::operands::format_of;
 use zqc_ir::tensor::DataType;
 use zqc_ir::{Graph, Node, NodeId, ValueId};
-use zqc_numerics::{ActivationFormat, Format, Ladder};
 
 use super::LinearSummary;
 
@@ -46,7 +47,7 @@ fn layer(graph: &Graph, id: NodeId) -> Option<(LinearSummary, Option<Branch>)> {
         layer: product.name.clone(),
         k,
         n,
-        format: format(codes.dtype().ok()?)?.to_string(),
+        format: format_of(codes.dtype().ok()?)?.to_string(),
         group_size: Some(usize::try_from(blocks.int_or("block_size", 0)).ok().filter(|&size| size > 0)?),
         scales: Some(ladder.map_or("grouped".to_string(), |ladder| ladder.to_string())),
         zero_points: weight.input(2).is_some(),
@@ -115,18 +116,6 @@ fn activation(graph: &Graph, x: ValueId) -> Option<ActivationFormat> {
         dtype if dtype == DataType::Float8e4m3fn as i64 => Some(ActivationFormat::E4M3),
         dtype if dtype == DataType::Float8e5m2 as i64 => Some(ActivationFormat::E5M2),
         _ => Some(ActivationFormat::Int8),
-    }
-}
-
-/// The format of codes of this type.
-fn format(dtype: DataType) -> Option<Format> {
-    match dtype {
-        DataType::Float4e2m1 => Some(Format::E2M1),
-        DataType::Float8e4m3fn => Some(Format::E4M3),
-        DataType::Float8e5m2 => Some(Format::E5M2),
-        DataType::Int4 => Some(Format::Int4),
-        DataType::Int8 => Some(Format::Int8),
-        _ => None,
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use zqc_formats::ActivationFormat;
 use zqc_kernels::{BLOCK, GroupScales, Package, PackedLayer};
-use zqc_numerics::ActivationFormat;
 
 use super::{InspectedFile, Inspection, Layers, LinearSummary};
 use crate::error::Error;

@@ -1,9 +1,8 @@
 //! What stands for a choice on the command line and in reports.
 
-use zqc_numerics::{
-    ActivationFormat, FactorFormat, Format, Order, ScaleConstraint, ScaleSearch, Snap, WeightFormat,
-};
+use zqc_formats::{ActivationFormat, FactorFormat, WeightFormat};
 use zqc_passes::{BranchMetric, HessianSource};
+use zqc_solvers::{Order, ScaleConstraint, ScaleSearch, Snap};
 
 use super::{Emit, Head, Method, OnnxDialect};
 
@@ -68,14 +67,7 @@ impl Choice for ScaleConstraint {
 }
 
 impl Choice for WeightFormat {
-    const CHOICES: &'static [(&'static str, Self)] = &[
-        ("fp4", Self { format: Format::E2M1, asymmetric: false }),
-        ("e3m0", Self { format: Format::E3M0, asymmetric: false }),
-        ("fp8", Self { format: Format::E4M3, asymmetric: false }),
-        ("int8", Self { format: Format::Int8, asymmetric: false }),
-        ("int4", Self { format: Format::Int4, asymmetric: true }),
-        ("int4-sym", Self { format: Format::Int4, asymmetric: false }),
-    ];
+    const CHOICES: &'static [(&'static str, Self)] = &Self::NAMED;
 }
 
 impl Choice for Option<ActivationFormat> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use zqc_numerics::Ladder;
+use zqc_formats::Ladder;
 use zqc_passes::{CalibrationRecord, Coding, LayerRecord};
 
 /// One quantized layer.

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use zqc_numerics::Format;
 use zqc_passes::{LowerNative, LowerPortable, Opset, Pass, ShareOperands, UpgradeOpset};
 use zqc_runtime::backend;
 
 use super::{Target, Verification, Written};
 use crate::error::Error;
+use crate::options::Choice;
 use crate::options::Options;
 use crate::verify::verify;
 
@@ -53,9 +53,9 @@ impl Target for Native {
     }
 
     fn check(&self, options: &Options) -> Result<(), Error> {
-        if options.weights.format == Format::E3M0 {
-            let reason = "ONNX has no type for these weights";
-            return Err(Error::Usage(format!("--weights e3m0: {reason}; use --target portable")));
+        if options.weights.format.onnx_type().is_none() {
+            let (word, reason) = (options.weights.word(), "ONNX has no type for these weights");
+            return Err(Error::Usage(format!("--weights {word}: {reason}; use --target portable")));
         }
         Ok(())
     }

@@ -3,9 +3,9 @@
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
+use zqc_formats::{ActivationFormat, FactorFormat, Ladder};
 use zqc_ir::Model;
 use zqc_kernels::{Codes, EmitError, Geometry, Package};
-use zqc_numerics::{ActivationFormat, FactorFormat, Format};
 use zqc_passes::{Branch, Pass, Recipe};
 
 use super::{Target, Verification, Writer, Written};
@@ -41,7 +41,8 @@ impl Target for CudaPackage {
             return refused("--group-size", &options.group_size, way_out);
         }
         if options.group_size > 0 && grouping.constraint.ladder().is_none() {
-            let constraint = if options.weights.format == Format::E2M1 { "m3" } else { "m2" };
+            let has_m3 = Ladder::Thirds.max_shift(options.weights.format).is_some();
+            let constraint = if has_m3 { "m3" } else { "m2" };
             let way_out = format!("--scale {constraint}, or --group-size 0 for one scale a row");
             return refused("--scale", &grouping.constraint.word(), &way_out);
         }

@@ -4,10 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use zqc::formats::relative_error;
 use zqc::ir::op::port;
 use zqc::ir::{Graph, Op};
 use zqc::kernels::Package;
-use zqc::numerics::relative_error;
 use zqc::passes::{Canonicalize, Silent};
 
 use crate::bench::Bench;

@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use zqc_cuda::{Package, Prologue};
+use zqc_formats::{Factors, Format, Ladder, LowRank, QuantizedMatrix, Scales};
 use zqc_kernels::{LayerParts, PackageWriter};
-use zqc_numerics::{Factors, Format, Ladder, LowRank, QuantizedMatrix, Scales};
 
 /// SplitMix64.
 pub struct Random(pub u64);

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use serde_json::Value;
+use zqc::formats::{Factors, Format, Ladder, LowRank, QuantizedMatrix, Scales};
 use zqc::kernels::{LayerParts, Manifest, Package, PackageWriter};
-use zqc::numerics::{Factors, Format, Ladder, LowRank, QuantizedMatrix, Scales};
 
 use super::{Outcome, Target};
 use crate::mutate::change_json;

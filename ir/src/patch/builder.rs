@@ -12,12 +12,12 @@
 //! # }
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{Change, NewNode, Patch};
 use crate::fresh_names::FreshNames;
-use crate::graph::{Graph, NodeId, ValueId};
+use crate::graph::{Graph, NodeId, Port, ValueId};
 use crate::onnx::proto::AttributeProto;
 use crate::op::Op;
 use crate::tensor::{DataType, Tensor};
@@ -60,13 +60,21 @@ pub struct PatchBuilder<'g> {
     names: FreshNames<'g>,
     /// Those that the changes share.
     integers: Integers,
+    /// What is read instead of the results of nodes that were bypassed, by name.
+    bypassed: HashMap<String, String>,
     changes: Vec<Change>,
 }
 
 impl<'g> PatchBuilder<'g> {
     /// A patch of `graph` with no change yet.
     pub fn new(graph: &'g Graph) -> Self {
-        Self { graph, names: FreshNames::new(graph), integers: HashMap::new(), changes: Vec::new() }
+        Self {
+            graph,
+            names: FreshNames::new(graph),
+            integers: HashMap::new(),
+            bypassed: HashMap::new(),
+            changes: Vec::new(),
+        }
     }
 
     /// The graph that is to be changed.
@@ -107,8 +115,30 @@ impl<'g> PatchBuilder<'g> {
     }
 
     /// The patch.
-    pub fn finish(self) -> Patch {
+    pub fn finish(mut self) -> Patch {
+        if !self.bypassed.is_empty() {
+            self.resolve_bypassed();
+        }
         Patch { changes: self.changes, ..Patch::default() }
+    }
+
+    /// Nodes that were bypassed may have read each other's results: lets every change read what is left at the end.
+    fn resolve_bypassed(&mut self) {
+        let bypassed = &self.bypassed;
+        let resolve = |name: &mut String| {
+            // As often as there are any, at most: values that stand for each other are the fault of a pass.
+            for _ in 0..bypassed.len() {
+                let Some(instead) = bypassed.get(name) else { break };
+                name.clone_from(instead);
+            }
+        };
+        let mut removed = HashSet::new();
+        for change in &mut self.changes {
+            removed.extend(change.remove.iter().copied());
+            change.rewire.retain(|(reader, ..)| !removed.contains(reader));
+            change.rewire.iter_mut().for_each(|(_, _, name)| resolve(name));
+            change.add.iter_mut().flat_map(|node| &mut node.inputs).flatten().for_each(resolve);
+        }
     }
 
     /// The name of a value.
@@ -237,6 +267,32 @@ impl<'p, 'g> ChangeBuilder<'p, 'g> {
         self.remove(id);
         self.release(old.reads());
         self.finish();
+    }
+
+    /// Finishes the change: the node `id` goes with what only it read, and what reads its first result reads `value`. Several nodes
+    /// that read each other's results may be bypassed in one patch.
+    ///
+    /// There is no change where the result is one of the graph's or a subgraph reads it, by its name, or where the node has other
+    /// results; then this is `false`.
+    pub fn bypass(mut self, id: NodeId, value: impl Into<ValueRef>) -> bool {
+        let (graph, value) = (self.patch.graph, value.into());
+        let node = graph.node(id);
+        let Some(result) = node.sole_output() else { return false };
+        let places = graph.uses(result);
+        if graph.is_output(result) || places.iter().any(|place| place.port == Port::Capture) {
+            return false;
+        }
+        for place in places {
+            if let Port::Input(port) = place.port {
+                self.rewire(place.node, port, &value);
+            }
+        }
+        let name = self.patch.name(&value);
+        self.patch.bypassed.insert(graph.value(result).name.clone(), name);
+        self.remove(id);
+        self.release(node.reads());
+        self.finish();
+        true
     }
 
     /// Adds the change to the patch.

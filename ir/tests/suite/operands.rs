@@ -1,12 +1,15 @@
 //! Quantized layers of every kind: numbers to tensors and back, and what the verifier says of tensors that do not fit.
 
+use zqc_formats::FormatError;
+use zqc_formats::{FactorFormat, Format, Ladder, LowRank, QuantizedMatrix, Scales};
 use zqc_ir::onnx::from_proto;
 use zqc_ir::op::{QuantizedLinear, port};
-use zqc_ir::operands::{OperandError, low_rank, matrix, operands, rows};
+use zqc_ir::operands::{
+    OperandError, codes_dtype, format_of, low_rank, matrix, native_dtype, operands, rows,
+};
 use zqc_ir::tensor::{DataType, TensorError};
 use zqc_ir::verify::verify;
 use zqc_ir::{Change, Model, NewNode, Op, Patch, Tensor};
-use zqc_numerics::{FactorFormat, Format, Ladder, LowRank, QuantizedMatrix, Scales, SolveError};
 
 use crate::protos::{small, string};
 
@@ -155,11 +158,11 @@ fn the_textual_form_shows_every_operand() {
 fn what_does_not_fit_is_not_written() {
     let error = |matrix: &QuantizedMatrix| operands(matrix, None).unwrap_err();
     let (format, ladder) = (Format::Int4, Ladder::Octaves);
-    assert_eq!(error(&shifted(format, ladder)), SolveError::Shifted { format, ladder }.into());
-    assert_eq!(error(&asymmetric(Format::E2M1)), SolveError::ZeroPoints(Format::E2M1).into());
+    assert_eq!(error(&shifted(format, ladder)), FormatError::Shifted { format, ladder }.into());
+    assert_eq!(error(&asymmetric(Format::E2M1)), FormatError::ZeroPoints(Format::E2M1).into());
     let no_scales = LowRank { scales: Vec::new(), ..branch(FactorFormat::E4M3) };
     let error = operands(&grouped(Format::E2M1), Some(&no_scales)).unwrap_err();
-    assert!(matches!(error, OperandError::Weight(SolveError::Length { expected: 2, actual: 0, .. })));
+    assert!(matches!(error, OperandError::Weight(FormatError::Length { expected: 2, actual: 0, .. })));
 }
 
 #[test]
@@ -168,7 +171,7 @@ fn a_shift_out_of_range_is_not_read() {
     let matrix = shifted(Format::E2M1, Ladder::Octaves);
     let model = model(&matrix, None, |operands, _| operands[port::SHIFTS] = Some(shifts));
     assert_eq!(verify(&model), Ok(()));
-    let error = SolveError::Shift { shift: 15, format: Format::E2M1, max: 14 };
+    let error = FormatError::Shift { shift: 15, format: Format::E2M1, max: 14 };
     assert_eq!(read(&model), Err(error.into()));
 }
 
@@ -209,4 +212,23 @@ fn the_verifier_names_the_operand_that_does_not_fit() {
 fn a_missing_operand_is_not_read() {
     let model = model(&grouped(Format::E2M1), None, |operands, _| operands[port::SCALES] = None);
     assert_eq!(read(&model), Err(TensorError::NotLoaded.into()));
+}
+
+#[test]
+fn onnx_has_types_of_its_own_for_formats() {
+    let types = Format::ALL.map(|format| (format, native_dtype(format), codes_dtype(format)));
+    assert_eq!(
+        types,
+        [
+            (Format::E2M1, Some(DataType::Float4e2m1), DataType::Uint8),
+            (Format::E3M0, None, DataType::Uint8),
+            (Format::E4M3, Some(DataType::Float8e4m3fn), DataType::Float8e4m3fn),
+            (Format::E5M2, Some(DataType::Float8e5m2), DataType::Float8e5m2),
+            (Format::Int4, Some(DataType::Int4), DataType::Uint8),
+            (Format::Int8, Some(DataType::Int8), DataType::Int8),
+        ]
+    );
+    for format in Format::ALL {
+        assert!(native_dtype(format).is_none_or(|dtype| format_of(dtype) == Some(format)), "{format}");
+    }
 }

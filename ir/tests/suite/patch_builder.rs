@@ -93,3 +93,33 @@ fn a_node_has_optional_inputs_several_outputs_and_the_place_of_another() {
         ]
     );
 }
+
+#[test]
+fn nodes_in_a_row_are_bypassed_in_any_order_and_one_that_yields_a_result_stays() {
+    let mut proto = small();
+    let graph = proto.graph.as_mut().unwrap();
+    graph.node[0].input[0] = "b".to_string();
+    graph.node.insert(0, crate::protos::node("Identity", "first", &["x"], &["a"]));
+    graph.node.insert(1, crate::protos::node("Identity", "second", &["a"], &["b"]));
+    graph.node.push(crate::protos::node("Identity", "last", &["b"], &["z"]));
+    graph.output.push(crate::protos::info("z", DataType::Float, "batch 32"));
+    for reversed in [false, true] {
+        let model = from_proto(proto.clone()).unwrap();
+        let mut patch = PatchBuilder::new(&model.graph);
+        let mut bypass = |y: &str| {
+            let id = producer(&model, y);
+            let x = model.graph.node(id).input(0).unwrap();
+            patch.change_of(id, "a copy").bypass(id, x)
+        };
+        let order = if reversed { ["z", "b", "a"] } else { ["a", "b", "z"] };
+        assert_eq!(order.map(&mut bypass), order.map(|y| y != "z"));
+        assert_eq!(
+            nodes(from_proto(proto.clone()).unwrap(), patch.finish()),
+            [
+                "%xw = MatMul(%x, %w) // product",
+                "%y: f32[batch, 16] = Relu(%xw) // relu",
+                "%z: f32[batch, 32] = Identity(%x) // last",
+            ]
+        );
+    }
+}

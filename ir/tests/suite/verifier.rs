@@ -1,12 +1,12 @@
 //! Every fault is found, and says where it is.
 
+use zqc_formats::Format;
 use zqc_ir::onnx::proto::ModelProto;
 use zqc_ir::onnx::{ModelError, from_proto};
 use zqc_ir::op::{Layout, Linear, QuantizedLinear};
 use zqc_ir::tensor::DataType;
 use zqc_ir::verify::{Faults, verify};
 use zqc_ir::{Change, Graph, Model, NewNode, Op, Patch, Tensor};
-use zqc_numerics::Format;
 
 use crate::protos::{floats, info, node, small, string};
 

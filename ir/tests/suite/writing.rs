@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
+use zqc_formats::ActivationFormat;
 use zqc_ir::onnx::{Storage, WriteError, check_writable, from_proto, read, to_proto, write, write_file};
 use zqc_ir::op::QuantizeActivation;
 use zqc_ir::{Change, NewNode, Op, Patch};
-use zqc_numerics::ActivationFormat;
 
 use crate::protos::{small, string};
 

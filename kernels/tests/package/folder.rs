@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::Path;
 
+use zqc_formats::{Factors, Format, LowRank, Scales};
 use zqc_ir::onnx::FolderError;
 use zqc_kernels::{LayerError, LayerParts, PackError, Package, PackageWriter, WriteError, check_writable};
-use zqc_numerics::{Factors, Format, LowRank, Scales};
 
 use crate::parts::{PLAIN, Random, Shape, layer, write};
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use zqc_formats::{ActivationFormat, Format, Ladder};
 use zqc_ir::onnx::from_proto;
 use zqc_ir::onnx::proto::{GraphProto, ModelProto, OperatorSetIdProto, TensorProto, ValueInfoProto};
 use zqc_ir::op::{QuantizeActivation, QuantizedLinear};
@@ -9,7 +10,6 @@ use zqc_ir::operands::{inputs, operands};
 use zqc_ir::tensor::DataType;
 use zqc_ir::{Change, Graph, Model, NewNode, Op, Patch, Tensor};
 use zqc_kernels::{EmitError, LayerParts, Package, write};
-use zqc_numerics::{ActivationFormat, Format, Ladder};
 
 use crate::parts::{PLAIN, Random, Shape, layer};
 

@@ -1,8 +1,8 @@
 //! The place of each element by the formulas of `docs/package.md`, not by the packer's code.
 
 use half::bf16;
+use zqc_formats::Scales;
 use zqc_kernels::LayerParts;
-use zqc_numerics::Scales;
 
 use crate::parts::{PLAIN, Random, Shape, layer, package};
 
@@ -23,10 +23,10 @@ fn zero(rank: usize) -> LayerParts {
     parts
 }
 
-fn factors(branch: &mut zqc_numerics::LowRank) -> (&mut Vec<u8>, &mut Vec<u8>) {
+fn factors(branch: &mut zqc_formats::LowRank) -> (&mut Vec<u8>, &mut Vec<u8>) {
     match &mut branch.factors {
-        zqc_numerics::Factors::E4M3 { up, down } => (up, down),
-        zqc_numerics::Factors::Bf16 { .. } => unreachable!(),
+        zqc_formats::Factors::E4M3 { up, down } => (up, down),
+        zqc_formats::Factors::Bf16 { .. } => unreachable!(),
     }
 }
 

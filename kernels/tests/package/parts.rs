@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use zqc_formats::{Factors, Format, Ladder, LowRank, QuantizedMatrix, Scales};
 use zqc_kernels::{LayerParts, Package, PackageWriter};
-use zqc_numerics::{Factors, Format, Ladder, LowRank, QuantizedMatrix, Scales};
 
 /// What a layer is made of.
 #[derive(Clone, Copy, Debug)]

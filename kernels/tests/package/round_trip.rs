@@ -2,8 +2,8 @@
 
 use half::bf16;
 use proptest::prelude::*;
+use zqc_formats::{Factors, Format, Ladder, Scales};
 use zqc_kernels::{LayerParts, Package};
-use zqc_numerics::{Factors, Format, Ladder, Scales};
 
 use crate::parts::{Random, Shape, layer, package};
 

@@ -1,6 +1,6 @@
 //! A panel in an array.
 
-use zqc_numerics::Format;
+use zqc_formats::Format;
 
 use super::{Decode, Lanes};
 use crate::codebook::Codebook;

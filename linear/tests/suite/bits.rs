@@ -1,8 +1,8 @@
 //! Every instruction set, number of threads, batch and tile gives the bits of the definition.
 
 use proptest::prelude::*;
+use zqc_formats::{ActivationFormat, FactorFormat, Format, Ladder};
 use zqc_linear::{Isa, Layout, PackedLinear, Pool, Serial, reference};
-use zqc_numerics::{ActivationFormat, FactorFormat, Format, Ladder};
 
 use crate::layers::{
     ACTIVATIONS, ActivationKind, Activations, ExtraKind, Kind, OUTPUTS, Operands, OutputKind, output,

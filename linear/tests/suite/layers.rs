@@ -1,8 +1,8 @@
 //! Random layers and activations, and all kinds of them.
 
 use half::{bf16, f16};
+use zqc_formats::{ActivationFormat, FactorFormat, Format, Ladder};
 use zqc_linear::{Extra, Layer, Layout, LowRank, Output, Tokens};
-use zqc_numerics::{ActivationFormat, FactorFormat, Format, Ladder};
 
 use crate::noise::Noise;
 

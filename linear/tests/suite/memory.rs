@@ -1,7 +1,7 @@
 //! A packed layer takes little more memory than its operands in the file.
 
+use zqc_formats::{FactorFormat, Format, Ladder};
 use zqc_linear::{Isa, Layout, PackedLinear};
-use zqc_numerics::{FactorFormat, Format, Ladder};
 
 use crate::layers::{ExtraKind, Kind, Operands};
 use crate::noise::Noise;

@@ -1,8 +1,8 @@
-//! Tokens are quantized as `zqc-numerics` does, bit for bit, on every instruction set.
+//! Tokens are quantized as `zqc-formats` does, bit for bit, on every instruction set.
 
 use half::{bf16, f16};
+use zqc_formats::{ActivationFormat, quantize_dequantize_tokens};
 use zqc_linear::{Activations, Isa, quantize_tokens, reference};
-use zqc_numerics::{ActivationFormat, quantize_dequantize_tokens};
 
 use crate::noise::Noise;
 
@@ -48,7 +48,7 @@ fn activations(m: usize, k: usize, noise: &mut Noise) -> Vec<f32> {
 }
 
 #[test]
-fn codes_and_scales_are_those_of_the_numerics() {
+fn codes_and_scales_are_those_of_the_formats() {
     let noise = &mut Noise::new(5);
     for format in ActivationFormat::ALL {
         for k in [1, 7, 64, 100, 576] {

@@ -1,9 +1,9 @@
 //! What does not fit is refused, with a word about it.
 
+use zqc_formats::{ActivationFormat, FactorFormat, Format, Ladder};
 use zqc_linear::{
     Extra, Isa, IsaError, Layer, Layout, LowRank, Output, PackError, PackedLinear, Serial, Tokens,
 };
-use zqc_numerics::{ActivationFormat, FactorFormat, Format, Ladder};
 
 const LAYER: Layer<'_> = Layer {
     k: 4,

@@ -1,12 +1,12 @@
-//! The definition against sums in double precision of the values that `zqc-numerics` gives to the codes.
+//! The definition against sums in double precision of the values that `zqc-formats` gives to the codes.
 
+use zqc_formats::{Format, Ladder, unpack_nibbles};
 use zqc_linear::{Layout, reference};
-use zqc_numerics::{Format, Ladder, unpack_nibbles};
 
 use crate::layers::{ACTIVATIONS, Activations, ExtraKind, Kind, Operands, OutputKind, output, weight_kinds};
 use crate::noise::Noise;
 
-use zqc_numerics::FactorFormat::{Bf16, E4M3};
+use zqc_formats::FactorFormat::{Bf16, E4M3};
 
 /// The matrix `[rows, n]` of codes or shifts, unpacked and with `n` along the rows.
 fn unpacked(bytes: &[u8], bits: u32, layout: Layout, rows: usize, n: usize) -> Vec<u8> {

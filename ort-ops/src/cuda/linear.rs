@@ -5,10 +5,10 @@ use std::sync::Arc;
 use half::{bf16, f16};
 use ort_sys::OrtKernelInfo;
 use zqc_cuda::{CodedTokens, DataType, LayerParts, LoadedTable, Model, Package, TableInput, TableLinear};
-use zqc_linear::{Extra, Layer, Output};
-use zqc_numerics::{
+use zqc_formats::{
     Factors, LowRank, QuantizedMatrix, Scales, Signature, transpose, transpose_nibbles, unpack_nibbles,
 };
+use zqc_linear::{Extra, Layer, Output};
 
 use crate::api::Api;
 use crate::context::Context;

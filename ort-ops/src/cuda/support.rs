@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 
 use zqc_cuda::Device;
-use zqc_numerics::{ActivationFormat, Extra, FactorFormat, Format, Signature, WeightKind};
+use zqc_formats::{ActivationFormat, Extra, FactorFormat, Format, Signature, WeightKind};
 
 use crate::api::Api;
 use crate::error::OpError;
@@ -47,7 +47,7 @@ pub(crate) fn runs(function: Function) -> bool {
             Format::Int8 | Format::E4M3 => {
                 matches!(activation, None | E4M3) && extra.is_none() && low_rank.is_none()
             }
-            Format::E5M2 | Format::Int4 => false,
+            _ => false,
         },
     }
 }

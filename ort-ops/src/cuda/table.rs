@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ort_sys::OrtKernelInfo;
 use zqc_cuda::{IndexType, Table, TableCodes, TableGather, TableInput, TableLinear};
-use zqc_numerics::{Format, GROUP_SIZE, OUTPUT_TYPE, Signature, WeightKind};
+use zqc_formats::{Format, GROUP_SIZE, OUTPUT_TYPE, Signature, WeightKind};
 
 use crate::api::Api;
 use crate::context::Context;

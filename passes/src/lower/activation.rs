@@ -1,10 +1,10 @@
 //! The functions that quantize activations: `QuantizeActivationE4M3`, `QuantizeActivationE5M2` and
 //! `QuantizeActivationInt8`.
 
+use zqc_formats::{ActivationFormat, Format, SCALE_FLOOR};
 use zqc_ir::onnx::proto::FunctionProto;
 use zqc_ir::op::attribute::{float, int, ints};
 use zqc_ir::tensor::DataType;
-use zqc_numerics::{ActivationFormat, Format, SCALE_FLOOR};
 
 use super::functions::{constant, function, node};
 

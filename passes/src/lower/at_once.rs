@@ -1,10 +1,10 @@
 //! The bodies of functions of weights in a form that ONNX Runtime folds at once, with all that is between codes and weight in
 //! memory: for layers in the bodies of `If`, `Loop` and `Scan`. Files of November 2026 have it everywhere.
 
+use zqc_formats::{Extra, Format, GROUP_SIZE, WeightKind};
 use zqc_ir::onnx::proto::{NodeProto, TensorProto};
 use zqc_ir::op::attribute::{float, int, int_reference, ints, tensor};
 use zqc_ir::tensor::DataType;
-use zqc_numerics::{Extra, Format, GROUP_SIZE, WeightKind};
 
 use super::dequantize::{factor_pairs, pairs};
 use super::functions::{constant, node};
@@ -81,11 +81,8 @@ fn unit_scales(weight: WeightKind) -> (Vec<NodeProto>, &'static str) {
 
 /// What values of codes are counted in: the least positive value of a 4-bit format, else 1.
 fn unit(format: Format) -> f32 {
-    match format {
-        Format::E2M1 => 0.5,
-        Format::E3M0 => 0.25,
-        Format::E4M3 | Format::E5M2 | Format::Int4 | Format::Int8 => 1.0,
-    }
+    let positive = format.codebook().into_iter().filter(|&value| value > 0.0);
+    if format.bits() == 4 { positive.fold(f32::INFINITY, f32::min) } else { 1.0 }
 }
 
 /// For every byte the values of its two codes, in units.

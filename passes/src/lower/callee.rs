@@ -1,8 +1,8 @@
 //! The functions that read a quantized weight.
 
+use zqc_formats::{Operand, Signature, WeightKind};
 use zqc_ir::op::QuantizedLinear;
 use zqc_ir::tensor::DataType;
-use zqc_numerics::{Operand, Signature, WeightKind};
 
 use super::{gather, signature};
 

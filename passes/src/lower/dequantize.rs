@@ -1,9 +1,9 @@
 //! The functions that turn codes into a float weight: `DequantizeE2M1`, `DequantizeInt4_ZeroPoints` ...
 
+use zqc_formats::{Extra, Format, GROUP_SIZE, Ladder, Operand, WeightKind};
 use zqc_ir::onnx::proto::{FunctionProto, NodeProto, TensorProto};
 use zqc_ir::op::attribute::{int, int_reference, ints, tensor};
 use zqc_ir::tensor::DataType;
-use zqc_numerics::{Extra, Format, GROUP_SIZE, Ladder, Operand, WeightKind};
 
 use super::at_once;
 use super::folding::{Folding, TURN, in_turn};
@@ -99,17 +99,15 @@ fn body(weight: WeightKind, odd: bool) -> Vec<NodeProto> {
 /// Nodes that yield the values of the codes, block by block: the shape of the blocks is what the codes wait for.
 fn values(format: Format) -> Vec<NodeProto> {
     let reshape = |from: &str, to: &str| node("Reshape", &[from, "by_block"], &[to], vec![]);
-    match format {
-        // ONNX Runtime reshapes no FP8.
-        Format::E4M3 | Format::E5M2 => {
-            vec![cast("Wq", "floats", DataType::Float), reshape("floats", "values")]
-        }
-        Format::Int8 => vec![reshape("Wq", "codes"), cast("codes", "values", DataType::Float)],
-        Format::E2M1 | Format::E3M0 | Format::Int4 => {
+    match format.bits() {
+        4 => {
             let mut nodes = vec![reshape("Wq", "codes")];
             nodes.extend(look_up("codes", "values", value_pairs(format)));
             nodes
         }
+        _ if format.is_integer() => vec![reshape("Wq", "codes"), cast("codes", "values", DataType::Float)],
+        // ONNX Runtime reshapes no FP8.
+        _ => vec![cast("Wq", "floats", DataType::Float), reshape("floats", "values")],
     }
 }
 
@@ -191,13 +189,13 @@ fn doc(weight: WeightKind) -> String {
             "(value of code [k, n] - Wz[k / group_size, n]) * Ws[k / group_size, n]",
         ),
     };
-    let values = match format {
-        Format::E2M1 | Format::E3M0 => {
+    let values = match format.bits() {
+        4 if !format.is_integer() => {
             let values: Vec<_> = format.codebook()[..8].iter().map(f32::to_string).collect();
             format!(" The values of the codes 0 to 15 are {} and their negatives.", values.join(", "))
         }
-        Format::Int4 => " The codes are in two's complement, -8 to 7.".to_string(),
-        Format::E4M3 | Format::E5M2 | Format::Int8 => String::new(),
+        4 => " The codes are in two's complement, -8 to 7.".to_string(),
+        _ => String::new(),
     };
     format!(
         "The float32 weight W [K, N] of {name} codes, in G = ceil(K / group_size) groups. {codes}; {operands}: \

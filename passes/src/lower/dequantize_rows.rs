@@ -1,10 +1,10 @@
 //! The functions that turn codes into float rows, `DequantizeInt8_TransB` and `DequantizeE4M3_TransB`: of a whole table, and of
 //! the rows that are looked up in it.
 
+use zqc_formats::{Format, GROUP_SIZE, Operand, WeightKind};
 use zqc_ir::onnx::proto::{FunctionProto, NodeProto, TensorProto};
 use zqc_ir::op::attribute::{int, tensor};
 use zqc_ir::tensor::DataType;
-use zqc_numerics::{Format, GROUP_SIZE, Operand, WeightKind};
 
 use super::functions::{constant, function, node};
 

@@ -1,9 +1,9 @@
 //! The functions of domain `ai.zqc`, which a lowered model defines itself: a runtime that registers a kernel of their
 //! name runs that, every other one inlines the body. ONNX Runtime then folds the weights to float at load.
 
+use zqc_formats::{FUNCTION_DOMAIN, FUNCTION_VERSION};
 use zqc_ir::Op;
 use zqc_ir::onnx::proto::{AttributeProto, FunctionProto, NodeProto, OperatorSetIdProto};
-use zqc_numerics::{FUNCTION_DOMAIN, FUNCTION_VERSION};
 
 /// The least version of the standard operators that the bodies are valid in: there, `Cast` learnt FP8.
 pub(crate) const LEAST_OPSET: i64 = 19;

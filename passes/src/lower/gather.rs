@@ -1,10 +1,10 @@
 //! The functions that look rows up in a quantized table: `GatherInt8` and `GatherE4M3`
 
+use zqc_formats::{Format, GROUP_SIZE, OUTPUT_TYPE, Operand, WeightKind};
 use zqc_ir::onnx::proto::FunctionProto;
 use zqc_ir::op::QuantizedLinear;
 use zqc_ir::op::attribute::int_reference;
 use zqc_ir::tensor::DataType;
-use zqc_numerics::{Format, GROUP_SIZE, OUTPUT_TYPE, Operand, WeightKind};
 
 use super::functions::{function, node, own_node};
 

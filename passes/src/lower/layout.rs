@@ -3,11 +3,11 @@
 //! row by row, as rows are looked up.
 
 use super::gather;
+use zqc_formats::{pack_nibbles, transpose, transpose_nibbles, unpack_nibbles};
 use zqc_ir::Tensor;
 use zqc_ir::op::{QuantizedLinear, port};
 use zqc_ir::operands::codes_dtype;
 use zqc_ir::tensor::{DataType, TensorError, bits};
-use zqc_numerics::{pack_nibbles, transpose, transpose_nibbles, unpack_nibbles};
 
 /// The operand at `port` of a layer as the file wants it.
 ///

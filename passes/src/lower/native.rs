@@ -5,13 +5,14 @@ mod tensors;
 
 use std::collections::{HashMap, HashSet};
 
+use zqc_formats::Ladder;
 use zqc_ir::graph::{Port, Use};
 use zqc_ir::onnx::proto::AttributeProto;
 use zqc_ir::op::attribute::int;
 use zqc_ir::op::{QuantizeActivation, QuantizedLinear, port};
+use zqc_ir::operands::native_dtype;
 use zqc_ir::tensor::{DataType, TensorError};
 use zqc_ir::{ChangeBuilder, Graph, Model, Node, NodeId, Op, Patch, PatchBuilder, ValueId, ValueRef};
-use zqc_numerics::{Format, Ladder};
 
 use super::bias;
 use crate::pass::{Context, Pass, PassError};
@@ -112,7 +113,7 @@ struct Shared {
     /// What stands for codes of weights, factors and activations in float32.
     floats: HashMap<ValueId, ValueRef>,
     /// The scalars and lists that the operators of activations read, by name.
-    constants: HashMap<&'static str, ValueRef>,
+    constants: HashMap<String, ValueRef>,
 }
 
 impl Shared {
@@ -130,14 +131,9 @@ impl Shared {
     }
 
     /// A constant that the whole file shares.
-    fn constant(
-        &mut self,
-        change: &mut ChangeBuilder,
-        name: &'static str,
-        value: AttributeProto,
-    ) -> ValueRef {
+    fn constant(&mut self, change: &mut ChangeBuilder, name: &str, value: AttributeProto) -> ValueRef {
         let add = || change.op("Constant", []).with([value]).output_named(name);
-        self.constants.entry(name).or_insert_with(add).clone()
+        self.constants.entry(name.to_string()).or_insert_with(add).clone()
     }
 }
 
@@ -157,7 +153,7 @@ fn quantize(patch: &mut PatchBuilder, shared: &mut Shared, id: NodeId, quantize:
 
 /// Checks that ONNX has a type for the weight.
 fn check(linear: &QuantizedLinear) -> Result<(), PassError> {
-    if linear.format != Format::E3M0 {
+    if native_dtype(linear.format).is_some() {
         return Ok(());
     }
     Err(PassError::Unsupported {

@@ -1,9 +1,9 @@
 //! Which model-local functions are those that [`LowerPortable`](crate::LowerPortable) writes.
 
+use zqc_formats::{FUNCTION_DOMAIN, Signature, WeightKind};
 use zqc_ir::onnx::proto::{AttributeProto, FunctionProto, NodeProto};
 use zqc_ir::op::is_standard;
 use zqc_ir::opset;
-use zqc_numerics::{FUNCTION_DOMAIN, Signature, WeightKind};
 
 use super::folding::Folding;
 use super::functions::LEAST_OPSET;
@@ -72,7 +72,7 @@ fn bare(node: &NodeProto) -> NodeProto {
 
 #[cfg(test)]
 mod tests {
-    use zqc_numerics::ActivationFormat;
+    use zqc_formats::ActivationFormat;
 
     use super::*;
 

@@ -2,11 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 
+use zqc_formats::{FUNCTION_DOMAIN, FUNCTION_VERSION, GROUP_SIZE, OUTPUT_TYPE, Operand, Signature};
 use zqc_ir::onnx::proto::{AttributeProto, FunctionProto};
 use zqc_ir::op::{QuantizeActivation, QuantizedLinear, attribute, port};
 use zqc_ir::tensor::TensorError;
 use zqc_ir::{ChangeBuilder, Graph, Model, NodeId, Op, Patch, PatchBuilder, ValueId, ValueRef};
-use zqc_numerics::{FUNCTION_DOMAIN, FUNCTION_VERSION, GROUP_SIZE, OUTPUT_TYPE, Operand, Signature};
 
 use super::folding::{Folding, TURN, turns};
 use super::{activation, bias, dequantize_rows, functions, gather, layout, signature};

@@ -1,6 +1,9 @@
 //! The functions that compute a whole layer: which one a layer calls, what its operands are in the file, and what it
 //! consists of. [`Signature`] has the names.
 
+use zqc_formats::{
+    ActivationFormat, Extra, FactorFormat, GROUP_SIZE, OUTPUT_TYPE, Operand, Signature, WeightKind,
+};
 use zqc_ir::graph::Use;
 use zqc_ir::onnx::proto::{FunctionProto, NodeProto};
 use zqc_ir::op::attribute::{int, int_reference, ints};
@@ -8,9 +11,6 @@ use zqc_ir::op::{QuantizedLinear, port};
 use zqc_ir::operands::{codes_dtype, factor_dtype, factor_format};
 use zqc_ir::tensor::{DataType, TensorError};
 use zqc_ir::{Graph, Node, Op};
-use zqc_numerics::{
-    ActivationFormat, Extra, FactorFormat, Format, GROUP_SIZE, OUTPUT_TYPE, Operand, Signature, WeightKind,
-};
 
 use super::folding::{Folding, TURN, in_turn};
 use super::functions::{function, node, own_node};
@@ -111,7 +111,8 @@ fn body(signature: Signature, in_turns: bool) -> Vec<NodeProto> {
         ],
     };
     let mut weight: Vec<&str> = signature.weight.operands().map(Operand::name).collect();
-    if matches!(signature.weight.format, Format::E4M3 | Format::E5M2) && !signature.trans_b {
+    let is_fp8 = signature.weight.format.bits() == 8 && !signature.weight.format.is_integer();
+    if is_fp8 && !signature.trans_b {
         // ONNX Runtime knows the types of an input from the standard operators that read it, and takes it for none of
         // FP8 where only a function does.
         body.push(node("Identity", &["Wq"], &["fp8"], vec![]));

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use zqc_ir::graph::Port;
 use zqc_ir::op::Linear;
 use zqc_ir::{Graph, NodeId, Op, ValueId};
-use zqc_numerics::CrossMoment;
 use zqc_runtime::{Array, Interpreter, Live, LoadedBodies, LoadedWeight, RunError, Stage};
+use zqc_solvers::CrossMoment;
 
 use super::tokens::CalibrationTokens;
 use super::{Calibration, HessianSource, Layer, WeightKey, Weights, go_on};

@@ -1,9 +1,7 @@
 //! How one weight is solved on what is known of its layers' activations.
 
-use zqc_numerics::{
-    Correction, Gptq, HeldOut, Hessian, LowRank, Metric, QuantizedMatrix, SolveError, lorc, relative_error,
-    rtn,
-};
+use zqc_formats::{LowRank, QuantizedMatrix, relative_error};
+use zqc_solvers::{Correction, Gptq, HeldOut, Hessian, Metric, SolveError, lorc, rtn};
 
 use super::gather::Lack;
 use super::recipe::{Branch, BranchMetric, Errors, Recipe, Solution};

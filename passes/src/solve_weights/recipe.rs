@@ -1,7 +1,8 @@
 //! How weights are to be solved, and what comes of one.
 
 use serde::{Deserialize, Serialize};
-use zqc_numerics::{FactorFormat, GptqOptions, LowRank, QuantizedMatrix};
+use zqc_formats::{FactorFormat, LowRank, QuantizedMatrix};
+use zqc_solvers::GptqOptions;
 
 use crate::record::{BranchRecord, CalibrationRecord, Coding};
 

@@ -1,7 +1,7 @@
 //! The calibration tokens that reach an input of linear layers: most are summed up in a Hessian; where there are few, some
 //! are held out.
 
-use zqc_numerics::{HeldOut, Hessian};
+use zqc_solvers::{HeldOut, Hessian};
 
 /// Of all tokens, this many eighths are solved on where tokens are few; the last eighth is held out.
 const FITTED_EIGHTHS: usize = 7;

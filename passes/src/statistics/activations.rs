@@ -1,7 +1,7 @@
 //! How skewed the tokens of an activation are, and what that costs each number format.
 
 use rayon::prelude::*;
-use zqc_numerics::{ActivationFormat, quantize_dequantize_tokens};
+use zqc_formats::{ActivationFormat, quantize_dequantize_tokens};
 
 use crate::statistics::{MagnitudeHistogram, TokenSample};
 

@@ -1,7 +1,7 @@
 //! How weights lie on the grid of their number format.
 
 use rayon::prelude::*;
-use zqc_numerics::{Format, QuantizedMatrix};
+use zqc_formats::{Format, QuantizedMatrix};
 
 /// The weights of a layer as its number format sees them, `w / scale + zero point` of their group, counted in bins of
 /// equal width.
@@ -70,7 +70,8 @@ fn empty() -> Vec<u64> {
 
 #[cfg(test)]
 mod tests {
-    use zqc_numerics::{Grouping, ScaleConstraint, WeightFormat, rtn};
+    use zqc_formats::WeightFormat;
+    use zqc_solvers::{Grouping, ScaleConstraint, rtn};
 
     use super::*;
 
@@ -117,7 +118,7 @@ mod tests {
     #[test]
     fn saturating_weights_lie_beyond_the_largest_value() {
         let mut matrix = rtn(&[6.0, 1.0, -7.0, 90.0], 1, 4, &grouping(Format::E2M1.into(), 0)).unwrap();
-        matrix.scales = zqc_numerics::Scales::Grouped(vec![1.0]);
+        matrix.scales = zqc_formats::Scales::Grouped(vec![1.0]);
         let histogram = WeightHistogram::new(&[6.0, 1.0, -7.0, 90.0], &matrix);
         let bin = |value: f32| histogram.counts[((value + histogram.limit()) * 4.0) as usize];
         assert_eq!([bin(6.0), bin(1.0), bin(-7.0)], [1; 3]);

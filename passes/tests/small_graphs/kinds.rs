@@ -4,12 +4,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use zqc_formats::{ActivationFormat, FactorFormat, Format, Ladder, LowRank, QuantizedMatrix, Scales};
 use zqc_ir::onnx::proto::GraphProto;
 use zqc_ir::op::{QuantizeActivation, QuantizedLinear, port};
 use zqc_ir::operands;
 use zqc_ir::tensor::DataType::{self, Float};
 use zqc_ir::{Change, Model, NewNode, Op, Patch, onnx};
-use zqc_numerics::{ActivationFormat, FactorFormat, Format, Ladder, LowRank, QuantizedMatrix, Scales};
 use zqc_passes::{Canonicalize, Context, LowerPortable, Pass, PassError, RaisePortable, Silent};
 use zqc_runtime::{Array, Interpreter, backend};
 

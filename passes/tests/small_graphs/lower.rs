@@ -1,11 +1,12 @@
+use zqc_formats::{ActivationFormat, unpack_nibbles};
 use zqc_ir::op::{QuantizedLinear, attribute, port};
 use zqc_ir::tensor::DataType::{self, Float, Float16};
 use zqc_ir::{Model, Op, Tensor};
-use zqc_numerics::{ActivationFormat, GptqOptions, Grouping, ScaleConstraint, unpack_nibbles};
 use zqc_passes::{
     Canonicalize, Context, LowerPortable, Opset, PassError, QuantizeActivations, RaisePortable, Recipe,
     Scope, Silent, SolveWeights, UpgradeOpset, run_in,
 };
+use zqc_solvers::{GptqOptions, Grouping, ScaleConstraint};
 
 use crate::builder::{Builder, written};
 use crate::{assert_snapshot, run};

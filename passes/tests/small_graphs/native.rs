@@ -1,9 +1,9 @@
 use std::path::Path;
 
+use zqc_formats::{ActivationFormat, FactorFormat, Format, Ladder, Scales, unpack_nibbles};
 use zqc_ir::onnx::from_proto;
 use zqc_ir::tensor::DataType::{self, Bfloat16, Double, Float, Float16};
 use zqc_ir::{Model, Tensor};
-use zqc_numerics::{ActivationFormat, FactorFormat, Format, Ladder, Scales, unpack_nibbles};
 use zqc_passes::{LowerNative, LowerPortable, Opset, PassError, Silent, UpgradeOpset};
 
 use crate::builder::{info, written};

@@ -1,10 +1,11 @@
 //! The head and the table of the tokens, in the forms that exporters write.
 
+use zqc_formats::{ActivationFormat, Format};
 use zqc_ir::Tensor;
 use zqc_ir::op::attribute::{float, int, ints};
 use zqc_ir::tensor::DataType::{Float, Float16, Int64};
-use zqc_numerics::{ActivationFormat, Format, Grouping, ScaleConstraint, ScaleSearch};
 use zqc_passes::{Canonicalize, Pass, QuantizeHead, Select};
+use zqc_solvers::{Grouping, ScaleConstraint, ScaleSearch};
 
 use crate::builder::Builder;
 use crate::{Log, assert_snapshot};

@@ -1,5 +1,5 @@
+use zqc_formats::ActivationFormat;
 use zqc_ir::tensor::DataType::Float;
-use zqc_numerics::ActivationFormat;
 use zqc_passes::{Canonicalize, QuantizeActivations, RestoreFloat};
 
 use crate::builder::written;

@@ -26,7 +26,7 @@ fn model(head: [usize; 2], values: Vec<f32>) -> Builder {
 #[test]
 fn copies_by_content() {
     let table = noise(48 * 32, 1);
-    let transposed = zqc_numerics::transpose(&table, 48, 32);
+    let transposed = zqc_formats::transpose(&table, 48, 32);
     let mut other = transposed.clone();
     other[100] += 1.0;
     let twice = with(Builder::new().input("x", Float, "rows 48"), "a", [48, 32], table.clone());

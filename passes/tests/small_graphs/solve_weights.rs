@@ -1,12 +1,13 @@
+use zqc_formats::{ActivationFormat, Format};
 use zqc_ir::op::attribute;
 use zqc_ir::tensor::DataType::Float;
 use zqc_ir::{Model, Op, Tensor};
-use zqc_numerics::{ActivationFormat, Format, GptqOptions, Grouping, Hessian, ScaleConstraint};
 use zqc_passes::{
     Branch, Calibration, Canonicalize, Checkpoints, Context, HessianSource, LayerRecord, Observer, Pass,
     QuantizeActivations, Recipe, Solution, SolveWeights,
 };
 use zqc_runtime::{Array, Backend, Interpreter, backend};
+use zqc_solvers::{GptqOptions, Grouping, Hessian, ScaleConstraint};
 
 use crate::builder::Builder;
 use crate::kinds::noise;
@@ -141,7 +142,7 @@ fn output_error(model: &Model) -> f64 {
     };
     let mut float = stream().build();
     run(&[&Canonicalize::default()], &mut float);
-    zqc_numerics::relative_error(&values(model), &values(&float))
+    zqc_formats::relative_error(&values(model), &values(&float))
 }
 
 #[test]
@@ -202,8 +203,8 @@ fn hessians_of_the_float_model_are_those_of_its_activations() {
     let mut hessian = Hessian::new(WIDTH);
     samples(8, 100).iter().for_each(|sample| hessian.accumulate(sample[0].1.as_f32().unwrap()));
     let weight = noise(WIDTH * WIDTH, 0).into_iter().map(|w| 0.25 * w).collect::<Vec<_>>();
-    let rows = zqc_numerics::transpose(&weight, WIDTH, WIDTH);
-    let solved = zqc_numerics::Gptq::new(&hessian, recipe(None).gptq).unwrap().solve(&rows, WIDTH).unwrap();
+    let rows = zqc_formats::transpose(&weight, WIDTH, WIDTH);
+    let solved = zqc_solvers::Gptq::new(&hessian, recipe(None).gptq).unwrap().solve(&rows, WIDTH).unwrap();
     assert_eq!(records[0].weight_error, solved.relative_error(&rows));
 }
 
@@ -262,9 +263,8 @@ fn one_initializer_may_become_several_weights() {
     let [a, b, c] = ["a", "b", "c"].map(weight);
     assert!(a.iter().zip(&b).all(|(a, b)| *b == 0.5 * a));
     // FP4 in groups of 16 is off by a tenth; the transpose, by more than the weight itself.
-    let rows = zqc_numerics::transpose(&original, WIDTH, WIDTH);
-    let [a, c] =
-        [(a, rows), (c, original)].map(|(found, exact)| zqc_numerics::relative_error(&found, &exact));
+    let rows = zqc_formats::transpose(&original, WIDTH, WIDTH);
+    let [a, c] = [(a, rows), (c, original)].map(|(found, exact)| zqc_formats::relative_error(&found, &exact));
     assert!(a < 0.12 && c < 0.12, "{a} and {c}");
 }
 

@@ -1,9 +1,9 @@
 //! Tables of every kind, and heads that are tied to them: lowered, raised again, and executed by stock ONNX Runtime.
 
+use zqc_formats::{ActivationFormat, Format};
 use zqc_ir::op::{QuantizeActivation, QuantizedLinear};
 use zqc_ir::tensor::DataType::{self, Float, Int64};
 use zqc_ir::{Change, Model, NewNode, Op, Patch, operands};
-use zqc_numerics::{ActivationFormat, Format};
 use zqc_passes::{Context, LowerPortable, Pass, PassError, RaisePortable};
 use zqc_runtime::{Array, Interpreter, backend};
 

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use zqc_formats::{LowRank, matmul, quantize_dequantize_tokens};
 use zqc_ir::op::{QuantizedLinear, port};
 use zqc_ir::operands::{self, OperandError};
 use zqc_ir::tensor::TensorError;
 use zqc_ir::{NodeId, Op, ValueId};
-use zqc_numerics::{LowRank, matmul, quantize_dequantize_tokens};
 
 use super::{Interpreter, Live};
 use crate::array::{Array, ArrayData};

@@ -1,7 +1,7 @@
 //! How the weights lie on the grid of their number format.
 
 use maud::{Markup, html};
-use zqc_numerics::Format;
+use zqc_formats::Format;
 
 use super::{largest, shares, side_by_side};
 use crate::report::kinds::by_kind;

@@ -1,9 +1,9 @@
 //! The operators that quantize an activation token by token and yield it in float32 again.
 
+use zqc_formats::{ActivationFormat, Format, SCALE_FLOOR};
 use zqc_ir::op::attribute::{float, int, ints};
 use zqc_ir::tensor::DataType;
 use zqc_ir::{ChangeBuilder, NodeId, ValueId, ValueRef};
-use zqc_numerics::{ActivationFormat, Format, SCALE_FLOOR};
 
 use super::Shared;
 
@@ -58,18 +58,14 @@ impl Operators<'_, '_, '_> {
         self.shared.constant(self.change, "last_axis", ints("value_ints", &[-1]))
     }
 
-    fn scalar(&mut self, name: &'static str, value: f32) -> ValueRef {
+    fn scalar(&mut self, name: &str, value: f32) -> ValueRef {
         self.shared.constant(self.change, name, float("value_float", value))
     }
 
     /// The scales of a floating-point format.
     fn float_scales(&mut self, x: &ValueRef, format: Format) -> ValueRef {
         self.last_axis();
-        let largest_code = match format {
-            Format::E5M2 => "largest_e5m2",
-            _ => "largest_e4m3",
-        };
-        let largest_code = self.scalar(largest_code, format.max());
+        let largest_code = self.scalar(&format!("largest_{format}"), format.max());
         let magnitude = self.op("Abs", [x], "magnitude");
         let peak = self.reduce("ReduceMax", &magnitude, "peak");
         let scale = self.op("Div", [&peak, &largest_code], "unfloored");

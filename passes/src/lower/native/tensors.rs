@@ -1,9 +1,10 @@
 //! The operands of a layer as tensors of ONNX's own types.
 
+use zqc_formats::{Format, Ladder, pack_nibbles, transpose, transpose_nibbles, unpack_nibbles};
 use zqc_ir::Tensor;
 use zqc_ir::op::{QuantizedLinear, port};
+use zqc_ir::operands::native_dtype;
 use zqc_ir::tensor::{DataType, TensorError};
-use zqc_numerics::{Format, Ladder, pack_nibbles, transpose, transpose_nibbles, unpack_nibbles};
 
 use crate::lower::layout;
 
@@ -44,11 +45,7 @@ pub(super) fn to_native(linear: &QuantizedLinear, at: usize, tensor: &Tensor) ->
 
 /// ONNX's type of 4-bit codes.
 fn four_bits(format: Format) -> Option<DataType> {
-    match format {
-        Format::E2M1 => Some(DataType::Float4e2m1),
-        Format::Int4 => Some(DataType::Int4),
-        Format::E3M0 | Format::E4M3 | Format::E5M2 | Format::Int8 => None,
-    }
+    native_dtype(format).filter(|_| format.bits() == 4)
 }
 
 /// Rows of an odd number of 4-bit codes, one right after the other.

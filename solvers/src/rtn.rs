@@ -1,0 +1,42 @@
+//! Round to nearest: every weight on its own.
+
+use zqc_formats::QuantizedMatrix;
+
+use crate::{Grouping, SolveError, columns::to_columns, weight::check_weight, weight::resolve_group_size};
+
+/// Quantizes `weight` `[rows, cols]` by rounding each value to the nearest. All weights count alike in the search for the
+/// scales.
+///
+/// # Errors
+///
+/// [`SolveError::Empty`], [`SolveError::Length`], [`SolveError::NonFiniteWeight`], [`SolveError::ZeroPoints`] or
+/// [`SolveError::Shifted`].
+pub fn rtn(
+    weight: &[f32],
+    rows: usize,
+    cols: usize,
+    grouping: &Grouping,
+) -> Result<QuantizedMatrix, SolveError> {
+    check_weight(weight, rows, cols)?;
+    grouping.check()?;
+    let group_size = resolve_group_size(grouping.group_size, cols);
+    let (grid, importance) = (grouping.format.format.grid(), vec![1.0; cols]);
+    grouping.quantize(weight, rows, cols, |weight| {
+        let mut columns = to_columns(weight, cols);
+        let scales = pulp::Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                let scales = grouping.scales(&columns, &importance, 1).swap_remove(0);
+                for (group, found) in columns.chunks_mut(group_size).zip(&scales.groups) {
+                    for column in group {
+                        for ((value, scale), zero) in column.iter_mut().zip(&found.scale).zip(&found.zero) {
+                            *value = grid.round(*value / scale + zero);
+                        }
+                    }
+                }
+                scales
+            },
+        );
+        Ok((columns, scales))
+    })
+}
