@@ -24,7 +24,7 @@ pub enum Error {
     /// The tokenizer cannot be used.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
-    /// The model's inputs cannot be made up.
+    /// The model's inputs cannot be synthesized.
     #[error(transparent)]
     Input(#[from] InputError),
     /// The back end cannot be used.
@@ -77,9 +77,9 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
-    /// What was written is not what it was to be.
+    /// What was written does not match the model in memory.
     #[error(
-        "the output does not hold what it was to hold: {source}; nothing was replaced; this is a fault of zqc or of the \
+        "output verification failed: {source}; nothing was replaced; this is a fault of zqc or of the \
          storage: please report it, and see --no-verify"
     )]
     Verify {

@@ -79,8 +79,8 @@ pub struct LinearSummary {
     pub format: String,
     /// Weights that share a scale; absent for float layers.
     pub group_size: Option<usize>,
-    /// `grouped` for a scale of its own for every group, else the ladder on which the scales of a row lie: `octaves` or
-    /// `thirds`; absent for float layers.
+    /// `grouped` for a scale of its own for every group, else the ladder on which the scales of a row lie: `m2` or
+    /// `m3`; absent for float layers.
     pub scales: Option<String>,
     /// Whether every group has a zero point.
     pub zero_points: bool,

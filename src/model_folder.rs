@@ -123,7 +123,7 @@ impl Walk<'_> {
                 Ok(metadata) if metadata.is_file() && !hidden => self.found.push(path),
                 Ok(metadata) if metadata.is_dir() && !hidden && self.above.len() <= DEPTH => {
                     let real = self.folder.join(&path).canonicalize()?;
-                    // A link to where the walk is, or to what that lies in, would lead it in a circle.
+                    // A link to where the walk is, or to what that lies in, would lead it in a cycle.
                     if !self.above.iter().any(|above| above.starts_with(&real)) {
                         self.above.push(real);
                         self.enter(&path)?;

@@ -277,7 +277,7 @@ impl Options {
             0
         });
         let branch = Branch { rank, metric: self.lorc, factors: self.lorc_factors, rounds: self.lorc_rounds };
-        let by_default = match Ladder::Thirds.max_shift(self.weights.format) {
+        let by_default = match Ladder::M3.max_shift(self.weights.format) {
             Some(_) => ScaleConstraint::M3,
             None => ScaleConstraint::None,
         };

@@ -63,7 +63,7 @@ pub trait Target {
     /// Checks what was written to `path`.
     ///
     /// # Errors
-    /// [`Error::Verify`] when it is not what it was to be.
+    /// [`Error::Verify`] when it does not match the model in memory.
     fn verify(&self, path: &Path, written: &Written) -> Result<Verification, Error> {
         verify::verify(path, written, None).map(Verification::from)
     }

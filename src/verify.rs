@@ -66,7 +66,7 @@ pub enum VerifyError {
     },
 }
 
-/// Checks the file in `path`, which was to hold the lowered model, and runs it on `backend` if there is one, on the calibration
+/// Checks that the file in `path` holds the lowered model, and runs it on `backend` if there is one, on the calibration
 /// sample if there is one; the result in words.
 pub(crate) fn verify(path: &Path, to_hold: &Written, backend: Option<&dyn Backend>) -> Result<String, Error> {
     let Written { source, lowered, sample, .. } = *to_hold;
@@ -77,7 +77,7 @@ pub(crate) fn verify(path: &Path, to_hold: &Written, backend: Option<&dyn Backen
         return Err(fault(VerifyError::Differs));
     }
     check_validity(&written, source).map_err(fault)?;
-    let read_back = "the file reads back as it was to be";
+    let read_back = "the file was read back and matches";
     let Some(backend) = backend else { return Ok(read_back.to_string()) };
     raise(&mut written).map_err(|source| fault(source.into()))?;
     let not_run = |reason: String| Ok(format!("{read_back}; no run, as {reason}"));

@@ -230,7 +230,7 @@ fn a_language_model_is_as_good_as_in_stock_onnxruntime() {
         assert_eq!(kernels[&gather], 1, "{kernels}");
         let linear = if head == "int8" { "W8A16Linear_Int8_TransB" } else { "W8A8Linear_TransB" };
         assert_eq!(
-            (&kernels[linear], &kernels["W4A8Linear_Thirds_LowRank"]),
+            (&kernels[linear], &kernels["W4A8Linear_M3_LowRank"]),
             (&1.into(), &35.into()),
             "{kernels}"
         );
@@ -253,7 +253,7 @@ fn what_cannot_run_says_why() {
         found["error"].as_str().unwrap_or_default().to_string()
     };
     for (fault, expected) in [
-        ("group_size 0", "node \"layer0\" (W4A8Linear_Thirds_LowRank): attribute group_size is 0"),
+        ("group_size 0", "node \"layer0\" (W4A8Linear_M3_LowRank): attribute group_size is 0"),
         ("output_type int64", "attribute output_type is 7"),
         ("no attributes", "No attribute with name:'group_size'"),
         ("half of the codes", "input We is uint8 [2, 40], not [1, 40]"),

@@ -57,15 +57,11 @@ fn rows() -> impl Iterator<Item = Specialization> {
 
 /// Tiles of all kinds, each for two shapes.
 fn linears() -> impl Iterator<Item = Specialization> {
-    let octaves = Table::new(Format::E2M1, Ladder::Octaves).unwrap().words();
-    let thirds = Table::new(Format::E2M1, Ladder::Thirds).unwrap().words();
+    let m2 = Table::new(Format::E2M1, Ladder::M2).unwrap().words();
+    let m3 = Table::new(Format::E2M1, Ladder::M3).unwrap().words();
     // Sides, steps of a block, rank.
-    let shapes = [
-        (8, 72, 4, 0, octaves),
-        (4096, 4096, 1, 16, octaves),
-        (576, 1536, 2, 48, thirds),
-        (11008, 8192, 1, 0, thirds),
-    ];
+    let shapes =
+        [(8, 72, 4, 0, m2), (4096, 4096, 1, 16, m2), (576, 1536, 2, 48, m3), (11008, 8192, 1, 0, m3)];
     let decode = [(8, 8), (16, 4), (32, 2), (64, 1), (64, 8)];
     let prefill = [(64, 1), (128, 2), (192, 4), (256, 2), (256, 1)];
     let tiles = decode.map(|tile| (LinearKernel::Decode, tile));
@@ -75,7 +71,7 @@ fn linears() -> impl Iterator<Item = Specialization> {
         Specialization::linear(&shape, LinearVariant { kernel, tokens, cluster })
     };
     let long = [(LinearKernel::Decode, (64, 8)), (LinearKernel::Prefill, (128, 2))]
-        .map(|tile| linear((512, 28672, 1, 16, thirds), tile, DataType::Bf16));
+        .map(|tile| linear((512, 28672, 1, 16, m3), tile, DataType::Bf16));
     let short = tiles.enumerate().flat_map(move |(at, tile)| {
         [at % 4, (at + 1) % 4].map(|shape| linear(shapes[shape], tile, DataType::ALL[(at + shape) % 3]))
     });

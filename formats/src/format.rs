@@ -65,8 +65,8 @@ impl Format {
                 kind: Kind::Float(Minifloat::E2M1),
                 onnx_type: Some(23),
                 ladders: &[
-                    ExactLadder { ladder: Ladder::Octaves, max_shift: 14, exponent: 6 },
-                    ExactLadder { ladder: Ladder::Thirds, max_shift: 15, exponent: 5 },
+                    ExactLadder { ladder: Ladder::M2, max_shift: 14, exponent: 6 },
+                    ExactLadder { ladder: Ladder::M3, max_shift: 15, exponent: 5 },
                 ],
             },
             Self::E3M0 => Properties {
@@ -75,7 +75,7 @@ impl Format {
                 is_implied: false,
                 kind: Kind::Float(Minifloat::E3M0),
                 onnx_type: None,
-                ladders: &[ExactLadder { ladder: Ladder::Octaves, max_shift: 11, exponent: 4 }],
+                ladders: &[ExactLadder { ladder: Ladder::M2, max_shift: 11, exponent: 4 }],
             },
             Self::E4M3 => Properties {
                 name: "e4m3",

@@ -4,8 +4,8 @@ use std::fmt;
 
 use crate::Format;
 
-/// The factors that a group's scale may differ from the scale of its row by, in descending order: geometric by octaves,
-/// with one or three steps in each.
+/// The factors that a group's scale may differ from the scale of its row by, in descending order, with one or three
+/// in each octave (a factor of 2); named after the constraint on scales that yields them.
 ///
 /// Every value of the format times every factor, times one power of two for the whole ladder, is exact in E4M3: a
 /// kernel reads the weight of a group as E4M3 from a table and is left with one factor for the row.
@@ -13,21 +13,21 @@ use crate::Format;
 pub enum Ladder {
     /// 1, 1/2, 1/4, ...: the shifts of ZeroQuant-FP's M2.
     #[default]
-    Octaves,
+    M2,
     /// 3/2, 5/4, 1, 3/4, 5/8, 1/2, ...: the only factors between powers of two by which the significands 1 and 3/2 of E2M1
     /// stay within the three mantissa bits of E4M3.
-    Thirds,
+    M3,
 }
 
 impl Ladder {
     /// Every ladder.
-    pub const ALL: [Self; 2] = [Self::Octaves, Self::Thirds];
+    pub const ALL: [Self; 2] = [Self::M2, Self::M3];
 
     /// The factors of the first octave, descending.
     pub const fn octave(self) -> &'static [f32] {
         match self {
-            Self::Octaves => &[1.0],
-            Self::Thirds => &[1.5, 1.25, 1.0],
+            Self::M2 => &[1.0],
+            Self::M3 => &[1.5, 1.25, 1.0],
         }
     }
 
@@ -41,8 +41,8 @@ impl Ladder {
     /// The largest step at which every value of `format` is exact in E4M3, at most 15 so that a step fits 4 bits; `None`
     /// when there is no such ladder.
     ///
-    /// With octaves, E2M1 values times `2^(6 - step)` are exact up to step 14 and E3M0 values times `2^(4 - step)` up to
-    /// 11; with thirds, E2M1 values times `2^5` and the factor up to 15.
+    /// With M2, E2M1 values times `2^(6 - step)` are exact up to step 14 and E3M0 values times `2^(4 - step)` up to
+    /// 11; with M3, E2M1 values times `2^5` and the factor up to 15.
     pub const fn max_shift(self, format: Format) -> Option<u8> {
         match format.exact_ladder(self) {
             Some((max_shift, _)) => Some(max_shift),
@@ -51,7 +51,7 @@ impl Ladder {
     }
 
     /// The exponent of the power of two by which the whole ladder is multiplied to lie in E4M3: 6 (E2M1) or 4 (E3M0) with
-    /// octaves, 5 with thirds.
+    /// M2, 5 with M3.
     pub const fn e4m3_exponent(self, format: Format) -> Option<i32> {
         match format.exact_ladder(self) {
             Some((_, exponent)) => Some(exponent),
@@ -63,8 +63,8 @@ impl Ladder {
 impl fmt::Display for Ladder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Self::Octaves => "octaves",
-            Self::Thirds => "thirds",
+            Self::M2 => "m2",
+            Self::M3 => "m3",
         })
     }
 }

@@ -1,6 +1,6 @@
 //! The functions of domain `ai.zqc` by name: what a compiled model calls, and what a kernel library answers to.
 //!
-//! A layer is one call, of `W4A8Linear`, `W4A8Linear_Thirds_LowRank`, `W8A16Linear_Int8` ... The name says what the layer
+//! A layer is one call, of `W4A8Linear`, `W4A8Linear_M3_LowRank`, `W8A16Linear_Int8` ... The name says what the layer
 //! consists of. `W4` or `W8` are the bits of the weight, `A8` those of the activation, `A16` stands for one in float, of
 //! whatever width. What follows `Linear`, each after an underscore and in this order, is what differs from E2M1 or E4M3
 //! weights with a scale for every group, E4M3 activations and no low-rank branch:
@@ -8,7 +8,7 @@
 //! | part | |
 //! |---|---|
 //! | `E3M0` `E5M2` `Int4` `Int8` | format of the weight |
-//! | `Octaves` `Thirds` | group scales are steps of that ladder below the scale of the row |
+//! | `M2` `M3` | group scales are steps of that ladder below the scale of the row |
 //! | `ZeroPoints` | every group has a zero point |
 //! | `ActE5M2` `ActInt8` | format of the activation |
 //! | `LowRank` `LowRankBf16` | low-rank branch with E4M3 or bfloat16 factors |
@@ -127,7 +127,7 @@ impl WeightKind {
         }
     }
 
-    /// The name of the function that yields the float weight: `DequantizeE2M1_Thirds`.
+    /// The name of the function that yields the float weight: `DequantizeE2M1_M3`.
     pub fn dequantize_function(self) -> String {
         format!("Dequantize{}{}", self.format.spelling(), self.suffix())
     }
@@ -145,8 +145,8 @@ impl WeightKind {
     const fn suffix(self) -> &'static str {
         match self.extra {
             None => "",
-            Some(Extra::Shifts(Ladder::Octaves)) => "_Octaves",
-            Some(Extra::Shifts(Ladder::Thirds)) => "_Thirds",
+            Some(Extra::Shifts(Ladder::M2)) => "_M2",
+            Some(Extra::Shifts(Ladder::M3)) => "_M3",
             Some(Extra::ZeroPoints) => "_ZeroPoints",
         }
     }
@@ -264,7 +264,7 @@ mod tests {
         let parts = [
             &["W4A8Linear", "W8A8Linear", "W4A16Linear", "W8A16Linear"][..],
             &["", "_E2M1", "_E3M0", "_E4M3", "_E5M2", "_Int4", "_Int8"],
-            &["", "_Octaves", "_Thirds", "_ZeroPoints"],
+            &["", "_M2", "_M3", "_ZeroPoints"],
             &["", "_ActE4M3", "_ActE5M2", "_ActInt8"],
             &["", "_LowRank", "_LowRankBf16"],
             &["", "_TransB"],
@@ -276,7 +276,7 @@ mod tests {
         assert_eq!(parsed.len(), Signature::all().count(), "each name is one of these, and none means two");
         let known = [
             "W4A8Linear",
-            "W4A8Linear_Thirds_LowRank",
+            "W4A8Linear_M3_LowRank",
             "W8A8Linear_Int8_ActInt8",
             "W8A16Linear",
             "W8A8Linear_TransB",
@@ -288,11 +288,11 @@ mod tests {
             "",
             "w4a8linear",
             "W4A8Linear_",
-            "W4A8Linear_LowRank_Octaves",
+            "W4A8Linear_LowRank_M2",
             "W4A8Linear_Int8",
-            "W8A8Linear_Octaves",
+            "W8A8Linear_M2",
             "W4A8Linear_ZeroPoints",
-            "W4A8Linear_Thirds_TransB",
+            "W4A8Linear_M3_TransB",
             "W8A8Linear_Int8_ZeroPoints_TransB",
         ];
         assert!(unknown.into_iter().all(|name| Signature::parse(name).is_none()));

@@ -30,9 +30,9 @@ impl<'m> Functions<'m> {
         self.by_name.get(&(node.domain(), node.op_type(), node.overload())).copied()
     }
 
-    /// Functions that call each other in a circle, which ONNX forbids: the names on the way from one of them back to itself;
+    /// Functions that call each other in a cycle, which ONNX forbids: the names on the way from one of them back to itself;
     /// `None` when there are none.
-    pub fn circle(&self) -> Option<Vec<String>> {
+    pub fn cycle(&self) -> Option<Vec<String>> {
         #[derive(Clone, Copy, PartialEq)]
         enum Mark {
             Unseen,
@@ -113,26 +113,23 @@ mod tests {
 
     #[test]
     fn a_circle_is_named_from_function_to_function() {
-        let circle = |functions: &[FunctionProto]| Functions::new(functions).circle();
-        assert_eq!(
-            circle(&[function("a", &["a"])]),
-            Some(vec!["user::a".to_string(), "user::a".to_string()])
-        );
+        let cycle = |functions: &[FunctionProto]| Functions::new(functions).cycle();
+        assert_eq!(cycle(&[function("a", &["a"])]), Some(vec!["user::a".to_string(), "user::a".to_string()]));
         let two = [function("start", &["a"]), function("a", &["Relu", "b"]), function("b", &["a"])];
-        assert_eq!(circle(&two).unwrap().join(" "), "user::a user::b user::a");
+        assert_eq!(cycle(&two).unwrap().join(" "), "user::a user::b user::a");
         let mut inside = function("a", &[]);
         let body = GraphProto { node: vec![node("a")], ..Default::default() };
         let branch = AttributeProto { g: Some(body), ..Default::default() };
         inside.node = vec![NodeProto { attribute: vec![branch], ..node("If") }];
-        assert!(circle(&[inside]).is_some());
+        assert!(cycle(&[inside]).is_some());
         let overloads = [
             FunctionProto { overload: Some("1".to_string()), ..function("a", &["a"]) },
             function("a", &["Relu", "b", "b"]),
             function("b", &["Relu"]),
         ];
-        assert_eq!(circle(&overloads), None);
+        assert_eq!(cycle(&overloads), None);
         let chain: Vec<_> =
             (0..100_000).map(|i| function(&format!("f{i}"), &[&format!("f{}", i + 1)])).collect();
-        assert_eq!(circle(&chain), None);
+        assert_eq!(cycle(&chain), None);
     }
 }

@@ -128,20 +128,22 @@ impl Codes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GroupScales {
-    /// The row is one group, of step 0 of [`Ladder::Octaves`].
+    /// The row is one group, of step 0 of [`Ladder::M2`].
     Row,
-    /// Groups lie on [`Ladder::Octaves`].
-    Octaves,
-    /// Groups lie on [`Ladder::Thirds`].
-    Thirds,
+    /// Groups lie on [`Ladder::M2`]; packages before 28 November 2026 have another word for it.
+    #[serde(alias = "octaves")]
+    M2,
+    /// Groups lie on [`Ladder::M3`]; as above.
+    #[serde(alias = "thirds")]
+    M3,
 }
 
 impl GroupScales {
     /// The ladder that steps are counted on.
     pub fn ladder(self) -> Ladder {
         match self {
-            Self::Row | Self::Octaves => Ladder::Octaves,
-            Self::Thirds => Ladder::Thirds,
+            Self::Row | Self::M2 => Ladder::M2,
+            Self::M3 => Ladder::M3,
         }
     }
 }
@@ -149,8 +151,8 @@ impl GroupScales {
 impl From<Ladder> for GroupScales {
     fn from(ladder: Ladder) -> Self {
         match ladder {
-            Ladder::Octaves => Self::Octaves,
-            Ladder::Thirds => Self::Thirds,
+            Ladder::M2 => Self::M2,
+            Ladder::M3 => Self::M3,
         }
     }
 }

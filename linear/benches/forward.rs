@@ -11,9 +11,9 @@ use zqc_linear::{
 };
 
 const SHAPES: [(usize, usize, Weight); 5] = [
-    (576, 1536, Weight::Thirds),
-    (2048, 2048, Weight::Thirds),
-    (4096, 4096, Weight::Thirds),
+    (576, 1536, Weight::Fp4),
+    (2048, 2048, Weight::Fp4),
+    (4096, 4096, Weight::Fp4),
     (576, 49152, Weight::E4M3),
     (2048, 2048, Weight::E4M3),
 ];
@@ -27,8 +27,8 @@ const COLD: usize = 400 << 20;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Weight {
-    /// The default: E2M1 in groups of 64, steps of thirds, a low-rank branch.
-    Thirds,
+    /// The default: E2M1 in groups of 64 under M3, a low-rank branch.
+    Fp4,
     /// A head in FP8: one scale a row.
     E4M3,
 }
@@ -60,8 +60,8 @@ fn main() {
         "K x N", "weight", "M", "isa", "us", "GFLOP/s", "GB/s codes"
     );
     for (k, n, weight) in SHAPES {
-        let groups = if weight == Weight::Thirds { k.div_ceil(GROUP_SIZE) } else { 1 };
-        let codes = bytes(if weight == Weight::Thirds { k * n / 2 } else { k * n });
+        let groups = if weight == Weight::Fp4 { k.div_ceil(GROUP_SIZE) } else { 1 };
+        let codes = bytes(if weight == Weight::Fp4 { k * n / 2 } else { k * n });
         let (shifts, down, up) = (bytes(groups * n / 2), bytes(k * RANK), bytes(RANK * n));
         let (scales, rank_scales) = (vec![0.01; n], vec![0.001; RANK]);
         let branch =
@@ -71,15 +71,11 @@ fn main() {
             n,
             group_size: k.div_ceil(groups),
             layout: Layout::InputMajor,
-            format: if weight == Weight::Thirds { Format::E2M1 } else { Format::E4M3 },
+            format: if weight == Weight::Fp4 { Format::E2M1 } else { Format::E4M3 },
             codes: &codes,
             scales: &scales,
-            extra: if weight == Weight::Thirds {
-                Extra::Shifts(Ladder::Thirds, &shifts)
-            } else {
-                Extra::None
-            },
-            low_rank: (weight == Weight::Thirds).then_some(branch),
+            extra: if weight == Weight::Fp4 { Extra::Shifts(Ladder::M3, &shifts) } else { Extra::None },
+            low_rank: (weight == Weight::Fp4).then_some(branch),
             bias: None,
         };
         let copies = COLD.div_ceil(codes.len()).min(64);

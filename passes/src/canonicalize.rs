@@ -1,9 +1,9 @@
 //! Every form in which exporters write a linear layer becomes [`Op::Linear`].
 
 mod convolution;
-mod foreign;
 mod operand;
 mod rearranged;
+mod unsupported;
 
 use zqc_ir::graph::{Port, Use};
 use zqc_ir::op::attribute::ints;
@@ -33,7 +33,7 @@ use rearranged::{Arrangement, Rearranged};
 ///
 /// A constant bias is taken in, be it the third operand of `Gemm` or `Conv` or an `Add` that is the only reader of the
 /// product. `Reshape` nodes around a `Gemm` stay: the layer then works on the two-dimensional rows between them. Where a
-/// `Gemm` transposes its activation, a `Transpose` does it before the layer; around a convolution with a window of 1, which
+/// `Gemm` transposes its activation, a `Transpose` does it before the layer; around a 1x1 convolution, which
 /// is a linear layer over the channels, one brings the channels to the end and another brings them back, and so they do
 /// around a product that has its matrix on the left.
 ///
@@ -66,7 +66,7 @@ impl Pass for Canonicalize {
         for id in order {
             let node = graph.node(id);
             let Some(product) = Product::recognize(graph, id, self.requantize) else {
-                match foreign::reason(model, id) {
+                match unsupported::reason(model, id) {
                     Some((weight, reason)) => {
                         context.observer.layer_kept(&paths.issue(graph, node, weight), &reason)
                     }
@@ -94,7 +94,7 @@ impl Pass for Canonicalize {
         }
         // After the layers, whose names these do not change.
         for id in others {
-            if let Some((weight, reason)) = foreign::other(model, id, &folded) {
+            if let Some((weight, reason)) = unsupported::other(model, id, &folded) {
                 context.observer.layer_kept(&paths.issue(graph, graph.node(id), weight), &reason);
             }
         }

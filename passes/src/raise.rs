@@ -44,6 +44,12 @@ impl Pass for RaisePortable {
                 ),
             });
         }
+        if let Some(old) = model.header.functions.iter().find(|function| own::is_old(function)) {
+            return Err(PassError::Unsupported {
+                what: format!("the model calls {}, as zqc named it before 28 November 2026", label(old)),
+                way_out: "compile the float model again; the file itself runs as before".to_string(),
+            });
+        }
         let Some(version) = opset::version(&model.header.opset_import, FUNCTION_DOMAIN) else {
             return Ok(Patch::default());
         };

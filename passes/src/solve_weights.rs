@@ -21,7 +21,7 @@ use zqc_runtime::{Array, Interpreter, RunError};
 use crate::pass::{Context, Observer, Pass, PassError};
 use crate::record::LayerRecord;
 use gather::{Gathered, Gathering, Sample, inputs_of};
-use layer::{Evidence, Prepared, Weight};
+use layer::{LayerStats, Prepared, Weight};
 use reach::Blocked;
 
 pub use calibration::{Calibration, Checkpoints, HessianSource};
@@ -220,7 +220,7 @@ impl<'a> Solver<'a> {
         if !self.solved.contains_key(&layer.key) {
             let started = Instant::now();
             let weight = weight(self.model, layer)?;
-            let solution = solve(self.recipe, layer, &weight, Evidence::default())?;
+            let solution = solve(self.recipe, layer, &weight, LayerStats::default())?;
             self.store(layer, 0, &weight, solution, started.elapsed().as_secs_f64(), observer)?;
         }
         self.replace(layer);
@@ -257,13 +257,13 @@ impl<'a> Solver<'a> {
                 let ready = Prepared::new(tokens, self.recipe, calibration.corrects()).map_err(failed)?;
                 prepared.insert(inputs.clone(), ready);
             }
-            let evidence = Evidence {
+            let stats = LayerStats {
                 prepared: Some(&prepared[&inputs]),
-                lack: gathered.lacks.get(&layer.key),
-                share: calibration.propagation,
+                residual: gathered.residuals.get(&layer.key),
+                propagation: calibration.propagation,
             };
             let weight = &weights[&layer.key];
-            let solution = solve(self.recipe, layer, weight, evidence)?;
+            let solution = solve(self.recipe, layer, weight, stats)?;
             self.store(layer, stage, weight, solution, started.elapsed().as_secs_f64(), observer)?;
         }
         Ok(())
@@ -343,10 +343,10 @@ fn go_on(observer: &dyn Observer) -> Result<(), PassError> {
 }
 
 /// Solves the weight `[N, K]` of a layer.
-fn solve(recipe: &Recipe, layer: &Layer, weight: &[f32], evidence: Evidence) -> Result<Solution, PassError> {
+fn solve(recipe: &Recipe, layer: &Layer, weight: &[f32], stats: LayerStats) -> Result<Solution, PassError> {
     let values = Weight { values: weight, rows: layer.linear.n, cols: layer.linear.k };
     let failed = |source| PassError::Solve { layer: layer.linear.layer.clone(), source };
-    recipe.solve(values, evidence).map_err(failed)
+    recipe.solve(values, stats).map_err(failed)
 }
 
 /// The layer's weight as rows `[N, K]`.

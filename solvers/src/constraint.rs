@@ -23,7 +23,7 @@ pub enum ScaleConstraint {
     M1(Snap),
     /// Every scale is a power of two times the scale of the row.
     M2(Snap),
-    /// Every scale is a step of [`Ladder::Thirds`] times the scale of the row; searched.
+    /// Every scale is a step of [`Ladder::M3`] times the scale of the row; searched.
     M3,
 }
 
@@ -64,8 +64,8 @@ impl ScaleConstraint {
     pub fn ladder(self) -> Option<Ladder> {
         match self {
             Self::None => None,
-            Self::M1(_) | Self::M2(_) => Some(Ladder::Octaves),
-            Self::M3 => Some(Ladder::Thirds),
+            Self::M1(_) | Self::M2(_) => Some(Ladder::M2),
+            Self::M3 => Some(Ladder::M3),
         }
     }
 

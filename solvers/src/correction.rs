@@ -95,8 +95,8 @@ impl Correction {
         Ok(Self { k, mean, factor })
     }
 
-    /// `weight` `[rows, K]` moved by `share` of the way to the one whose output compensates `lack`:
-    /// `W + share ((H + λhI)⁻¹ XᵀY)ᵀ`.
+    /// `weight` `[rows, K]` moved by `propagation` of the way to the one whose output compensates `residual`:
+    /// `W + propagation ((H + λhI)⁻¹ XᵀY)ᵀ`.
     ///
     /// # Errors
     ///
@@ -106,11 +106,11 @@ impl Correction {
         &self,
         weight: &[f32],
         rows: usize,
-        lack: &CrossMoment,
-        share: f64,
+        residual: &CrossMoment,
+        propagation: f64,
     ) -> Result<Vec<f32>, SolveError> {
         check_weight(weight, rows, self.k)?;
-        check_length("the cross moment", lack.sums.len(), weight.len())?;
+        check_length("the cross moment", residual.sums.len(), weight.len())?;
         // Row-major `[K, N]` is column-major `[N, K]`; the solver wants a column a right-hand side.
         let (k, factor) = (self.k, MatRef::from_column_major_slice(&self.factor, self.k, self.k));
         let mut corrected = weight.to_vec();
@@ -118,7 +118,7 @@ impl Correction {
             let outputs = task * FEATURES..task * FEATURES + weight.len() / k;
             let mut solution: Vec<f64> = outputs
                 .clone()
-                .flat_map(|output| lack.sums[output..].iter().step_by(rows))
+                .flat_map(|output| residual.sums[output..].iter().step_by(rows))
                 .map(|sum| sum / self.mean)
                 .collect();
             let scratch = solve_in_place_scratch::<f64>(k, outputs.len(), Par::Seq);
@@ -129,7 +129,7 @@ impl Correction {
                 MemStack::new(&mut MemBuffer::new(scratch)),
             );
             for (weight, step) in weight.iter_mut().zip(solution) {
-                *weight = (f64::from(*weight) + share * step) as f32;
+                *weight = (f64::from(*weight) + propagation * step) as f32;
             }
         });
         if corrected.iter().all(|value| value.is_finite()) {

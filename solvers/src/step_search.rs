@@ -73,8 +73,8 @@ impl StepSearch {
     fn row_scales(&self) -> u8 {
         match self.ladder {
             _ if self.power_of_two => 1,
-            Ladder::Octaves => 48,
-            Ladder::Thirds => 12,
+            Ladder::M2 => 48,
+            Ladder::M3 => 12,
         }
     }
 

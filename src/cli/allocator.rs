@@ -1,4 +1,4 @@
-//! Memory that cannot be had: the process ends with a message and an exit code.
+//! Out of memory: the process ends with a message and an exit code.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::Write;

@@ -60,7 +60,7 @@ fn print_lines(bar: ProgressBar, interval: Duration, line: impl Fn(String) + Sen
             }
         }
     };
-    // Where no thread can be had, there are no lines.
+    // Where no thread can be started, there are no lines.
     let _ = std::thread::Builder::new().name("progress".to_string()).spawn(lines);
     end
 }

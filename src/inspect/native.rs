@@ -59,7 +59,7 @@ fn layer(graph: &Graph, id: NodeId) -> Option<(LinearSummary, Option<Branch>)> {
     let row_scales = producer(graph, scales, "DequantizeLinear");
     let mut bits = bits_read(graph, weight) + row_scales.map_or(0.0, |node| bits_read(graph, node));
     let mut following = only_reader(graph, product);
-    if let Some(scaled) = following.filter(|node| ladder == Some(Ladder::Octaves) && is(node, "Mul")) {
+    if let Some(scaled) = following.filter(|node| ladder == Some(Ladder::M2) && is(node, "Mul")) {
         bits += bits_read(graph, scaled);
         following = only_reader(graph, scaled);
     }
@@ -102,9 +102,9 @@ impl Branch {
 /// What the scales of groups are steps of, if they are.
 fn ladder(graph: &Graph, scales: ValueId) -> Option<Ladder> {
     match graph.constant(scales) {
-        Some(scales) if scales.dtype() == Ok(DataType::Float8e8m0) => Some(Ladder::Octaves),
+        Some(scales) if scales.dtype() == Ok(DataType::Float8e8m0) => Some(Ladder::M2),
         Some(_) => None,
-        None => producer(graph, scales, "DequantizeLinear").map(|_| Ladder::Thirds),
+        None => producer(graph, scales, "DequantizeLinear").map(|_| Ladder::M3),
     }
 }
 

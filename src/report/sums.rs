@@ -29,7 +29,7 @@ impl Report {
         }
         if let [first, ..] = &self.requantized[..] {
             self.warnings.push(format!(
-                "{} layers are quantized for the second time, {} from {}: what the first rounding lost stays lost",
+                "{} layers are quantized for the second time, {} from {}: the error of the first quantization is not recoverable",
                 self.requantized.len(),
                 first.layer,
                 first.from

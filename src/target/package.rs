@@ -41,7 +41,7 @@ impl Target for CudaPackage {
             return refused("--group-size", &options.group_size, way_out);
         }
         if options.group_size > 0 && grouping.constraint.ladder().is_none() {
-            let has_m3 = Ladder::Thirds.max_shift(options.weights.format).is_some();
+            let has_m3 = Ladder::M3.max_shift(options.weights.format).is_some();
             let constraint = if has_m3 { "m3" } else { "m2" };
             let way_out = format!("--scale {constraint}, or --group-size 0 for one scale a row");
             return refused("--scale", &grouping.constraint.word(), &way_out);

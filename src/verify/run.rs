@@ -15,14 +15,14 @@ pub type Inputs = Vec<(String, Array)>;
 
 /// Tokens of the run.
 const TOKENS: usize = 8;
-/// Inputs with more values are not made up.
+/// Inputs with more values are not synthesized.
 const MOST_VALUES: usize = 1 << 22;
-/// A loop that goes on after so many turns is not run to its end: it may wait for something that made-up inputs never hold.
+/// A loop that goes on after so many turns is not run to its end: it may wait for something that synthesized inputs never hold.
 const TURNS: usize = 256;
 /// Two orders of the same additions may differ by this share; a wrong operand or connection differs by far more.
 const TOLERANCE: f64 = 0.01;
 
-/// Inputs of the run, by name: those of a calibration sample, or else made up.
+/// Inputs of the run, by name: those of a calibration sample, or else synthesized.
 ///
 /// A sample in which all follows from the token ids is cut to a few. What a model without samples asks for beside token ids is small
 /// numbers: they say nothing of its quality, which is not what is looked at.
@@ -38,7 +38,7 @@ pub(super) fn inputs(model: &Model, sample: Option<&Inputs>) -> Result<Inputs, E
         match make_inputs(&specs, &given) {
             Err(InputError::Missing { name, .. }) if !given.contains_key(&name) => {
                 let spec = specs.iter().find(|spec| spec.name == name);
-                given.extend(spec.map(|spec| Ok::<_, InputError>((name, made_up(spec)?))).transpose()?);
+                given.extend(spec.map(|spec| Ok::<_, InputError>((name, synthesize(spec)?))).transpose()?);
             }
             inputs => return Ok(inputs?),
         }
@@ -56,7 +56,7 @@ fn cut(specs: &[InputSpec], sample: &Inputs) -> Option<Inputs> {
 }
 
 /// Small numbers in the shape of an input, whose open dimensions become 1 in front and a few tokens elsewhere.
-fn made_up(spec: &InputSpec) -> Result<Array, InputError> {
+fn synthesize(spec: &InputSpec) -> Result<Array, InputError> {
     let missing = || InputError::Missing {
         name: spec.name.clone(),
         spec: spec.to_string(),

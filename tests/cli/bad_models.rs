@@ -89,7 +89,7 @@ fn dimensions_that_overflow() {
 #[test]
 fn cyclic() {
     let proto = one_layer_with(|graph| graph.node[0].input[0] = "y".to_string());
-    refuse(&proto, &["model.onnx: ", "circle", "MatMul \"/proj/MatMul\"", "Add \"sum\""]);
+    refuse(&proto, &["model.onnx: ", "cycle", "MatMul \"/proj/MatMul\"", "Add \"sum\""]);
 }
 
 #[test]
@@ -127,9 +127,9 @@ fn nothing_but_a_header() {
 #[test]
 fn functions_without_end() {
     let itself = one_layer_calling(vec![function("user", "Itself", &[("user", "Itself")])]);
-    refuse(&itself, &["model.onnx: ", "circle: user::Itself -> user::Itself"]);
+    refuse(&itself, &["model.onnx: ", "cycle: user::Itself -> user::Itself"]);
     let two = [function("user", "A", &[("", "Neg"), ("user", "B")]), function("user", "B", &[("user", "A")])];
-    refuse(&one_layer_calling(two.to_vec()), &["model.onnx: ", "circle: user::A -> user::B -> user::A"]);
+    refuse(&one_layer_calling(two.to_vec()), &["model.onnx: ", "cycle: user::A -> user::B -> user::A"]);
 }
 
 #[test]

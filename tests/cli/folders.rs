@@ -202,7 +202,7 @@ fn an_earlier_result_in_the_folder_does_not_go_along() {
 
 #[cfg(unix)]
 #[test]
-fn links_in_a_circle_are_not_followed() {
+fn links_in_a_cycle_are_not_followed() {
     use std::os::unix::fs::symlink;
 
     let bench = Bench::new();

@@ -13,7 +13,6 @@ mod faults;
 mod folders;
 mod formats;
 mod kills;
-mod made_up_inputs;
 mod models;
 mod odd_models;
 mod packages;
@@ -23,4 +22,5 @@ mod results;
 mod resume;
 #[path = "../support/mod.rs"]
 mod support;
+mod synthesized_inputs;
 mod usage;

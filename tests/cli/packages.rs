@@ -186,12 +186,12 @@ fn options_that_kernels_cannot_take() {
 #[test]
 fn every_kind_of_weight_that_kernels_take() {
     for (options, format, scales, group_size) in [
-        (&["--group-size", "32"][..], "e2m1", "thirds", 32),
-        (&["--group-size", "256"], "e2m1", "thirds", 64),
-        (&["--scale", "m2", "--lorc-rank", "0", "--lorc-factors", "bf16"], "e2m1", "octaves", 64),
-        (&["--scale", "m1", "--group-size", "0"], "e2m1", "octaves", 64),
+        (&["--group-size", "32"][..], "e2m1", "m3", 32),
+        (&["--group-size", "256"], "e2m1", "m3", 64),
+        (&["--scale", "m2", "--lorc-rank", "0", "--lorc-factors", "bf16"], "e2m1", "m2", 64),
+        (&["--scale", "m1", "--group-size", "0"], "e2m1", "m2", 64),
         (&["--scale", "none", "--group-size", "0"], "e2m1", "grouped", 64),
-        (&["--weights", "e3m0", "--scale", "m2", "--group-size", "32"], "e3m0", "octaves", 32),
+        (&["--weights", "e3m0", "--scale", "m2", "--group-size", "32"], "e3m0", "m2", 32),
         (&["--weights", "e3m0", "--group-size", "0"], "e3m0", "grouped", 64),
     ] {
         let bench = Bench::new();

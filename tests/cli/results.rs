@@ -313,13 +313,13 @@ fn what_was_verified_is_said() {
     let bench = Bench::new();
     let (model, half) = (tiny("model.onnx"), bench.path("half.onnx"));
     let run =
-        "verified: the file reads back as it was to be, and its outputs are those of the quantized model";
+        "verified: the file was read back and matches, and its outputs are those of the quantized model";
     let (_, stderr) = bench.compile(&model, &half, &["--method", "rtn", "--only", "q_proj"]);
     assert!(stderr.contains(run), "{stderr}");
     let (_, stderr) = bench.compile(&half, &bench.output(), &["--method", "rtn"]);
     assert!(stderr.contains(run), "layers of two runs: {stderr}");
     let (_, stderr) = bench.compile(&model, &bench.output(), &["--method", "rtn", "--target", "native"]);
-    assert!(stderr.contains("verified: the file reads back as it was to be\n"), "{stderr}");
+    assert!(stderr.contains("verified: the file was read back and matches\n"), "{stderr}");
     let (_, stderr) = bench.compile(&model, &bench.output(), &["--method", "rtn", "--no-verify"]);
     assert!(!stderr.contains("verified"), "{stderr}");
 }

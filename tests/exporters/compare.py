@@ -9,7 +9,7 @@ import onnxruntime as ort
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64, "tensor(int32)": np.int32,
          "tensor(bool)": np.bool_, "tensor(double)": np.float64}
 CACHES = [("input.past_key_values", "output.past_key_values"), ("past_key_values", "present"), ("past", "present")]
-ENCODER = 16  # tokens of a made-up encoder
+ENCODER = 16  # tokens of a synthesized encoder
 WIDTH = 32  # of the heads of every checkpoint whose exports leave it open
 
 

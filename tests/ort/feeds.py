@@ -1,4 +1,4 @@
-"""Inputs of exported language models, made up as their exporters mean them."""
+"""Inputs of exported language models, synthesized as their exporters mean them."""
 import json
 from pathlib import Path
 

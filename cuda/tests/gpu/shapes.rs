@@ -10,16 +10,16 @@ fn layers_of_all_shapes() {
         Spec::new(8, 72, 0, 0),
         Spec::new(8, 72, 32, 8).bias(),
         Spec::new(130, 77, 32, 0),
-        Spec::new(64, 128, 64, 16).thirds(),
+        Spec::new(64, 128, 64, 16).m3(),
         Spec::new(200, 264, 64, 0).bias(),
         Spec::new(256, 512, 128, 40),
-        Spec::new(384, 576, 128, 8).bias().thirds(),
+        Spec::new(384, 576, 128, 8).bias().m3(),
         Spec::new(136, 640, 256, 16).e3m0(),
         Spec::new(5, 1000, 0, 40).bias(),
         Spec::new(500, 1536, 128, 0).bias(),
-        Spec::new(128, 2048, 512, 24).thirds(),
+        Spec::new(128, 2048, 512, 24).m3(),
         Spec::new(72, 4104, 32, 16).bias().e3m0(),
-        Spec::new(40, 16_520, 128, 16).thirds(),
+        Spec::new(40, 16_520, 128, 16).m3(),
     ];
     let work = AtomicUsize::new(0);
     // Compilation is most of the time, and threads also show that a device can be shared.
@@ -56,7 +56,7 @@ fn layers_that_share_an_input() {
         Spec::new(256, 576, 128, 16),
         Spec::new(64, 576, 128, 40).bias(),
         Spec::new(72, 576, 64, 0),
-        Spec::new(192, 576, 0, 8).thirds(),
+        Spec::new(192, 576, 0, 8).m3(),
     ];
     let mut group = |name: &str| -> Vec<LayerParts> {
         let specs = specs.iter().enumerate();

@@ -49,15 +49,15 @@ pub struct Spec {
 
 impl Spec {
     pub const fn new(n: usize, k: usize, group_size: usize, rank: usize) -> Self {
-        Self { n, k, group_size, rank, bias: false, format: Format::E2M1, ladder: Ladder::Octaves }
+        Self { n, k, group_size, rank, bias: false, format: Format::E2M1, ladder: Ladder::M2 }
     }
 
     pub const fn bias(self) -> Self {
         Self { bias: true, ..self }
     }
 
-    pub const fn thirds(self) -> Self {
-        Self { ladder: Ladder::Thirds, ..self }
+    pub const fn m3(self) -> Self {
+        Self { ladder: Ladder::M3, ..self }
     }
 
     pub const fn e3m0(self) -> Self {

@@ -1,11 +1,11 @@
 use zqc_formats::FormatError;
 use zqc_formats::{Format, Ladder, QuantizedMatrix, Scales};
 
-fn octaves(rows: Vec<f32>, shifts: &[u8]) -> Scales {
-    Scales::Shifted { ladder: Ladder::Octaves, rows, shifts: shifts.to_vec() }
+fn m2(rows: Vec<f32>, shifts: &[u8]) -> Scales {
+    Scales::Shifted { ladder: Ladder::M2, rows, shifts: shifts.to_vec() }
 }
 
-/// Two rows of five E2M1 weights in groups of two, scales shifted by octaves.
+/// Two rows of five E2M1 weights in groups of two, scales shifted under M2.
 fn shifted() -> QuantizedMatrix {
     QuantizedMatrix {
         format: Format::E2M1,
@@ -13,7 +13,7 @@ fn shifted() -> QuantizedMatrix {
         cols: 5,
         group_size: 2,
         codes: vec![2, 7, 10, 1, 15, 4, 5, 6, 0, 3],
-        scales: octaves(vec![3.0, 0.5], &[0, 1, 14, 2, 0, 3]),
+        scales: m2(vec![3.0, 0.5], &[0, 1, 14, 2, 0, 3]),
         zero_points: None,
     }
 }
@@ -26,7 +26,7 @@ fn a_shift_lowers_the_scale_of_the_row() {
     let expected = [3.0, 18.0, -1.5, 0.75, -18.0 / 16384.0, 0.25, 0.375, 2.0, 0.0, 0.09375];
     assert_eq!(matrix.dequantize(), expected);
     assert_eq!(matrix.bits_per_weight(), 4.0 + (2.0 * 32.0 + 6.0 * 4.0) / 10.0);
-    let scales = Scales::Shifted { ladder: Ladder::Thirds, rows: vec![8.0], shifts: vec![0, 1, 2, 3, 15] };
+    let scales = Scales::Shifted { ladder: Ladder::M3, rows: vec![8.0], shifts: vec![0, 1, 2, 3, 15] };
     assert_eq!(*scales.of_groups(), [12.0, 10.0, 8.0, 6.0, 0.375]);
 }
 
@@ -45,7 +45,7 @@ fn a_zero_point_is_the_code_of_zero() {
 
 #[test]
 fn parts_that_do_not_fit_are_named() {
-    let shifts = |shifts: &[u8]| octaves(vec![1.0; 2], shifts);
+    let shifts = |shifts: &[u8]| m2(vec![1.0; 2], shifts);
     let length = |what, expected, actual| FormatError::Length { what, expected, actual };
     let cases = [
         (QuantizedMatrix { rows: 0, ..shifted() }, FormatError::Empty { rows: 0, cols: 5 }),
@@ -59,7 +59,7 @@ fn parts_that_do_not_fit_are_named() {
         ),
         (
             QuantizedMatrix { format: Format::Int4, ..shifted() },
-            FormatError::Shifted { format: Format::Int4, ladder: Ladder::Octaves },
+            FormatError::Shifted { format: Format::Int4, ladder: Ladder::M2 },
         ),
         (
             QuantizedMatrix { zero_points: Some(vec![0; 6]), ..shifted() },

@@ -67,7 +67,7 @@ const WORDS: &[&[u8]] = &[
     b"\n",
 ];
 
-/// A model of token ids, and of an array that cannot be made up.
+/// A model of token ids, and of an array that cannot be synthesized.
 fn specs() -> [InputSpec; 2] {
     let symbol = |name: &str| Dimension::Symbolic(name.to_string());
     let ids = vec![symbol("batch"), symbol("tokens")];

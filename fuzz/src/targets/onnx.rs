@@ -41,7 +41,7 @@ const WORDS: &[&[u8]] = &[
     b"Scan",
     b"DequantizeLinear",
     b"QuantizeActivationE4M3",
-    b"W4A8Linear_Thirds_LowRank",
+    b"W4A8Linear_M3_LowRank",
     b"ai.zqc",
     b"ai.onnx",
     b"transA",

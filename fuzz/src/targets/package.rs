@@ -28,7 +28,7 @@ const WORDS: &[&[u8]] = &[
     b"steps_per_block",
     b"layers",
     b"activations",
-    b"thirds",
+    b"m3",
     b"row",
     b"ffffffffffffffff",
     b"2147483648",
@@ -59,7 +59,7 @@ fn layer(name: &str, rank: usize) -> LayerParts {
         cols,
         group_size,
         codes: (0..rows * cols).map(|at| at as u8 % 16).collect(),
-        scales: Scales::Shifted { ladder: Ladder::Thirds, rows: vec![0.5; rows], shifts: (0..16).collect() },
+        scales: Scales::Shifted { ladder: Ladder::M3, rows: vec![0.5; rows], shifts: (0..16).collect() },
         zero_points: None,
     };
     let factor = |count: usize| (0..count).map(|at| at as u8 % 120).collect();

@@ -43,8 +43,10 @@ impl Graph {
     }
 
     /// Removes a value that nothing reads, unless it is a result of the graph or an input that a caller may feed;
-    /// then what only it was computed from. The payloads of constants go with [`Graph::forget_gone`], all at once.
-    pub(crate) fn release(&mut self, value: ValueId) {
+    /// then what only it was computed from. The payloads of constants go with [`Graph::forget_gone`], all at once. The nodes
+    /// that went.
+    pub(crate) fn release(&mut self, value: ValueId) -> Vec<NodeId> {
+        let mut removed = Vec::new();
         let mut pending = vec![value];
         while let Some(value) = pending.pop() {
             if !self.uses(value).is_empty() || self.is_output(value) {
@@ -61,9 +63,11 @@ impl Graph {
                         self.value_mut(output).inferred = Type::default();
                     }
                     pending.extend(node.reads());
+                    removed.push(id);
                 }
             }
         }
+        removed
     }
 
     /// Forgets the payloads of values that are gone, and what the file says of them.

@@ -4,7 +4,7 @@ use super::{Graph, NodeId};
 
 /// Nodes that read each other's results in a cycle, by label.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("nodes read each other's results in a circle: {}", .0.join(" -> "))]
+#[error("nodes read each other's results in a cycle: {}", .0.join(" -> "))]
 pub struct Cycle(pub Vec<String>);
 
 impl Graph {

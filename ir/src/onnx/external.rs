@@ -12,7 +12,7 @@ use super::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, SparseTens
 use super::read::ModelError;
 use crate::tensor::{Tensor, is_external};
 
-/// Why a tensor's external data cannot be had.
+/// Why a tensor's external data cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // the messages name the fields
 pub enum ExternalError {

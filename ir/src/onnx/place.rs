@@ -84,7 +84,7 @@ impl Place {
 /// The path that a symbolic link leads to in the end, whether something is there or not; any other path as it is.
 ///
 /// # Errors
-/// When links lead in a circle.
+/// When links lead in a cycle.
 pub fn follow_links(path: &Path) -> io::Result<PathBuf> {
     let mut path: PathBuf = path.components().collect();
     for _ in 0..MOST_LINKS {

@@ -40,14 +40,14 @@ pub enum ModelError {
     /// A constant is broken.
     #[error("{tensor}: {source}; export the model again")]
     Tensor { tensor: String, source: TensorError },
-    /// A constant's external payload cannot be had.
+    /// A constant's external payload cannot be loaded.
     #[error("{tensor}: {source}")]
     External { tensor: String, source: ExternalError },
     /// Two definitions of one name.
     #[error("value \"{value}\" is defined twice; every value of an ONNX graph has one definition")]
     Redefined { value: String },
     /// Model-local functions that call each other without end.
-    #[error("functions call each other in a circle: {}; ONNX has no recursion, export the model again", .0.join(" -> "))]
+    #[error("functions call each other in a cycle: {}; ONNX has no recursion, export the model again", .0.join(" -> "))]
     RecursiveFunctions(Vec<String>),
     /// The graph breaks the rules of ONNX.
     #[error("this is not a valid ONNX graph: {0}")]
@@ -87,8 +87,8 @@ fn model_from_proto(mut header: ModelProto, files: ExternalFiles) -> Result<Mode
     if header.opset_import.is_empty() {
         return Err(ModelError::NotAModel { missing: "opset import" });
     }
-    if let Some(circle) = Functions::new(&header.functions).circle() {
-        return Err(ModelError::RecursiveFunctions(circle));
+    if let Some(cycle) = Functions::new(&header.functions).cycle() {
+        return Err(ModelError::RecursiveFunctions(cycle));
     }
     let mut graph = graph_from_proto(proto)?;
     graph.inputs_list_constants = header.ir_version() < 4;

@@ -13,15 +13,15 @@ use crate::verify::Fault;
 /// * a domain that is imported more than once, or that a call of a model-local function needs and that is not imported,
 /// * two nodes of one name in a graph or a function,
 /// * a value that is defined twice, or read before it is defined, in a graph, in the bodies in it or in a function,
-/// * two functions of one name, functions that call each other in a circle, calls of a function that is not there, with more
+/// * two functions of one name, functions that call each other in a cycle, calls of a function that is not there, with more
 ///   inputs or outputs than it has.
 pub fn faults(model: &ModelProto) -> Vec<Fault> {
     let mut check =
         Check { functions: Functions::new(&model.functions), domains: HashSet::new(), faults: Vec::new() };
     check.domains = model.functions.iter().map(|function| function.domain()).collect();
     check.imports(&model.opset_import, "opset imports");
-    if let Some(circle) = check.functions.circle() {
-        check.fault("functions", format!("they call each other in a circle: {}", circle.join(" -> ")));
+    if let Some(cycle) = check.functions.cycle() {
+        check.fault("functions", format!("they call each other in a cycle: {}", cycle.join(" -> ")));
     }
     let mut seen = HashSet::new();
     for function in &model.functions {
@@ -278,7 +278,7 @@ mod tests {
             ),
             (
                 |model, _| model.functions[1].node[0] = node("user", "F", "inner", &["a"], "b"),
-                "functions: they call each other in a circle: user::F -> user::G -> user::F",
+                "functions: they call each other in a cycle: user::F -> user::G -> user::F",
             ),
             (
                 |model, _| model.functions.push(model.functions[0].clone()),

@@ -35,7 +35,7 @@ pub enum WriteError {
     /// The graph still has an operator that ONNX does not know.
     #[error("node {node} is not lowered to ONNX; run a lowering pass first")]
     NotLowered { node: String },
-    /// The graph has a circle.
+    /// The graph has a cycle.
     #[error(transparent)]
     Cycle(#[from] Cycle),
     /// Protobuf readers refuse files of 2 GB and more.

@@ -20,6 +20,7 @@ impl Patch {
         let mut rewriter = Rewriter {
             graph,
             added: Vec::new(),
+            released: HashSet::new(),
             reads: Vec::new(),
             rewired: Vec::new(),
             reasons: Vec::new(),
@@ -65,6 +66,8 @@ struct Rewriter {
     added: Vec<(usize, NodeId)>,
     /// The reasons of the changes so far.
     reasons: Vec<String>,
+    /// The nodes that went because nothing read their results any more; later changes may still name them.
+    released: HashSet<NodeId>,
     /// The values that changes read, each with the change.
     reads: Vec<(usize, ValueId)>,
     /// The values that nodes read now, each with the change and with what the node read before.
@@ -78,6 +81,9 @@ impl Rewriter {
         let redefined = |value: &str| PatchError::Redefined { why: why.clone(), value: value.to_string() };
         let number = self.reasons.len();
         for id in remove {
+            if self.released.remove(&id) {
+                continue;
+            }
             graph.remove(id).ok_or_else(|| PatchError::NoSuchNode { why: why.clone() })?;
         }
         for (name, tensor) in initializers {
@@ -104,6 +110,9 @@ impl Rewriter {
             self.added.push((number, id));
         }
         for (id, port, name) in rewire {
+            if self.released.contains(&id) {
+                continue;
+            }
             if graph.get_node(id).is_none_or(|node| port >= node.inputs().len()) {
                 return Err(PatchError::NoSuchNode { why });
             }
@@ -113,7 +122,7 @@ impl Rewriter {
             self.reads.push((number, value));
             self.rewired.push((number, value, old));
         }
-        release.into_iter().for_each(|value| graph.release(value));
+        self.released.extend(release.into_iter().flat_map(|value| graph.release(value)));
         self.reasons.push(why);
         Ok(())
     }

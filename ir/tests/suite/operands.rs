@@ -103,7 +103,7 @@ fn read(model: &Model) -> Result<(QuantizedMatrix, Option<LowRank>), OperandErro
 #[test]
 fn what_is_written_is_read_again() {
     let grouped = Format::ALL.map(grouped);
-    let others = [asymmetric(Format::Int4), asymmetric(Format::Int8), shifted(Format::E3M0, Ladder::Octaves)]
+    let others = [asymmetric(Format::Int4), asymmetric(Format::Int8), shifted(Format::E3M0, Ladder::M2)]
         .into_iter()
         .chain(Ladder::ALL.map(|ladder| shifted(Format::E2M1, ladder)));
     for weight in grouped.into_iter().chain(others) {
@@ -121,7 +121,7 @@ fn rows_are_those_of_the_matrix() {
         grouped(Format::E4M3),
         asymmetric(Format::Int8),
         grouped(Format::E2M1),
-        shifted(Format::E2M1, Ladder::Thirds),
+        shifted(Format::E2M1, Ladder::M3),
     ];
     for weight in weights {
         let model = model(&weight, None, |_, _| ());
@@ -139,8 +139,8 @@ fn rows_are_those_of_the_matrix() {
 
 #[test]
 fn the_textual_form_shows_every_operand() {
-    let text = model(&shifted(Format::E2M1, Ladder::Thirds), Some(&branch(FactorFormat::Bf16)), |_, _| ())
-        .to_string();
+    let text =
+        model(&shifted(Format::E2M1, Ladder::M3), Some(&branch(FactorFormat::Bf16)), |_, _| ()).to_string();
     let lines = [
         "const %operand1: u8[3, 3]",
         "const %operand2: f32[3, 1]",
@@ -149,7 +149,7 @@ fn the_textual_form_shows_every_operand() {
         "const %operand6: bf16[3, 2]",
         "const %operand7: f32[2]",
         "zqc.quantized_linear(%x, %operand1, %operand2, %operand3, _, %operand5, %operand6, %operand7) \
-         {layer = \"layer\", k = 5, n = 3, format = e2m1, group_size = 2, ladder = thirds, rank = 2}",
+         {layer = \"layer\", k = 5, n = 3, format = e2m1, group_size = 2, ladder = m3, rank = 2}",
     ];
     lines.into_iter().for_each(|line| assert!(text.contains(line), "no {line} in\n{text}"));
 }
@@ -157,7 +157,7 @@ fn the_textual_form_shows_every_operand() {
 #[test]
 fn what_does_not_fit_is_not_written() {
     let error = |matrix: &QuantizedMatrix| operands(matrix, None).unwrap_err();
-    let (format, ladder) = (Format::Int4, Ladder::Octaves);
+    let (format, ladder) = (Format::Int4, Ladder::M2);
     assert_eq!(error(&shifted(format, ladder)), FormatError::Shifted { format, ladder }.into());
     assert_eq!(error(&asymmetric(Format::E2M1)), FormatError::ZeroPoints(Format::E2M1).into());
     let no_scales = LowRank { scales: Vec::new(), ..branch(FactorFormat::E4M3) };
@@ -168,7 +168,7 @@ fn what_does_not_fit_is_not_written() {
 #[test]
 fn a_shift_out_of_range_is_not_read() {
     let shifts = Tensor::new(DataType::Uint8, &[ROWS, GROUPS], vec![15; ROWS * GROUPS]).unwrap();
-    let matrix = shifted(Format::E2M1, Ladder::Octaves);
+    let matrix = shifted(Format::E2M1, Ladder::M2);
     let model = model(&matrix, None, |operands, _| operands[port::SHIFTS] = Some(shifts));
     assert_eq!(verify(&model), Ok(()));
     let error = FormatError::Shift { shift: 15, format: Format::E2M1, max: 14 };
@@ -177,7 +177,7 @@ fn a_shift_out_of_range_is_not_read() {
 
 /// What the verifier says of the one fault of a shifted layer with a low-rank branch, once it was edited.
 fn fault(edit: impl FnOnce(&mut Vec<Option<Tensor>>, &mut QuantizedLinear)) -> String {
-    let model = model(&shifted(Format::E2M1, Ladder::Thirds), Some(&branch(FactorFormat::E4M3)), edit);
+    let model = model(&shifted(Format::E2M1, Ladder::M3), Some(&branch(FactorFormat::E4M3)), edit);
     let faults = verify(&model).unwrap_err();
     assert_eq!(faults.0.len(), 1, "{faults}");
     faults.0[0].message.clone()

@@ -70,10 +70,10 @@ fn undefined_values_are_reported_with_their_readers() {
 #[test]
 fn a_cycle_is_reported_with_its_nodes() {
     let cyclic = faults(small_with(|graph| graph.node[0].input[0] = "y".to_string()));
-    let circle = "MatMul \"product\" -> Relu \"relu\"";
-    assert_eq!(cyclic, [format!("graph: nodes read each other's results in a circle: {circle}")]);
+    let cycle = "MatMul \"product\" -> Relu \"relu\"";
+    assert_eq!(cyclic, [format!("graph: nodes read each other's results in a cycle: {cycle}")]);
     let narcissist = faults(small_with(|graph| graph.node[1].input[0] = "y".to_string()));
-    assert_eq!(narcissist, ["graph: nodes read each other's results in a circle: Relu \"relu\""]);
+    assert_eq!(narcissist, ["graph: nodes read each other's results in a cycle: Relu \"relu\""]);
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn faults_of_several_kinds_are_reported_together() {
         graph.node[0].input = vec!["y".to_string(), "nowhere".to_string()];
     }));
     assert_eq!(faults.len(), 2);
-    assert!(faults[0].contains("nowhere") && faults[1].contains("circle"));
+    assert!(faults[0].contains("nowhere") && faults[1].contains("cycle"));
 }
 
 #[test]

@@ -228,7 +228,7 @@ fn shapes_that_do_not_fit() {
     }
     for (place, value) in [
         ("/layers/0/codes", json!("e3m0")),
-        ("/layers/0/scales", json!("octaves")),
+        ("/layers/0/scales", json!("m2")),
         ("/layers/0/scales", json!("row")),
         ("/layers/0/steps_per_block", json!(1)),
         ("/layers/2/group_size", json!(256)),

@@ -123,7 +123,7 @@ fn attention() -> Model {
     let bias = (0..24).map(|row| row as f32).collect();
     add(&mut model, "xq", &build("q", narrow), vector(&[1, 24], bias), 0.5);
     add(&mut model, "xq", &build("k", Shape { rank: 0, ..narrow }), vector(&[], vec![2.0]), 1.0);
-    let wide = Shape { n: 130, group_size: 32, rank: 20, ladder: Some(Ladder::Octaves), ..narrow };
+    let wide = Shape { n: 130, group_size: 32, rank: 20, ladder: Some(Ladder::M2), ..narrow };
     add(&mut model, "yq", &build("o", Shape { k: 72, group_size: 0, ..wide }), None, 1.0);
     add(&mut model, "xq", &build("v", Shape { format: Format::E3M0, ..wide }), None, 1.0);
     model

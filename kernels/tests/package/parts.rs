@@ -19,12 +19,12 @@ pub struct Shape {
     pub bias: bool,
 }
 
-/// A linear layer of E2M1 in groups of 64 on thirds of octaves.
+/// A linear layer of E2M1 in groups of 64 under M3.
 pub const PLAIN: Shape = Shape {
     n: 200,
     k: 300,
     format: Format::E2M1,
-    ladder: Some(Ladder::Thirds),
+    ladder: Some(Ladder::M3),
     group_size: 64,
     rank: 0,
     bias: false,

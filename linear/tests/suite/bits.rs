@@ -107,7 +107,7 @@ fn every_number_of_tokens() {
         group_size: 64,
         layout: Layout::InputMajor,
         format: Format::E2M1,
-        extra: ExtraKind::Shifts(Ladder::Thirds),
+        extra: ExtraKind::Shifts(Ladder::M3),
         low_rank: Some((8, FactorFormat::E4M3)),
         bias: true,
     };
@@ -128,7 +128,7 @@ fn a_batch_is_its_tokens_one_by_one() {
         group_size: 64,
         layout: Layout::InputMajor,
         format: Format::E2M1,
-        extra: ExtraKind::Shifts(Ladder::Thirds),
+        extra: ExtraKind::Shifts(Ladder::M3),
         low_rank: Some((8, FactorFormat::E4M3)),
         bias: false,
     };

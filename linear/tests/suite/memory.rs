@@ -10,7 +10,7 @@ use crate::noise::Noise;
 fn a_tenth_more_at_most() {
     let noise = &mut Noise::new(10);
     let cases = [
-        (Format::E2M1, ExtraKind::Shifts(Ladder::Thirds), 64, FactorFormat::E4M3),
+        (Format::E2M1, ExtraKind::Shifts(Ladder::M3), 64, FactorFormat::E4M3),
         (Format::E2M1, ExtraKind::None, 16, FactorFormat::Bf16),
         (Format::Int4, ExtraKind::ZeroPoints, 128, FactorFormat::E4M3),
         (Format::E4M3, ExtraKind::None, 576, FactorFormat::E4M3),

@@ -47,7 +47,7 @@ fn layers_that_do_not_fit() {
                 format: Format::E2M1,
                 codes: &[0; 4],
                 scales: &[1.0; 2],
-                extra: Extra::Shifts(Ladder::Thirds, &[0; 3]),
+                extra: Extra::Shifts(Ladder::M3, &[0; 3]),
                 ..LAYER
             },
             length("shifts of the weight", 3, 2),
@@ -57,8 +57,8 @@ fn layers_that_do_not_fit() {
             "e4m3 codes have no zero points, those of integers do".into(),
         ),
         (
-            Layer { extra: Extra::Shifts(Ladder::Octaves, &[0; 4]), ..LAYER },
-            "e4m3 codes have no shifts of octaves".into(),
+            Layer { extra: Extra::Shifts(Ladder::M2, &[0; 4]), ..LAYER },
+            "e4m3 codes have no shifts of m2".into(),
         ),
         (
             Layer { group_size: 0, ..LAYER },

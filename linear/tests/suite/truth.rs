@@ -134,14 +134,14 @@ fn the_definition_is_near_the_truth() {
 
 #[test]
 fn ladders_are_factors_of_the_row_scale() {
-    // One weight of 1 in each of two groups, at steps 0 and 4 of thirds.
+    // One weight of 1 in each of two groups, at steps 0 and 4 of M3.
     let kind = Kind {
         k: 2,
         n: 1,
         group_size: 1,
         layout: Layout::InputMajor,
         format: Format::E2M1,
-        extra: ExtraKind::Shifts(Ladder::Thirds),
+        extra: ExtraKind::Shifts(Ladder::M3),
         low_rank: None,
         bias: false,
     };

@@ -13,7 +13,7 @@ use crate::function::Function;
 pub(crate) const PROVIDER: &CStr = c"CUDAExecutionProvider";
 
 /// Whether the operators can be offered: ONNX Runtime has the provider, and this machine what the kernels need. Where it has devices
-/// that the kernels cannot be had for, standard error says why.
+/// that the kernels cannot be loaded for, standard error says why.
 pub(crate) fn is_available(api: Api) -> Result<bool, OpError> {
     if !api.offers(PROVIDER)? {
         return Ok(false);
@@ -72,14 +72,14 @@ mod tests {
             "QuantizeActivationE4M3",
             "W4A8Linear",
             "W4A8Linear_LowRank",
-            "W4A8Linear_Octaves",
-            "W4A8Linear_Octaves_LowRank",
-            "W4A8Linear_Thirds",
-            "W4A8Linear_Thirds_LowRank",
+            "W4A8Linear_M2",
+            "W4A8Linear_M2_LowRank",
+            "W4A8Linear_M3",
+            "W4A8Linear_M3_LowRank",
             "W4A8Linear_E3M0",
             "W4A8Linear_E3M0_LowRank",
-            "W4A8Linear_E3M0_Octaves",
-            "W4A8Linear_E3M0_Octaves_LowRank",
+            "W4A8Linear_E3M0_M2",
+            "W4A8Linear_E3M0_M2_LowRank",
             "W8A8Linear",
             "W8A16Linear",
             "W8A8Linear_Int8",
@@ -100,7 +100,7 @@ mod tests {
             let function = Signature::parse(name).map(Function::Linear).expect("a layer");
             (0..8).filter(|&input| is_on_host(function, input)).collect()
         };
-        assert_eq!(on_host("W4A8Linear_Thirds_LowRank"), [2, 3, 4, 5, 6, 7]);
+        assert_eq!(on_host("W4A8Linear_M3_LowRank"), [2, 3, 4, 5, 6, 7]);
         assert_eq!(on_host("W8A16Linear_Int8")[..2], [1, 2]);
         assert_eq!(
             on_host("W8A16Linear_Int8_TransB"),

@@ -1,4 +1,4 @@
-//! Convolutions with a window of 1: linear layers over the channels.
+//! 1x1 convolutions: linear layers over the channels.
 
 use zqc_ir::onnx::proto::NodeProto;
 use zqc_ir::{Graph, Node};
@@ -19,7 +19,7 @@ pub(super) fn pointwise(graph: &Graph, node: &Node, requantize: bool) -> Option<
 pub(super) fn obstacle(conv: &NodeProto) -> Option<String> {
     let differs = |name: &str, usual: i64| {
         let values = conv.ints(name).filter(|values| values.iter().any(|&value| value != usual))?;
-        Some(format!("it is a convolution with a window of 1 and {name} of {values:?}"))
+        Some(format!("it is a 1x1 convolution with {name} of {values:?}"))
     };
     differs("strides", 1).or_else(|| differs("pads", 0))
 }

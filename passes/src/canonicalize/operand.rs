@@ -45,7 +45,7 @@ impl Weight {
         Some(Self { constant, layout: Layout::OutputInput, k, n, dtype })
     }
 
-    /// The constant matrix of a convolution with a window of 1, `[N, K, 1, ..]`, and the rank of what it reads.
+    /// The constant matrix of a 1x1 convolution, `[N, K, 1, ..]`, and the rank of what it reads.
     pub(super) fn of_channels(graph: &Graph, operand: ValueId, requantize: bool) -> Option<(Self, usize)> {
         let view = view(graph, operand, requantize).filter(|view| !view.transposed)?;
         let [n, k, ref window @ ..] = view.dims[..] else { return None };

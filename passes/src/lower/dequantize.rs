@@ -175,11 +175,11 @@ fn doc(weight: WeightKind) -> String {
     };
     let (operands, formula) = match extra {
         None => ("Ws is float32 [G, N]", "value of code [k, n] * Ws[k / group_size, n]"),
-        Some(Extra::Shifts(Ladder::Octaves)) => (
+        Some(Extra::Shifts(Ladder::M2)) => (
             "Ws is float32 [1, N]; We is uint8 [G, ceil(N / 2)], two 4-bit shifts a byte as in Wq",
             "value of code [k, n] * Ws[0, n] * 2^-We[k / group_size, n]",
         ),
-        Some(Extra::Shifts(Ladder::Thirds)) => (
+        Some(Extra::Shifts(Ladder::M3)) => (
             "Ws is float32 [1, N]; We is uint8 [G, ceil(N / 2)], two 4-bit shifts a byte as in Wq, which stand for the \
              factors 3/2, 5/4, 1, 3/4, 5/8, 1/2 ...",
             "value of code [k, n] * Ws[0, n] * factor of We[k / group_size, n]",

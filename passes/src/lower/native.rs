@@ -24,8 +24,8 @@ use crate::pass::{Context, Pass, PassError};
 /// |---|---|
 /// | codes | `FLOAT4E2M1`, `FLOAT8E4M3FN`, `FLOAT8E5M2`, `INT4` or `INT8` `[K, N]` behind a `DequantizeLinear` whose blocks are the groups along K; E3M0 has no type there and is refused |
 /// | scales, zero points | its scale, float32 `[groups, N]`, and its zero point, in the type of the codes |
-/// | octaves below the scale of the row | its scale, `FLOAT8E8M0` `[groups, N]`; a `Mul` by the scales of the rows, float32 `[N]`, follows the `MatMul`, which then has nothing but codes and powers of two to read |
-/// | thirds of octaves | factors, `FLOAT8E4M3FN` `[groups, N]`, behind a `DequantizeLinear` by the scales of the rows: that yields its scale, as in models of NVFP4 |
+/// | steps of M2 below the scale of the row | its scale, `FLOAT8E8M0` `[groups, N]`; a `Mul` by the scales of the rows, float32 `[N]`, follows the `MatMul`, which then has nothing but codes and powers of two to read |
+/// | steps of M3 | factors, `FLOAT8E4M3FN` `[groups, N]`, behind a `DequantizeLinear` by the scales of the rows: that yields its scale, as in models of NVFP4 |
 /// | activation | `QuantizeLinear` and `DequantizeLinear`, a block a token, by scales and zero points computed from the token |
 /// | low-rank branch | factors, `FLOAT8E4M3FN` or `BFLOAT16`, behind a `Cast`, and two `MatMul` that read the same activation |
 ///
@@ -38,7 +38,7 @@ pub struct LowerNative;
 
 impl LowerNative {
     /// The least version of the standard operators that the layers of `graph` can be lowered to: 24 where scales are
-    /// octaves below that of their row, else 23.
+    /// steps of M2 below that of their row, else 23.
     pub fn least_opset(graph: &Graph) -> i64 {
         least_versions(graph).opset
     }
@@ -56,9 +56,8 @@ const KNOWS_E2M1: Versions = Versions { opset: 23, ir: 11 };
 const KNOWS_E8M0: Versions = Versions { opset: 24, ir: 12 };
 
 fn least_versions(graph: &Graph) -> Versions {
-    let octaves =
-        |op: &Op| matches!(op, Op::QuantizedLinear(linear) if linear.ladder == Some(Ladder::Octaves));
-    if graph.nodes().any(|(_, node)| octaves(&node.op)) { KNOWS_E8M0 } else { KNOWS_E2M1 }
+    let m2 = |op: &Op| matches!(op, Op::QuantizedLinear(linear) if linear.ladder == Some(Ladder::M2));
+    if graph.nodes().any(|(_, node)| m2(&node.op)) { KNOWS_E8M0 } else { KNOWS_E2M1 }
 }
 
 impl Pass for LowerNative {
@@ -217,7 +216,7 @@ impl Layer<'_, '_> {
         let weight = self.weight()?;
         let product = self.change.op("MatMul", [x.clone(), weight]).named(&linear.layer);
         let mut product = product.output_named(&format!("{name}_accumulated"));
-        if linear.ladder == Some(Ladder::Octaves) {
+        if linear.ladder == Some(Ladder::M2) {
             let rows = self.operand(port::SCALES)?;
             product = self.change.op("Mul", [product, rows.into()]).output_named(&format!("{name}_scaled"));
         }
@@ -242,7 +241,7 @@ impl Layer<'_, '_> {
         })
     }
 
-    /// The weight of the layer in float32, up to the scales of rows that octaves lie below.
+    /// The weight of the layer in float32, up to the scales of rows that steps of M2 lie below.
     fn weight(&mut self) -> Result<ValueRef, TensorError> {
         let (graph, linear) = (self.change.graph(), self.linear);
         let codes = self.operand(port::WEIGHT)?;
@@ -253,11 +252,11 @@ impl Layer<'_, '_> {
         let dequantized = |value| format!("{}_dequantized", graph.value(value).name);
         let scales = match linear.ladder {
             None => self.operand(port::SCALES)?.into(),
-            Some(Ladder::Octaves) => {
+            Some(Ladder::M2) => {
                 attributes.push(int("output_dtype", DataType::Float as i64));
                 self.operand(port::SHIFTS)?.into()
             }
-            Some(Ladder::Thirds) => {
+            Some(Ladder::M3) => {
                 let (factors, rows) = (self.operand(port::SHIFTS)?, self.operand(port::SCALES)?);
                 let scales = self.change.op("DequantizeLinear", [factors.into(), rows.into()]);
                 scales.with([int("axis", 1)]).output_named(&dequantized(factors))

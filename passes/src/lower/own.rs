@@ -14,6 +14,12 @@ pub(crate) fn is_ours(function: &FunctionProto) -> bool {
     function.domain() == FUNCTION_DOMAIN && !definitions(function.name()).is_empty()
 }
 
+/// Whether the function is one that versions before 28 November 2026 wrote, whose ladders had other names.
+pub(crate) fn is_old(function: &FunctionProto) -> bool {
+    let old = ["_Octaves", "_Thirds"];
+    function.domain() == FUNCTION_DOMAIN && old.iter().any(|suffix| function.name().contains(suffix))
+}
+
 /// Whether the function has the name of one of ours and is another: other operands, or another body.
 pub(crate) fn is_foreign(function: &FunctionProto) -> bool {
     is_ours(function) && !definitions(function.name()).iter().any(|own| does_the_same(own, function))

@@ -44,16 +44,16 @@ pub(super) struct Gathering<'a> {
 pub(super) struct Gathered {
     /// The tokens of every set of inputs that a weight reads.
     pub tokens: HashMap<Vec<ValueId>, CalibrationTokens>,
-    /// What the layers of a weight lack, if they are to make up for it.
-    pub lacks: HashMap<WeightKey, Lack>,
+    /// The output residuals of the layers of a weight, if they are to compensate for them.
+    pub residuals: HashMap<WeightKey, OutputResidual>,
     /// One for each distinct input.
     pub activations: Vec<ActivationRecord>,
 }
 
 /// What the outputs of a weight's layers lack of the float model's.
-pub(super) struct Lack {
+pub(super) struct OutputResidual {
     pub moment: CrossMoment,
-    /// Tokens `x` `[T, K]` and what their outputs `[T, N]` lack, not summed up yet: every accumulation touches all `K N` sums,
+    /// Tokens `x` `[T, K]` and their output residuals `[T, N]`, not summed up yet: every accumulation touches all `K N` sums,
     /// so short samples wait for each other.
     waiting: (Vec<f32>, Vec<f32>),
     /// Tokens whose counterpart in the float model is not known, because it sends others to this expert; nothing is made up
@@ -61,7 +61,7 @@ pub(super) struct Lack {
     pub unmatched: usize,
 }
 
-impl Lack {
+impl OutputResidual {
     /// Tokens that are accumulated together at least.
     const BLOCK: usize = 256;
 
@@ -108,7 +108,7 @@ impl Gathering<'_> {
         for layer in self.layers {
             inputs.entry(layer.x).or_insert_with(|| Input::new(graph, layer, samples.len()));
         }
-        let mut lacks: HashMap<WeightKey, Lack> = HashMap::new();
+        let mut residuals: HashMap<WeightKey, OutputResidual> = HashMap::new();
         let count = samples.len();
         for (at, sample) in samples.iter_mut().enumerate() {
             go_on(observer)?;
@@ -159,16 +159,17 @@ impl Gathering<'_> {
             }
             if let Some(float) = sample.float.as_ref().filter(|_| corrects) {
                 for layer in self.layers {
-                    let lack = lacks.entry(layer.key).or_insert_with(|| Lack::new(layer.linear));
-                    self.add_lack(layer, &sample.quantized, float, lack).map_err(failed)?;
+                    let residual =
+                        residuals.entry(layer.key).or_insert_with(|| OutputResidual::new(layer.linear));
+                    self.add_residual(layer, &sample.quantized, float, residual).map_err(failed)?;
                 }
             }
         }
         inputs.values_mut().for_each(|input| input.tokens.finish());
-        lacks.values_mut().for_each(Lack::flush);
+        residuals.values_mut().for_each(OutputResidual::flush);
         let activations = inputs.iter().map(|(&x, input)| self.record(x, input, index)).collect();
         let tokens = if to_solve { self.by_weight(inputs) } else { HashMap::new() };
-        Ok(Gathered { tokens, lacks, activations })
+        Ok(Gathered { tokens, residuals, activations })
     }
 
     /// The tokens of every set of inputs that a weight reads. Those of an input that is in one set only are moved there: a
@@ -214,7 +215,13 @@ impl Gathering<'_> {
     /// Adds what the layer's output on a sample, computed with the float weight, lacks of the float model's; and what the
     /// stream that it is added to lacks. A token of an expert that the float model has not at the same place
     /// lacks nothing that is known.
-    fn add_lack(&self, layer: &Layer, ours: &Live, float: &Live, lack: &mut Lack) -> Result<(), RunError> {
+    fn add_residual(
+        &self,
+        layer: &Layer,
+        ours: &Live,
+        float: &Live,
+        residual: &mut OutputResidual,
+    ) -> Result<(), RunError> {
         let (interpreter, graph) = (self.interpreter, self.interpreter.graph());
         let &Linear { k, n, .. } = layer.linear;
         let [x, float_x] = [ours, float].map(|live| interpreter.floats(layer.id, layer.x, k, live));
@@ -223,7 +230,7 @@ impl Gathering<'_> {
         let [y, float_y] = [ours, float].map(|live| interpreter.floats(layer.id, y, n, live));
         let (y, float_y) = (y?, float_y?);
         if y.len() != float_y.len() {
-            lack.unmatched += x.len() / k;
+            residual.unmatched += x.len() / k;
             return Ok(());
         }
         let mut missing: Vec<f32> = float_y.iter().zip(y).map(|(float, ours)| float - ours).collect();
@@ -234,10 +241,10 @@ impl Gathering<'_> {
             let tokens = x.chunks_exact(k).zip(float_x.chunks_exact(k)).zip(missing.chunks_exact_mut(n));
             for (_, missing) in tokens.filter(|((x, float_x), _)| !is_same_token(x, float_x)) {
                 missing.fill(0.0);
-                lack.unmatched += 1;
+                residual.unmatched += 1;
             }
         }
-        lack.add(x, &missing, layer.linear);
+        residual.add(x, &missing, layer.linear);
         Ok(())
     }
 

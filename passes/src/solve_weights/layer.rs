@@ -3,7 +3,7 @@
 use zqc_formats::{LowRank, QuantizedMatrix, relative_error};
 use zqc_solvers::{Correction, Gptq, HeldOut, Hessian, Metric, SolveError, lorc, rtn};
 
-use super::gather::Lack;
+use super::gather::OutputResidual;
 use super::recipe::{Branch, BranchMetric, Errors, Recipe, Solution};
 use super::tokens::CalibrationTokens;
 use crate::record::{CalibrationRecord, HeldOutRecord};
@@ -43,13 +43,13 @@ impl<'t> Prepared<'t> {
 
 /// What is known of a layer's activations.
 #[derive(Default)]
-pub(super) struct Evidence<'a> {
+pub(super) struct LayerStats<'a> {
     /// `None` without calibration data.
     pub prepared: Option<&'a Prepared<'a>>,
-    /// What the layer's output lacks because of the layers before it.
-    pub lack: Option<&'a Lack>,
+    /// What the layer's output lacks of the float model's because of the layers before it.
+    pub residual: Option<&'a OutputResidual>,
     /// The share of it that the layer makes up for.
-    pub share: f64,
+    pub propagation: f64,
 }
 
 /// A weight `[rows, cols]` to solve.
@@ -106,16 +106,16 @@ impl<'a> Reference<'a> {
 impl Recipe {
     /// Solves a weight. Where calibration tokens are few, GPTQ is taken only if its codes are better than those of rounding to
     /// nearest on the tokens that are held out.
-    pub(super) fn solve(&self, weight: Weight, evidence: Evidence) -> Result<Solution, SolveError> {
+    pub(super) fn solve(&self, weight: Weight, stats: LayerStats) -> Result<Solution, SolveError> {
         let Weight { values, rows, .. } = weight;
-        let Some(prepared) = evidence.prepared else {
+        let Some(prepared) = stats.prepared else {
             return self.round(weight, Outputs::Unknown, None);
         };
         let tokens = prepared.tokens;
         let calibration = CalibrationRecord {
             tokens: tokens.count(),
             dead_features: tokens.hessian().dead_features(),
-            unmatched_tokens: evidence.lack.map_or(0, |lack| lack.unmatched),
+            unmatched_tokens: stats.residual.map_or(0, |residual| residual.unmatched),
             held_out: None,
         };
         let known = |solution| Solution { calibration: Some(calibration), ..solution };
@@ -124,9 +124,9 @@ impl Recipe {
         };
         let code = |weight: &[f32]| gptq.solve(weight, rows);
         let Some(held_out) = tokens.held_out() else {
-            let corrected = match (&prepared.correction, evidence.lack) {
-                (Some(correction), Some(lack)) => {
-                    Some(correction.apply(values, rows, &lack.moment, evidence.share)?)
+            let corrected = match (&prepared.correction, stats.residual) {
+                (Some(correction), Some(residual)) => {
+                    Some(correction.apply(values, rows, &residual.moment, stats.propagation)?)
                 }
                 _ => None,
             };

@@ -175,13 +175,8 @@ pub const SHAPES: [([usize; 2], usize); 4] = [([3, 5], 2), ([4, 8], 4), ([1, 1],
 #[test]
 fn the_functions_of_every_kind_of_weight() {
     let one_each = [
-        Kind { low_rank: Some(FactorFormat::E4M3), ladder: Some(Ladder::Thirds), ..PLAIN },
-        Kind {
-            low_rank: Some(FactorFormat::Bf16),
-            ladder: Some(Ladder::Octaves),
-            format: Format::E3M0,
-            ..PLAIN
-        },
+        Kind { low_rank: Some(FactorFormat::E4M3), ladder: Some(Ladder::M3), ..PLAIN },
+        Kind { low_rank: Some(FactorFormat::Bf16), ladder: Some(Ladder::M2), format: Format::E3M0, ..PLAIN },
         Kind { format: Format::E4M3, activation: Some(ActivationFormat::E5M2), ..PLAIN },
         Kind { format: Format::Int8, activation: Some(ActivationFormat::Int8), ..PLAIN },
         Kind { format: Format::Int4, zero_points: true, activation: None, ..PLAIN },
@@ -216,7 +211,7 @@ fn raising_gives_back_what_was_lowered() {
 
 /// How raising a lowered layer of shifted scales with a low-rank branch fails after an edit.
 fn malformed(edit: impl Fn(&mut GraphProto)) -> String {
-    let kind = Kind { ladder: Some(Ladder::Thirds), low_rank: Some(FactorFormat::E4M3), ..PLAIN };
+    let kind = Kind { ladder: Some(Ladder::M3), low_rank: Some(FactorFormat::E4M3), ..PLAIN };
     let mut model = layers(&[kind], Float, [3, 5], 2);
     run(&[&LowerPortable], &mut model);
     let mut proto = written(&model);
@@ -261,7 +256,7 @@ fn malformed_shifts_and_branches_are_named() {
         }),
         malformed(|graph| {
             let at = call(graph);
-            graph.node[at].op_type = Some("W4A8Linear_Thirds_ActInt8_LowRank".to_string());
+            graph.node[at].op_type = Some("W4A8Linear_M3_ActInt8_LowRank".to_string());
         }),
     ];
     assert_snapshot("raise_portable", "malformed_branch", &messages.join("\n"));

@@ -35,9 +35,9 @@ fn snapshot(name: &str, kind: Kind) {
 #[test]
 fn each_kind() {
     snapshot("grouped", PLAIN);
-    snapshot("octaves", Kind { ladder: Some(Ladder::Octaves), ..PLAIN });
-    let thirds = Kind { ladder: Some(Ladder::Thirds), ..PLAIN };
-    snapshot("thirds_low_rank", Kind { low_rank: Some(FactorFormat::E4M3), ..thirds });
+    snapshot("m2", Kind { ladder: Some(Ladder::M2), ..PLAIN });
+    let m3 = Kind { ladder: Some(Ladder::M3), ..PLAIN };
+    snapshot("m3_low_rank", Kind { low_rank: Some(FactorFormat::E4M3), ..m3 });
     snapshot(
         "float_activation_low_rank_bf16",
         Kind { activation: None, low_rank: Some(FactorFormat::Bf16), ..PLAIN },
@@ -47,11 +47,11 @@ fn each_kind() {
     snapshot("int4_zero_points", Kind { format: Format::Int4, zero_points: true, ..PLAIN });
 }
 
-/// The kinds that ONNX has types for: those of octaves, which need a newer opset, and the others.
+/// The kinds that ONNX has types for: those of m2, which need a newer opset, and the others.
 fn native_kinds() -> [Vec<Kind>; 2] {
     let kinds = kinds().into_iter().filter(|kind| kind.format != Format::E3M0);
-    let (octaves, others) = kinds.partition(|kind| kind.ladder == Some(Ladder::Octaves));
-    [octaves, others]
+    let (m2, others) = kinds.partition(|kind| kind.ladder == Some(Ladder::M2));
+    [m2, others]
 }
 
 /// What ONNX's reference makes of `x` by the model, whose outputs are of type `dtype`; the checker must accept it.
@@ -159,8 +159,8 @@ fn steps_of_a_ladder_become_the_numbers_that_they_stand_for() {
         lower(&mut model);
         let factors = initializer(&model, "y0.e2m1_shifts").bytes().unwrap();
         let value = |&code: &u8| match ladder {
-            Ladder::Octaves => 2f32.powi(i32::from(code) - 127),
-            Ladder::Thirds => Format::E4M3.decode(code),
+            Ladder::M2 => 2f32.powi(i32::from(code) - 127),
+            Ladder::M3 => Format::E4M3.decode(code),
         };
         let expected: Vec<f32> =
             transposed(&shifts, n).into_iter().map(|shift| ladder.factor(shift)).collect();
@@ -204,9 +204,7 @@ fn names_that_are_taken_are_left_alone() {
 
 #[test]
 fn versions_are_those_that_brought_the_types() {
-    for (ladder, opset, ir) in
-        [(None, 23, 11), (Some(Ladder::Thirds), 23, 11), (Some(Ladder::Octaves), 24, 12)]
-    {
+    for (ladder, opset, ir) in [(None, 23, 11), (Some(Ladder::M3), 23, 11), (Some(Ladder::M2), 24, 12)] {
         let mut model = layers(&[Kind { ladder, ..PLAIN }], Float, [4, 4], 4);
         lower(&mut model);
         assert_eq!((model.opset(), model.header.ir_version()), (opset, ir));
@@ -216,11 +214,11 @@ fn versions_are_those_that_brought_the_types() {
 #[test]
 fn what_onnx_cannot_say_is_refused() {
     let kind = |format, ladder| layers(&[Kind { format, ladder, ..PLAIN }], Float, [4, 4], 4);
-    let mut octaves = kind(Format::E2M1, Some(Ladder::Octaves));
-    run(&[&UpgradeOpset { to: Opset::At(23) }], &mut octaves);
+    let mut m2 = kind(Format::E2M1, Some(Ladder::M2));
+    run(&[&UpgradeOpset { to: Opset::At(23) }], &mut m2);
     let mut e3m0 = kind(Format::E3M0, None);
     run(&[&TO_24], &mut e3m0);
-    let messages = [refused(kind(Format::E2M1, None)), refused(octaves), refused(e3m0)];
+    let messages = [refused(kind(Format::E2M1, None)), refused(m2), refused(e3m0)];
     assert_snapshot("lower_native", "refused", &messages.join("\n"));
 }
 

@@ -92,6 +92,20 @@ fn a_newer_version_of_the_functions_is_refused() {
 }
 
 #[test]
+fn functions_under_the_names_of_earlier_versions_are_refused() {
+    let mut proto = lowered();
+    let mut old = proto.functions[0].clone();
+    old.name = Some("DequantizeE2M1_Thirds".to_string());
+    proto.functions.push(old);
+    let mut model = onnx::from_proto(proto).unwrap();
+    let error = zqc_passes::run(&RaisePortable, &mut model, &mut Silent).unwrap_err().to_string();
+    assert!(
+        error.contains("DequantizeE2M1_Thirds") && error.contains("compile the float model again"),
+        "{error}"
+    );
+}
+
+#[test]
 fn functions_that_a_function_of_the_user_calls_stay() {
     let mut proto = lowered();
     let mut caller = proto.functions[1].clone();

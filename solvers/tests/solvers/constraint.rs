@@ -160,6 +160,6 @@ fn zero_and_tiny_rows_stay_finite() {
 #[test]
 fn formats_without_a_ladder_are_refused() {
     let grouping = Grouping { format: Format::Int4.into(), ..Grouping::default() };
-    let error: SolveError = FormatError::Shifted { format: Format::Int4, ladder: Ladder::Thirds }.into();
+    let error: SolveError = FormatError::Shifted { format: Format::Int4, ladder: Ladder::M3 }.into();
     assert_eq!(rtn(&[1.0], 1, 1, &grouping), Err(error));
 }

@@ -31,10 +31,8 @@ pub(super) fn to_native(linear: &QuantizedLinear, at: usize, tensor: &Tensor) ->
         (port::SCALES, _, Some(_)) => Tensor::from_f32(&[n], tensor.to_f32()?),
         (port::SHIFTS, _, Some(ladder)) => {
             let (dtype, code): (_, fn(u8) -> u8) = match ladder {
-                Ladder::Octaves => (DataType::Float8e8m0, e8m0),
-                Ladder::Thirds => {
-                    (DataType::Float8e4m3fn, |shift| Format::E4M3.encode(Ladder::Thirds.factor(shift)))
-                }
+                Ladder::M2 => (DataType::Float8e8m0, e8m0),
+                Ladder::M3 => (DataType::Float8e4m3fn, |shift| Format::E4M3.encode(Ladder::M3.factor(shift))),
             };
             let shifts = transpose(&tensor.bytes()?, n, groups);
             Tensor::new(dtype, &[groups, n], shifts.into_iter().map(code).collect::<Vec<u8>>())

@@ -1,4 +1,4 @@
-//! Models as exporters write them, with inputs beside the tokens that nobody gives: what follows from the tokens is made up, in
+//! Models as exporters write them, with inputs beside the tokens that nobody gives: what follows from the tokens is synthesized, in
 //! calibration, in text that a model writes itself, in `zqc eval` and in the verification.
 
 use std::path::Path;
@@ -257,7 +257,7 @@ fn the_verification_runs_on_a_calibration_sample() {
     let data = bench.write("data.jsonl", format!("{{\"pixel_values\": {image}}}\n").repeat(3));
     let (_, message) = bench.compile(&model, &bench.output(), &["--calibration", data.to_str().unwrap()]);
     assert!(message.contains(VERIFIED) && message.contains("1 layer"), "{message}");
-    // Without one, eight channels are made up, which the model does not take.
+    // Without one, eight channels are synthesized, which the model does not take.
     let (_, message) = bench.compile(&model, &bench.output(), &["--method", "rtn"]);
     assert!(message.contains("no run, as"), "{message}");
 }
