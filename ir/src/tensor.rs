@@ -30,6 +30,9 @@ pub enum TensorError {
     /// The payload lies in another file that was not loaded.
     #[error("its external data was not loaded")]
     NotLoaded,
+    /// The payload was left out of the text that the model comes from.
+    #[error("it is opaque: the text that the model comes from leaves its payload out")]
+    Opaque,
 }
 
 /// A constant tensor of the graph.
@@ -152,6 +155,11 @@ impl Tensor {
         DataType::try_from(code).map_err(|_| TensorError::UnknownType(code))
     }
 
+    /// Whether it has type and dimensions only: the text that the model comes from leaves the payload out.
+    pub fn is_opaque(&self) -> bool {
+        is_opaque(&self.proto)
+    }
+
     /// The dimensions, outermost first.
     pub fn dims(&self) -> &[i64] {
         &self.proto.dims
@@ -214,7 +222,7 @@ impl Tensor {
     /// When the payload is external and not loaded, or of strings.
     pub fn bytes(&self) -> Result<Cow<'_, [u8]>, TensorError> {
         if is_external(&self.proto) {
-            return Err(TensorError::NotLoaded);
+            return Err(if self.is_opaque() { TensorError::Opaque } else { TensorError::NotLoaded });
         }
         if let Some(raw) = &self.proto.raw_data {
             return Ok(Cow::Borrowed(raw));
@@ -294,6 +302,11 @@ fn elements(dims: &[i64]) -> Result<usize, TensorError> {
 /// Whether the payload lies in another file.
 pub(crate) fn is_external(proto: &TensorProto) -> bool {
     proto.data_location == Some(DataLocation::External as i32)
+}
+
+/// See [`Tensor::is_opaque`]: the payload lies elsewhere, and nobody says where.
+pub(crate) fn is_opaque(proto: &TensorProto) -> bool {
+    is_external(proto) && proto.external_data.is_empty()
 }
 
 /// Up to four 6-bit codes, of which `int32_data` has one an entry, as the bytes of `raw_data`: bit after bit, the

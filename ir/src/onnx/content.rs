@@ -4,10 +4,11 @@ use bytes::Bytes;
 use prost::Message;
 use sha2::{Digest, Sha256};
 
-use super::write::{WriteError, to_proto};
+use crate::graph::Cycle;
 use crate::model::Model;
+use crate::text::message::messages;
 
-/// The content of a model: equal for models that would be written as the same bytes, whether their numbers are NaN or not.
+/// The content of a model: equal for models that would be written as the same bytes, or as the same text, whether their numbers are NaN or not.
 #[derive(PartialEq, Eq)]
 pub struct Content {
     /// The encoded model without the payloads of its constants.
@@ -19,9 +20,9 @@ impl Content {
     /// The content of `model`; payloads are shared with it.
     ///
     /// # Errors
-    /// When the graph is not lowered, or cyclic.
-    pub fn of(model: &Model) -> Result<Self, WriteError> {
-        let mut proto = to_proto(model)?;
+    /// When the graph is cyclic.
+    pub fn of(model: &Model) -> Result<Self, Cycle> {
+        let (mut proto, _) = messages(model, &model.graph.order()?);
         let constants = proto.graph.iter_mut().flat_map(|graph| &mut graph.initializer);
         let payloads = constants.filter_map(|tensor| tensor.raw_data.take()).collect();
         Ok(Self { skeleton: proto.encode_to_vec(), payloads })

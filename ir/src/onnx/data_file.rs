@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Read, Write};
 use std::path::{Component, Path, PathBuf};
 
+use bytes::Bytes;
 use memchr::memmem;
 use prost::Message;
 use sha2::{Digest, Sha256};
@@ -19,6 +20,7 @@ use super::proto::{ModelProto, StringStringEntryProto, tensor_proto::DataLocatio
 use super::temporary::TemporaryFolder;
 use super::write::WriteError;
 use crate::tensor::is_external;
+use crate::text::parse::{Parser, is_text};
 
 /// Smaller tensors stay inline, so that shape constants can be read without the data file.
 const EXTERNAL_FLOOR: usize = 1024;
@@ -26,6 +28,16 @@ const EXTERNAL_FLOOR: usize = 1024;
 const ALIGNMENT: u64 = 4096;
 /// Hexadecimal digits in the second name of a data file.
 const DIGITS: usize = 16;
+
+/// Whether the graph has constants that go to the data file of a model that has one.
+pub(crate) fn has_large(model: &ModelProto) -> bool {
+    let mut constants = model.graph.iter().flat_map(|graph| &graph.initializer);
+    constants.any(|tensor| tensor.raw_data.as_ref().is_some_and(is_large))
+}
+
+fn is_large(raw: &Bytes) -> bool {
+    raw.len() >= EXTERNAL_FLOOR
+}
 
 /// A data file in a temporary folder, on its way to its place.
 pub(super) struct StagedData {
@@ -48,7 +60,7 @@ impl StagedData {
         let mut hash = Sha256::new();
         let mut offset = 0u64;
         for tensor in proto.graph.iter_mut().flat_map(|graph| &mut graph.initializer) {
-            let Some(raw) = tensor.raw_data.take_if(|raw| raw.len() >= EXTERNAL_FLOOR) else { continue };
+            let Some(raw) = tensor.raw_data.take_if(|raw| is_large(raw)) else { continue };
             let padding = offset.next_multiple_of(ALIGNMENT) - offset;
             std::io::copy(&mut std::io::repeat(0).take(padding), &mut file).map_err(io)?;
             file.write_all(&raw).map_err(io)?;
@@ -129,7 +141,7 @@ pub(super) fn old_data(path: &Path) -> BTreeSet<PathBuf> {
     let beside = data_files(path).into_iter().filter(|file| file.parent() == path.parent());
     let mut old: BTreeSet<String> = beside.map(|file| name_of(&file)).collect();
     old.retain(|file| file.starts_with(name));
-    let is_model = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "onnx");
+    let is_model = |path: &PathBuf| is_text(path) || path.extension().is_some_and(|ending| ending == "onnx");
     for other in files().filter(|other| is_model(other) && other.file_name() != path.file_name()) {
         if old.is_empty() {
             break;
@@ -164,10 +176,17 @@ pub fn is_data_file(file: &Path, model: &Path) -> bool {
 
 /// The files in the folder of the model at `path`, and in those below, that hold its weights; none where there is no model.
 pub fn data_files(path: &Path) -> BTreeSet<PathBuf> {
-    let Ok(mut proto) = map_file(path).map(ModelProto::decode) else { return BTreeSet::new() };
-    let Ok(proto) = &mut proto else { return BTreeSet::new() };
-    let entries = external_entries(proto).filter(|entry| entry.key() == "location");
+    let Some(mut proto) = map_file(path).ok().and_then(message) else {
+        return BTreeSet::new();
+    };
+    let entries = external_entries(&mut proto).filter(|entry| entry.key() == "location");
     entries.filter_map(|entry| inside(entry.value())).map(|file| path.with_file_name(file)).collect()
+}
+
+/// The model that a file says, as ONNX or as text, with its constants where they lie.
+fn message(bytes: Bytes) -> Option<ModelProto> {
+    let text = || Some(Parser::new(std::str::from_utf8(&bytes).ok()?).model().ok()?.0);
+    ModelProto::decode(bytes.clone()).ok().or_else(text)
 }
 
 /// The path of a data file in the folder of its model, without `.`; `None` where it leads out of it.

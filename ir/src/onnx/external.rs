@@ -10,7 +10,7 @@ use memmap2::Mmap;
 
 use super::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto};
 use super::read::ModelError;
-use crate::tensor::{Tensor, is_external};
+use crate::tensor::{Tensor, is_external, is_opaque};
 
 /// Why a tensor's external data cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +22,11 @@ pub enum ExternalError {
     /// No `location`, or an `offset` or `length` that is no number.
     #[error("its external data entry \"{key}\" is missing or malformed; export the model again")]
     Malformed { key: &'static str },
+    /// Neither a payload nor the name of a file.
+    #[error(
+        "it has no payload and names no file with one; export the model again, a text by --emit ir, which leaves no constant out"
+    )]
+    Missing,
     /// The path leads out of the model's folder.
     #[error(
         "external data path {location:?} leaves the model's own folder, or is a link to a file out of it; move the file beside \
@@ -52,12 +57,18 @@ pub(super) struct ExternalFiles<'a> {
     model: Option<&'a Path>,
     mapped: HashMap<PathBuf, Bytes>,
     loaded: u64,
+    keeps_opaque: bool,
 }
 
 impl<'a> ExternalFiles<'a> {
     /// Files are looked for in the folder of the file `model`; without one there are none.
     pub(super) fn new(model: Option<&'a Path>) -> Self {
-        Self { model, mapped: HashMap::new(), loaded: 0 }
+        Self { model, mapped: HashMap::new(), loaded: 0, keeps_opaque: false }
+    }
+
+    /// The same, that let opaque constants be as they are.
+    pub(super) fn keeping_opaque(self) -> Self {
+        Self { keeps_opaque: true, ..self }
     }
 
     /// Puts the payload of every external tensor in its place, shared with the mapped file; the bytes that this was.
@@ -101,7 +112,7 @@ impl<'a> ExternalFiles<'a> {
     }
 
     fn inline_tensor(&mut self, proto: &mut TensorProto, label: &str) -> Result<(), ModelError> {
-        if !is_external(proto) {
+        if !is_external(proto) || self.keeps_opaque && is_opaque(proto) {
             return Ok(());
         }
         let name = || format!("{label} \"{}\"", proto.name());
@@ -128,6 +139,9 @@ impl<'a> ExternalFiles<'a> {
             None => Ok(None),
             Some(text) => text.parse::<u64>().map(Some).map_err(|_| ExternalError::Malformed { key }),
         };
+        if is_opaque(tensor) {
+            return Err(ExternalError::Missing);
+        }
         let location = entry("location").ok_or(ExternalError::Malformed { key: "location" })?;
         let length = number("length")?.filter(|&length| length > 0);
         let (offset, length) = (number("offset")?.unwrap_or(0), length.unwrap_or(byte_len as u64));

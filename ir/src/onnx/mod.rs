@@ -14,12 +14,15 @@ mod unknown;
 mod write;
 
 pub use content::Content;
+pub(crate) use data_file::has_large;
 pub use data_file::{data_files, is_data_file};
 pub use external::{ExternalError, map_file};
 pub use folder::{FolderError, StagedFolder};
 pub use instantiate::instantiate;
 pub use read::{ModelError, ReadError, from_proto, read};
+pub(crate) use read::{OwnOperators, from_text};
 pub use temporary::remove_temporaries;
+pub(crate) use write::stage_message;
 pub use write::{
     Staged, Storage, WriteError, check_writable, extract, node_to_proto, stage, to_proto, write, write_file,
 };

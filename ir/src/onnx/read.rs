@@ -1,17 +1,19 @@
 //! ONNX file to [`Model`]: weights are not copied, and nothing that the file says is dropped.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use prost::Message;
 
 use super::external::{ExternalError, ExternalFiles, map_file};
-use super::proto::{GraphProto, ModelProto};
+use super::proto::{GraphProto, ModelProto, NodeProto};
 use super::unknown::has_unknown_fields;
 use crate::functions::Functions;
 use crate::graph::{Graph, Source, ValueId};
 use crate::model::Model;
 use crate::op::Op;
 use crate::tensor::{Tensor, TensorError};
+use crate::text::lex::ParseError;
 use crate::verify::{Faults, verify};
 
 /// A file cannot be read as a model.
@@ -34,6 +36,9 @@ pub enum ModelError {
     /// The bytes are no ONNX protobuf.
     #[error("this is not an ONNX model, or it is truncated: {0}")]
     Decode(#[from] prost::DecodeError),
+    /// The text breaks the grammar of the textual form.
+    #[error(transparent)]
+    Text(#[from] ParseError),
     /// Decodes as protobuf, and has no graph in it.
     #[error("this is not an ONNX model: it has no {missing}")]
     NotAModel { missing: &'static str },
@@ -78,7 +83,25 @@ pub fn from_proto(proto: ModelProto) -> Result<Model, ModelError> {
     model_from_proto(proto, ExternalFiles::new(None))
 }
 
-fn model_from_proto(mut header: ModelProto, files: ExternalFiles) -> Result<Model, ModelError> {
+/// Our own operators among the nodes of a graph, by their place, each with the nodes that it stands for.
+pub(crate) type OwnOperators = HashMap<usize, (Op, Vec<NodeProto>)>;
+
+/// The model that a text means, in which the nodes at the places of `own` are operators of ours. In the file `path`, no constant
+/// may be opaque; in memory, none may lie in another file.
+pub(crate) fn from_text(
+    proto: ModelProto,
+    own: OwnOperators,
+    path: Option<&Path>,
+) -> Result<Model, ModelError> {
+    let files = ExternalFiles::new(path);
+    build(proto, own, if path.is_some() { files } else { files.keeping_opaque() })
+}
+
+fn model_from_proto(header: ModelProto, files: ExternalFiles) -> Result<Model, ModelError> {
+    build(header, OwnOperators::new(), files)
+}
+
+fn build(mut header: ModelProto, own: OwnOperators, files: ExternalFiles) -> Result<Model, ModelError> {
     let source_bytes = files.inline(&mut header)?;
     let proto = header.graph.take().ok_or(ModelError::NotAModel { missing: "graph" })?;
     if header.ir_version.is_none() {
@@ -90,14 +113,14 @@ fn model_from_proto(mut header: ModelProto, files: ExternalFiles) -> Result<Mode
     if let Some(cycle) = Functions::new(&header.functions).cycle() {
         return Err(ModelError::RecursiveFunctions(cycle));
     }
-    let mut graph = graph_from_proto(proto)?;
+    let mut graph = graph_from_proto(proto, own)?;
     graph.inputs_list_constants = header.ir_version() < 4;
     let model = Model { graph, header, source_bytes, newer: None };
     verify(&model)?;
     Ok(model)
 }
 
-fn graph_from_proto(mut proto: GraphProto) -> Result<Graph, ModelError> {
+fn graph_from_proto(mut proto: GraphProto, mut own: OwnOperators) -> Result<Graph, ModelError> {
     let mut graph = Graph::default();
     let redefined = |graph: &Graph, id| ModelError::Redefined { value: graph.value(id).name.clone() };
     for info in std::mem::take(&mut proto.input) {
@@ -112,7 +135,8 @@ fn graph_from_proto(mut proto: GraphProto) -> Result<Graph, ModelError> {
         let id = graph.intern(tensor.name());
         graph.define(id, Source::Initializer);
         let tensor = Tensor::from_proto(tensor);
-        tensor.check().map_err(|source| {
+        let check = if tensor.is_opaque() { tensor.elements().map(drop) } else { tensor.check() };
+        check.map_err(|source| {
             let tensor = format!("initializer \"{}\"", graph.value(id).name);
             ModelError::Tensor { tensor, source }
         })?;
@@ -127,14 +151,30 @@ fn graph_from_proto(mut proto: GraphProto) -> Result<Graph, ModelError> {
         }
     }
     for (rank, mut node) in std::mem::take(&mut proto.node).into_iter().enumerate() {
-        let mut connect = |names: Vec<String>| -> Vec<Option<ValueId>> {
-            names.iter().map(|name| (!name.is_empty()).then(|| graph.intern(name))).collect()
+        let add = |graph: &mut Graph, mut node: NodeProto, own: Option<Op>| {
+            let mut connect = |names: Vec<String>| -> Vec<Option<ValueId>> {
+                names.iter().map(|name| (!name.is_empty()).then(|| graph.intern(name))).collect()
+            };
+            let (inputs, outputs) =
+                (connect(std::mem::take(&mut node.input)), connect(std::mem::take(&mut node.output)));
+            let name = node.name().to_string();
+            let op = own.unwrap_or_else(|| Op::Onnx(Box::new(node)));
+            let id = graph.insert(&name, op, inputs, outputs, Some(rank as u32));
+            id.map_err(|id| redefined(graph, id))
         };
-        let (inputs, outputs) =
-            (connect(std::mem::take(&mut node.input)), connect(std::mem::take(&mut node.output)));
-        let name = node.name().to_string();
-        let op = Op::Onnx(Box::new(node));
-        graph.insert(&name, op, inputs, outputs, Some(rank as u32)).map_err(|id| redefined(&graph, id))?;
+        let Some((mut op, origin)) = own.remove(&rank) else {
+            add(&mut graph, node, None)?;
+            continue;
+        };
+        if let Op::Linear(linear) = &mut op {
+            // The nodes that a layer stands for name values of the graph, and are not in it.
+            for node in origin {
+                let id = add(&mut graph, node, None)?;
+                linear.origin.extend(graph.remove(id));
+            }
+        }
+        node.attribute.clear();
+        add(&mut graph, node, Some(op))?;
     }
     graph.outputs = proto.output.iter().map(|info| graph.intern(info.name())).collect();
     for info in proto.output.iter().chain(&proto.value_info) {

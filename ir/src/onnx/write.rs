@@ -8,12 +8,13 @@ use prost::Message;
 
 use super::data_file::{self, StagedData, old_data};
 use super::place::Place;
-use super::proto::{GraphProto, ModelProto, NodeProto, ValueInfoProto};
+use super::proto::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
 use super::temporary::TemporaryFolder;
 use super::unknown::carry_unknown_fields;
 use crate::graph::{Cycle, Graph, NodeId, ValueId};
 use crate::model::Model;
 use crate::op::Op;
+use crate::tensor::is_opaque;
 
 /// Where the weights of a written model lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -38,6 +39,11 @@ pub enum WriteError {
     /// The graph has a cycle.
     #[error(transparent)]
     Cycle(#[from] Cycle),
+    /// A constant has no payload.
+    #[error(
+        "constant \"{tensor}\" is opaque: the text that the model comes from leaves its payload out; write the text with --emit ir"
+    )]
+    Opaque { tensor: String },
     /// Protobuf readers refuse files of 2 GB and more.
     #[error(
         "the model file would take {size} bytes, over protobuf's limit of 2 GB; store the weights externally"
@@ -81,32 +87,41 @@ pub struct Staged {
 /// # Errors
 /// When the graph is not lowered or the files cannot be written.
 pub fn stage(model: &Model, path: &Path, storage: Storage) -> Result<Staged, WriteError> {
-    let place = Place::of(path)?;
-    let mut proto = to_proto(model)?;
-    let folder = temporary(&place, path)?;
+    let proto = to_proto(model)?;
     let inline =
         storage == Storage::Inline || storage == Storage::Auto && proto.encoded_len() <= PROTOBUF_LIMIT;
+    stage_message(proto, path, inline, |proto| {
+        let mut bytes = proto.encode_to_vec();
+        if let Some(source) = &model.newer {
+            bytes = carry_unknown_fields(source, &bytes);
+        }
+        if bytes.len() > PROTOBUF_LIMIT {
+            return Err(WriteError::TooLarge { size: bytes.len() });
+        }
+        Ok(bytes)
+    })
+}
+
+/// Writes `proto` as `encode` says to a temporary folder beside `path`, and large constants to a data file unless all are to be
+/// `inline`.
+pub(crate) fn stage_message(
+    mut proto: ModelProto,
+    path: &Path,
+    inline: bool,
+    encode: impl Fn(&ModelProto) -> Result<Vec<u8>, WriteError>,
+) -> Result<Staged, WriteError> {
+    let place = Place::of(path)?;
+    let folder = temporary(&place, path)?;
     let data = if inline { None } else { Some(StagedData::write(&mut proto, place.path(), &folder)?) };
-    let mut size = encode(model, &proto, &folder.join(place.file_name()), path)?;
+    let bytes = encode(&proto)?;
+    fill(&folder.join(place.file_name()), &bytes, path)?;
+    let mut size = bytes.len() as u64;
     if let Some(data) = &data {
         size += data.size;
         data.name_by_hash(&mut proto);
-        encode(model, &proto, &folder.join(BY_HASH), path)?;
+        fill(&folder.join(BY_HASH), &encode(&proto)?, path)?;
     }
     Ok(Staged { folder, place, data, size })
-}
-
-/// Makes the file `temporary` of the protobuf message of `model`, on its way to `target`; its size.
-fn encode(model: &Model, proto: &ModelProto, temporary: &Path, target: &Path) -> Result<u64, WriteError> {
-    let mut bytes = proto.encode_to_vec();
-    if let Some(source) = &model.newer {
-        bytes = carry_unknown_fields(source, &bytes);
-    }
-    if bytes.len() > PROTOBUF_LIMIT {
-        return Err(WriteError::TooLarge { size: bytes.len() });
-    }
-    fill(temporary, &bytes, target)?;
-    Ok(bytes.len() as u64)
 }
 
 impl Staged {
@@ -159,7 +174,7 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
 /// The model as one protobuf message with every payload inline (shared with the model, not copied).
 ///
 /// # Errors
-/// When the graph is not lowered, or cyclic.
+/// When the graph is not lowered, or cyclic, or a constant is opaque.
 pub fn to_proto(model: &Model) -> Result<ModelProto, WriteError> {
     let graph = &model.graph;
     let proto = GraphProto {
@@ -171,7 +186,18 @@ pub fn to_proto(model: &Model) -> Result<ModelProto, WriteError> {
         input: graph.inputs.iter().map(|&id| info(graph, id)).collect(),
         ..GraphProto::clone(&graph.rest)
     };
+    if let Some(tensor) = opaque(&proto) {
+        return Err(WriteError::Opaque { tensor: tensor.name().to_string() });
+    }
     Ok(ModelProto { graph: Some(proto), ..model.header.clone() })
+}
+
+/// An opaque constant in the graph or a body in it, if there is one.
+fn opaque(graph: &GraphProto) -> Option<&TensorProto> {
+    let attributes = || graph.node.iter().flat_map(|node| &node.attribute);
+    let literals = attributes().flat_map(|attribute| attribute.t.iter().chain(&attribute.tensors));
+    let found = graph.initializer.iter().chain(literals).find(|tensor| is_opaque(tensor));
+    found.or_else(|| graph.node.iter().flat_map(NodeProto::bodies).find_map(opaque))
 }
 
 /// A self-contained model of some nodes of `model`: it reads `inputs`, yields `outputs`, and carries the

@@ -18,7 +18,7 @@ fn exercise(bytes: &[u8]) -> Option<Model> {
     let model = from_proto(ModelProto::decode(bytes).ok()?).ok()?;
     let written = to_proto(&model).unwrap();
     assert_eq!(written.graph.unwrap().node.len(), model.graph.nodes().count());
-    assert!(model.to_string().starts_with("model ir_version="));
+    assert!(model.to_string().parse::<Model>().is_ok());
     Some(model)
 }
 
@@ -152,6 +152,6 @@ fn absurd_dimensions_of_values_are_printed_and_kept() {
         tensor.elem_type = Some(i32::MAX);
     }
     let model = exercise(&proto.encode_to_vec()).unwrap();
-    assert!(model.to_string().contains("(%x: ?[-9223372036854775808, 32])"), "{model}");
+    assert!(model.to_string().contains("(%x: ?2147483647[-9223372036854775808, 32])"), "{model}");
     assert_eq!(to_proto(&model).unwrap(), proto);
 }

@@ -8,6 +8,7 @@ use zqc_ir::operands::{
     OperandError, codes_dtype, format_of, low_rank, matrix, native_dtype, operands, rows,
 };
 use zqc_ir::tensor::{DataType, TensorError};
+use zqc_ir::text;
 use zqc_ir::verify::verify;
 use zqc_ir::{Change, Model, NewNode, Op, Patch, Tensor};
 
@@ -139,8 +140,9 @@ fn rows_are_those_of_the_matrix() {
 
 #[test]
 fn the_textual_form_shows_every_operand() {
-    let text =
-        model(&shifted(Format::E2M1, Ladder::M3), Some(&branch(FactorFormat::Bf16)), |_, _| ()).to_string();
+    let model = model(&shifted(Format::E2M1, Ladder::M3), Some(&branch(FactorFormat::Bf16)), |_, _| ());
+    let (text, exact) = (model.to_string(), text::exact(&model).unwrap());
+    assert_eq!(text::exact(&text::parse(&exact).unwrap()).unwrap(), exact);
     let lines = [
         "const %operand1: u8[3, 3]",
         "const %operand2: f32[3, 1]",
@@ -149,7 +151,7 @@ fn the_textual_form_shows_every_operand() {
         "const %operand6: bf16[3, 2]",
         "const %operand7: f32[2]",
         "zqc.quantized_linear(%x, %operand1, %operand2, %operand3, _, %operand5, %operand6, %operand7) \
-         {layer = \"layer\", k = 5, n = 3, format = e2m1, group_size = 2, ladder = m3, rank = 2}",
+         {layer = \"layer\", k = 5, n = 3, format = \"e2m1\", group_size = 2, ladder = \"m3\", rank = 2, dtype = \"f32\"}",
     ];
     lines.into_iter().for_each(|line| assert!(text.contains(line), "no {line} in\n{text}"));
 }

@@ -11,6 +11,7 @@ use zqc_ir::op::attribute;
 use zqc_ir::tensor::DataType;
 
 use crate::protos::{entry, floats, import, info, model, node, small, string, strings, tensor_type, tiny};
+use crate::text_round_trip::assert_text_keeps;
 
 /// Reads and writes through files.
 fn round_trip(proto: &ModelProto) -> ModelProto {
@@ -25,7 +26,9 @@ fn round_trip(proto: &ModelProto) -> ModelProto {
 
 fn assert_kept(proto: &ModelProto) {
     assert_eq!(round_trip(proto), *proto);
-    assert_eq!(to_proto(&from_proto(proto.clone()).unwrap()).unwrap(), *proto);
+    let model = from_proto(proto.clone()).unwrap();
+    assert_eq!(to_proto(&model).unwrap(), *proto);
+    assert_text_keeps(&model);
 }
 
 #[test]

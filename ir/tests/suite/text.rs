@@ -24,7 +24,7 @@ fn branch(name: &str) -> GraphProto {
 }
 
 /// A graph with attributes of every kind, a body, a function and dimensions of every kind.
-fn everything() -> ModelProto {
+pub fn everything() -> ModelProto {
     let mut own = node("Own", "attributes", &["h", "", "scale"], &["a", ""]);
     own.domain = string("own");
     own.attribute = vec![

@@ -1,0 +1,393 @@
+//! Graphs, nodes and attributes from text.
+
+use std::collections::{HashMap, HashSet};
+
+use prost::Message;
+
+use crate::onnx::OwnOperators;
+use crate::onnx::proto::{
+    AttributeProto, GraphProto, NodeProto, StringStringEntryProto, TensorProto, ValueInfoProto,
+    attribute_proto::AttributeType,
+};
+use crate::text::constant::{self, Splats};
+use crate::text::lex::{Lexer, ParseError, Token};
+use crate::text::words::{KINDS, OWN, is_list};
+use crate::text::{operators, types};
+
+/// What stands between the braces of a graph or a function.
+#[derive(Default)]
+pub(super) struct Block {
+    constants: Vec<TensorProto>,
+    pub nodes: Vec<NodeProto>,
+    pub types: Vec<ValueInfoProto>,
+    own: OwnOperators,
+}
+
+/// Reads text.
+pub(crate) struct Parser<'a> {
+    pub(super) lexer: Lexer<'a>,
+    splats: Splats,
+    /// How many graphs are open.
+    depth: usize,
+}
+
+impl<'a> Parser<'a> {
+    pub fn new(text: &'a str) -> Self {
+        Self { lexer: Lexer::new(text), splats: Splats::default(), depth: 0 }
+    }
+
+    /// The graph behind the word `graph`, and our own operators in it.
+    pub(super) fn graph(&mut self) -> Result<(GraphProto, OwnOperators), ParseError> {
+        if self.depth == types::DEPTH {
+            return Err(self.lexer.error("graphs are nested too deeply here"));
+        }
+        self.depth += 1;
+        let mut graph = GraphProto { name: self.optional_name()?, ..Default::default() };
+        self.lexer.expect("(")?;
+        graph.input = self.list(")", |parser| Ok(parser.declaration()?.0))?;
+        self.lexer.expect("->")?;
+        self.lexer.expect("(")?;
+        graph.output = self.list(")", |parser| Ok(parser.declaration()?.0))?;
+        self.rest(&mut graph)?;
+        let block = self.block()?;
+        (graph.initializer, graph.node, graph.value_info) = (block.constants, block.nodes, block.types);
+        self.depth -= 1;
+        Ok((graph, block.own))
+    }
+
+    /// The name of a graph, unless what it has comes at once.
+    fn optional_name(&mut self) -> Result<Option<String>, ParseError> {
+        match self.lexer.token() {
+            Token::Word(_) | Token::Quoted(_) => self.word_or_string("a name").map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// A word, or a string that stands for one.
+    pub(super) fn word_or_string(&mut self, expected: &str) -> Result<String, ParseError> {
+        match self.lexer.token() {
+            Token::Word(word) => {
+                let word = word.to_string();
+                self.lexer.next();
+                Ok(word)
+            }
+            Token::Quoted(_) => self.lexer.string(),
+            _ => Err(self.lexer.unexpected(expected)),
+        }
+    }
+
+    /// Constants, nodes and types between braces.
+    pub(super) fn block(&mut self) -> Result<Block, ParseError> {
+        self.lexer.expect("{")?;
+        let mut block = Block::default();
+        while !self.lexer.takes("}") {
+            if self.lexer.takes_word("const") {
+                let constant = self.constant()?;
+                block.constants.push(constant);
+            } else if self.lexer.takes_word("types") {
+                self.types(&mut block)?;
+            } else {
+                self.node(&mut block)?;
+            }
+        }
+        Ok(block)
+    }
+
+    fn constant(&mut self) -> Result<TensorProto, ParseError> {
+        let mut tensor = TensorProto { name: self.optional_value()?, ..Default::default() };
+        if self.lexer.takes(":") {
+            self.tensor_type(&mut tensor)?;
+            self.lexer.expect("=")?;
+            constant::parse_payload(&mut self.lexer, &mut tensor, &mut self.splats)?;
+        }
+        self.rest(&mut tensor)?;
+        Ok(tensor)
+    }
+
+    fn tensor_type(&mut self, tensor: &mut TensorProto) -> Result<(), ParseError> {
+        let dtype = match self.lexer.token() {
+            Token::Word(word) => types::data_type(word),
+            _ => None,
+        };
+        let dtype = dtype.ok_or_else(|| self.lexer.unexpected("an element type such as f32"))?;
+        self.lexer.next();
+        tensor.data_type = Some(dtype as i32);
+        self.lexer.expect("[")?;
+        tensor.dims = self.lexer.list("]", |lexer| lexer.number("a size"))?;
+        Ok(())
+    }
+
+    /// The list of types, which replaces that of the results as they came.
+    fn types(&mut self, block: &mut Block) -> Result<(), ParseError> {
+        let said: HashMap<String, ValueInfoProto> = std::mem::take(&mut block.types)
+            .into_iter()
+            .map(|info| (info.name().to_string(), info))
+            .collect();
+        self.lexer.expect("(")?;
+        block.types = self.list(")", |parser| {
+            let (info, says_more) = parser.declaration()?;
+            match said.get(info.name()) {
+                _ if says_more => Ok(info),
+                Some(said) => Ok(said.clone()),
+                None => {
+                    Err(parser.lexer.error(&format!("%{} has no type to be listed before this", info.name())))
+                }
+            }
+        })?;
+        Ok(())
+    }
+
+    /// A value with its type; says whether there was more than its name.
+    fn declaration(&mut self) -> Result<(ValueInfoProto, bool), ParseError> {
+        let mut info = ValueInfoProto { name: self.optional_value()?, ..Default::default() };
+        if self.lexer.takes(":") {
+            info.r#type = Some(types::parse(&mut self.lexer)?);
+        }
+        let has_rest = self.rest(&mut info)?;
+        let says_more = has_rest || info.r#type.is_some();
+        Ok((info, says_more))
+    }
+
+    /// `%name`, or `_` for none.
+    fn optional_value(&mut self) -> Result<Option<String>, ParseError> {
+        if self.lexer.takes_word("_") { Ok(None) } else { self.value().map(Some) }
+    }
+
+    pub(super) fn value(&mut self) -> Result<String, ParseError> {
+        let Token::Value(name) = self.lexer.token() else {
+            return Err(self.lexer.unexpected("a value such as %x"));
+        };
+        let name = name.to_string();
+        self.lexer.next();
+        Ok(name)
+    }
+
+    fn node(&mut self, block: &mut Block) -> Result<(), ParseError> {
+        let mut node = NodeProto::default();
+        if self.lexer.takes_word("node") {
+            self.rest(&mut node)?;
+            block.nodes.push(node);
+            return Ok(());
+        }
+        if matches!(self.lexer.token(), Token::Value(_)) || self.lexer.is_word("_") {
+            loop {
+                let (info, has_type) = self.declaration()?;
+                node.output.push(info.name().to_string());
+                block.types.extend(has_type.then_some(info));
+                if !self.lexer.takes(",") {
+                    break;
+                }
+            }
+            self.lexer.expect("=")?;
+        }
+        let place = self.lexer.place();
+        let is_own = matches!(self.lexer.token(), Token::Word(word) if word.starts_with(OWN));
+        let (domain, op_type) = self.operator()?;
+        (node.domain, node.op_type) = (domain, op_type);
+        self.lexer.expect("(")?;
+        node.input = self.list(")", |parser| Ok(parser.optional_value()?.unwrap_or_default()))?;
+        if self.lexer.takes("{") {
+            node.attribute = self.list("}", Self::attribute)?;
+        }
+        if let Token::At(name) = self.lexer.token() {
+            node.name = Some(name.to_string());
+            self.lexer.next();
+        }
+        if self.lexer.takes_word("metadata") {
+            self.lexer.expect("(")?;
+            node.metadata_props = self.lexer.list(")", |lexer| {
+                let key = lexer.string()?;
+                lexer.expect("=")?;
+                Ok(StringStringEntryProto { key: Some(key), value: Some(lexer.string()?) })
+            })?;
+        }
+        self.rest(&mut node)?;
+        if is_own {
+            let own = operators::from_attributes(&node);
+            let own = own.map_err(|message| self.lexer.error_at(place, &message))?;
+            if self.depth != 1 {
+                return Err(self.lexer.error_at(place, "our own operators stand in the main graph only"));
+            }
+            block.own.insert(block.nodes.len(), own);
+        }
+        block.nodes.push(node);
+        Ok(())
+    }
+
+    /// The domain and the type of an operator or a function.
+    pub(super) fn operator(&mut self) -> Result<(Option<String>, Option<String>), ParseError> {
+        let is_nameless = self.lexer.is_word("_");
+        let first = self.word_or_string("an operator")?;
+        if self.lexer.takes("::") {
+            let is_nameless = self.lexer.is_word("_");
+            let name = self.word_or_string("an operator")?;
+            return Ok((Some(first), Some(name).filter(|_| !is_nameless)));
+        }
+        Ok((None, Some(first).filter(|_| !is_nameless)))
+    }
+
+    pub(super) fn attribute(&mut self) -> Result<AttributeProto, ParseError> {
+        let name = if self.lexer.takes_word("_") { None } else { Some(self.word_or_string("an attribute")?) };
+        let mut attribute = AttributeProto::default();
+        if self.lexer.takes("=") {
+            attribute = self.attribute_value()?;
+        }
+        attribute.name = name;
+        self.rest(&mut attribute)?;
+        Ok(attribute)
+    }
+
+    fn attribute_value(&mut self) -> Result<AttributeProto, ParseError> {
+        if let Token::Word(word) = self.lexer.token()
+            && let Some(&(kind, _)) = KINDS.iter().find(|(_, known)| known == word)
+        {
+            self.lexer.next();
+            if is_list(kind) && self.lexer.takes("[") {
+                self.lexer.expect("]")?;
+                return Ok(of_kind(kind));
+            }
+            match (self.lexer.token(), kind) {
+                (Token::At(_), _) => {}
+                (_, AttributeType::Graph | AttributeType::TypeProto) => return self.item_of(kind),
+                _ => return Err(self.lexer.unexpected(if is_list(kind) { "[ or @" } else { "@" })),
+            }
+            return Ok(AttributeProto { r#type: Some(kind as i32), ..self.reference()? });
+        }
+        if matches!(self.lexer.token(), Token::At(_)) {
+            return self.reference();
+        }
+        if !self.lexer.takes("[") {
+            return self.item();
+        }
+        let place = self.lexer.place();
+        let items = self.list("]", Self::item)?;
+        let kinds: HashSet<i32> = items.iter().filter_map(|item| item.r#type).collect();
+        let mut list = AttributeProto::default();
+        for AttributeProto { f, i, s, t, g, tp, .. } in items {
+            list.floats.extend(f);
+            list.ints.extend(i);
+            list.strings.extend(s);
+            list.tensors.extend(t);
+            list.graphs.extend(g);
+            list.type_protos.extend(tp);
+        }
+        let kind = match kinds.iter().next().and_then(|&kind| AttributeType::try_from(kind).ok()) {
+            _ if kinds.len() != 1 => {
+                let rule =
+                    "a list has values of one kind, and at least one; an empty one is ints [], floats [] ...";
+                return Err(self.lexer.error_at(place, rule));
+            }
+            Some(AttributeType::Float) => AttributeType::Floats,
+            Some(AttributeType::Int) => AttributeType::Ints,
+            Some(AttributeType::String) => AttributeType::Strings,
+            Some(AttributeType::Tensor) => AttributeType::Tensors,
+            Some(AttributeType::Graph) => AttributeType::Graphs,
+            _ => AttributeType::TypeProtos,
+        };
+        Ok(AttributeProto { r#type: Some(kind as i32), ..list })
+    }
+
+    fn reference(&mut self) -> Result<AttributeProto, ParseError> {
+        let Token::At(name) = self.lexer.next() else { return Err(self.lexer.unexpected("@")) };
+        Ok(AttributeProto { ref_attr_name: Some(name.into_owned()), ..Default::default() })
+    }
+
+    /// A value that is no list.
+    fn item(&mut self) -> Result<AttributeProto, ParseError> {
+        match self.lexer.token() {
+            Token::Word("graph") => {
+                self.lexer.next();
+                self.item_of(AttributeType::Graph)
+            }
+            Token::Word("type") => {
+                self.lexer.next();
+                self.item_of(AttributeType::TypeProto)
+            }
+            Token::Word("inf" | "nan") => self.item_of(AttributeType::Float),
+            Token::Number(text) => {
+                let is_float =
+                    text.starts_with("0x") || text.contains(['.', 'e', 'E']) || text.ends_with("inf");
+                self.item_of(if is_float { AttributeType::Float } else { AttributeType::Int })
+            }
+            Token::Quoted(_) => self.item_of(AttributeType::String),
+            Token::Word(_) | Token::Value(_) => self.item_of(AttributeType::Tensor),
+            _ => Err(self.lexer.unexpected("the value of an attribute")),
+        }
+    }
+
+    fn item_of(&mut self, kind: AttributeType) -> Result<AttributeProto, ParseError> {
+        let mut item = of_kind(kind);
+        match kind {
+            AttributeType::Graph => {
+                let (graph, _) = self.graph()?;
+                item.g = Some(graph);
+            }
+            AttributeType::TypeProto => item.tp = Some(types::parse(&mut self.lexer)?),
+            AttributeType::Float => item.f = Some(self.float()?),
+            AttributeType::Int => item.i = Some(self.lexer.number("an integer of 64 bits")?),
+            AttributeType::String => {
+                if let Token::Quoted(bytes) = self.lexer.next() {
+                    item.s = Some(bytes.into_owned());
+                }
+            }
+            _ => {
+                let mut tensor = TensorProto::default();
+                if matches!(self.lexer.token(), Token::Value(_)) {
+                    tensor.name = Some(self.value()?);
+                    self.lexer.expect(":")?;
+                }
+                self.tensor_type(&mut tensor)?;
+                constant::parse_payload(&mut self.lexer, &mut tensor, &mut self.splats)?;
+                self.rest(&mut tensor)?;
+                item.t = Some(tensor);
+            }
+        }
+        Ok(item)
+    }
+
+    fn float(&mut self) -> Result<f32, ParseError> {
+        let digits = match self.lexer.token() {
+            Token::Number(text) => text.strip_prefix("0x"),
+            _ => None,
+        };
+        let Some(digits) = digits else { return self.lexer.number("a float") };
+        let bits = u32::from_str_radix(digits, 16);
+        let bits = bits.map_err(|_| self.lexer.unexpected("the 32 bits of a float"))?;
+        self.lexer.next();
+        Ok(f32::from_bits(bits))
+    }
+
+    /// What the language has no words for, if it comes now: it is merged into `message`.
+    pub(super) fn rest(&mut self, message: &mut (impl Message + Default)) -> Result<bool, ParseError> {
+        if !self.lexer.takes_word("proto") {
+            return Ok(false);
+        }
+        self.lexer.expect("<")?;
+        let place = self.lexer.place();
+        let bytes = self.lexer.bytes()?;
+        self.lexer.expect(">")?;
+        let merged = message.merge(bytes.as_slice());
+        merged.map_err(|error| self.lexer.error_at(place, &format!("these bytes: {error}")))?;
+        Ok(true)
+    }
+
+    /// As [`Lexer::list`], of what the parser reads.
+    pub(super) fn list<T>(
+        &mut self,
+        close: &str,
+        mut item: impl FnMut(&mut Self) -> Result<T, ParseError>,
+    ) -> Result<Vec<T>, ParseError> {
+        let mut items = Vec::new();
+        while !self.lexer.takes(close) {
+            if !items.is_empty() {
+                self.lexer.expect(",")?;
+            }
+            items.push(item(self)?);
+        }
+        Ok(items)
+    }
+}
+
+fn of_kind(kind: AttributeType) -> AttributeProto {
+    AttributeProto { r#type: Some(kind as i32), ..Default::default() }
+}

@@ -1,0 +1,120 @@
+//! Models and functions to text.
+//!
+//! What the language has no words for is printed as `proto<0x...>`, the message with all taken out that was printed. Every message
+//! is taken apart field by field here, so that the Rust compiler refuses to forget a field of the schema.
+
+mod graph;
+
+use std::collections::HashSet;
+use std::fmt;
+
+use super::quote;
+use super::words::{operator, value};
+use crate::onnx::proto::{FunctionProto, ModelProto, OperatorSetIdProto};
+
+pub(super) use graph::Printer;
+pub use graph::Style;
+
+impl Printer<'_> {
+    /// The model, in whose graph the nodes `own` are operators of ours.
+    pub fn model(&mut self, model: &ModelProto, own: &HashSet<usize>) -> fmt::Result {
+        let ModelProto {
+            ir_version,
+            opset_import,
+            producer_name,
+            producer_version,
+            domain,
+            model_version,
+            doc_string,
+            graph,
+            metadata_props,
+            training_info,
+            functions,
+            configuration,
+        } = model;
+        write!(self.out, "model")?;
+        if let Some(version) = ir_version {
+            write!(self.out, " ir_version={version}")?;
+        }
+        let unsaid_imports = self.imports(opset_import)?;
+        for (key, value) in
+            [("producer", producer_name), ("producer_version", producer_version), ("domain", domain)]
+        {
+            if let Some(value) = value {
+                write!(self.out, " {key}={}", quote::quoted(value.as_bytes()))?;
+            }
+        }
+        if let Some(version) = model_version {
+            write!(self.out, " model_version={version}")?;
+        }
+        self.rest(&ModelProto {
+            opset_import: unsaid_imports,
+            doc_string: doc_string.clone(),
+            metadata_props: metadata_props.clone(),
+            training_info: training_info.clone(),
+            configuration: configuration.clone(),
+            ..Default::default()
+        })?;
+        writeln!(self.out)?;
+        functions.iter().try_for_each(|function| self.function(function))?;
+        graph.iter().try_for_each(|graph| {
+            self.graph(graph, own)?;
+            writeln!(self.out)
+        })
+    }
+
+    /// The imports; gives them back where one has no version, which the language cannot say.
+    fn imports(&mut self, imports: &[OperatorSetIdProto]) -> Result<Vec<OperatorSetIdProto>, fmt::Error> {
+        if imports.is_empty() || imports.iter().any(|import| import.version.is_none()) {
+            return Ok(imports.to_vec());
+        }
+        let import = |OperatorSetIdProto { domain, version }: &OperatorSetIdProto| {
+            let domain = domain
+                .as_ref()
+                .map_or(String::new(), |domain| format!("{}=", quote::word(domain, |_| false)));
+            format!("{domain}{}", version.unwrap_or_default())
+        };
+        let imports: Vec<_> = imports.iter().map(import).collect();
+        write!(self.out, " imports({})", imports.join(", "))?;
+        Ok(Vec::new())
+    }
+
+    fn function(&mut self, function: &FunctionProto) -> fmt::Result {
+        let FunctionProto {
+            name,
+            input,
+            output,
+            attribute,
+            attribute_proto,
+            node,
+            doc_string,
+            opset_import,
+            domain,
+            overload,
+            value_info,
+            metadata_props,
+        } = function;
+        let operator = operator(domain.as_deref(), name.as_deref());
+        let values = |names: &[String]| names.iter().map(|name| value(name)).collect::<Vec<_>>().join(", ");
+        write!(self.out, "function {operator}({}) -> ({})", values(input), values(output))?;
+        if !attribute.is_empty() {
+            let names: Vec<_> = attribute.iter().map(|name| quote::word(name, |_| false)).collect();
+            write!(self.out, " attributes({})", names.join(", "))?;
+        }
+        if !attribute_proto.is_empty() {
+            write!(self.out, " defaults(")?;
+            self.separated(attribute_proto, Self::attribute)?;
+            write!(self.out, ")")?;
+        }
+        let unsaid_imports = self.imports(opset_import)?;
+        self.rest(&FunctionProto {
+            opset_import: unsaid_imports,
+            doc_string: doc_string.clone(),
+            overload: overload.clone(),
+            metadata_props: metadata_props.clone(),
+            ..Default::default()
+        })?;
+        self.block(&[], node, value_info, &HashSet::new())?;
+        writeln!(self.out)
+    }
+}
