@@ -60,3 +60,8 @@ pub use signature::{
 };
 pub use token::{ActivationFormat, SCALE_FLOOR, quantize_dequantize_tokens};
 pub use weight_format::WeightFormat;
+
+/// The example of the README, as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -40,3 +40,8 @@ pub use run_error::RunError;
 pub use sessions::{LoadedBodies, LoadedWeight};
 pub use synthesize::{SynthesizeError, synthesize};
 pub use tokenizer::{Tokenizer, TokenizerError};
+
+/// The example of the README, as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
