@@ -6,13 +6,14 @@ pub(crate) mod parse;
 mod words;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use zqc_numerics::{
     ActivationFormat, FactorFormat, Format, GptqOptions, Grouping, Order, ScaleConstraint, ScaleSearch,
     WeightFormat,
 };
 use zqc_passes::{Branch, BranchMetric, HessianSource, LayerPattern, QuantizeHead, Recipe, Select};
-use zqc_runtime::{BackendError, available_backends};
+use zqc_runtime::{Backend, backend};
 
 use crate::error::Error;
 use crate::target::{CudaPackage, Native, Portable, Target, Text};
@@ -208,9 +209,6 @@ impl Default for Options {
 impl Options {
     /// Checks that the choices go together, and with the target.
     pub(crate) fn check(&self, target: &dyn Target) -> Result<(), Error> {
-        if !available_backends().contains(&self.backend.as_str()) {
-            return Err(BackendError::UnknownBackend { name: self.backend.clone() }.into());
-        }
         let grouping = self.recipe().gptq.grouping;
         if let Err(reason) = grouping.check() {
             let (scale, weights) = (grouping.constraint.word(), self.weights.word());
@@ -269,6 +267,14 @@ impl Options {
         };
         let head = self.head(target) != Head::Fp4;
         Some(QuantizeHead { select: self.select(target), grouping, head, activations })
+    }
+
+    /// The back end `given`, or else the one that is named.
+    pub(crate) fn backend(&self, given: Option<&Arc<dyn Backend>>) -> Result<Arc<dyn Backend>, Error> {
+        match given {
+            Some(given) => Ok(given.clone()),
+            None => Ok(backend(&self.backend, self.threads)?.into()),
+        }
     }
 
     /// How weights are solved.

@@ -150,7 +150,15 @@ mod tests {
 
     fn of<'a>(source: &'a Model, quantized: &'a Model, lowered: &'a Model) -> Written<'a> {
         static OPTIONS: LazyLock<Options> = LazyLock::new(Options::default);
-        Written { options: &OPTIONS, source, quantized, lowered, has_layers: true, sample: None }
+        Written {
+            options: &OPTIONS,
+            backend: None,
+            source,
+            quantized,
+            lowered,
+            has_layers: true,
+            sample: None,
+        }
     }
 
     #[test]

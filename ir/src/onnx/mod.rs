@@ -18,8 +18,8 @@ pub use data_file::{data_files, is_data_file};
 pub use external::{ExternalError, map_file};
 pub use folder::{FolderError, StagedFolder};
 pub use instantiate::instantiate;
-pub use read::{ModelError, ReadError, from_proto, read};
+pub use read::{ModelError, ReadError, from_proto, read, read_bytes};
 pub use temporary::remove_temporaries;
 pub use write::{
-    Staged, Storage, WriteError, check_writable, extract, node_to_proto, stage, to_proto, write, write_file,
+    Staged, Storage, WriteError, check_writable, extract, node_to_proto, stage, to_bytes, to_proto, write, write_file,
 };

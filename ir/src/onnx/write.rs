@@ -98,6 +98,13 @@ pub fn stage(model: &Model, path: &Path, storage: Storage) -> Result<Staged, Wri
 
 /// Makes the file `temporary` of the protobuf message of `model`, on its way to `target`; its size.
 fn encode(model: &Model, proto: &ModelProto, temporary: &Path, target: &Path) -> Result<u64, WriteError> {
+    let bytes = file_bytes(model, proto)?;
+    fill(temporary, &bytes, target)?;
+    Ok(bytes.len() as u64)
+}
+
+/// The content of a model file: the protobuf message of `model`, with what it was read with of a newer schema.
+fn file_bytes(model: &Model, proto: &ModelProto) -> Result<Vec<u8>, WriteError> {
     let mut bytes = proto.encode_to_vec();
     if let Some(source) = &model.newer {
         bytes = carry_unknown_fields(source, &bytes);
@@ -105,8 +112,7 @@ fn encode(model: &Model, proto: &ModelProto, temporary: &Path, target: &Path) ->
     if bytes.len() > PROTOBUF_LIMIT {
         return Err(WriteError::TooLarge { size: bytes.len() });
     }
-    fill(temporary, &bytes, target)?;
-    Ok(bytes.len() as u64)
+    Ok(bytes)
 }
 
 impl Staged {
@@ -172,6 +178,14 @@ pub fn to_proto(model: &Model) -> Result<ModelProto, WriteError> {
         ..GraphProto::clone(&graph.rest)
     };
     Ok(ModelProto { graph: Some(proto), ..model.header.clone() })
+}
+
+/// The content of a model file with every payload inline.
+///
+/// # Errors
+/// As [`to_proto`], and when the file would take more than protobuf's limit of 2 GB.
+pub fn to_bytes(model: &Model) -> Result<Vec<u8>, WriteError> {
+    file_bytes(model, &to_proto(model)?)
 }
 
 /// A self-contained model of some nodes of `model`: it reads `inputs`, yields `outputs`, and carries the
