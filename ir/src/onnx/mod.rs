@@ -21,5 +21,6 @@ pub use instantiate::instantiate;
 pub use read::{ModelError, ReadError, from_proto, read, read_bytes};
 pub use temporary::remove_temporaries;
 pub use write::{
-    Staged, Storage, WriteError, check_writable, extract, node_to_proto, stage, to_bytes, to_proto, write, write_file,
+    Staged, Storage, WriteError, check_writable, extract, node_to_proto, stage, to_bytes, to_proto, write,
+    write_file,
 };
