@@ -22,6 +22,7 @@ pub use choice::Choice;
 
 /// How weights are solved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Method {
     /// GPTQ on calibration data.
     #[default]
@@ -32,6 +33,7 @@ pub enum Method {
 
 /// What a compilation writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Emit {
     /// A lowered ONNX model.
     #[default]
@@ -44,6 +46,7 @@ pub enum Emit {
 
 /// The form of quantized layers in an ONNX model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum OnnxDialect {
     /// That of [`Portable`].
     #[default]
@@ -54,6 +57,7 @@ pub enum OnnxDialect {
 
 /// What the language-model head and the table of the token embeddings become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Head {
     /// INT8 with a scale for every entry; the head reads its activation in bfloat16.
     #[default]

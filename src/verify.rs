@@ -24,6 +24,7 @@ const MOST_FLOAT_BYTES: u64 = 1 << 28;
 
 /// Why what was written is wrong: a fault of zqc or of the storage.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum VerifyError {
     /// The file is no model.
     #[error(transparent)]

@@ -27,6 +27,7 @@ pub struct ReadError {
 
 /// Why there is no model in some bytes or in a protobuf message.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 #[allow(missing_docs)] // the messages name the fields
 pub enum ModelError {
     /// The file cannot be opened or mapped.

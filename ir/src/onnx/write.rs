@@ -30,6 +30,7 @@ pub enum Storage {
 
 /// Why a model was not written; nothing is left behind.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 #[allow(missing_docs)] // the messages name the fields
 pub enum WriteError {
     /// The graph still has an operator that ONNX does not know.
