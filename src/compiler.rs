@@ -8,12 +8,13 @@ mod subgraphs;
 mod tests;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use zqc_ir::onnx::WriteError;
 use zqc_ir::{Model, onnx};
 use zqc_passes::PassError;
-use zqc_runtime::Sample;
+use zqc_runtime::{Backend, BackendError, Sample, available_backends};
 
 use crate::error::Error;
 use crate::growth;
@@ -41,6 +42,8 @@ pub struct Compiler {
     options: Options,
     target: Box<dyn Target>,
     pipeline: Pipeline,
+    /// That of the caller; else the options name one.
+    backend: Option<Arc<dyn Backend>>,
 }
 
 impl Compiler {
@@ -53,7 +56,14 @@ impl Compiler {
     /// A compiler for a target of one's own, whatever the options say of it.
     pub fn for_target(options: Options, target: Box<dyn Target>) -> Self {
         let pipeline = Pipeline::for_target(&options, target.as_ref());
-        Self { options, target, pipeline }
+        Self { options, target, pipeline, backend: None }
+    }
+
+    /// Runs the standard operators on a back end of one's own, whatever the options say of it.
+    pub fn with_backend(mut self, backend: Arc<dyn Backend>) -> Self {
+        self.options.backend = backend.name().to_string();
+        self.backend = Some(backend);
+        self
     }
 
     /// The passes, in order.
@@ -96,7 +106,7 @@ impl Compiler {
         events: &mut dyn Events,
     ) -> Result<Report, Error> {
         let (started, memory) = (Instant::now(), PrivateMemory::watch());
-        self.options.check(self.target.as_ref())?;
+        self.check()?;
         let writer = self.target.writer(input, output, &self.options)?;
         let input_file = find_model(input)?;
         let mut model = onnx::read(&input_file)?;
@@ -170,7 +180,7 @@ impl Compiler {
         events: &mut dyn Events,
     ) -> Result<(Model, Report), Error> {
         let started = Instant::now();
-        self.options.check(self.target.as_ref())?;
+        self.check()?;
         let mut report = self.report();
         let samples: Vec<Sample> = samples.into_iter().collect();
         let data = if samples.is_empty() { Data::OfOptions(None) } else { Data::Given(samples) };
@@ -179,6 +189,15 @@ impl Compiler {
         run.lower()?;
         report.totals.seconds = started.elapsed().as_secs_f64();
         Ok((model, report))
+    }
+
+    /// Checks that the choices go together.
+    fn check(&self) -> Result<(), Error> {
+        let name = &self.options.backend;
+        if self.backend.is_none() && !available_backends().contains(&name.as_str()) {
+            return Err(BackendError::UnknownBackend { name: name.clone() }.into());
+        }
+        self.options.check(self.target.as_ref())
     }
 
     /// A report with nothing in it yet.
@@ -208,7 +227,8 @@ impl Compiler {
             let Some(quantized) = &quantized else { return Ok(()) };
             events.step("verifying");
             let sample = sample.as_ref();
-            let written = Written { options, source, quantized, lowered: model, has_layers, sample };
+            let backend = self.backend.as_ref();
+            let written = Written { options, backend, source, quantized, lowered: model, has_layers, sample };
             let verification = self.target.verify(path, &written)?;
             report.verification = verification.words;
             report.note_library(verification.library);

@@ -11,6 +11,7 @@ use crate::verify::VerifyError;
 
 /// Why a command failed. Nothing was written.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// Options that do not go together.
     #[error("{0}")]

@@ -46,6 +46,7 @@ pub struct Inspection {
 
 /// What holds linear layers.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 #[serde(untagged)]
 pub enum InspectedFile {
     /// An ONNX model.

@@ -12,7 +12,13 @@
 //! # Ok::<(), zqc::Error>(())
 //! ```
 //!
-//! `examples/custom_pass.rs` adds a pass. The crates below hold the parts: [`formats`], [`solvers`], [`ir`]
+//! `examples/custom_pass.rs` adds a pass, `examples/deployment_compiler.rs` compiles a model in memory for a [`Target`] of its own.
+//!
+//! Features, all on by default: `cli` (the program and clap arguments), `rten` and `ort` (what runs the standard operators in
+//! calibration), `tokenizers` (text as calibration data). Without the last three, [`Compiler::with_backend`] takes a back end and
+//! [`Compiler::compile_model`] samples in memory; rounding to nearest ([`Method::Rtn`]) needs neither.
+//!
+//! The crates below hold the parts: [`formats`], [`solvers`], [`ir`]
 //! (the graph), [`runtime`] (executors and data), [`passes`], [`kernels`] (the CUDA package).
 
 mod calibration;

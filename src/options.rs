@@ -6,10 +6,11 @@ pub(crate) mod parse;
 mod words;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use zqc_formats::{ActivationFormat, FactorFormat, Format, Ladder, WeightFormat};
 use zqc_passes::{Branch, BranchMetric, HessianSource, LayerPattern, QuantizeHead, Recipe, Select};
-use zqc_runtime::{BackendError, available_backends};
+use zqc_runtime::{Backend, backend};
 use zqc_solvers::{GptqOptions, Grouping, Order, ScaleConstraint, ScaleSearch};
 
 use crate::error::Error;
@@ -19,6 +20,7 @@ pub use choice::Choice;
 
 /// How weights are solved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Method {
     /// GPTQ on calibration data.
     #[default]
@@ -29,6 +31,7 @@ pub enum Method {
 
 /// What a compilation writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Emit {
     /// A lowered ONNX model.
     #[default]
@@ -41,6 +44,7 @@ pub enum Emit {
 
 /// The form of quantized layers in an ONNX model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum OnnxDialect {
     /// That of [`Portable`].
     #[default]
@@ -51,6 +55,7 @@ pub enum OnnxDialect {
 
 /// What the language-model head and the table of the token embeddings become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Head {
     /// INT8 with a scale for every entry; the head reads its activation in bfloat16.
     #[default]
@@ -206,9 +211,6 @@ impl Default for Options {
 impl Options {
     /// Checks that the choices go together, and with the target.
     pub(crate) fn check(&self, target: &dyn Target) -> Result<(), Error> {
-        if !available_backends().contains(&self.backend.as_str()) {
-            return Err(BackendError::UnknownBackend { name: self.backend.clone() }.into());
-        }
         let grouping = self.recipe().gptq.grouping;
         if let Err(reason) = grouping.check() {
             let (scale, weights) = (grouping.constraint.word(), self.weights.word());
@@ -267,6 +269,14 @@ impl Options {
         };
         let head = self.head(target) != Head::Fp4;
         Some(QuantizeHead { select: self.select(target), grouping, head, activations })
+    }
+
+    /// The back end `given`, or else the one that is named.
+    pub(crate) fn backend(&self, given: Option<&Arc<dyn Backend>>) -> Result<Arc<dyn Backend>, Error> {
+        match given {
+            Some(given) => Ok(given.clone()),
+            None => Ok(backend(&self.backend, self.threads)?.into()),
+        }
     }
 
     /// How weights are solved.

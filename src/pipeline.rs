@@ -16,6 +16,7 @@ pub use stop::StopAfter;
 
 /// The part of a compilation that a pass belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Phase {
     /// Every linear layer to quantize becomes `zqc.linear`.
     FindLayers,

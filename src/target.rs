@@ -5,10 +5,11 @@ mod package;
 mod text;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use zqc_ir::Model;
 use zqc_passes::Pass;
-use zqc_runtime::UsedLibrary;
+use zqc_runtime::{Backend, UsedLibrary};
 
 use crate::error::Error;
 use crate::model_folder::Destination;
@@ -92,6 +93,8 @@ pub trait Writer {
 pub struct Written<'a> {
     /// The options of the compilation.
     pub options: &'a Options,
+    /// The back end of the caller, see [`Compiler::with_backend`](crate::Compiler::with_backend).
+    pub backend: Option<&'a Arc<dyn Backend>>,
     /// The model as it came.
     pub source: &'a Model,
     /// The quantized graph before it was lowered.
@@ -102,6 +105,16 @@ pub struct Written<'a> {
     pub has_layers: bool,
     /// A calibration sample.
     pub sample: Option<&'a Inputs>,
+}
+
+impl Written<'_> {
+    /// The back end of the compilation.
+    ///
+    /// # Errors
+    /// When the options name one that this build does not have, or that does not load.
+    pub fn backend(&self) -> Result<Arc<dyn Backend>, Error> {
+        self.options.backend(self.backend)
+    }
 }
 
 /// What came of a check.

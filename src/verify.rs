@@ -24,6 +24,7 @@ const MOST_FLOAT_BYTES: u64 = 1 << 28;
 
 /// Why what was written is wrong: a fault of zqc or of the storage.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum VerifyError {
     /// The file is no model.
     #[error(transparent)]
@@ -150,7 +151,15 @@ mod tests {
 
     fn of<'a>(source: &'a Model, quantized: &'a Model, lowered: &'a Model) -> Written<'a> {
         static OPTIONS: LazyLock<Options> = LazyLock::new(Options::default);
-        Written { options: &OPTIONS, source, quantized, lowered, has_layers: true, sample: None }
+        Written {
+            options: &OPTIONS,
+            backend: None,
+            source,
+            quantized,
+            lowered,
+            has_layers: true,
+            sample: None,
+        }
     }
 
     #[test]

@@ -72,3 +72,8 @@ pub use variant::{
     Specialization, TableCodes, TableShape,
 };
 pub use zqc_kernels::{LayerError, LayerParts, Package};
+
+/// The example of the README, as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -7,6 +7,9 @@
 //!
 //! Work is spread over the current rayon pool in partitions that do not depend on the number of threads, so the same
 //! input gives the same bytes however many threads there are.
+//!
+//! The enums of formats ([`Format`], [`Ladder`], [`ActivationFormat`], [`FactorFormat`]) are exhaustive: kernels, packers and writers of
+//! the other crates have a table for each, and do not compile before they know a new one, which is a new major version.
 
 mod error;
 mod format;
@@ -36,3 +39,8 @@ pub use signature::{
 };
 pub use token::{ActivationFormat, SCALE_FLOOR, quantize_dequantize_tokens};
 pub use weight_format::WeightFormat;
+
+/// The example of the README, as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -28,3 +28,8 @@ pub use op::Op;
 pub use patch::{Change, ChangeBuilder, NewNode, Patch, PatchBuilder, ValueRef};
 pub use tensor::Tensor;
 pub use types::Type;
+
+/// The example of the README, as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

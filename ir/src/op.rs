@@ -6,7 +6,8 @@ use crate::graph::Node;
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto};
 use crate::tensor::DataType;
 
-/// The operator of a node.
+/// The operator of a node. The enum is exhaustive: what lowers or runs a graph does not compile before it knows a new operator, and
+/// one is a new major version of the crate.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Op {
     /// Any ONNX operator: type, domain, attributes, metadata as they came. Its `input` and `output` lists are

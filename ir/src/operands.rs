@@ -11,6 +11,7 @@ use crate::tensor::{DataType, Tensor, TensorError, name};
 
 /// Why tensors are no operands of a quantized layer.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum OperandError {
     /// A tensor is missing or has the wrong type or size.
     #[error(transparent)]

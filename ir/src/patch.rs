@@ -63,6 +63,7 @@ pub struct NewNode {
 
 /// Why a patch cannot be applied: the pass that made it is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 #[allow(missing_docs)] // the messages name the fields
 pub enum PatchError {
     /// A node to remove or an input to rewire is not in the graph.

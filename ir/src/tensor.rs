@@ -13,6 +13,7 @@ pub use crate::onnx::proto::tensor_proto::DataType;
 
 /// What is wrong with a tensor.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 #[allow(missing_docs)] // the messages name the fields
 pub enum TensorError {
     /// The element type is none that this version of ONNX defines.

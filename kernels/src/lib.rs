@@ -29,3 +29,8 @@ pub use table::Table;
 pub use unpack::UnpackedLayer;
 pub use validate::Damage;
 pub use writer::{PackageWriter, StagedPackage, WriteError, check_writable};
+
+/// The example of the README, as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -76,3 +76,8 @@ pub use operands::{Output, Tokens};
 pub use packed::PackedLinear;
 pub use pool::{Pool, Serial};
 pub use tokens::{Activations, quantize_tokens};
+
+/// The example of the README, as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -67,3 +67,8 @@ pub use split_experts::SplitExperts;
 pub use statistics::{ActivationStatistics, MagnitudeHistogram, Octave, TokenSample, WeightHistogram};
 pub use upgrade_opset::{Opset, UpgradeOpset};
 pub use vocabulary::vocabulary;
+
+/// The example of the README, as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -61,6 +61,7 @@ impl<'a> Context<'a> {
 
 /// Why a pass failed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 #[allow(missing_docs)] // the messages name the fields
 pub enum PassError {
     /// The patch does not fit the graph: a fault of the pass.

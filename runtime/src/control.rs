@@ -12,5 +12,5 @@ pub use bodies::{Bodies, Raise};
 pub use operator::Control;
 pub use run::Watch;
 
-#[cfg(test)]
+#[cfg(all(test, feature = "rten"))]
 mod tests;

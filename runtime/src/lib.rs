@@ -7,9 +7,13 @@
 //! * [`InputSpec`] declares an input of a model; [`make_inputs`] derives those that a [`Sample`] lacks.
 //! * [`load_calibration`] reads samples from text, JSON lines and files of arrays, with a [`Tokenizer`] for text;
 //!   [`synthesize()`] has a causal model generate its own.
+//!
+//! The features `rten`, `ort` and `tokenizers`, all on by default, are the back ends and the reader of `tokenizer.json`. Without
+//! them [`Backend`] is for callers to implement, and data are arrays.
 
 mod array;
 mod backend;
+#[cfg(any(feature = "rten", feature = "tokenizers"))]
 mod catch_panic;
 mod control;
 mod dataset;
@@ -40,3 +44,8 @@ pub use run_error::RunError;
 pub use sessions::{LoadedBodies, LoadedWeight};
 pub use synthesize::{SynthesizeError, synthesize};
 pub use tokenizer::{Tokenizer, TokenizerError};
+
+/// The example of the README, as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,13 +1,16 @@
 //! Text to token ids.
 
+#[cfg_attr(not(feature = "tokenizers"), path = "tokenizer/not_built.rs")]
+mod hugging_face;
+
 use std::path::{Path, PathBuf};
 
-use crate::catch_panic::catch_panic;
+use hugging_face::HuggingFace;
 
 /// A tokenizer of the Hugging Face `tokenizer.json` format.
 pub struct Tokenizer {
     path: PathBuf,
-    inner: tokenizers::Tokenizer,
+    inner: HuggingFace,
 }
 
 /// Why text could not be tokenized.
@@ -21,6 +24,16 @@ pub enum TokenizerError {
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
+    },
+    /// Tokenizers were left out of this build.
+    #[error(
+        "{}: this build reads no tokenizers: build with the feature `tokenizers`, or give token ids in .npz or .safetensors \
+         files",
+        path.display()
+    )]
+    NotBuilt {
+        /// The file.
+        path: PathBuf,
     },
     /// The tokenizer's model fails on the text.
     #[error("{}: cannot tokenize the text: {reason}", path.display())]
@@ -52,17 +65,9 @@ impl Tokenizer {
     /// Reads a `tokenizer.json`. Truncation and padding that it asks for are switched off.
     ///
     /// # Errors
-    /// [`TokenizerError::Load`].
+    /// [`TokenizerError::Load`], or [`TokenizerError::NotBuilt`] without the feature `tokenizers`.
     pub fn load(path: &Path) -> Result<Self, TokenizerError> {
-        let load_error =
-            |error: tokenizers::Error| TokenizerError::Load { path: path.into(), reason: error.to_string() };
-        let load = || {
-            let mut inner = tokenizers::Tokenizer::from_file(path)?;
-            inner.with_padding(None).with_truncation(None)?;
-            Ok(inner)
-        };
-        let inner = catch_panic(load).map_err(|reason| load_error(reason.into()))?.map_err(load_error)?;
-        Ok(Self { path: path.into(), inner })
+        Ok(Self { path: path.into(), inner: HuggingFace::load(path)? })
     }
 
     /// The ids of a text for a model of `vocabulary` tokens (rows of its embedding), without the special tokens that a model's
@@ -72,13 +77,12 @@ impl Tokenizer {
     /// [`TokenizerError::Encode`], and [`TokenizerError::UnknownToken`] when the model does not have one of them. A tokenizer may
     /// know more tokens than the model, as that of a model of text and images does.
     pub fn encode(&self, text: &str, vocabulary: Option<usize>) -> Result<Vec<u32>, TokenizerError> {
-        let failed = |reason| TokenizerError::Encode { path: self.path.clone(), reason };
-        let encoding = catch_panic(|| self.inner.encode_fast(text, false)).map_err(failed)?;
-        let ids = encoding.map_err(|error| failed(error.to_string()))?.get_ids().to_vec();
+        let ids = self.inner.ids(text);
+        let ids = ids.map_err(|reason| TokenizerError::Encode { path: self.path.clone(), reason })?;
         if let Some(vocabulary) = vocabulary
             && let Some(&id) = ids.iter().find(|&&id| id as usize >= vocabulary)
         {
-            let token = self.inner.id_to_token(id).unwrap_or_default();
+            let token = self.inner.token(id).unwrap_or_default();
             return Err(TokenizerError::UnknownToken { path: self.path.clone(), token, id, vocabulary });
         }
         Ok(ids)
@@ -86,6 +90,6 @@ impl Tokenizer {
 
     /// Number of tokens, added ones included.
     pub fn vocab_size(&self) -> usize {
-        self.inner.get_vocab_size(true)
+        self.inner.size()
     }
 }

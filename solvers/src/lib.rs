@@ -33,3 +33,8 @@ pub use lorc::{Metric, lorc};
 pub use order::Order;
 pub use rtn::rtn;
 pub use scale_search::ScaleSearch;
+
+/// The example of the README, as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

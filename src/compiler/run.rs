@@ -9,7 +9,7 @@ use zqc_passes::{
     Calibration, Checkpoints, Context, Pass, PassError, RestoreFloat, Scope, SolvedWeights, run_in,
     weights_of_layers,
 };
-use zqc_runtime::{Backend, RunError, backend};
+use zqc_runtime::{Backend, BackendError, RunError};
 
 use super::recorder::Recorder;
 use super::subgraphs::hold_layers;
@@ -47,7 +47,8 @@ pub(super) struct Run<'a> {
 /// What the layers of a graph are solved with.
 #[derive(Clone, Copy)]
 pub(super) struct Solving<'a> {
-    pub backend: &'a dyn Backend,
+    /// Nothing is run without.
+    pub backend: Option<&'a dyn Backend>,
     pub samples: &'a [Inputs],
     pub state: Option<&'a State>,
 }
@@ -86,15 +87,20 @@ impl<'a> Run<'a> {
             return Ok(Quantized::default());
         }
         let weights = weights_of_layers(&self.model.graph).map_err(PassError::from)?;
-        let backend = backend(&options.backend, options.threads)?;
+        let backend = match options.backend(self.compiler.backend.as_ref()) {
+            // Rounding to nearest runs nothing.
+            Err(Error::Backend(BackendError::NotBuilt { .. })) if options.method == Method::Rtn => None,
+            backend => Some(backend?),
+        };
+        let backend = backend.as_deref();
         let mut raised = source;
         raise(&mut raised)?;
         let samples = match self.changes.stopped() {
             true => Samples::none(),
-            false => self.samples(&raised, data, backend.as_ref(), state)?,
+            false => self.samples(&raised, data, backend, state)?,
         };
         state.into_iter().for_each(|state| state.set_samples(&samples.inputs));
-        let solving = Solving { backend: backend.as_ref(), samples: &samples.inputs, state };
+        let solving = Solving { backend, samples: &samples.inputs, state };
         let mut solved = SolvedWeights::default();
         let float = in_subgraphs.then(|| self.model.graph.clone());
         self.run(Phase::Quantize, &solving, &mut solved).map_err(|error| samples.named(error))?;
@@ -104,7 +110,7 @@ impl<'a> Run<'a> {
         }
         self.run(Phase::Finish, &solving, &mut solved)?;
         self.restore_float()?;
-        self.report.note_library(backend.used_library());
+        self.report.note_library(backend.and_then(Backend::used_library));
         if let Some(stop) = self.compiler.pipeline.stop().filter(|_| self.changes.stopped()) {
             self.warn(&format!("stopped after {stop}: layers that were not quantized by then stay in float"));
         }
@@ -138,15 +144,15 @@ impl<'a> Run<'a> {
     /// Runs the steps of a phase after the layers were found; subgraphs take over what is `solved`.
     pub fn run(&mut self, phase: Phase, solving: &Solving, solved: &mut SolvedWeights) -> Result<(), Error> {
         let options = &self.compiler.options;
-        let calibration = Calibration {
-            backend: solving.backend,
+        let has_data = options.method == Method::Gptq && !solving.samples.is_empty();
+        let calibration = solving.backend.filter(|_| has_data).map(|backend| Calibration {
+            backend,
             samples: solving.samples,
             hessian: options.hessian,
             propagation: options.propagation,
             checkpoints: solving.state.map(|state| state as &dyn Checkpoints),
-        };
-        let has_data = options.method == Method::Gptq && !solving.samples.is_empty();
-        let calibration = has_data.then_some(&calibration);
+        });
+        let calibration = calibration.as_ref();
         let compiler = self.compiler;
         for step in compiler.pipeline.steps_of(phase) {
             match step {
@@ -251,14 +257,14 @@ impl<'a> Run<'a> {
         &mut self,
         source: &Model,
         data: Data,
-        backend: &dyn Backend,
+        backend: Option<&dyn Backend>,
         state: Option<&State>,
     ) -> Result<Samples, Error> {
         let options = &self.compiler.options;
-        let samples = match (options.method, data) {
-            (Method::Rtn, _) => Samples::none(),
-            (Method::Gptq, Data::Given(data)) => given(source, data)?,
-            (Method::Gptq, Data::OfOptions(input)) => {
+        let samples = match (options.method, backend, data) {
+            (Method::Rtn, ..) | (_, None, _) => Samples::none(),
+            (Method::Gptq, Some(_), Data::Given(data)) => given(source, data)?,
+            (Method::Gptq, Some(backend), Data::OfOptions(input)) => {
                 let step = if options.calibration.is_empty() {
                     "the model writes its own calibration text"
                 } else {

@@ -81,7 +81,9 @@ impl Run<'_> {
         for node in nodes {
             let Some(&result) = graph.node(node).outputs().iter().flatten().next() else { continue };
             let Op::Onnx(operator) = &graph.node(node).op else { continue };
-            let mut data = data(self.model, node, solving.samples, solving.backend);
+            let mut data = solving
+                .backend
+                .map_or_else(HashMap::new, |backend| data(self.model, node, solving.samples, backend));
             for index in 0..operator.bodies().count() {
                 subgraphs.push((result, index, data.remove(&index).unwrap_or_default()));
             }
@@ -100,7 +102,7 @@ impl Run<'_> {
         &mut self,
         place: Place,
         data: &Data,
-        backend: &dyn Backend,
+        backend: Option<&dyn Backend>,
         solved: &mut SolvedWeights,
     ) -> Result<(), Error> {
         let label = self.model.graph.label(place.node);
@@ -134,7 +136,7 @@ impl Run<'_> {
         &mut self,
         label: &str,
         data: &Data,
-        backend: &dyn Backend,
+        backend: Option<&dyn Backend>,
         solved: &mut SolvedWeights,
     ) -> Result<bool, Error> {
         self.find_layers()?;

@@ -1,5 +1,6 @@
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use zqc_ir::Patch;
 use zqc_ir::onnx::proto::{
@@ -8,6 +9,7 @@ use zqc_ir::onnx::proto::{
 use zqc_ir::op::attribute;
 use zqc_ir::tensor::DataType;
 use zqc_passes::{Context, Pass, PassError};
+use zqc_runtime::{Session, Subgraph};
 
 use super::*;
 
@@ -181,4 +183,37 @@ fn a_target_of_ones_own_is_calibrated_on_samples_in_memory() {
     assert!(report.layers.iter().all(|layer| layer.output_error.is_some_and(|error| error > 0.0)));
     let quantized = model.graph.nodes().filter(|(_, node)| node.op.kind() == "zqc.quantized_linear");
     assert_eq!(quantized.count(), 35);
+}
+
+/// Runs on rten, and counts what it loads.
+struct Counting(Box<dyn Backend>, AtomicUsize);
+
+impl Backend for Counting {
+    fn name(&self) -> &'static str {
+        "counting"
+    }
+
+    fn load(&self, subgraph: &Subgraph) -> Result<Box<dyn Session>, BackendError> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.load(subgraph)
+    }
+}
+
+#[test]
+fn a_back_end_of_ones_own_runs_calibration_and_verification() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/tiny/model.onnx");
+    let backend = Arc::new(Counting(zqc_runtime::backend("rten", None).unwrap(), AtomicUsize::new(0)));
+    let options = Options { samples: Some(1), seq_len: Some(16), ..Options::default() };
+    let loaded = |verify| {
+        let options = Options { verify, ..options.clone() };
+        let before = backend.1.load(Ordering::Relaxed);
+        let compiler = Compiler::new(options).with_backend(backend.clone());
+        let report = compiler.compile(&source, &folder.path().join("out.onnx")).unwrap();
+        assert!(report.options.iter().any(|option| option.name == "--backend" && option.value == "counting"));
+        backend.1.load(Ordering::Relaxed) - before
+    };
+    let calibration = loaded(false);
+    assert!(calibration > 0);
+    assert!(loaded(true) > calibration, "the output is not verified on it");
 }

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use zqc_passes::{LowerNative, LowerPortable, Opset, Pass, ShareOperands, UpgradeOpset};
-use zqc_runtime::backend;
 
 use super::{Target, Verification, Written};
 use crate::error::Error;
@@ -36,8 +35,7 @@ impl Target for Portable {
     }
 
     fn verify(&self, path: &Path, written: &Written) -> Result<Verification, Error> {
-        let options = written.options;
-        let backend = written.has_layers.then(|| backend(&options.backend, options.threads)).transpose()?;
+        let backend = written.has_layers.then(|| written.backend()).transpose()?;
         let words = verify(path, written, backend.as_deref())?;
         Ok(Verification { words, library: backend.and_then(|backend| backend.used_library()) })
     }

@@ -14,6 +14,7 @@ use crate::tensor::{Tensor, is_external, is_opaque};
 
 /// Why a tensor's external data cannot be loaded.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 #[allow(missing_docs)] // the messages name the fields
 pub enum ExternalError {
     /// The model is no file, so nothing lies beside it.

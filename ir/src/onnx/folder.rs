@@ -10,6 +10,7 @@ use super::temporary::TemporaryFolder;
 
 /// Why a folder is not written to a place; what was there is as it was.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum FolderError {
     /// The operating system refused.
     #[error("cannot write {path:?}: {source}")]

@@ -19,10 +19,11 @@ pub use data_file::{data_files, is_data_file};
 pub use external::{ExternalError, map_file};
 pub use folder::{FolderError, StagedFolder};
 pub use instantiate::instantiate;
-pub use read::{ModelError, ReadError, from_proto, read};
+pub use read::{ModelError, ReadError, from_proto, read, read_bytes};
 pub(crate) use read::{OwnOperators, from_text};
 pub use temporary::remove_temporaries;
 pub(crate) use write::stage_message;
 pub use write::{
-    Staged, Storage, WriteError, check_writable, extract, node_to_proto, stage, to_proto, write, write_file,
+    Staged, Storage, WriteError, check_writable, extract, node_to_proto, stage, to_bytes, to_proto, write,
+    write_file,
 };

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use prost::Message;
 
 use super::external::{ExternalError, ExternalFiles, map_file};
@@ -28,6 +29,7 @@ pub struct ReadError {
 
 /// Why there is no model in some bytes or in a protobuf message.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 #[allow(missing_docs)] // the messages name the fields
 pub enum ModelError {
     /// The file cannot be opened or mapped.
@@ -35,7 +37,7 @@ pub enum ModelError {
     Io(#[from] std::io::Error),
     /// The bytes are no ONNX protobuf.
     #[error("this is not an ONNX model, or it is truncated: {0}")]
-    Decode(#[from] prost::DecodeError),
+    Decode(String),
     /// The text breaks the grammar of the textual form.
     #[error(transparent)]
     Text(#[from] ParseError),
@@ -66,13 +68,23 @@ pub enum ModelError {
 pub fn read(path: &Path) -> Result<Model, ReadError> {
     let model = || {
         let bytes = map_file(path)?;
-        let proto = ModelProto::decode(bytes.clone())?;
-        let mut model = model_from_proto(proto, ExternalFiles::new(Some(path)))?;
+        let mut model = model_from_proto(decode(&bytes)?, ExternalFiles::new(Some(path)))?;
         model.source_bytes += bytes.len() as u64;
         model.newer = has_unknown_fields(&bytes).then_some(bytes);
         Ok(model)
     };
     model().map_err(|source| ReadError { path: path.to_path_buf(), source })
+}
+
+/// Reads a model of the bytes of its file; a copy is made of none, and constants must all be inline.
+///
+/// # Errors
+/// When the bytes are truncated or malformed, a constant is external, or the graph is not valid.
+pub fn read_bytes(bytes: impl Into<Bytes>) -> Result<Model, ModelError> {
+    let bytes = bytes.into();
+    let mut model = from_proto(decode(&bytes)?)?;
+    model.newer = has_unknown_fields(&bytes).then_some(bytes);
+    Ok(model)
 }
 
 /// The model that a protobuf message in memory holds; its constants must all be inline.
@@ -81,6 +93,10 @@ pub fn read(path: &Path) -> Result<Model, ReadError> {
 /// When the message lacks a graph, a constant is malformed or external, or the graph is not valid.
 pub fn from_proto(proto: ModelProto) -> Result<Model, ModelError> {
     model_from_proto(proto, ExternalFiles::new(None))
+}
+
+fn decode(bytes: &Bytes) -> Result<ModelProto, ModelError> {
+    ModelProto::decode(bytes.clone()).map_err(|error| ModelError::Decode(error.to_string()))
 }
 
 /// Our own operators among the nodes of a graph, by their place, each with the nodes that it stands for.

@@ -31,6 +31,7 @@ pub enum Storage {
 
 /// Why a model was not written; nothing is left behind.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 #[allow(missing_docs)] // the messages name the fields
 pub enum WriteError {
     /// The graph still has an operator that ONNX does not know.
@@ -90,16 +91,7 @@ pub fn stage(model: &Model, path: &Path, storage: Storage) -> Result<Staged, Wri
     let proto = to_proto(model)?;
     let inline =
         storage == Storage::Inline || storage == Storage::Auto && proto.encoded_len() <= PROTOBUF_LIMIT;
-    stage_message(proto, path, inline, |proto| {
-        let mut bytes = proto.encode_to_vec();
-        if let Some(source) = &model.newer {
-            bytes = carry_unknown_fields(source, &bytes);
-        }
-        if bytes.len() > PROTOBUF_LIMIT {
-            return Err(WriteError::TooLarge { size: bytes.len() });
-        }
-        Ok(bytes)
-    })
+    stage_message(proto, path, inline, |proto| file_bytes(model, proto))
 }
 
 /// Writes `proto` as `encode` says to a temporary folder beside `path`, and large constants to a data file unless all are to be
@@ -122,6 +114,18 @@ pub(crate) fn stage_message(
         fill(&folder.join(BY_HASH), &encode(&proto)?, path)?;
     }
     Ok(Staged { folder, place, data, size })
+}
+
+/// The content of a model file: the protobuf message of `model`, with what it was read with of a newer schema.
+fn file_bytes(model: &Model, proto: &ModelProto) -> Result<Vec<u8>, WriteError> {
+    let mut bytes = proto.encode_to_vec();
+    if let Some(source) = &model.newer {
+        bytes = carry_unknown_fields(source, &bytes);
+    }
+    if bytes.len() > PROTOBUF_LIMIT {
+        return Err(WriteError::TooLarge { size: bytes.len() });
+    }
+    Ok(bytes)
 }
 
 impl Staged {
@@ -198,6 +202,14 @@ fn opaque(graph: &GraphProto) -> Option<&TensorProto> {
     let literals = attributes().flat_map(|attribute| attribute.t.iter().chain(&attribute.tensors));
     let found = graph.initializer.iter().chain(literals).find(|tensor| is_opaque(tensor));
     found.or_else(|| graph.node.iter().flat_map(NodeProto::bodies).find_map(opaque))
+}
+
+/// The content of a model file with every payload inline.
+///
+/// # Errors
+/// As [`to_proto`], and when the file would take more than protobuf's limit of 2 GB.
+pub fn to_bytes(model: &Model) -> Result<Vec<u8>, WriteError> {
+    file_bytes(model, &to_proto(model)?)
 }
 
 /// A self-contained model of some nodes of `model`: it reads `inputs`, yields `outputs`, and carries the

@@ -6,7 +6,7 @@ use zqc_ir::onnx::proto::{
     FunctionProto, GraphProto, ModelProto, SparseTensorProto, TensorAnnotation, TensorProto,
     TrainingInfoProto, TypeProto, ValueInfoProto, type_proto,
 };
-use zqc_ir::onnx::{Storage, from_proto, read, to_proto, write};
+use zqc_ir::onnx::{ModelError, Storage, from_proto, read, read_bytes, to_bytes, to_proto, write};
 use zqc_ir::op::attribute;
 use zqc_ir::tensor::DataType;
 
@@ -36,7 +36,17 @@ fn the_bundled_model_comes_back_byte_for_byte() {
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("copy.onnx");
     write(&read(&tiny()).unwrap(), &copy, Storage::Auto).unwrap();
-    assert!(std::fs::read(tiny()).unwrap() == std::fs::read(copy).unwrap(), "the bytes differ");
+    let source = std::fs::read(tiny()).unwrap();
+    assert!(source == std::fs::read(copy).unwrap(), "the bytes differ");
+    assert!(source == to_bytes(&read_bytes(source.clone()).unwrap()).unwrap(), "the bytes differ");
+}
+
+#[test]
+fn bytes_are_refused_as_files_are() {
+    let bytes = small().encode_to_vec();
+    let cut = bytes[..bytes.len() - 3].to_vec();
+    assert!(matches!(read_bytes(cut), Err(ModelError::Decode(_))));
+    assert!(matches!(read_bytes(Vec::new()), Err(ModelError::NotAModel { missing: "graph" })));
 }
 
 #[test]

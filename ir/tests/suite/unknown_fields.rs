@@ -2,7 +2,7 @@
 
 use onnx_protobuf::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto};
 use protobuf::Message;
-use zqc_ir::onnx::{Storage, read, write};
+use zqc_ir::onnx::{Storage, read, read_bytes, to_bytes, write};
 use zqc_ir::{Change, NewNode, Op, Patch};
 
 use crate::protos::tiny;
@@ -69,6 +69,8 @@ fn written(source: &ModelProto, patch: impl FnOnce(&zqc_ir::Graph) -> Patch) -> 
 fn an_unchanged_model_keeps_them_all() {
     let source = newer();
     assert!(written(&source, |_| Patch::default()) == source, "the models differ");
+    let bytes = to_bytes(&read_bytes(source.write_to_bytes().unwrap()).unwrap()).unwrap();
+    assert!(ModelProto::parse_from_bytes(&bytes).unwrap() == source, "the models differ");
 }
 
 #[test]

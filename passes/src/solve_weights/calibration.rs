@@ -33,6 +33,7 @@ pub trait Checkpoints {
 
 /// The activations that Hessians are gathered from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum HessianSource {
     /// Those that the quantized layer will see: of the quantized prefix, quantized.
     #[default]

@@ -38,6 +38,7 @@ impl Default for Branch {
 
 /// What a low-rank branch repairs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum BranchMetric {
     /// The weight, as the paper.
     Plain,

@@ -5,7 +5,8 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::interface::{Backend, BackendError, Session, Subgraph, UsedLibrary};
+use super::error::BackendError;
+use super::interface::{Backend, Session, Subgraph, UsedLibrary};
 use super::ort::Ort;
 use super::rten::Rten;
 use crate::array::Array;
@@ -48,6 +49,18 @@ impl Backend for Auto {
         let operators = self.second.refused.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let ort = self.second.ort.get()?.as_ref().ok()?;
         (!operators.is_empty()).then(|| UsedLibrary { operators, ..ort.library() })
+    }
+}
+
+impl BackendError {
+    /// Whether another back end may get along with what this one failed on.
+    fn is_of_the_backend(&self) -> bool {
+        self.is_refusal() || matches!(self, Self::Run { .. })
+    }
+
+    /// This error of rten, after which ONNX Runtime failed too.
+    fn and(self, ort: String) -> Self {
+        Self::Both { rten: Box::new(self), ort }
     }
 }
 

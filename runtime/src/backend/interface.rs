@@ -1,4 +1,4 @@
-//! What a back end is, and how it fails.
+//! What a back end is.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use zqc_ir::onnx::proto::ModelProto;
 use zqc_ir::onnx::proto::tensor_proto::DataType;
 
-use super::ort::LibraryError;
-use crate::array::{Array, ArrayError};
+use super::error::BackendError;
+use crate::array::Array;
 
 /// A self-contained part of a model: every tensor's data is inline, and what may be fed and fetched is declared as
 /// the graph's inputs and outputs. An output needs a name only.
@@ -72,119 +72,4 @@ pub trait Session {
     /// [`BackendError::UnsupportedNode`] when an operator turns out to be unknown in this form, [`BackendError::Run`] when
     /// the computation fails otherwise, [`BackendError::Both`] of `auto`.
     fn run(&mut self, feeds: &[(&str, &Array)], fetch: &[&str]) -> Result<Vec<Array>, BackendError>;
-}
-
-/// Why a subgraph was not run.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum BackendError {
-    /// No back end has this name.
-    #[error("there is no back end {name:?}; there are: {}", available_backends().join(", "))]
-    UnknownBackend {
-        /// The name asked for.
-        name: String,
-    },
-    /// ONNX Runtime's shared library was not found or not usable.
-    #[error("{0}; or use the back end rten")]
-    Library(LibraryError),
-    /// The back end cannot run an operator of the subgraph.
-    #[error("{backend} cannot run node {node:?} ({op_type}): {reason}")]
-    UnsupportedNode {
-        /// Name of the back end.
-        backend: &'static str,
-        /// Name of the node.
-        node: String,
-        /// Its operator type.
-        op_type: String,
-        /// What the back end says.
-        reason: String,
-    },
-    /// The back end refused the subgraph.
-    #[error("{backend} cannot load the model: {reason}")]
-    Load {
-        /// Name of the back end.
-        backend: &'static str,
-        /// What the back end says, with the node or tensor where known.
-        reason: String,
-    },
-    /// The computation failed.
-    #[error("{backend} failed while running: {reason}")]
-    Run {
-        /// Name of the back end.
-        backend: &'static str,
-        /// What the back end says, with the node where known.
-        reason: String,
-    },
-    /// The back end came to an end that it does not foresee.
-    #[error("{backend} failed: {reason}")]
-    Panic {
-        /// Name of the back end.
-        backend: &'static str,
-        /// What it said.
-        reason: String,
-    },
-    /// Neither back end of `auto` can run the subgraph.
-    #[error("{rten}; {ort}")]
-    Both {
-        /// What rten says.
-        rten: Box<BackendError>,
-        /// What ONNX Runtime says, or why there is none.
-        ort: String,
-    },
-    /// A feed names no input of the subgraph.
-    #[error("the model has no input {name:?}")]
-    UnknownInput {
-        /// The name fed.
-        name: String,
-    },
-    /// A fetch names no output of the subgraph.
-    #[error("the model has no output {name:?}")]
-    UnknownOutput {
-        /// The name fetched.
-        name: String,
-    },
-    /// A fed or fetched array has no form on the other side.
-    #[error("value {name:?}: {source}")]
-    Value {
-        /// Name of the input or output.
-        name: String,
-        /// What is wrong with the array.
-        source: ArrayError,
-    },
-}
-
-impl BackendError {
-    /// The node that is refused and its operator type, where the back end names it.
-    pub fn node(&self) -> Option<(&str, &str)> {
-        match self {
-            Self::UnsupportedNode { node, op_type, .. } => Some((node, op_type)),
-            Self::Both { rten, .. } => rten.node(),
-            _ => None,
-        }
-    }
-
-    /// Whether the back end lacks something, whatever the data: what needs the subgraph cannot be run. Otherwise the data may be
-    /// what is wrong.
-    pub fn is_refusal(&self) -> bool {
-        match self {
-            Self::UnsupportedNode { .. } | Self::Load { .. } | Self::Panic { .. } => true,
-            Self::Both { rten, .. } => rten.is_refusal(),
-            _ => false,
-        }
-    }
-
-    /// Whether another back end may get along with what this one failed on.
-    pub(super) fn is_of_the_backend(&self) -> bool {
-        self.is_refusal() || matches!(self, Self::Run { .. })
-    }
-
-    /// This error of rten, after which ONNX Runtime failed too.
-    pub(super) fn and(self, ort: String) -> Self {
-        Self::Both { rten: Box::new(self), ort }
-    }
-}
-
-/// The names that [`backend`](super::backend()) knows, the default first.
-pub fn available_backends() -> &'static [&'static str] {
-    &["auto", "rten", "ort"]
 }

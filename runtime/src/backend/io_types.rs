@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use zqc_ir::onnx::proto::tensor_proto::DataType;
 use zqc_ir::onnx::proto::{ModelProto, ValueInfoProto, type_proto};
 
-use super::interface::BackendError;
+use super::error::BackendError;
 
 /// Declared inputs and outputs with their element types, `None` where the type is not declared.
 pub struct IoTypes {

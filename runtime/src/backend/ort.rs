@@ -17,15 +17,12 @@ use prost::Message;
 use zqc_ir::onnx::proto::tensor_proto::DataType;
 use zqc_ir::onnx::proto::{ModelProto, TypeProto, type_proto};
 
-use super::decompose::Decomposition;
-use super::externalize::externalize;
-use super::inline::inline_functions;
-use super::interface::{Backend, BackendError, Session, Subgraph, UsedLibrary};
+use super::error::{BackendError, LibraryError};
+use super::interface::{Backend, Session, Subgraph, UsedLibrary};
 use super::io_types::{IoTypes, element_type};
-use super::widen::widen;
+use super::rewrite::decompose::Decomposition;
+use super::rewrite::{externalize, inline_functions, widen};
 use crate::array::{Array, ArrayData, ArrayError};
-
-pub use library::LibraryError;
 
 /// The name in errors.
 const NAME: &str = "ONNX Runtime";

@@ -19,14 +19,11 @@ use zqc_ir::onnx::proto::ModelProto;
 use zqc_ir::onnx::proto::tensor_proto::DataType;
 use zqc_ir::op::is_standard;
 
-use super::decompose::Decomposition;
-use super::externalize::externalize;
-use super::inline::inline_functions;
-use super::interface::{Backend, BackendError, Session, Subgraph};
+use super::error::BackendError;
+use super::interface::{Backend, Session, Subgraph};
 use super::io_types::IoTypes;
-use super::softmax::flatten_axes;
-use super::widen::widen;
-use super::{decompose, visit};
+use super::rewrite::decompose::{self, Decomposition};
+use super::rewrite::{externalize, flatten_axes, inline_functions, visit, widen};
 use crate::array::{Array, ArrayData, ArrayError};
 use crate::catch_panic::catch_panic;
 

@@ -7,40 +7,7 @@ use std::process::{Command, Stdio};
 
 use ort::LoadDynamicError;
 
-/// Why there is no ONNX Runtime.
-#[derive(Debug, Clone, thiserror::Error)]
-#[non_exhaustive]
-pub enum LibraryError {
-    /// There is none where it is looked for.
-    #[error(
-        "ONNX Runtime was not found ({tried}); get it by `pip install onnxruntime`, or set ORT_DYLIB_PATH to \
-         libonnxruntime.so 1.24 or newer"
-    )]
-    NotFound {
-        /// The places, each with what is wrong there.
-        tried: String,
-    },
-    /// It is older than the interface that it is called by.
-    #[error(
-        "ONNX Runtime {version} ({path:?}) is too old: 1.24 or newer is needed; get it by `pip install --upgrade \
-         onnxruntime`, or set ORT_DYLIB_PATH to another"
-    )]
-    Old {
-        /// The library.
-        path: PathBuf,
-        /// Its version.
-        version: String,
-    },
-    /// It cannot be loaded.
-    #[error(
-        "ONNX Runtime cannot be loaded: {reason}; get it by `pip install onnxruntime`, or set ORT_DYLIB_PATH to \
-         another"
-    )]
-    Unusable {
-        /// What the loader says, with the path.
-        reason: String,
-    },
-}
+use super::super::error::LibraryError;
 
 /// The file names under which it comes, by what they begin with.
 const NAMES: [&str; 4] =
