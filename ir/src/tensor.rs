@@ -1,6 +1,8 @@
 //! Constant tensors: an ONNX `TensorProto`, kept as it came, with its payload where it lies (in the mapped
 //! model file, in a mapped external-data file, or in owned memory).
 
+mod data_type;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
@@ -10,6 +12,7 @@ use bytes::Bytes;
 use crate::onnx::proto::{TensorProto, tensor_proto::DataLocation};
 
 pub use crate::onnx::proto::tensor_proto::DataType;
+pub use data_type::{bits, name};
 
 /// What is wrong with a tensor.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -317,58 +320,6 @@ fn pack_sixes(codes: &[i32]) -> impl Iterator<Item = u8> + use<> {
     packed.to_le_bytes().into_iter().take((6 * codes.len()).div_ceil(8))
 }
 
-/// Bits an element, packed; `None` for strings and undefined.
-pub fn bits(dtype: DataType) -> Option<usize> {
-    use DataType::*;
-    Some(match dtype {
-        Int2 | Uint2 => 2,
-        Int4 | Uint4 | Float4e2m1 => 4,
-        Float6e2m3 | Float6e3m2 => 6,
-        Bool | Int8 | Uint8 | Float8e4m3fn | Float8e4m3fnuz | Float8e5m2 | Float8e5m2fnuz | Float8e8m0 => 8,
-        Int16 | Uint16 | Float16 | Bfloat16 => 16,
-        Int32 | Uint32 | Float => 32,
-        Int64 | Uint64 | Double | Complex64 => 64,
-        Complex128 => 128,
-        String | Undefined => return None,
-    })
-}
-
-/// The short name used in the textual form: `f32`, `i64`, `f8e4m3` ...
-pub fn name(dtype: DataType) -> &'static str {
-    use DataType::*;
-    match dtype {
-        Undefined => "?",
-        Float => "f32",
-        Double => "f64",
-        Float16 => "f16",
-        Bfloat16 => "bf16",
-        Float8e4m3fn => "f8e4m3",
-        Float8e4m3fnuz => "f8e4m3fnuz",
-        Float8e5m2 => "f8e5m2",
-        Float8e5m2fnuz => "f8e5m2fnuz",
-        Float8e8m0 => "f8e8m0",
-        Float6e2m3 => "f6e2m3",
-        Float6e3m2 => "f6e3m2",
-        Float4e2m1 => "f4e2m1",
-        Int2 => "i2",
-        Uint2 => "u2",
-        Int4 => "i4",
-        Uint4 => "u4",
-        Int8 => "i8",
-        Uint8 => "u8",
-        Int16 => "i16",
-        Uint16 => "u16",
-        Int32 => "i32",
-        Uint32 => "u32",
-        Int64 => "i64",
-        Uint64 => "u64",
-        Bool => "bool",
-        Complex64 => "c64",
-        Complex128 => "c128",
-        String => "str",
-    }
-}
-
 fn little_endian<T: bytemuck::NoUninit>(values: Vec<T>) -> Vec<u8> {
     const { assert!(cfg!(target_endian = "little"), "zqc writes native bytes as ONNX's little-endian") };
     match bytemuck::allocation::try_cast_vec(values) {
@@ -378,75 +329,4 @@ fn little_endian<T: bytemuck::NoUninit>(values: Vec<T>) -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn typed_fields_and_raw_bytes_read_alike() {
-        let raw = Tensor::from_f32(&[2], vec![1.5, -2.0]).unwrap();
-        let typed =
-            TensorProto { raw_data: None, float_data: vec![1.5, -2.0], ..TensorProto::clone(&raw.proto) };
-        let typed = Tensor::from_proto(typed);
-        assert_eq!(raw.bytes().unwrap(), typed.bytes().unwrap());
-        assert_eq!(typed.to_f32().unwrap(), [1.5, -2.0]);
-    }
-
-    #[test]
-    fn half_in_int32_data_is_widened() {
-        let proto = TensorProto {
-            dims: vec![1],
-            data_type: Some(DataType::Float16 as i32),
-            int32_data: vec![0x3e00],
-            ..Default::default()
-        };
-        assert_eq!(Tensor::from_proto(proto).to_f32().unwrap(), [1.5]);
-    }
-
-    #[test]
-    fn six_bit_codes_are_packed_as_in_raw_data() {
-        let codes = |count: i32| TensorProto {
-            dims: vec![i64::from(count)],
-            data_type: Some(DataType::Float6e2m3 as i32),
-            int32_data: (1..=count).collect(),
-            ..Default::default()
-        };
-        let [a, b, c, _] = 0b000100_000011_000010_000001u32.to_le_bytes();
-        for (count, bytes) in [(1, 1), (2, 2), (3, 3), (4, 3)] {
-            let tensor = Tensor::from_proto(codes(count));
-            tensor.check().unwrap();
-            assert_eq!(tensor.bytes().unwrap().len(), bytes);
-        }
-        assert_eq!(*Tensor::from_proto(codes(5)).bytes().unwrap(), [a, b, c, 5]);
-    }
-
-    #[test]
-    fn parts_share_the_payload() {
-        let whole = Tensor::from_f32(&[2, 1, 2], vec![1.0, 2.0, 3.0, 4.0]).unwrap();
-        let parts = whole.parts().unwrap();
-        assert_eq!(parts[1], Tensor::from_f32(&[1, 2], vec![3.0, 4.0]).unwrap());
-        let address = |tensor: &Tensor| tensor.bytes().unwrap().as_ptr();
-        assert_eq!(
-            parts.iter().map(address).collect::<Vec<_>>(),
-            [address(&whole), address(&whole).wrapping_add(8)]
-        );
-        assert!(Tensor::from_f32(&[], vec![1.0]).unwrap().parts().is_err());
-        let nibbles = Tensor::new(DataType::Uint4, &[2, 3], vec![0u8; 3]).unwrap();
-        assert!(nibbles.parts().is_err(), "the second part begins within a byte");
-    }
-
-    #[test]
-    fn sizes_are_checked_before_anything_is_read() {
-        let wrong = Tensor::new(DataType::Float, &[3], vec![0u8; 8]);
-        assert!(matches!(wrong, Err(TensorError::Size { expected: 12, found: 8, .. })));
-        let odd = Tensor::new(DataType::Float4e2m1, &[3], vec![0u8; 2]);
-        assert!(odd.is_ok(), "three 4-bit codes take two bytes");
-        let huge = TensorProto { dims: vec![i64::MAX, 8], data_type: Some(1), ..Default::default() };
-        assert!(matches!(Tensor::from_proto(huge).check(), Err(TensorError::Dimensions(_))));
-        let negative = TensorProto { dims: vec![-1], data_type: Some(1), ..Default::default() };
-        assert!(matches!(Tensor::from_proto(negative).check(), Err(TensorError::Dimensions(_))));
-        let unknown = TensorProto { dims: vec![1], data_type: Some(999), ..Default::default() };
-        assert_eq!(Tensor::from_proto(unknown).check(), Err(TensorError::UnknownType(999)));
-        let untyped = TensorProto { dims: vec![0], ..Default::default() };
-        assert_eq!(Tensor::from_proto(untyped).check(), Err(TensorError::UnknownType(0)));
-    }
-}
+mod tests;

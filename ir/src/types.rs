@@ -2,6 +2,7 @@
 
 mod infer;
 mod rules;
+mod shapes;
 
 use std::fmt;
 use std::sync::Arc;
