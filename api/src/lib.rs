@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use source::Module;
 
 /// The crates by the names in code, with the folders of their sources.
-const CRATES: [(&str, &str); 9] = [
+const CRATES: [(&str, &str); 10] = [
     ("zqc", "src"),
     ("zqc_cuda", "cuda/src"),
     ("zqc_ir", "ir/src"),
