@@ -2,6 +2,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use zqc_ir::Patch;
+use zqc_ir::onnx;
 use zqc_ir::onnx::proto::{
     GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
 };
