@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use zqc_ir::Model;
 use zqc_ir::onnx::WriteError;
-use zqc_ir::{Model, onnx};
 use zqc_passes::PassError;
 use zqc_runtime::{Backend, BackendError, Sample, available_backends};
 
@@ -25,7 +25,7 @@ use crate::pipeline::Pipeline;
 use crate::report::Report;
 use crate::resume::State;
 use crate::target::{Target, Writer, Written};
-use run::{Quantized, Run};
+use run::{Quantized, Run, is_lowered};
 
 pub use events::Events;
 
@@ -109,7 +109,7 @@ impl Compiler {
         self.check()?;
         let writer = self.target.writer(input, output, &self.options)?;
         let input_file = find_model(input)?;
-        let mut model = onnx::read(&input_file)?;
+        let mut model = zqc_ir::read(&input_file)?;
         let mut report = Report {
             model: input.display().to_string(),
             output: output.display().to_string(),
@@ -222,7 +222,8 @@ impl Compiler {
         run.lower()?;
         let Run { model, report, events, .. } = run;
         events.step(writer.step());
-        let has_layers = !report.layers.is_empty();
+        let has_layers =
+            !report.layers.is_empty() || quantized.as_ref().is_some_and(|model| !is_lowered(&model.graph));
         writer.write(model, &mut |path| {
             let Some(quantized) = &quantized else { return Ok(()) };
             events.step("verifying");

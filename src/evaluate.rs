@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use serde::Serialize;
-use zqc_ir::{Op, onnx};
+use zqc_ir::Op;
 use zqc_passes::{PassError, vocabulary};
 use zqc_runtime::{
     Array, InputSpec, Interpreter, RunError, Sample, Tokenizer, backend, make_inputs, token_input,
@@ -71,7 +71,7 @@ pub fn evaluate(
         return Err(Error::Usage("--window: a window needs at least two tokens".to_string()));
     }
     let backend = backend(evaluation.backend, evaluation.threads)?;
-    let mut model = onnx::read(evaluation.model)?;
+    let mut model = zqc_ir::read(evaluation.model)?;
     raise(&mut model)?;
     let specs = InputSpec::of_graph(&model.graph)?;
     let not_a_language_model = |missing: &str| {

@@ -10,7 +10,7 @@ use serde::Serialize;
 use zqc_ir::body::{Body, places};
 use zqc_ir::graph::Use;
 use zqc_ir::op::port;
-use zqc_ir::{Graph, Model, Node, NodeId, Op, onnx, operands, tensor};
+use zqc_ir::{Graph, Model, Node, NodeId, Op, operands, tensor};
 use zqc_kernels::Package;
 use zqc_passes::{Observer, run};
 use zqc_runtime::RunError;
@@ -108,7 +108,7 @@ pub fn inspect(path: &Path) -> Result<Inspection, Error> {
 }
 
 fn inspect_model(path: &Path) -> Result<Inspection, Error> {
-    let mut model = onnx::read(path)?;
+    let mut model = zqc_ir::read(path)?;
     let nodes = model.graph.nodes().count();
     let constants = model.graph.initializers();
     let constant_bytes = constants.map(|(_, tensor)| tensor.byte_len().unwrap_or(0) as u64).sum();

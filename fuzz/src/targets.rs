@@ -4,6 +4,7 @@ mod data;
 mod external_data;
 mod onnx;
 mod package;
+mod text;
 mod tokenizer;
 
 use std::path::Path;
@@ -43,4 +44,5 @@ pub static TARGETS: &[Target] = &[
     data::JSONL,
     tokenizer::TARGET,
     package::TARGET,
+    text::TARGET,
 ];

@@ -17,7 +17,7 @@ const DEBUGGING: &str = "Debugging";
 #[derive(Args)]
 #[group(id = "compile")]
 pub struct Arguments {
-    /// The ONNX model to compile, or a folder with one
+    /// The model to compile: an ONNX file, a folder with one, or text of a .zir file that --emit ir wrote
     pub(super) model: Option<PathBuf>,
 
     /// Where the result goes: a file, or a folder where MODEL is one or with --emit cuda

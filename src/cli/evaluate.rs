@@ -13,7 +13,7 @@ use crate::{Error, Evaluation, Perplexity, evaluate, find_model, find_tokenizer}
 /// Perplexity.
 #[derive(Args)]
 pub struct Arguments {
-    /// The model: any ONNX language model, or one that zqc wrote, or a folder with one
+    /// The model: any ONNX language model, or one that zqc wrote, or a folder with one, or a .zir file
     model: PathBuf,
     /// The text
     #[arg(long, value_name = "FILE")]

@@ -9,7 +9,7 @@ use super::{json, print, table};
 
 #[derive(Args)]
 pub(super) struct Arguments {
-    /// The model: any ONNX model, or one that zqc wrote, or a folder with one, a CUDA package too
+    /// The model: any ONNX model, or one that zqc wrote, or a folder with one, a .zir file or a CUDA package too
     model: PathBuf,
     /// Print the result as JSON
     #[arg(long)]

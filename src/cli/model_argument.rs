@@ -74,7 +74,7 @@ fn last_values<'a>(option: &'static str, matches: &'a ArgMatches) -> Vec<Candida
 fn may_be_model(value: &OsStr) -> bool {
     let path = Path::new(value);
     match path.extension().and_then(OsStr::to_str) {
-        Some("onnx") => true,
+        Some("onnx" | "zir") => true,
         Some("txt" | "jsonl" | "npz" | "safetensors") => false,
         _ => path.exists(),
     }

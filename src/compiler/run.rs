@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use zqc_ir::tensor::DataType;
-use zqc_ir::{Model, Op};
+use zqc_ir::{Graph, Model, Op};
 use zqc_passes::{
     Calibration, Checkpoints, Context, Pass, PassError, RestoreFloat, Scope, SolvedWeights, run_in,
     weights_of_layers,
@@ -42,6 +42,11 @@ pub(super) struct Run<'a> {
     /// Whether this only finds out what there is to do: nothing is counted, and the pipeline does not stop.
     pub is_trial: bool,
     pub changes: Changes,
+}
+
+/// Whether the graph has operators of ONNX only.
+pub(super) fn is_lowered(graph: &Graph) -> bool {
+    graph.nodes().all(|(_, node)| matches!(node.op, Op::Onnx(_)))
 }
 
 /// What the layers of a graph are solved with.
@@ -83,7 +88,10 @@ impl<'a> Run<'a> {
         let in_subgraphs = in_subgraphs && target.holds_subgraphs();
         if !self.has_layers() && !in_subgraphs && !self.changes.stopped() {
             *self.model = source;
-            self.warn(&format!("no linear layer is left to quantize: {}", target.without_layers()));
+            // Text may hold layers that were quantized before.
+            if is_lowered(&self.model.graph) {
+                self.warn(&format!("no linear layer is left to quantize: {}", target.without_layers()));
+            }
             return Ok(Quantized::default());
         }
         let weights = weights_of_layers(&self.model.graph).map_err(PassError::from)?;
@@ -127,7 +135,7 @@ impl<'a> Run<'a> {
     /// Makes of the quantized graph what the target reads, if anything was quantized.
     pub fn lower(&mut self) -> Result<(), Error> {
         let compiler = self.compiler;
-        if self.report.layers.is_empty() && !self.changes.stopped() {
+        if self.report.layers.is_empty() && is_lowered(&self.model.graph) && !self.changes.stopped() {
             return Ok(());
         }
         let mut passes = compiler.pipeline.passes(Phase::Lower);

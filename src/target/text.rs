@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use zqc_ir::{Model, onnx};
+use zqc_ir::{Model, onnx, text};
 use zqc_passes::Pass;
 
 use super::{Target, Writer};
@@ -47,8 +47,6 @@ impl Writer for File {
         model: &Model,
         _verify: &mut dyn FnMut(&Path) -> Result<(), Error>,
     ) -> Result<u64, Error> {
-        let text = model.to_string();
-        onnx::write_file(&self.0, text.as_bytes())?;
-        Ok(text.len() as u64)
+        Ok(text::stage(model, &self.0)?.persist()?)
     }
 }

@@ -271,7 +271,7 @@ fn the_graph_after_a_pass() {
     let bench = Bench::new();
     let options = ["--method", "rtn", "--print-ir-after", "canonicalize"];
     let (stdout, _) = bench.compile(&tiny("model.onnx"), &bench.output(), &options);
-    assert!(stdout.starts_with("model ir_version=10 onnx=20"));
+    assert!(stdout.starts_with("model ir_version=10 imports(\"\"=20)"));
     assert_eq!(stdout.matches("= zqc.linear(").count(), 36);
     assert!(!stdout.contains("zqc.quantize"));
 }
@@ -288,7 +288,39 @@ fn the_quantized_graph_as_text() {
     assert_eq!(text.matches("= zqc.quantize_activation(").count(), 20);
     let report = json(&std::fs::read_to_string(report).unwrap());
     assert_eq!(report["output"], output.to_str().unwrap());
-    assert_eq!(report["totals"]["file_bytes_after"], text.len());
+    let data = std::fs::metadata(bench.path("out/model.ir.data")).unwrap().len();
+    assert_eq!(report["totals"]["file_bytes_after"], text.len() as u64 + data);
+}
+
+#[test]
+fn a_graph_as_text_compiles_to_what_the_model_does() {
+    let bench = Bench::new();
+    let (text, direct, other) = (bench.path("model.zir"), bench.output(), bench.path("out/other.onnx"));
+    bench.compile(&tiny("model.onnx"), &direct, &["--method", "rtn"]);
+    bench.compile(&tiny("model.onnx"), &text, &["--method", "rtn", "--emit", "ir"]);
+    let (_, messages) = bench.compile(&text, &other, &["--method", "rtn"]);
+    assert!(!messages.contains("no linear layer"), "{messages}");
+    assert!(std::fs::read(&direct).unwrap() == std::fs::read(&other).unwrap(), "the bytes differ");
+    assert_eq!(formats(&inspect(&text)), formats(&inspect(&direct)));
+
+    // Text that was written over: the data file goes along.
+    bench.compile(&text, &text, &["--method", "rtn", "--emit", "ir"]);
+    assert_eq!(bench.names("."), ["model.zir", "model.zir.data", "out"]);
+    bench.compile(&text, &other, &["--method", "rtn"]);
+    assert!(std::fs::read(&direct).unwrap() == std::fs::read(&other).unwrap(), "the bytes differ");
+}
+
+#[test]
+fn a_text_that_leaves_constants_out_is_refused() {
+    let bench = Bench::new();
+    let model = zqc::ir::onnx::read(&tiny("model.onnx")).unwrap();
+    let summary = bench.write("model.zir", model.to_string());
+    let words = ["has no payload and names no file with one", "--emit ir"];
+    bench.refuse_to_compile(3, &summary, &[], &words);
+    let text = bench.write("model.zir", "model ir_version=10 imports(20)\ngraph () -> () { %x }");
+    bench.refuse_to_compile(3, &text, &[], &["model.zir: line 2, column 21: expected '=', found '}'"]);
+    let text = bench.write("model.zir", b"model \xff");
+    bench.refuse_to_compile(3, &text, &[], &["model.zir: line 1, column 7: this is not UTF-8"]);
 }
 
 #[test]

@@ -42,6 +42,7 @@ impl Parser<'_> {
                 _ => model.domain = Some(self.lexer.string()?),
             }
         }
+        model.metadata_props = self.metadata()?;
         self.rest(&mut model)?;
         while self.lexer.takes_word("function") {
             let function = self.function()?;
@@ -91,6 +92,7 @@ impl Parser<'_> {
         if self.lexer.takes_word("imports") {
             function.opset_import = self.imports()?;
         }
+        function.metadata_props = self.metadata()?;
         self.rest(&mut function)?;
         let block = self.block()?;
         (function.node, function.value_info) = (block.nodes, block.types);

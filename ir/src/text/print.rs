@@ -47,10 +47,11 @@ impl Printer<'_> {
         if let Some(version) = model_version {
             write!(self.out, " model_version={version}")?;
         }
+        let unsaid_metadata = self.metadata(metadata_props)?;
         self.rest(&ModelProto {
             opset_import: unsaid_imports,
             doc_string: doc_string.clone(),
-            metadata_props: metadata_props.clone(),
+            metadata_props: unsaid_metadata,
             training_info: training_info.clone(),
             configuration: configuration.clone(),
             ..Default::default()
@@ -107,11 +108,12 @@ impl Printer<'_> {
             write!(self.out, ")")?;
         }
         let unsaid_imports = self.imports(opset_import)?;
+        let unsaid_metadata = self.metadata(metadata_props)?;
         self.rest(&FunctionProto {
             opset_import: unsaid_imports,
             doc_string: doc_string.clone(),
             overload: overload.clone(),
-            metadata_props: metadata_props.clone(),
+            metadata_props: unsaid_metadata,
             ..Default::default()
         })?;
         self.block(&[], node, value_info, &HashSet::new())?;

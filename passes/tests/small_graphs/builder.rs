@@ -54,13 +54,6 @@ impl Builder {
         self
     }
 
-    /// A matrix of zeros that is the default of an input.
-    pub fn overridable(mut self, name: &str, dims: &[i64]) -> Self {
-        let sizes: Vec<String> = dims.iter().map(i64::to_string).collect();
-        self.graph().input.push(info(name, DataType::Float, &sizes.join(" ")));
-        self.constant(name, DataType::Float, dims)
-    }
-
     /// A constant of distinct values.
     pub fn weight(mut self, name: &str, dtype: DataType, dims: &[usize]) -> Self {
         let elements: usize = dims.iter().product();

@@ -2,7 +2,6 @@
 
 mod agreement;
 mod builder;
-mod canonicalize;
 mod context_length;
 mod expand_attention;
 mod expand_einsum;
@@ -19,7 +18,6 @@ mod quantize_activations;
 mod quantize_head;
 mod raise;
 mod restore_float;
-mod select;
 mod share_constants;
 mod share_operands;
 mod solve_weights;

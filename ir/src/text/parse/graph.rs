@@ -48,6 +48,7 @@ impl<'a> Parser<'a> {
         self.lexer.expect("->")?;
         self.lexer.expect("(")?;
         graph.output = self.list(")", |parser| Ok(parser.declaration()?.0))?;
+        graph.metadata_props = self.metadata()?;
         self.rest(&mut graph)?;
         let block = self.block()?;
         (graph.initializer, graph.node, graph.value_info) = (block.constants, block.nodes, block.types);
@@ -143,8 +144,9 @@ impl<'a> Parser<'a> {
         if self.lexer.takes(":") {
             info.r#type = Some(types::parse(&mut self.lexer)?);
         }
+        info.metadata_props = self.metadata()?;
         let has_rest = self.rest(&mut info)?;
-        let says_more = has_rest || info.r#type.is_some();
+        let says_more = has_rest || info.r#type.is_some() || !info.metadata_props.is_empty();
         Ok((info, says_more))
     }
 
@@ -193,14 +195,7 @@ impl<'a> Parser<'a> {
             node.name = Some(name.to_string());
             self.lexer.next();
         }
-        if self.lexer.takes_word("metadata") {
-            self.lexer.expect("(")?;
-            node.metadata_props = self.lexer.list(")", |lexer| {
-                let key = lexer.string()?;
-                lexer.expect("=")?;
-                Ok(StringStringEntryProto { key: Some(key), value: Some(lexer.string()?) })
-            })?;
-        }
+        node.metadata_props = self.metadata()?;
         self.rest(&mut node)?;
         if is_own {
             let own = operators::from_attributes(&node);
@@ -355,6 +350,18 @@ impl<'a> Parser<'a> {
         let bits = bits.map_err(|_| self.lexer.unexpected("the 32 bits of a float"))?;
         self.lexer.next();
         Ok(f32::from_bits(bits))
+    }
+
+    pub(super) fn metadata(&mut self) -> Result<Vec<StringStringEntryProto>, ParseError> {
+        if !self.lexer.takes_word("metadata") {
+            return Ok(Vec::new());
+        }
+        self.lexer.expect("(")?;
+        self.lexer.list(")", |lexer| {
+            let key = lexer.string()?;
+            lexer.expect("=")?;
+            Ok(StringStringEntryProto { key: Some(key), value: Some(lexer.string()?) })
+        })
     }
 
     /// What the language has no words for, if it comes now: it is merged into `message`.

@@ -61,6 +61,7 @@ impl<'w> Printer<'w> {
         write!(self.out, ") -> (")?;
         self.separated(output, Self::declaration)?;
         write!(self.out, ")")?;
+        let unsaid_metadata = self.metadata(metadata_props)?;
         // Nodes read the values of sparse initializers.
         let sparse = GraphProto { sparse_initializer: sparse_initializer.clone(), ..Default::default() };
         if self.style == Style::Summary && !sparse_initializer.is_empty() {
@@ -69,7 +70,7 @@ impl<'w> Printer<'w> {
         self.rest(&GraphProto {
             doc_string: doc_string.clone(),
             quantization_annotation: quantization_annotation.clone(),
-            metadata_props: metadata_props.clone(),
+            metadata_props: unsaid_metadata,
             ..sparse
         })?;
         self.block(initializer, node, value_info, own)
@@ -182,8 +183,8 @@ impl<'w> Printer<'w> {
         })
     }
 
-    /// The metadata of a node; gives them back where an entry lacks its key or its value, which the language cannot say.
-    fn metadata(
+    /// Metadata; gives them back where an entry lacks its key or its value, which the language cannot say.
+    pub(super) fn metadata(
         &mut self,
         entries: &[StringStringEntryProto],
     ) -> Result<Vec<StringStringEntryProto>, fmt::Error> {
@@ -266,11 +267,12 @@ impl<'w> Printer<'w> {
         if let Some(text) = &text {
             write!(self.out, ": {text}")?;
         }
+        let unsaid_metadata = self.metadata(metadata_props)?;
         let rest = ValueInfoProto {
             name: None,
             r#type: r#type.clone().filter(|_| text.is_none()),
             doc_string: doc_string.clone(),
-            metadata_props: metadata_props.clone(),
+            metadata_props: unsaid_metadata,
         };
         if says_rest { self.message(&rest) } else { self.rest(&rest) }
     }
