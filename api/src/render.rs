@@ -2,8 +2,8 @@
 
 use syn::punctuated::Punctuated;
 use syn::{
-    Attribute, Block, Field, Fields, FieldsNamed, ImplItem, Item, ItemImpl, TraitItem, Type, Visibility,
-    parse_quote,
+    Attribute, Block, Field, Fields, FieldsNamed, FnArg, ImplItem, Item, ItemImpl, Pat, Signature, TraitItem,
+    Type, Visibility, parse_quote,
 };
 
 use crate::source::{Module, is_public};
@@ -56,6 +56,7 @@ pub fn render(item: &Item) -> String {
         Item::Fn(item) => {
             keep_markers(&mut item.attrs);
             *item.block = no_body();
+            hide_mut(&mut item.sig);
         }
         Item::Struct(item) => {
             keep_markers(&mut item.attrs);
@@ -112,6 +113,7 @@ fn outside(block: &ItemImpl) -> Option<ItemImpl> {
         ImplItem::Fn(item) => {
             keep_markers(&mut item.attrs);
             item.block = no_body();
+            hide_mut(&mut item.sig);
             !is_trait && is_public(&item.vis)
         }
         ImplItem::Type(item) => {
@@ -153,6 +155,21 @@ fn hide_private(fields: &mut Fields) {
                 .for_each(|field| field.ty = parse_quote!(_));
         }
         Fields::Unnamed(_) | Fields::Unit => {}
+    }
+}
+
+/// Whether a function changes what it was given by value is its own business.
+fn hide_mut(signature: &mut Signature) {
+    for argument in &mut signature.inputs {
+        match argument {
+            FnArg::Receiver(this) if this.reference.is_none() => this.mutability = None,
+            FnArg::Receiver(_) => {}
+            FnArg::Typed(argument) => {
+                if let Pat::Ident(name) = argument.pat.as_mut() {
+                    name.mutability = None;
+                }
+            }
+        }
     }
 }
 
