@@ -126,9 +126,10 @@ impl Product {
         let matrix = |port, layout| Weight::behind(graph, node.input(port)?, layout, requantize);
         let gemm = ["MatMul", "Gemm"].iter().find_map(|op_type| node.op.as_standard(op_type));
         let (x, weight, alpha, arrangement) = if let Some(gemm) = gemm {
-            let is_set = |name| gemm.int_or(name, 0) != 0;
+            // A product without such attributes that has them is no valid node.
+            let is_set = |name| gemm.op_type() == "Gemm" && gemm.int_or(name, 0) != 0;
             let layout = |transposed| if transposed { Layout::OutputInput } else { Layout::InputOutput };
-            let alpha = gemm.float_or("alpha", 1.0);
+            let alpha = if gemm.op_type() == "Gemm" { gemm.float_or("alpha", 1.0) } else { 1.0 };
             if let Some(weight) = matrix(1, layout(is_set("transB"))) {
                 let arrangement =
                     if is_set("transA") { Arrangement::transposed() } else { Arrangement::default() };

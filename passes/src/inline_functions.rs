@@ -99,7 +99,8 @@ impl Inliner<'_> {
             return None;
         }
         self.calls += 1;
-        let body = instantiate(function, call, &format!("{}/{}/", self.prefix, self.calls));
+        let prefix = format!("{}/{}/", self.prefix, self.calls);
+        let body = instantiate(function, call, &prefix);
         self.nodes += body.len();
         let mut constants = constants.clone();
         let (mut holds_layers, mut nodes) = (false, Vec::new());
@@ -127,6 +128,20 @@ impl Inliner<'_> {
             self.kept.push((call.name().to_string(), reason));
             return None;
         }
+        let mut outputs = HashSet::new();
+        let mut yielded = nodes.iter().flat_map(|node| &node.output).filter(|name| !name.is_empty());
+        if let Some(twice) = yielded.find(|name| !outputs.insert(name.as_str())) {
+            let name = twice.strip_prefix(&prefix).unwrap_or(twice);
+            let reason = format!("two nodes of its function {} yield \"{name}\"", function.name());
+            self.kept.push((call.name().to_string(), reason));
+            return None;
+        }
+        if let Some(name) = undefined(&nodes, &prefix) {
+            let reason =
+                format!("its function {} reads \"{name}\", which nothing in it defines", function.name());
+            self.kept.push((call.name().to_string(), reason));
+            return None;
+        }
         let (theirs, ours) = (opset::version(&function.opset_import, ""), self.model.opset());
         if theirs.is_some_and(|theirs| theirs != ours) {
             let reason = format!("its function {} uses another opset than the model", function.name());
@@ -135,6 +150,25 @@ impl Inliner<'_> {
         }
         Some(nodes)
     }
+}
+
+/// A value of the function's own, which have this prefix, that the nodes read and none of them defines: its name in the function.
+fn undefined<'n>(nodes: &'n [NodeProto], prefix: &str) -> Option<&'n str> {
+    fn collect<'n>(nodes: &'n [NodeProto], defined: &mut HashSet<&'n str>, read: &mut Vec<&'n str>) {
+        for node in nodes {
+            defined.extend(node.output.iter().map(String::as_str));
+            read.extend(node.input.iter().map(String::as_str));
+            for body in node.bodies() {
+                defined.extend(body.input.iter().map(|input| input.name()));
+                defined.extend(body.initializer.iter().map(|tensor| tensor.name()));
+                read.extend(body.output.iter().map(|output| output.name()));
+                collect(&body.node, defined, read);
+            }
+        }
+    }
+    let (mut defined, mut read) = (HashSet::new(), Vec::new());
+    collect(nodes, &mut defined, &mut read);
+    read.into_iter().filter(|name| !defined.contains(name)).find_map(|name| name.strip_prefix(prefix))
 }
 
 /// Whether the result is constant because the input is, or because the node holds it.

@@ -27,9 +27,12 @@ impl Inputs<'_> {
         self.node.inputs().iter().flatten().map(|&value| self.graph.ty(value)).collect()
     }
 
-    /// The element type that all inputs have in common, as far as one of them tells.
+    /// The element type that all inputs have in common, as far as one of them tells; none where they contradict each other, as
+    /// in a model that no runtime takes.
     pub(super) fn shared_dtype(&self) -> Option<DataType> {
-        self.all().iter().find_map(|ty| ty.dtype)
+        let types = self.all();
+        let first = types.iter().find_map(|ty| ty.dtype)?;
+        types.iter().all(|ty| ty.dtype.is_none_or(|dtype| dtype == first)).then_some(first)
     }
 
     /// The values of an input that is a constant of integers.

@@ -15,6 +15,8 @@ pub(super) fn broadcast(types: &[Type]) -> Option<Vec<Dim>> {
         dims.fold(Dim::Fixed(1), |all, dim| match (&all, dim) {
             (Dim::Fixed(1), _) => dim.clone(),
             (_, Dim::Fixed(1)) => all,
+            // No shape is broadcast to both.
+            (Dim::Fixed(ours), Dim::Fixed(theirs)) if ours != theirs => Dim::Unknown,
             // The extent is another than 1, so it is the result's.
             (_, Dim::Fixed(_)) => dim.clone(),
             (Dim::Fixed(_), _) => all,

@@ -41,9 +41,9 @@ fn the_last_node_takes_the_place_of_the_old_one() {
         [
             "%xw_negated = Neg(%x)",
             "%xw_product = MatMul(%xw_negated, %w)",
-            "%xw = Neg(%xw_product) // product",
-            "%y: f32[batch, 16] = Relu(%xw) // relu",
-            "%xw_shape = Shape(%xw) {start = 1} // shape",
+            "%xw = Neg(%xw_product) @product",
+            "%y: f32[batch, 16] = Relu(%xw) @relu",
+            "%xw_shape = Shape(%xw) {start = 1} @shape",
         ]
     );
 }
@@ -87,9 +87,9 @@ fn a_node_has_optional_inputs_several_outputs_and_the_place_of_another() {
     assert_eq!(
         nodes(small_model(), patch.finish()),
         [
-            "%xw = MatMul(%x, %w) // product",
+            "%xw = MatMul(%x, %w) @product",
             "%y_low, %y_high = Split(%xw)",
-            "%y: f32[batch, 16] = Clip(%y_high, _, %y_low) // relu",
+            "%y: f32[batch, 16] = Clip(%y_high, _, %y_low) @relu",
         ]
     );
 }
@@ -116,9 +116,9 @@ fn nodes_in_a_row_are_bypassed_in_any_order_and_one_that_yields_a_result_stays()
         assert_eq!(
             nodes(from_proto(proto.clone()).unwrap(), patch.finish()),
             [
-                "%xw = MatMul(%x, %w) // product",
-                "%y: f32[batch, 16] = Relu(%xw) // relu",
-                "%z: f32[batch, 32] = Identity(%x) // last",
+                "%xw = MatMul(%x, %w) @product",
+                "%y: f32[batch, 16] = Relu(%xw) @relu",
+                "%z: f32[batch, 32] = Identity(%x) @last",
             ]
         );
     }

@@ -182,3 +182,32 @@ fn an_overload_keeps_the_functions_that_it_calls() {
     assert_eq!(kinds, ["Linear", "MatMul", "Relu"]);
     assert!(model.function(DOMAIN, "Linear").is_some());
 }
+
+/// The reasons for which calls of a function with these nodes stay.
+fn kept(nodes: Vec<NodeProto>) -> Vec<String> {
+    struct Log(Vec<String>);
+    impl zqc_passes::Observer for Log {
+        fn layer_kept(&mut self, _: &str, reason: &str) {
+            self.0.push(reason.to_string());
+        }
+    }
+    let builder = Builder::new().input("x", Float, "rows 2").constant("w", Float, &[2, 2]);
+    let mut builder = builder.node("F", &["x", "w"], "y").output("y");
+    let call = &mut builder.proto.graph.as_mut().unwrap().node[0];
+    (call.domain, call.name) = (Some(DOMAIN.to_string()), Some("call".to_string()));
+    let import = OperatorSetIdProto { domain: Some(DOMAIN.to_string()), version: Some(1) };
+    builder.proto.opset_import.push(import);
+    let opset = builder.proto.opset_import[0].version();
+    builder.proto.functions = vec![function("F", &["x", "w"], opset, nodes)];
+    let (mut model, mut log) = (builder.build(), Log(Vec::new()));
+    zqc_passes::run(&InlineFunctions, &mut model, &mut log).unwrap();
+    log.0
+}
+
+#[test]
+fn a_function_that_is_not_valid_stays() {
+    let product = |x: &str| node("", "MatMul", &[x, "w"], "y", vec![]);
+    assert_eq!(kept(vec![product("x")]), [""; 0]);
+    assert_eq!(kept(vec![product("lost")]), ["its function F reads \"lost\", which nothing in it defines"]);
+    assert_eq!(kept(vec![product("x"), product("x")]), ["two nodes of its function F yield \"y\""]);
+}
