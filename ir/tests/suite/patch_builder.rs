@@ -21,7 +21,10 @@ fn nodes(mut model: Model, patch: Patch) -> Vec<String> {
     patch.apply(&mut model).unwrap();
     verify(&model).unwrap();
     let text = model.graph.to_string();
-    text.lines().filter(|line| line.contains(" = ")).map(|line| line.trim().to_string()).collect()
+    text.lines()
+        .filter(|line| line.contains(" = ") && !line.contains("const "))
+        .map(|line| line.trim().to_string())
+        .collect()
 }
 
 #[test]
@@ -42,7 +45,7 @@ fn the_last_node_takes_the_place_of_the_old_one() {
             "%xw_negated = Neg(%x)",
             "%xw_product = MatMul(%xw_negated, %w)",
             "%xw = Neg(%xw_product) @product",
-            "%y: f32[batch, 16] = Relu(%xw) @relu",
+            "%y = Relu(%xw) @relu",
             "%xw_shape = Shape(%xw) {start = 1} @shape",
         ]
     );
@@ -89,7 +92,7 @@ fn a_node_has_optional_inputs_several_outputs_and_the_place_of_another() {
         [
             "%xw = MatMul(%x, %w) @product",
             "%y_low, %y_high = Split(%xw)",
-            "%y: f32[batch, 16] = Clip(%y_high, _, %y_low) @relu",
+            "%y = Clip(%y_high, _, %y_low) @relu",
         ]
     );
 }
@@ -115,11 +118,7 @@ fn nodes_in_a_row_are_bypassed_in_any_order_and_one_that_yields_a_result_stays()
         assert_eq!(order.map(&mut bypass), order.map(|y| y != "z"));
         assert_eq!(
             nodes(from_proto(proto.clone()).unwrap(), patch.finish()),
-            [
-                "%xw = MatMul(%x, %w) @product",
-                "%y: f32[batch, 16] = Relu(%xw) @relu",
-                "%z: f32[batch, 32] = Identity(%x) @last",
-            ]
+            ["%xw = MatMul(%x, %w) @product", "%y = Relu(%xw) @relu", "%z = Identity(%x) @last",]
         );
     }
 }
