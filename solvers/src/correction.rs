@@ -100,7 +100,7 @@ impl Correction {
     ///
     /// # Errors
     ///
-    /// Those [`SolveError`]s that are about the weight; [`SolveError::Length`] when the moment is of another layer;
+    /// Those [`SolveError`]s that are about the weight; [`FormatError::Length`](zqc_formats::FormatError::Length) when the moment is of another layer;
     /// [`SolveError::NonFiniteHessian`] when the result is not finite.
     pub fn apply(
         &self,

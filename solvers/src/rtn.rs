@@ -9,8 +9,8 @@ use crate::{Grouping, SolveError, columns::to_columns, weight::check_weight, wei
 ///
 /// # Errors
 ///
-/// [`SolveError::Empty`], [`SolveError::Length`], [`SolveError::NonFiniteWeight`], [`SolveError::ZeroPoints`] or
-/// [`SolveError::Shifted`].
+/// [`FormatError::Empty`](zqc_formats::FormatError::Empty), [`FormatError::Length`](zqc_formats::FormatError::Length), [`SolveError::NonFiniteWeight`], [`FormatError::ZeroPoints`](zqc_formats::FormatError::ZeroPoints) or
+/// [`FormatError::Shifted`](zqc_formats::FormatError::Shifted).
 pub fn rtn(
     weight: &[f32],
     rows: usize,
