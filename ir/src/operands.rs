@@ -7,6 +7,7 @@ use zqc_formats::{
 
 use crate::graph::{Graph, Node};
 use crate::op::{QuantizedLinear, port};
+use crate::patch::{ChangeBuilder, ValueRef};
 use crate::tensor::{DataType, Tensor, TensorError, name};
 
 /// Why tensors are no operands of a quantized layer.
@@ -85,6 +86,14 @@ pub fn operands(matrix: &QuantizedMatrix, low_rank: Option<&LowRank>) -> Result<
         ]);
     }
     Ok(operands)
+}
+
+/// Adds operands to `change` as initializers, called `HINT_SUFFIX`; their values, with their ports.
+pub fn add(change: &mut ChangeBuilder, hint: &str, operands: Vec<Operand>) -> Vec<(usize, ValueRef)> {
+    let add = |operand: Operand| {
+        (operand.port, change.constant(&format!("{hint}_{}", operand.suffix), operand.tensor))
+    };
+    operands.into_iter().map(add).collect()
 }
 
 /// The inputs of a layer by port: the activation, operands with their ports, and perhaps a bias.

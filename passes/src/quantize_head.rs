@@ -125,12 +125,7 @@ impl Writer<'_> {
         let hint = &self.graph.value(source).name;
         let operands = operands::operands(&matrix, None).map_err(unfit)?;
         let mut change = self.patch.change(format!("{layer}: codes and scales of the weight"), hint);
-        let operands = operands
-            .into_iter()
-            .map(|operand| {
-                (operand.port, change.constant(&format!("{hint}_{}", operand.suffix), operand.tensor))
-            })
-            .collect();
+        let operands = operands::add(&mut change, hint, operands);
         change.finish();
         let [n, k] = rows.shape();
         observer.layer_solved(LayerRecord {

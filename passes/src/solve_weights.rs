@@ -285,12 +285,7 @@ impl<'a> Solver<'a> {
         let unfit = |source| PassError::Operands { layer: linear.layer.clone(), source };
         let operands = operands::operands(&solution.matrix, solution.branch.as_ref()).map_err(unfit)?;
         let mut change = self.patch.change(format!("{}: codes and scales of the weight", linear.layer), hint);
-        let operands = operands
-            .into_iter()
-            .map(|operand| {
-                (operand.port, change.constant(&format!("{hint}_{}", operand.suffix), operand.tensor))
-            })
-            .collect();
+        let operands = operands::add(&mut change, hint, operands);
         change.finish();
         let source = graph.constant(key.value);
         observer.layer_solved(LayerRecord {
