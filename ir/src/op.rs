@@ -150,7 +150,7 @@ impl QuantizedLinear {
 
     /// Bytes of a row of codes.
     pub fn row_bytes(&self) -> usize {
-        (self.k * self.format.bits() as usize).div_ceil(8)
+        self.k.saturating_mul(self.format.bits() as usize).div_ceil(8)
     }
 }
 

@@ -138,7 +138,7 @@ impl Inliner<'_> {
         }
         if let Some(name) = undefined(&nodes, &prefix) {
             let reason =
-                format!("its function {} reads \"{name}\", which nothing in it defines", function.name());
+                format!("its function {} reads \"{name}\" before a node in it defines it", function.name());
             self.kept.push((call.name().to_string(), reason));
             return None;
         }
@@ -152,23 +152,39 @@ impl Inliner<'_> {
     }
 }
 
-/// A value of the function's own, which have this prefix, that the nodes read and none of them defines: its name in the function.
+/// A value that a node reads before a node defines it, in the order that ONNX asks for: its name in the function, whose own values
+/// have this prefix. Other values than those are the caller's, unless a node of the function defines them.
 fn undefined<'n>(nodes: &'n [NodeProto], prefix: &str) -> Option<&'n str> {
-    fn collect<'n>(nodes: &'n [NodeProto], defined: &mut HashSet<&'n str>, read: &mut Vec<&'n str>) {
+    fn find<'n>(
+        nodes: &'n [NodeProto],
+        inner: impl Fn(&str) -> bool + Copy,
+        mut defined: HashSet<&'n str>,
+    ) -> Option<&'n str> {
+        let is_missing = |defined: &HashSet<&str>, name: &str| inner(name) && !defined.contains(name);
         for node in nodes {
-            defined.extend(node.output.iter().map(String::as_str));
-            read.extend(node.input.iter().map(String::as_str));
+            if let Some(name) = node.input.iter().find(|name| is_missing(&defined, name)) {
+                return Some(name);
+            }
             for body in node.bodies() {
+                let mut defined = defined.clone();
                 defined.extend(body.input.iter().map(|input| input.name()));
                 defined.extend(body.initializer.iter().map(|tensor| tensor.name()));
-                read.extend(body.output.iter().map(|output| output.name()));
-                collect(&body.node, defined, read);
+                if let Some(name) = find(&body.node, inner, defined.clone()) {
+                    return Some(name);
+                }
+                defined.extend(body.node.iter().flat_map(|node| &node.output).map(String::as_str));
+                if let Some(output) = body.output.iter().find(|output| is_missing(&defined, output.name())) {
+                    return Some(output.name());
+                }
             }
+            defined.extend(node.output.iter().map(String::as_str));
         }
+        None
     }
-    let (mut defined, mut read) = (HashSet::new(), Vec::new());
-    collect(nodes, &mut defined, &mut read);
-    read.into_iter().filter(|name| !defined.contains(name)).find_map(|name| name.strip_prefix(prefix))
+    let outputs = nodes.iter().flat_map(|node| &node.output).map(String::as_str);
+    let outputs: HashSet<&str> = outputs.filter(|name| !name.is_empty()).collect();
+    let name = find(nodes, |name| name.starts_with(prefix) || outputs.contains(name), HashSet::new())?;
+    Some(name.strip_prefix(prefix).unwrap_or(name))
 }
 
 /// Whether the result is constant because the input is, or because the node holds it.

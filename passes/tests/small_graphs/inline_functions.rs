@@ -208,6 +208,10 @@ fn kept(nodes: Vec<NodeProto>) -> Vec<String> {
 fn a_function_that_is_not_valid_stays() {
     let product = |x: &str| node("", "MatMul", &[x, "w"], "y", vec![]);
     assert_eq!(kept(vec![product("x")]), [""; 0]);
-    assert_eq!(kept(vec![product("lost")]), ["its function F reads \"lost\", which nothing in it defines"]);
+    let early = |name: &str| [format!("its function F reads \"{name}\" before a node in it defines it")];
+    assert_eq!(kept(vec![product("lost")]), early("lost"));
+    let late = node("", "Relu", &["x"], "late", vec![]);
+    assert_eq!(kept(vec![product("late"), late]), early("late"));
+    assert_eq!(kept(vec![product("y")]), early("y"), "the caller's name of its result");
     assert_eq!(kept(vec![product("x"), product("x")]), ["two nodes of its function F yield \"y\""]);
 }
