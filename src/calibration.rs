@@ -92,7 +92,7 @@ pub(crate) fn samples(
         &options.calibration,
         &SampleOptions {
             specs: &specs,
-            vocabulary: tokens.and_then(|tokens| vocabulary(model, &tokens.name)),
+            vocabulary: tokens.and_then(|tokens| vocabulary(&model.graph, &tokens.name)),
             tokenizer: &tokenizer,
             samples: options.samples.unwrap_or(128),
             seq_len: options.seq_len.unwrap_or_else(|| length(model, tokens, LENGTH)),
@@ -157,7 +157,8 @@ fn written(
         ))
     };
     let tokens = token_input(specs).ok_or_else(|| cannot("it has no token input"))?.name.clone();
-    let vocabulary = vocabulary(model, &tokens).ok_or_else(|| cannot("its vocabulary is not known"))?;
+    let vocabulary =
+        vocabulary(&model.graph, &tokens).ok_or_else(|| cannot("its vocabulary is not known"))?;
     let logits = logits_output(model, vocabulary).ok_or_else(|| cannot("it has no logits"))?;
     if let Some(bos) = options.bos.filter(|&bos| bos >= vocabulary as i64) {
         return Err(Error::Model(format!("--bos {bos}: the model knows only {vocabulary} tokens")));

@@ -13,7 +13,7 @@ use zqc_runtime::{
 
 use crate::calibration::{LENGTH, length, logits_output, too_long};
 use crate::error::Error;
-use crate::raise::{raise, raised_bodies};
+use crate::raise::raise;
 use crate::report::LibraryReport;
 
 /// What to evaluate and how.
@@ -78,7 +78,7 @@ pub fn evaluate(
         Error::Model(format!("{:?} is no language model: it has no {missing}", evaluation.model))
     };
     let input = token_input(&specs).ok_or_else(|| not_a_language_model("token input"))?;
-    let vocabulary = vocabulary(&model, &input.name)
+    let vocabulary = vocabulary(&model.graph, &input.name)
         .ok_or_else(|| not_a_language_model("embedding table of its tokens"))?;
     let logits = logits_output(&model, vocabulary).ok_or_else(|| not_a_language_model("logits"))?;
     let window = evaluation.window.unwrap_or_else(|| length(&model, Some(input), LENGTH));
@@ -97,8 +97,7 @@ pub fn evaluate(
             "is native ONNX, for importers; evaluate what --target portable makes of the same source";
         Error::Model(format!("{:?} {reason} ({error})", evaluation.model))
     };
-    let bodies = raised_bodies(usize::MAX);
-    let interpreter = Interpreter::with_bodies(&model, backend.as_ref(), vec![logits], bodies)?;
+    let interpreter = Interpreter::new(&model, backend.as_ref(), vec![logits])?;
     let mut prepared = interpreter.prepare().map_err(unrunnable)?;
     let (mut sum, mut tokens) = (0.0, 0);
     for (done, window) in windows.iter().enumerate() {

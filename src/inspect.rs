@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Serialize;
-use zqc_ir::body::{Body, places};
 use zqc_ir::graph::Use;
 use zqc_ir::op::port;
 use zqc_ir::{Graph, Model, Node, NodeId, Op, operands, tensor};
@@ -126,14 +125,9 @@ struct Layers {
 }
 
 impl Layers {
-    /// Adds those of a model and of the bodies of its control-flow operators, which come after those around them.
+    /// Adds those of a model and of its regions, which come after those around them.
     fn find(&mut self, model: &mut Model) -> Result<(), Error> {
-        let mut bodies = Vec::new();
-        for place in places(&model.graph) {
-            let label = model.graph.label(place.node);
-            let broken = |error| Error::Model(format!("a body of {label}: {error}"));
-            bodies.extend(Body::take(model, place).map_err(broken)?.map(|body| body.model));
-        }
+        let mut regions: Vec<Model> = model.graph.regions().filter_map(|(id, _)| model.region(id)).collect();
         let native = native::Layers::of(&model.graph);
         let mut kept = Kept(Vec::new());
         let mut pipeline = Pipeline::for_options(&Options::default());
@@ -146,7 +140,7 @@ impl Layers {
         let layers =
             order.into_iter().map(|id| LinearSummary::of(graph, id, &native)).filter_map(Result::transpose);
         self.linears.extend(layers.collect::<Result<Vec<_>, _>>()?);
-        bodies.iter_mut().try_for_each(|body| self.find(body))
+        regions.iter_mut().try_for_each(|region| self.find(region))
     }
 }
 

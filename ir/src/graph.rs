@@ -3,9 +3,9 @@
 //! Connectivity is stored once in each direction: a node has the values that it reads and defines, a value has the node that
 //! defines it and the places that read it. Petgraph's algorithms run on `&Graph` by its visit traits.
 
-mod captures;
 mod edit;
 mod order;
+mod regions;
 mod visit;
 
 use std::borrow::Cow;
@@ -16,8 +16,8 @@ use indexmap::IndexMap;
 use petgraph::Direction;
 use petgraph::graph::NodeIndex;
 
-pub(crate) use captures::free_names;
 pub use order::Cycle;
+pub use regions::RegionId;
 
 use crate::onnx::proto::{GraphProto, ValueInfoProto};
 use crate::op::Op;
@@ -41,6 +41,8 @@ pub enum Source {
     Input,
     /// A constant of the graph.
     Initializer,
+    /// The graph around, which is the one of the region's operator.
+    Capture,
     /// A result of a node.
     Node {
         /// The node.
@@ -55,7 +57,7 @@ pub enum Source {
 pub enum Port {
     /// As its n-th input.
     Input(usize),
-    /// By name, from inside the body of a control-flow operator.
+    /// In a region of the node.
     Capture,
 }
 
@@ -69,7 +71,7 @@ pub struct Use {
 }
 
 /// A value of the graph: defined once, read anywhere.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Value {
     /// Its name, unique in the graph.
     pub name: String,
@@ -90,9 +92,10 @@ pub struct Node {
     pub op: Op,
     inputs: Vec<Option<ValueId>>,
     outputs: Vec<Option<ValueId>>,
+    regions: Vec<Arc<Graph>>,
     captures: Vec<ValueId>,
     /// Place in the source file; `None` for nodes that a pass made, which are written before their first reader.
-    rank: Option<u32>,
+    source_index: Option<u32>,
 }
 
 impl Node {
@@ -121,32 +124,41 @@ impl Node {
         if let &[output] = self.outputs() { output } else { None }
     }
 
-    /// The outer values that control-flow bodies inside this node read.
+    /// The subgraphs of a control-flow operator, in the order of its attributes.
+    pub fn regions(&self) -> &[Arc<Graph>] {
+        &self.regions
+    }
+
+    /// The values that the node's regions read.
     pub fn captures(&self) -> &[ValueId] {
         &self.captures
     }
 
-    /// Every value read, as input or by a body.
+    /// Every value read, as input or in a region.
     pub fn reads(&self) -> impl Iterator<Item = ValueId> + Clone {
         self.inputs.iter().flatten().chain(&self.captures).copied()
     }
 
     /// Its place in the source file, if it came from one.
-    pub fn rank(&self) -> Option<u32> {
-        self.rank
+    pub fn source_index(&self) -> Option<u32> {
+        self.source_index
     }
 }
 
 /// A dataflow graph in SSA form. A copy shares nodes and payloads with the original.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Graph {
     nodes: Vec<Option<Arc<Node>>>,
     /// The places of nodes that went, to be taken again.
     free: Vec<NodeId>,
     values: Vec<Value>,
     by_name: HashMap<String, ValueId>,
-    /// Names inside control-flow bodies, and around a body: no new value may take one.
+    /// Names inside regions: no new value may take one.
     pub(crate) inner_names: HashSet<String>,
+    /// Names around a region that is changed: no new value may take one.
+    pub(crate) outer_names: Arc<HashSet<String>>,
+    /// The payloads of captures that are constants of the graph around.
+    pub(crate) captured: HashMap<ValueId, Tensor>,
     pub(crate) inputs: Vec<ValueId>,
     pub(crate) outputs: Vec<ValueId>,
     pub(crate) initializers: IndexMap<ValueId, Tensor>,
@@ -235,14 +247,14 @@ impl Graph {
         self.initializers.iter().map(|(&id, tensor)| (id, tensor))
     }
 
-    /// The constant tensor behind a value: an initializer that no caller can override.
+    /// The constant tensor behind a value: an initializer that no caller can override, be it one of the graph around.
     pub fn constant(&self, value: ValueId) -> Option<&Tensor> {
-        let is_constant = match self.value(value).source {
-            Source::Initializer => true,
-            Source::Input => self.inputs_list_constants,
-            Source::Undefined | Source::Node { .. } => false,
-        };
-        self.initializers.get(&value).filter(|_| is_constant)
+        match self.value(value).source {
+            Source::Initializer => self.initializers.get(&value),
+            Source::Input => self.initializers.get(&value).filter(|_| self.inputs_list_constants),
+            Source::Capture => self.captured.get(&value),
+            Source::Undefined | Source::Node { .. } => None,
+        }
     }
 
     /// What the input `value` is unless a caller gives another: the initializer behind it, from IR version 4 on.
@@ -337,9 +349,10 @@ impl Graph {
         fresh_name(hint, |name| self.is_taken(name))
     }
 
-    /// Whether a value of the graph or of a body in it has this name.
+    /// Whether a value of the graph, of one around it or of a region in it has this name.
     pub(crate) fn is_taken(&self, name: &str) -> bool {
-        self.find(name).is_some_and(|value| !self.is_gone(value)) || self.inner_names.contains(name)
+        let is_value = self.find(name).is_some_and(|value| !self.is_gone(value));
+        is_value || self.inner_names.contains(name) || self.outer_names.contains(name)
     }
 
     /// Whether nothing defines the value and nothing reads it: it was in the graph once, and its name is free again.

@@ -1,7 +1,6 @@
 //! The intermediate representation of zqc: a dataflow graph, on which petgraph's algorithms run, that holds any ONNX model
 //! without loss, a few typed operators of our own, patches and their builder, a verifier and a textual form.
 
-pub mod body;
 mod fresh_names;
 pub mod functions;
 pub mod graph;
@@ -13,6 +12,7 @@ pub mod op;
 pub mod operands;
 pub mod opset;
 pub mod patch;
+mod region;
 pub mod tensor;
 pub mod text;
 pub mod types;
@@ -20,12 +20,12 @@ mod uses;
 pub mod verify;
 
 pub use fresh_names::FreshNames;
-pub use graph::{Graph, Node, NodeId, Source, ValueId};
+pub use graph::{Graph, Node, NodeId, RegionId, Source, ValueId};
 pub use model::Model;
 pub use model_file::read;
 pub use node_names::NodeNames;
 pub use op::Op;
-pub use patch::{Change, ChangeBuilder, NewNode, Patch, PatchBuilder, ValueRef};
+pub use patch::{Change, ChangeBuilder, NewNode, NodeBuilder, Patch, PatchBuilder, ValueRef};
 pub use tensor::Tensor;
 pub use types::Type;
 

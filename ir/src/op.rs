@@ -11,7 +11,7 @@ use crate::tensor::DataType;
 #[derive(Debug, Clone, PartialEq)]
 pub enum Op {
     /// Any ONNX operator: type, domain, attributes, metadata as they came. Its `input` and `output` lists are
-    /// empty here: the graph holds the connections.
+    /// empty here, and so are the graphs of its attributes: the graph holds the connections, and the node its regions.
     Onnx(Box<NodeProto>),
     /// Token-wise quantization of an activation `[..., K]`: one scale, and perhaps a zero point, per row of K values.
     /// Inputs: `x`. Outputs: the quantized tensor (codes, scales and zero points as one value).
@@ -190,9 +190,14 @@ pub fn is_standard(domain: &str) -> bool {
 }
 
 impl NodeProto {
-    /// The bodies of a control-flow operator.
+    /// The subgraphs of a control-flow operator; those of a node in a [`Graph`](crate::Graph) are its regions.
     pub fn bodies(&self) -> impl Iterator<Item = &GraphProto> {
         self.attribute.iter().flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs))
+    }
+
+    /// As [`NodeProto::bodies`], to be changed.
+    pub fn bodies_mut(&mut self) -> impl Iterator<Item = &mut GraphProto> {
+        self.attribute.iter_mut().flat_map(|attribute| attribute.g.iter_mut().chain(&mut attribute.graphs))
     }
 
     /// The attribute of this name.

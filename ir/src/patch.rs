@@ -6,8 +6,11 @@ mod builder;
 
 pub use builder::{ChangeBuilder, NodeBuilder, PatchBuilder, ValueRef};
 
-use crate::graph::{Graph, Node, NodeId, ValueId};
+use std::sync::Arc;
+
+use crate::graph::{Graph, Node, NodeId, RegionId, ValueId};
 use crate::onnx::proto::{FunctionProto, NodeProto};
+use crate::onnx::{ModelError, take_regions};
 use crate::op::{Linear, Op};
 use crate::tensor::Tensor;
 use crate::types::Type;
@@ -42,6 +45,8 @@ pub struct Change {
     pub rewire: Vec<(NodeId, usize, String)>,
     /// Constants to give another payload, under the name they have.
     pub replace: Vec<(ValueId, Tensor)>,
+    /// Regions to put another graph in the place of.
+    pub regions: Vec<(RegionId, Graph)>,
     /// Values to take out if nothing reads them any more, and with them what only they were computed from.
     pub release: Vec<ValueId>,
 }
@@ -53,12 +58,14 @@ pub struct NewNode {
     pub name: String,
     /// What it does.
     pub op: Op,
+    /// The subgraphs of a control-flow operator, in the order of its attributes.
+    pub regions: Vec<Arc<Graph>>,
     /// The values it reads.
     pub inputs: Vec<Option<String>>,
     /// The values it defines.
     pub outputs: Vec<Option<String>>,
     /// Its place in the source file, if it takes the place of a node that came from there.
-    pub rank: Option<u32>,
+    pub source_index: Option<u32>,
 }
 
 /// Why a patch cannot be applied: the pass that made it is wrong.
@@ -66,8 +73,8 @@ pub struct NewNode {
 #[non_exhaustive]
 #[allow(missing_docs)] // the messages name the fields
 pub enum PatchError {
-    /// A node to remove or an input to rewire is not in the graph.
-    #[error("change \"{why}\" names a node or an input that is not in the graph")]
+    /// A node to remove, an input to rewire or a region to replace is not in the graph.
+    #[error("change \"{why}\" names a node, an input or a region that is not in the graph")]
     NoSuchNode { why: String },
     /// A value to replace is no constant of the graph.
     #[error("change \"{why}\" replaces what is no constant of the graph")]
@@ -125,17 +132,21 @@ impl Change {
 }
 
 impl NewNode {
-    /// The node that `proto` describes, at place `rank` of the source file.
-    pub fn from_proto(mut proto: NodeProto, rank: Option<u32>) -> Self {
+    /// The node that `proto` describes, at this place of the source file.
+    ///
+    /// # Errors
+    /// When a subgraph in it is no valid graph.
+    pub fn from_proto(mut proto: NodeProto, source_index: Option<u32>) -> Result<Self, ModelError> {
         let names = |names: Vec<String>| {
             names.into_iter().map(|name| Some(name).filter(|name| !name.is_empty())).collect()
         };
         let (inputs, outputs) =
             (names(std::mem::take(&mut proto.input)), names(std::mem::take(&mut proto.output)));
-        Self { name: proto.name().to_string(), op: Op::Onnx(Box::new(proto)), inputs, outputs, rank }
+        let (name, regions) = (proto.name().to_string(), take_regions(&mut proto)?);
+        Ok(Self { name, op: Op::Onnx(Box::new(proto)), regions, inputs, outputs, source_index })
     }
 
-    /// A node that takes the place of `node` as it is in the graph: same name, operator, connections and rank.
+    /// A node that takes the place of `node` as it is in the graph: same name, operator, connections and place.
     pub fn restore(graph: &Graph, node: &Node) -> Self {
         let names = |ids: &[Option<ValueId>]| {
             ids.iter().map(|id| id.map(|id| graph.value(id).name.clone())).collect::<Vec<_>>()
@@ -143,9 +154,10 @@ impl NewNode {
         Self {
             name: node.name.clone(),
             op: node.op.clone(),
+            regions: node.regions().to_vec(),
             inputs: names(node.inputs()),
             outputs: names(node.outputs()),
-            rank: node.rank(),
+            source_index: node.source_index(),
         }
     }
 }

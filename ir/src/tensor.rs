@@ -103,6 +103,21 @@ impl Tensor {
         TensorProto { name: Some(name.to_string()), ..TensorProto::clone(&self.proto) }
     }
 
+    /// Whether both have the same type, dimensions and payload, in the same place of memory if it is long.
+    pub(crate) fn shares_payload(&self, other: &Self) -> bool {
+        if Arc::ptr_eq(&self.proto, &other.proto) {
+            return true;
+        }
+        let (one, other) = (&*self.proto, &*other.proto);
+        match (&one.raw_data, &other.raw_data) {
+            (Some(raw), Some(others)) => {
+                let is_same = raw.as_ptr() == others.as_ptr() && raw.len() == others.len();
+                is_same && (one.data_type, &one.dims) == (other.data_type, &other.dims)
+            }
+            _ => one == other,
+        }
+    }
+
     /// The same payload, shared and not copied, under other dimensions.
     ///
     /// # Errors

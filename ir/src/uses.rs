@@ -8,7 +8,7 @@ use crate::graph::Use;
 const SHORT: usize = 64;
 
 /// A list of places, each once, from which any can be taken out at once.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Uses {
     places: Vec<Use>,
     /// Where every place stands in a list that was too long once; else empty.

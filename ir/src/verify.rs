@@ -40,16 +40,20 @@ impl fmt::Display for Faults {
 
 impl std::error::Error for Faults {}
 
-/// Checks that every value read has a definition, that no nodes read each other in a cycle, that the readers and the
+/// Checks of a graph and of all regions in it that every value read has a definition, that no nodes read each other in a cycle, that the readers and the
 /// definitions noted at values are those of the nodes, and that our own operators have the operands they declare.
 ///
 /// # Errors
 /// Every fault found.
 pub fn verify(model: &Model) -> Result<(), Faults> {
-    let graph = &model.graph;
     let mut faults = Vec::new();
-    definitions(graph, &mut faults);
-    connections(graph, &mut faults);
+    check(&model.graph, &mut faults);
+    if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
+}
+
+fn check(graph: &Graph, faults: &mut Vec<Fault>) {
+    definitions(graph, faults);
+    connections(graph, faults);
     for (id, node) in graph.nodes() {
         let mut fault =
             |message: String| faults.push(Fault { place: format!("node {}", graph.label(id)), message });
@@ -78,7 +82,13 @@ pub fn verify(model: &Model) -> Result<(), Faults> {
     if let Err(cycle) = graph.order() {
         faults.push(Fault { place: "graph".to_string(), message: cycle.to_string() });
     }
-    if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
+    for (id, region) in graph.regions() {
+        let known = faults.len();
+        check(region, faults);
+        for fault in &mut faults[known..] {
+            fault.place = format!("{} in a subgraph of {}", fault.place, graph.label(id.node));
+        }
+    }
 }
 
 fn definitions(graph: &Graph, faults: &mut Vec<Fault>) {
@@ -103,6 +113,14 @@ fn connections(graph: &Graph, faults: &mut Vec<Fault>) {
         let inputs = inputs.filter_map(|(port, value)| value.map(|value| (Port::Input(port), value)));
         for (port, value) in inputs.chain(node.captures().iter().map(|&value| (Port::Capture, value))) {
             *uses.entry((value, Use { node: id, port })).or_default() += 1;
+        }
+        let captured = node.regions().iter().flat_map(|region| region.captures().map(|id| region.value(id)));
+        for value in captured {
+            if !node.captures().iter().any(|&outer| graph.value(outer).name == value.name) {
+                let message =
+                    format!("a region of it reads \"{}\", which it is not said to read", value.name);
+                faults.push(Fault { place: format!("node {}", graph.label(id)), message });
+            }
         }
         for (port, value) in node.outputs().iter().enumerate() {
             if let Some(value) = *value

@@ -20,10 +20,10 @@ impl<'g> Folded<'g> {
         let mut folded = Self { graph, computed: HashSet::new() };
         for &id in order {
             let node = graph.node(id);
-            let Op::Onnx(proto) = &node.op else { continue };
+            let Op::Onnx(_) = &node.op else { continue };
             let is_random =
                 ["Random", "Bernoulli", "Multinomial"].iter().any(|kind| node.op.kind().starts_with(kind));
-            let plain = proto.bodies().next().is_none() && !is_random;
+            let plain = node.regions().is_empty() && !is_random;
             if plain && node.reads().next().is_some() && node.reads().all(|value| folded.contains(value)) {
                 folded.computed.extend(node.outputs().iter().flatten());
             }

@@ -53,11 +53,21 @@ impl Pass for InlineFunctions {
                 left.push(proto);
                 continue;
             };
+            let add = nodes.iter().cloned().map(|inner| NewNode::from_proto(inner, node.source_index()));
+            let add = match add.collect() {
+                Ok(add) => add,
+                Err(error) => {
+                    let function = format!("{} has a subgraph that is no valid graph: {error}", op.op_type());
+                    inliner.kept.push((proto.name().to_string(), format!("its function {function}")));
+                    left.push(proto);
+                    continue;
+                }
+            };
             domains.insert(op.domain());
-            left.extend(nodes.iter().cloned());
+            left.extend(nodes);
             patch.changes.push(Change {
                 remove: vec![id],
-                add: nodes.into_iter().map(|inner| NewNode::from_proto(inner, node.rank())).collect(),
+                add,
                 ..Change::new(format!("{} holds linear layers", graph.label(id)))
             });
         }

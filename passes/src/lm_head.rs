@@ -85,16 +85,15 @@ impl<'g> Heads<'g> {
 
 /// The inputs that take token ids.
 pub(crate) fn tokens(graph: &Graph) -> Vec<ValueId> {
-    let spec = |&id: &ValueId| InputSpec::of_input(graph.value(id).info.as_ref()?).ok();
-    let specs: Vec<InputSpec> = graph.inputs().iter().filter_map(spec).collect();
+    let spec = |id: ValueId| InputSpec::of_input(graph.value(id).info.as_ref()?).ok();
+    let specs: Vec<InputSpec> = graph.given().filter_map(spec).collect();
     token_inputs(&specs).into_iter().filter_map(|spec| graph.find(&spec.name)).collect()
 }
 
 /// Whether the graph keeps caches, or is fed embeddings.
 fn is_decoder(graph: &Graph) -> bool {
     let name = |id: &ValueId| graph.value(*id).name.as_str();
-    graph.outputs().iter().any(|id| names_cache(name(id)))
-        || graph.inputs().iter().any(|id| name(id) == EMBEDDINGS)
+    graph.outputs().iter().any(|id| names_cache(name(id))) || graph.given().any(|id| name(&id) == EMBEDDINGS)
 }
 
 /// The layers from which `results` are computed through no other layer; what only a size depends on is not computed from it.

@@ -73,10 +73,7 @@ impl Pass for RaisePortable {
         let others = || model.header.functions.iter().filter(|function| !own::is_ours(function));
         let stays = others().any(|function| function.domain() == FUNCTION_DOMAIN)
             || others().flat_map(|function| &function.node).any(calls_us)
-            || model.graph.nodes().any(|(_, node)| match &node.op {
-                Op::Onnx(proto) => proto.bodies().flat_map(|body| &body.node).any(calls_us),
-                _ => false,
-            });
+            || model.graph.regions().flat_map(|(_, region)| region.nodes_within()).any(is_call);
         let forget = if stays { Vec::new() } else { vec![FUNCTION_DOMAIN.to_string()] };
         Ok(Patch { forget, ..raising.patch.finish() })
     }
@@ -85,6 +82,11 @@ impl Pass for RaisePortable {
 fn undefined(graph: &Graph, id: NodeId) -> PassError {
     let reason = "the model does not define the function that it calls".to_string();
     PassError::Malformed { node: graph.label(id), reason }
+}
+
+/// Whether the node calls one of our functions.
+fn is_call(node: &Node) -> bool {
+    matches!(&node.op, Op::Onnx(call) if call.domain() == FUNCTION_DOMAIN)
 }
 
 /// Whether `node`, or one in a body of it, calls one of our functions.
@@ -237,7 +239,7 @@ impl<'g> Raising<'g> {
         }
     }
 
-    /// Whether every reader of `value` but bodies is a function of ours that reads it as `wanted` of it and of the input.
+    /// Whether every reader of `value` but regions is a function of ours that reads it as `wanted` of it and of the input.
     fn is_read_only(&self, value: ValueId, wanted: impl Fn(Callee, usize) -> bool) -> bool {
         let reads = |place: &Use| match (place.port, self.function(place.node)) {
             (Port::Input(at), Some(function)) => {
@@ -249,9 +251,10 @@ impl<'g> Raising<'g> {
         !self.graph.is_output(value) && self.graph.uses(value).iter().all(reads)
     }
 
-    /// Whether a body reads the value.
+    /// Whether another graph has the value too: this is a region and it comes from around, or a region reads it.
     fn is_captured(&self, value: ValueId) -> bool {
-        self.graph.uses(value).iter().any(|place| place.port == Port::Capture)
+        self.graph.source(value) == Source::Capture
+            || self.graph.uses(value).iter().any(|place| place.port == Port::Capture)
     }
 
     /// The name of our function that the node calls, if it is a call of one.

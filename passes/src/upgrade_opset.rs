@@ -6,8 +6,8 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 
 use zqc_ir::graph::fresh_name;
-use zqc_ir::onnx::node_to_proto;
 use zqc_ir::onnx::proto::{FunctionProto, NodeProto};
+use zqc_ir::onnx::{ModelError, node_to_proto};
 use zqc_ir::{Change, FreshNames, Graph, Model, NewNode, Op, Patch, opset};
 
 use crate::pass::{Context, Pass, PassError};
@@ -88,11 +88,20 @@ impl Pass for UpgradeOpset {
         let mut changes = Vec::new();
         for (id, node) in graph.nodes() {
             let Op::Onnx(op) = &node.op else { continue };
-            let (true, Ok(proto)) = (upgrade.concerns(op), node_to_proto(graph, id)) else { continue };
-            let nodes = upgrade.node(proto)?;
+            if node.regions().is_empty() && !upgrade.concerns(op) {
+                continue;
+            }
+            let Some(proto) = node_to_proto(graph, id).ok().filter(|proto| upgrade.concerns(proto)) else {
+                continue;
+            };
+            let malformed =
+                |error: ModelError| PassError::Malformed { node: graph.label(id), reason: error.to_string() };
+            let nodes = upgrade.node(proto)?.into_iter();
             changes.push(Change {
                 remove: vec![id],
-                add: nodes.into_iter().map(|new| NewNode::from_proto(new, node.rank())).collect(),
+                add: nodes
+                    .map(|new| NewNode::from_proto(new, node.source_index()).map_err(malformed))
+                    .collect::<Result<_, _>>()?,
                 ..Change::new(format!("{} goes from opset {from} to {to}", graph.label(id)))
             });
         }

@@ -1,9 +1,8 @@
 //! How many tokens a language model knows.
 
-use zqc_ir::body::{Body, places};
 use zqc_ir::graph::Source;
 use zqc_ir::op::port;
-use zqc_ir::{Graph, Model, Node, Op, ValueId};
+use zqc_ir::{Graph, Node, Op, ValueId};
 
 use crate::constant_view::{ConstantView, root};
 
@@ -73,18 +72,16 @@ fn ids_input(graph: &Graph, mut ids: ValueId) -> Option<ValueId> {
         let passed_on = KEEPS_IDS.iter().any(|op_type| node.op.as_standard(op_type).is_some());
         ids = node.input(0).filter(|_| passed_on)?;
     }
-    (graph.source(ids) == Source::Input).then_some(ids)
+    matches!(graph.source(ids), Source::Input | Source::Capture).then_some(ids)
 }
 
 /// The number of tokens that the model's embedding knows: the rows of the constant table in which the graph's input `tokens` is
-/// looked up, there or in the body of a control-flow operator; a caller may put another table in its place.
+/// looked up, there or in a region; a caller may put another table in its place.
 /// `None` when there is no such table.
-pub fn vocabulary(model: &Model, tokens: &str) -> Option<usize> {
-    let graph = &model.graph;
+pub fn vocabulary(graph: &Graph, tokens: &str) -> Option<usize> {
     let input = graph.find(tokens)?;
     let mut tables = graph.nodes().filter_map(|(_, node)| Table::of(graph, node));
     let here = tables.find(|table| table.ids == Some(input)).map(|table| table.rows);
-    // A body has what it reads from outside as inputs of the same names.
-    let body = |place| vocabulary(&Body::take(model, place).ok()??.model, tokens);
-    here.or_else(|| places(graph).into_iter().find_map(body))
+    // A region calls what it reads from around by the same name.
+    here.or_else(|| graph.regions().find_map(|(_, region)| vocabulary(region, tokens)))
 }

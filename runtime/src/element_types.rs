@@ -31,7 +31,7 @@ pub fn known(graph: &Graph, found: &HashMap<ValueId, DataType>, value: ValueId) 
 /// The type of the first input that has one.
 fn like_inputs(node: &Node, known: &impl Fn(ValueId) -> Option<DataType>) -> Option<DataType> {
     match &node.op {
-        Op::Onnx(proto) if proto.bodies().next().is_some() => None,
+        Op::Onnx(_) if !node.regions().is_empty() => None,
         _ => node.inputs().iter().flatten().find_map(|&value| known(value)),
     }
 }

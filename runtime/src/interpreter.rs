@@ -11,14 +11,14 @@ use std::collections::HashMap;
 
 use zqc_ir::onnx::extract;
 use zqc_ir::tensor::DataType;
-use zqc_ir::{Graph, Model, NodeId, ValueId};
+use zqc_ir::{Graph, Model, NodeId, Source, ValueId};
 
 use crate::array::Array;
 use crate::backend::{Backend, Session, Subgraph};
 use crate::element_types::element_types;
 use crate::partition::{Stage, partition};
 use crate::run_error::RunError;
-use crate::sessions::{Kept, LoadedBodies, LoadedWeight, Sessions};
+use crate::sessions::{Kept, LoadedRegions, LoadedWeight, Sessions};
 
 /// The values of one sample that later stages still read.
 pub type Live = HashMap<ValueId, Array>;
@@ -26,7 +26,7 @@ pub type Live = HashMap<ValueId, Array>;
 /// An operator with subgraphs, which the interpreter has run without knowing how.
 pub(crate) trait ControlOperator: Send + Sync {
     /// Runs the operator on one sample; its results by value.
-    fn run(&self, live: &Live, loaded: &mut LoadedBodies) -> Result<Live, RunError>;
+    fn run(&self, live: &Live, loaded: &mut LoadedRegions) -> Result<Live, RunError>;
 
     /// Loads its subgraphs, and those inside them, and drops them.
     fn try_load(&self) -> Result<(), RunError>;
@@ -115,7 +115,7 @@ impl<'a> Interpreter<'a> {
     pub fn run_control(
         &self,
         id: NodeId,
-        loaded: &mut LoadedBodies,
+        loaded: &mut LoadedRegions,
         live: &mut Live,
     ) -> Result<(), RunError> {
         let results = self.control(id)?.run(live, loaded)?;
@@ -194,7 +194,7 @@ impl<'a> Interpreter<'a> {
             self.run_nodes(stage, session.as_mut(), live)?;
         }
         for &id in &stage.controls {
-            self.run_control(id, kept.bodies(id), live)?;
+            self.run_control(id, kept.regions(id), live)?;
         }
         for &id in &stage.quantizations {
             self.run_quantize(id, live)?;
@@ -219,10 +219,13 @@ impl<'a> Interpreter<'a> {
     }
 
     /// The feeds of one sample by value, with the defaults of inputs that are not fed; names that are no inputs of the graph are
-    /// left out.
+    /// left out. Those of a region are its captures too.
     pub fn feed<'n>(&self, inputs: impl IntoIterator<Item = (&'n str, Array)>) -> Live {
         let graph = &self.model.graph;
-        let known = |name: &str| graph.find(name).filter(|id| graph.inputs().contains(id));
+        let known = |name: &str| {
+            let is_given = |id: &ValueId| matches!(graph.source(*id), Source::Input | Source::Capture);
+            graph.find(name).filter(is_given)
+        };
         let mut live = self.defaults.clone();
         live.extend(inputs.into_iter().filter_map(|(name, array)| Some((known(name)?, array))));
         live

@@ -32,7 +32,7 @@ pub use backend::{
     Backend, BackendError, LibraryError, Session, Subgraph, UsedLibrary, available_backends, backend,
     useful_threads,
 };
-pub use control::{Bodies, Control, Raise, Watch};
+pub use control::{Control, Watch};
 pub use dataset::{CalibrationSample, DataError, SampleOptions, TokenizerSource, load_calibration};
 pub use inputs::{
     Dimension, EMBEDDINGS, InputError, InputSpec, Packed, Sample, make_inputs, names_cache, names_positions,
@@ -41,7 +41,7 @@ pub use inputs::{
 pub use interpreter::{Interpreter, Live, Prepared};
 pub use partition::{Stage, partition};
 pub use run_error::RunError;
-pub use sessions::{LoadedBodies, LoadedWeight};
+pub use sessions::{LoadedRegions, LoadedWeight};
 pub use synthesize::{SynthesizeError, synthesize};
 pub use tokenizer::{Tokenizer, TokenizerError};
 

@@ -7,9 +7,9 @@ use zqc_ir::NodeId;
 
 use crate::backend::Session;
 
-/// The subgraphs of a control-flow operator that were entered.
+/// The regions of a control-flow operator that were entered.
 #[derive(Default)]
-pub struct LoadedBodies {
+pub struct LoadedRegions {
     pub(crate) by_index: HashMap<usize, Sessions>,
     /// Whether the operator is in a loop, so that its subgraphs are run many times on one sample.
     pub(crate) in_loop: bool,
@@ -52,16 +52,16 @@ impl Sessions {
 #[derive(Default)]
 pub(crate) struct Kept {
     /// By control-flow operator.
-    bodies: HashMap<NodeId, LoadedBodies>,
+    regions: HashMap<NodeId, LoadedRegions>,
     /// Dequantized weights by layer, in a graph that is run many times on few tokens. Elsewhere they would only take memory.
     weights: Option<HashMap<NodeId, LoadedWeight>>,
 }
 
 impl Kept {
-    /// The subgraphs of a control-flow operator.
-    pub fn bodies(&mut self, id: NodeId) -> &mut LoadedBodies {
+    /// The regions of a control-flow operator.
+    pub fn regions(&mut self, id: NodeId) -> &mut LoadedRegions {
         let in_loop = self.weights.is_some();
-        self.bodies.entry(id).or_insert_with(|| LoadedBodies { in_loop, ..LoadedBodies::default() })
+        self.regions.entry(id).or_insert_with(|| LoadedRegions { in_loop, ..LoadedRegions::default() })
     }
 
     /// The weight of a layer, in `once` where weights are not kept.

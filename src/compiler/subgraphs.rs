@@ -18,18 +18,16 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
-use zqc_ir::body::{Body, Place, places};
 use zqc_ir::verify::verify;
-use zqc_ir::{Graph, Model, NodeId, Op, ValueId};
+use zqc_ir::{Graph, Model, NodeId, Patch, RegionId, ValueId};
 use zqc_passes::{PassError, Scope, Silent, SolvedWeights, UpgradeOpset};
-use zqc_runtime::{Array, Backend, Control, Interpreter, Live, LoadedBodies, RunError};
+use zqc_runtime::{Array, Backend, Control, Interpreter, Live, LoadedRegions, RunError};
 
 use super::Compiler;
 use super::run::{Run, Solving};
 use crate::error::Error;
 use crate::options::Method;
 use crate::pipeline::{Phase, Pipeline};
-use crate::raise::raised_bodies;
 use crate::report::Report;
 use crate::target::PORTABLE_OPSET;
 
@@ -52,8 +50,8 @@ struct Data {
 
 /// Whether a subgraph in `model`, or one inside it, has layers that `compiler` would quantize.
 pub(super) fn hold_layers(model: &Model, compiler: &Compiler) -> bool {
-    places(&model.graph).into_iter().any(|place| {
-        let Ok(Some(Body { mut model, .. })) = Body::take(model, place) else { return false };
+    model.graph.regions().any(|(id, _)| {
+        let Some(mut model) = model.region(id) else { return false };
         let (mut report, mut events) = (Report::default(), Silent);
         let mut run = Run::new(compiler, &mut model, &mut report, &mut events);
         (run.scope, run.is_trial) = (Scope::Subgraph, true);
@@ -75,44 +73,33 @@ impl Run<'_> {
             self.apply(&UpgradeOpset { to: PORTABLE_OPSET })?;
         }
         let graph = &self.model.graph;
-        let mut nodes: Vec<NodeId> = places(graph).into_iter().map(|place| place.node).collect();
-        nodes.dedup();
+        let holders = graph.nodes().filter(|(_, node)| !node.regions().is_empty());
         let mut subgraphs = Vec::new();
-        for node in nodes {
-            let Some(&result) = graph.node(node).outputs().iter().flatten().next() else { continue };
-            let Op::Onnx(operator) = &graph.node(node).op else { continue };
+        for (node, operator) in holders {
             let mut data = solving
                 .backend
                 .map_or_else(HashMap::new, |backend| data(self.model, node, solving.samples, backend));
-            for index in 0..operator.bodies().count() {
-                subgraphs.push((result, index, data.remove(&index).unwrap_or_default()));
+            for index in 0..operator.regions().len() {
+                subgraphs.push((RegionId { node, index }, data.remove(&index).unwrap_or_default()));
             }
         }
-        subgraphs.sort_by_key(|(.., data)| Reverse(data.samples.len()));
-        for (result, index, data) in subgraphs {
-            // The operator is another node after each of its subgraphs.
-            if let Some(node) = self.model.graph.producer(result) {
-                self.quantize_subgraph(Place { node, index }, &data, solving.backend, solved)?;
-            }
-        }
-        Ok(())
+        subgraphs.sort_by_key(|(_, data)| Reverse(data.samples.len()));
+        let mut subgraphs = subgraphs.into_iter();
+        subgraphs.try_for_each(|(id, data)| self.quantize_subgraph(id, &data, solving.backend, solved))
     }
 
     fn quantize_subgraph(
         &mut self,
-        place: Place,
+        id: RegionId,
         data: &Data,
         backend: Option<&dyn Backend>,
         solved: &mut SolvedWeights,
     ) -> Result<(), Error> {
-        let label = self.model.graph.label(place.node);
-        let broken = |error: &dyn std::fmt::Display| Error::Model(format!("a body of {label}: {error}"));
-        let Some(mut body) = Body::take(self.model, place).map_err(|error| broken(&error))? else {
-            return Ok(());
-        };
+        let label = self.model.graph.label(id.node);
+        let Some(mut region) = self.model.region(id) else { return Ok(()) };
         let mut run = Run {
             compiler: self.compiler,
-            model: &mut body.model,
+            model: &mut region,
             report: self.report,
             events: self.events,
             scope: Scope::Subgraph,
@@ -125,7 +112,8 @@ impl Run<'_> {
             return Ok(());
         }
         let pass = Pipeline::QUANTIZE_SUBGRAPHS;
-        let patch = body.put_back(self.model, format!("a body of {label} is quantized"))?;
+        let why = format!("the layers in a subgraph of {label} are quantized");
+        let patch = Patch::replace_region(self.model, id, region, why);
         patch.apply(self.model).map_err(|source| PassError::Patch { pass, source })?;
         verify(self.model).map_err(|source| PassError::Broken { pass, source })?;
         Ok(())
@@ -174,8 +162,7 @@ fn data(
 ) -> HashMap<usize, Data> {
     let mut data: HashMap<usize, Data> = HashMap::new();
     if let Err(error) = gather(model, node, samples, backend, &mut data) {
-        let Op::Onnx(operator) = &model.graph.node(node).op else { return data };
-        for index in 0..operator.bodies().count() {
+        for index in 0..model.graph.node(node).regions().len() {
             data.entry(index).or_default().failure = Some(error.to_string());
         }
     }
@@ -192,15 +179,15 @@ fn gather(
     if samples.is_empty() {
         return Ok(());
     }
-    let Some(control) = Control::new(model, node, backend, raised_bodies(usize::MAX))? else { return Ok(()) };
+    let Some(control) = Control::new(model, node, backend)? else { return Ok(()) };
     let graph = &model.graph;
     let mut wanted: Vec<ValueId> =
         graph.node(node).reads().filter(|&id| graph.producer(id).is_some()).collect();
     wanted.sort();
     wanted.dedup();
-    let interpreter = Interpreter::with_bodies(model, backend, wanted.clone(), raised_bodies(usize::MAX))?;
+    let interpreter = Interpreter::new(model, backend, wanted.clone())?;
     let mut prepared = interpreter.prepare()?;
-    let mut loaded = LoadedBodies::default();
+    let mut loaded = LoadedRegions::default();
     let most = match graph.node(node).op.kind() {
         "If" => 1,
         "Loop" => ITERATIONS,
@@ -227,7 +214,7 @@ fn gather(
 }
 
 /// What is fed to a subgraph, by name.
-fn named(body: &Graph, fed: &Live) -> Vec<(String, Array)> {
-    let named = |id| Some((body.value(id).name.clone(), fed.get(&id)?.clone()));
-    body.required_inputs().filter_map(named).collect()
+fn named(graph: &Graph, fed: &Live) -> Vec<(String, Array)> {
+    let named = |id| Some((graph.value(id).name.clone(), fed.get(&id)?.clone()));
+    graph.given().filter_map(named).collect()
 }

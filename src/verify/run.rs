@@ -8,7 +8,6 @@ use zqc_runtime::{
 
 use super::VerifyError;
 use crate::error::Error;
-use crate::raise::raised_bodies;
 
 /// Inputs by name.
 pub type Inputs = Vec<(String, Array)>;
@@ -17,8 +16,8 @@ pub type Inputs = Vec<(String, Array)>;
 const TOKENS: usize = 8;
 /// Inputs with more values are not synthesized.
 const MOST_VALUES: usize = 1 << 22;
-/// A loop that goes on after so many turns is not run to its end: it may wait for something that synthesized inputs never hold.
-const TURNS: usize = 256;
+/// A loop that goes on after so many iterations is not run to its end: it may wait for something that synthesized inputs never hold.
+const ITERATIONS: usize = 256;
 /// Two orders of the same additions may differ by this share; a wrong operand or connection differs by far more.
 const TOLERANCE: f64 = 0.01;
 
@@ -87,7 +86,7 @@ impl Outputs {
         let computed = |id: &ValueId| graph.producer(*id).is_some();
         let wanted: Vec<ValueId> = graph.outputs().iter().copied().filter(computed).collect();
         let names: Vec<String> = wanted.iter().map(|&id| graph.value(id).name.clone()).collect();
-        let interpreter = Interpreter::with_bodies(model, backend, wanted, raised_bodies(TURNS))?;
+        let interpreter = Interpreter::with_most_iterations(model, backend, wanted, ITERATIONS)?;
         let live = interpreter.feed(inputs.iter().map(|(name, array)| (name.as_str(), array.clone())));
         Ok(Self(names.into_iter().zip(interpreter.run(live)?).collect()))
     }

@@ -1,9 +1,7 @@
 //! How the reader and patches change a graph.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::captures::free_names;
 use super::{Graph, Node, NodeId, Port, Source, Use, Value, ValueId};
 use crate::onnx::proto::GraphProto;
 use crate::op::Op;
@@ -52,7 +50,7 @@ impl Graph {
             if !self.uses(value).is_empty() || self.is_output(value) {
                 continue;
             }
-            if self.constant(value).is_some() {
+            if self.constant(value).is_some() || self.source(value) == Source::Capture {
                 self.value_mut(value).source = Source::Undefined;
             } else if let Some(id) = self.producer(value) {
                 let needed = |&output: &ValueId| !self.uses(output).is_empty() || self.is_output(output);
@@ -76,6 +74,7 @@ impl Graph {
         let is_there =
             |id: &ValueId| matches!(values[id.0 as usize].source, Source::Initializer | Source::Input);
         self.initializers.retain(|id, _| is_there(id));
+        self.captured.retain(|id, _| values[id.0 as usize].source == Source::Capture);
         self.inputs.retain(is_there);
         for id in (0..self.values.len() as u32).map(ValueId) {
             if self.is_gone(id) {
@@ -98,6 +97,10 @@ impl Graph {
                 std::mem::take(&mut self.inputs).into_iter().partition(|id| initializers.contains_key(id));
             self.inputs = inputs;
             constants.into_iter().for_each(|id| self.value_mut(id).source = Source::Initializer);
+            let holders = self.nodes.iter_mut().flatten().filter(|node| !node.regions.is_empty());
+            for region in holders.flat_map(|node| &mut Arc::make_mut(node).regions) {
+                Arc::make_mut(region).unlist_constants();
+            }
         }
     }
 
@@ -109,10 +112,11 @@ impl Graph {
         op: Op,
         inputs: Vec<Option<ValueId>>,
         outputs: Vec<Option<ValueId>>,
-        rank: Option<u32>,
+        regions: Vec<Arc<Graph>>,
+        source_index: Option<u32>,
     ) -> Result<NodeId, ValueId> {
-        let captures = self.captured(&op);
-        let node = Node { name: name.to_string(), op, inputs, outputs, captures, rank };
+        let captures = self.capture(&regions);
+        let node = Node { name: name.to_string(), op, inputs, outputs, regions, captures, source_index };
         let (inputs, outputs, captures) = (node.inputs.clone(), node.outputs.clone(), node.captures.clone());
         let id = self.place(node);
         for (port, value) in outputs.iter().enumerate() {
@@ -183,7 +187,7 @@ impl Graph {
     }
 
     /// A node that is about to change; a copy of the graph keeps it as it is.
-    fn node_mut(&mut self, id: NodeId) -> &mut Node {
+    pub(super) fn node_mut(&mut self, id: NodeId) -> &mut Node {
         match &mut self.nodes[id.index()] {
             Some(node) => Arc::make_mut(node),
             None => panic!("{id:?} is no node of the graph"),
@@ -198,17 +202,5 @@ impl Graph {
         });
         self.nodes[id.index()] = Some(Arc::new(node));
         id
-    }
-
-    /// The outer values that the subgraphs of a control-flow operator read.
-    fn captured(&mut self, op: &Op) -> Vec<ValueId> {
-        let Op::Onnx(node) = op else { return Vec::new() };
-        let mut free = Vec::new();
-        for body in node.bodies() {
-            free_names(body, &mut free, &mut self.inner_names);
-        }
-        let mut seen = HashSet::new();
-        free.retain(|name| seen.insert(name.clone()));
-        free.iter().map(|name| self.intern(name)).collect()
     }
 }

@@ -21,7 +21,7 @@ impl Graph {
             Done,
         }
         let mut roots: Vec<NodeId> = self.node_ids().collect();
-        roots.sort_by_key(|&id| (self.node(id).rank.unwrap_or(u32::MAX), id));
+        roots.sort_by_key(|&id| (self.node(id).source_index.unwrap_or(u32::MAX), id));
         let mut marks = vec![Mark::Unseen; self.nodes.len()];
         let mut order = Vec::with_capacity(roots.len());
         let mut stack: Vec<(NodeId, Vec<NodeId>)> = Vec::new();

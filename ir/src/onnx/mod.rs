@@ -20,7 +20,7 @@ pub use external::{ExternalError, map_file};
 pub use folder::{FolderError, StagedFolder};
 pub use instantiate::instantiate;
 pub use read::{ModelError, ReadError, from_proto, read, read_bytes};
-pub(crate) use read::{OwnOperators, from_text};
+pub(crate) use read::{OwnOperators, from_text, take_regions};
 pub use temporary::remove_temporaries;
 pub(crate) use write::stage_message;
 pub use write::{

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
@@ -10,7 +11,7 @@ use super::external::{ExternalError, ExternalFiles, map_file};
 use super::proto::{GraphProto, ModelProto, NodeProto};
 use super::unknown::has_unknown_fields;
 use crate::functions::Functions;
-use crate::graph::{Graph, Source, ValueId};
+use crate::graph::{Graph, NodeId, Source, ValueId};
 use crate::model::Model;
 use crate::op::Op;
 use crate::tensor::{Tensor, TensorError};
@@ -99,8 +100,10 @@ fn decode(bytes: &Bytes) -> Result<ModelProto, ModelError> {
     ModelProto::decode(bytes.clone()).map_err(|error| ModelError::Decode(error.to_string()))
 }
 
-/// Our own operators among the nodes of a graph, by their place, each with the nodes that it stands for.
-pub(crate) type OwnOperators = HashMap<usize, (Op, Vec<NodeProto>)>;
+/// Our own operators among the nodes of a graph and its regions, each with the nodes that it stands for. They are named by their
+/// way from the graph: the place of a node, and for one in a region before it the place of the node that holds the region and
+/// which of its regions it is.
+pub(crate) type OwnOperators = HashMap<Vec<usize>, (Op, Vec<NodeProto>)>;
 
 /// The model that a text means, in which the nodes at the places of `own` are operators of ours. In the file `path`, no constant
 /// may be opaque; in memory, none may lie in another file.
@@ -129,81 +132,136 @@ fn build(mut header: ModelProto, own: OwnOperators, files: ExternalFiles) -> Res
     if let Some(cycle) = Functions::new(&header.functions).cycle() {
         return Err(ModelError::RecursiveFunctions(cycle));
     }
-    let mut graph = graph_from_proto(proto, own)?;
-    graph.inputs_list_constants = header.ir_version() < 4;
+    let mut builder = Builder { own, way: Vec::new(), inputs_list_constants: header.ir_version() < 4 };
+    let graph = builder.main(proto)?;
     let model = Model { graph, header, source_bytes, newer: None };
     verify(&model)?;
     Ok(model)
 }
 
-fn graph_from_proto(mut proto: GraphProto, mut own: OwnOperators) -> Result<Graph, ModelError> {
-    let mut graph = Graph::default();
-    let redefined = |graph: &Graph, id| ModelError::Redefined { value: graph.value(id).name.clone() };
-    for info in std::mem::take(&mut proto.input) {
-        let id = graph.intern(info.name());
-        if !graph.define(id, Source::Input) {
-            return Err(redefined(&graph, id));
-        }
-        graph.value_mut(id).info = Some(info);
-        graph.inputs.push(id);
+/// The regions of a node that comes from no file, in place of which its attributes get empty graphs.
+///
+/// # Errors
+/// When a subgraph is no valid graph.
+pub(crate) fn take_regions(node: &mut NodeProto) -> Result<Vec<Arc<Graph>>, ModelError> {
+    Builder { own: OwnOperators::new(), way: Vec::new(), inputs_list_constants: false }.regions(node)
+}
+
+/// Makes graphs of messages.
+struct Builder {
+    own: OwnOperators,
+    /// The way to the graph that is being made, see [`OwnOperators`].
+    way: Vec<usize>,
+    inputs_list_constants: bool,
+}
+
+impl Builder {
+    fn main(&mut self, proto: GraphProto) -> Result<Graph, ModelError> {
+        let mut graph = self.graph(proto)?;
+        graph.bind_regions();
+        Ok(graph)
     }
-    for tensor in std::mem::take(&mut proto.initializer) {
-        let id = graph.intern(tensor.name());
-        graph.define(id, Source::Initializer);
-        let tensor = Tensor::from_proto(tensor);
-        let check = if tensor.is_opaque() { tensor.elements().map(drop) } else { tensor.check() };
-        check.map_err(|source| {
-            let tensor = format!("initializer \"{}\"", graph.value(id).name);
-            ModelError::Tensor { tensor, source }
-        })?;
-        if graph.initializers.insert(id, tensor).is_some() {
-            return Err(redefined(&graph, id));
+
+    fn graph(&mut self, mut proto: GraphProto) -> Result<Graph, ModelError> {
+        let mut graph = Graph::default();
+        graph.inputs_list_constants = self.inputs_list_constants;
+        for info in std::mem::take(&mut proto.input) {
+            let id = graph.intern(info.name());
+            if !graph.define(id, Source::Input) {
+                return Err(redefined(&graph, id));
+            }
+            graph.value_mut(id).info = Some(info);
+            graph.inputs.push(id);
         }
-    }
-    for sparse in &proto.sparse_initializer {
-        let id = graph.intern(sparse.values.as_ref().map_or("", |values| values.name()));
-        if !graph.define(id, Source::Initializer) {
-            return Err(redefined(&graph, id));
+        for tensor in std::mem::take(&mut proto.initializer) {
+            let id = graph.intern(tensor.name());
+            graph.define(id, Source::Initializer);
+            let tensor = Tensor::from_proto(tensor);
+            let check = if tensor.is_opaque() { tensor.elements().map(drop) } else { tensor.check() };
+            check.map_err(|source| {
+                let tensor = format!("initializer \"{}\"", graph.value(id).name);
+                ModelError::Tensor { tensor, source }
+            })?;
+            if graph.initializers.insert(id, tensor).is_some() {
+                return Err(redefined(&graph, id));
+            }
         }
+        for sparse in &proto.sparse_initializer {
+            let id = graph.intern(sparse.values.as_ref().map_or("", |values| values.name()));
+            if !graph.define(id, Source::Initializer) {
+                return Err(redefined(&graph, id));
+            }
+        }
+        for (place, node) in std::mem::take(&mut proto.node).into_iter().enumerate() {
+            self.way.push(place);
+            self.node(&mut graph, node)?;
+            self.way.pop();
+        }
+        let is_region = !self.way.is_empty();
+        // Outside of a main graph, a result may be left out.
+        let results = proto.output.iter().filter(|info| !is_region || !info.name().is_empty());
+        graph.outputs = results.map(|info| graph.intern(info.name())).collect();
+        for info in proto.output.iter().chain(&proto.value_info) {
+            if let Some(id) = graph.find(info.name()) {
+                graph.value_mut(id).info.get_or_insert_with(|| info.clone());
+            }
+        }
+        graph.rest = proto.into();
+        if let Ok(order) = graph.order() {
+            // No value has a type yet that another could contradict.
+            let _ = graph.infer_types(&order);
+        }
+        Ok(graph)
     }
-    for (rank, mut node) in std::mem::take(&mut proto.node).into_iter().enumerate() {
-        let add = |graph: &mut Graph, mut node: NodeProto, own: Option<Op>| {
-            let mut connect = |names: Vec<String>| -> Vec<Option<ValueId>> {
-                names.iter().map(|name| (!name.is_empty()).then(|| graph.intern(name))).collect()
-            };
-            let (inputs, outputs) =
-                (connect(std::mem::take(&mut node.input)), connect(std::mem::take(&mut node.output)));
-            let name = node.name().to_string();
-            let op = own.unwrap_or_else(|| Op::Onnx(Box::new(node)));
-            let id = graph.insert(&name, op, inputs, outputs, Some(rank as u32));
-            id.map_err(|id| redefined(graph, id))
-        };
-        let Some((mut op, origin)) = own.remove(&rank) else {
-            add(&mut graph, node, None)?;
-            continue;
+
+    /// Adds the node, to whose place the way leads, to its graph.
+    fn node(&mut self, graph: &mut Graph, mut node: NodeProto) -> Result<(), ModelError> {
+        let Some((mut op, origin)) = self.own.remove(&self.way) else {
+            return self.insert(graph, node, None).map(drop);
         };
         if let Op::Linear(linear) = &mut op {
             // The nodes that a layer stands for name values of the graph, and are not in it.
             for node in origin {
-                let id = add(&mut graph, node, None)?;
+                let id = self.insert(graph, node, None)?;
                 linear.origin.extend(graph.remove(id));
             }
         }
         node.attribute.clear();
-        add(&mut graph, node, Some(op))?;
+        self.insert(graph, node, Some(op)).map(drop)
     }
-    graph.outputs = proto.output.iter().map(|info| graph.intern(info.name())).collect();
-    for info in proto.output.iter().chain(&proto.value_info) {
-        if let Some(id) = graph.find(info.name()) {
-            graph.value_mut(id).info.get_or_insert_with(|| info.clone());
+
+    fn insert(
+        &mut self,
+        graph: &mut Graph,
+        mut node: NodeProto,
+        own: Option<Op>,
+    ) -> Result<NodeId, ModelError> {
+        let regions = self.regions(&mut node)?;
+        let mut connect = |names: Vec<String>| -> Vec<Option<ValueId>> {
+            names.iter().map(|name| (!name.is_empty()).then(|| graph.intern(name))).collect()
+        };
+        let (inputs, outputs) =
+            (connect(std::mem::take(&mut node.input)), connect(std::mem::take(&mut node.output)));
+        let name = node.name().to_string();
+        let op = own.unwrap_or_else(|| Op::Onnx(Box::new(node)));
+        let place = self.way.last().map(|&place| place as u32);
+        graph.insert(&name, op, inputs, outputs, regions, place).map_err(|id| redefined(graph, id))
+    }
+
+    /// The regions of the node to which the way leads.
+    fn regions(&mut self, node: &mut NodeProto) -> Result<Vec<Arc<Graph>>, ModelError> {
+        let mut regions = Vec::new();
+        for (index, body) in node.bodies_mut().enumerate() {
+            self.way.push(index);
+            regions.push(Arc::new(self.graph(std::mem::take(body))?.into_region()));
+            self.way.pop();
         }
+        Ok(regions)
     }
-    graph.rest = proto.into();
-    if let Ok(order) = graph.order() {
-        // No value has a type yet that another could contradict.
-        let _ = graph.infer_types(&order);
-    }
-    Ok(graph)
+}
+
+fn redefined(graph: &Graph, id: ValueId) -> ModelError {
+    ModelError::Redefined { value: graph.value(id).name.clone() }
 }
 
 #[cfg(test)]

@@ -180,8 +180,15 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
 /// # Errors
 /// When the graph is not lowered, or cyclic, or a constant is opaque.
 pub fn to_proto(model: &Model) -> Result<ModelProto, WriteError> {
-    let graph = &model.graph;
-    let proto = GraphProto {
+    let proto = graph_to_proto(&model.graph)?;
+    if let Some(tensor) = opaque(&proto) {
+        return Err(WriteError::Opaque { tensor: tensor.name().to_string() });
+    }
+    Ok(ModelProto { graph: Some(proto), ..model.header.clone() })
+}
+
+fn graph_to_proto(graph: &Graph) -> Result<GraphProto, WriteError> {
+    Ok(GraphProto {
         node: graph.order()?.iter().map(|&id| node_to_proto(graph, id)).collect::<Result<_, _>>()?,
         initializer: graph
             .initializers()
@@ -189,11 +196,7 @@ pub fn to_proto(model: &Model) -> Result<ModelProto, WriteError> {
             .collect(),
         input: graph.inputs.iter().map(|&id| info(graph, id)).collect(),
         ..GraphProto::clone(&graph.rest)
-    };
-    if let Some(tensor) = opaque(&proto) {
-        return Err(WriteError::Opaque { tensor: tensor.name().to_string() });
-    }
-    Ok(ModelProto { graph: Some(proto), ..model.header.clone() })
+    })
 }
 
 /// An opaque constant in the graph or a body in it, if there is one.
@@ -226,7 +229,8 @@ pub fn extract(
     let graph = &model.graph;
     let mut constants: Vec<ValueId> =
         nodes.iter().flat_map(|&id| graph.node(id).reads()).chain(outputs.iter().copied()).collect();
-    constants.retain(|id| graph.initializers.contains_key(id) && !inputs.contains(id));
+    let payload = |id: ValueId| graph.constant(id).or_else(|| graph.initializers.get(&id));
+    constants.retain(|&id| payload(id).is_some() && !inputs.contains(&id));
     constants.sort();
     constants.dedup();
     let infos = |ids: &[ValueId]| ids.iter().map(|&id| info(graph, id)).collect::<Vec<_>>();
@@ -235,7 +239,7 @@ pub fn extract(
         node: nodes.iter().map(|&id| node_to_proto(graph, id)).collect::<Result<_, _>>()?,
         initializer: constants
             .iter()
-            .map(|&id| graph.initializers[&id].to_proto(&graph.value(id).name))
+            .filter_map(|&id| Some(payload(id)?.to_proto(&graph.value(id).name)))
             .collect(),
         input: infos(inputs),
         output: infos(outputs),
@@ -255,7 +259,7 @@ fn info(graph: &Graph, id: ValueId) -> ValueInfoProto {
 /// A node as it is written, with the names of the values that it reads and defines.
 ///
 /// # Errors
-/// When it is not lowered.
+/// When it is not lowered, or what is in its regions is not.
 pub fn node_to_proto(graph: &Graph, id: NodeId) -> Result<NodeProto, WriteError> {
     let node = graph.node(id);
     let Op::Onnx(proto) = &node.op else {
@@ -267,6 +271,9 @@ pub fn node_to_proto(graph: &Graph, id: NodeId) -> Result<NodeProto, WriteError>
     let mut proto = NodeProto::clone(proto);
     proto.input = names(node.inputs());
     proto.output = names(node.outputs());
+    for (body, region) in proto.bodies_mut().zip(node.regions()) {
+        *body = graph_to_proto(region)?;
+    }
     if proto.name() != node.name {
         proto.name = Some(node.name.clone());
     }

@@ -33,6 +33,7 @@ impl Patch {
         rewriter.name_apart();
         let mut graph = rewriter.graph;
         graph.forget_gone();
+        graph.bind_regions();
         self.change_header(&mut model.header);
         if model.header.ir_version() >= 4 {
             graph.unlist_constants();
@@ -76,7 +77,7 @@ struct Rewriter {
 
 impl Rewriter {
     fn change(&mut self, change: Change) -> Result<(), PatchError> {
-        let Change { why, initializers, remove, add, rewire, replace, release } = change;
+        let Change { why, initializers, remove, add, rewire, replace, regions, release } = change;
         let graph = &mut self.graph;
         let redefined = |value: &str| PatchError::Redefined { why: why.clone(), value: value.to_string() };
         let number = self.reasons.len();
@@ -104,10 +105,17 @@ impl Rewriter {
                 names.into_iter().map(|name| name.map(|name| graph.intern(&name))).collect()
             };
             let (inputs, outputs) = (ids(node.inputs), ids(node.outputs));
-            let inserted = graph.insert(&node.name, node.op, inputs, outputs, node.rank);
+            let inserted =
+                graph.insert(&node.name, node.op, inputs, outputs, node.regions, node.source_index);
             let id = inserted.map_err(|value| redefined(&graph.value(value).name))?;
             self.reads.extend(graph.node(id).reads().map(|value| (number, value)));
             self.added.push((number, id));
+        }
+        for (id, region) in regions {
+            if !graph.replace_region(id, region) {
+                return Err(PatchError::NoSuchNode { why });
+            }
+            self.reads.extend(graph.node(id.node).captures().iter().map(|&value| (number, value)));
         }
         for (id, port, name) in rewire {
             if self.released.contains(&id) {

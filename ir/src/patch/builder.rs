@@ -217,7 +217,14 @@ impl<'p, 'g> ChangeBuilder<'p, 'g> {
         inputs: impl IntoIterator<Item = Option<ValueRef>>,
     ) -> NodeBuilder<'_, 'p, 'g> {
         let inputs = inputs.into_iter().map(|input| Some(self.patch.name(&input?))).collect();
-        let node = NewNode { name: String::new(), op, inputs, outputs: Vec::new(), rank: None };
+        let node = NewNode {
+            name: String::new(),
+            op,
+            regions: Vec::new(),
+            inputs,
+            outputs: Vec::new(),
+            source_index: None,
+        };
         NodeBuilder { change: self, node }
     }
 
@@ -249,7 +256,8 @@ impl<'p, 'g> ChangeBuilder<'p, 'g> {
         let defines = |node: &NewNode| matches!(node.outputs.as_slice(), [Some(output)] if *output == name);
         let Some(at) = self.change.add.iter().rposition(defines) else { return };
         let node = &mut self.change.add[at];
-        (node.outputs, node.rank) = (vec![Some(other.clone())], self.patch.graph.node(id).rank());
+        node.outputs = vec![Some(other.clone())];
+        node.source_index = self.patch.graph.node(id).source_index();
         let inputs = self.change.add.iter_mut().flat_map(|node| &mut node.inputs).flatten();
         inputs.filter(|input| **input == name).for_each(|input| input.clone_from(&other));
     }
@@ -328,7 +336,7 @@ impl NodeBuilder<'_, '_, '_> {
     /// Gives it the name and the place in the source file of a node that goes.
     pub fn in_place_of(mut self, id: NodeId) -> Self {
         let old = self.change.patch.graph.node(id);
-        (self.node.name, self.node.rank) = (old.name.clone(), old.rank());
+        (self.node.name, self.node.source_index) = (old.name.clone(), old.source_index());
         self
     }
 

@@ -41,7 +41,7 @@ pub fn stage(model: &Model, path: &Path) -> Result<Staged, WriteError> {
     stage_message(proto, path, inline, |proto| {
         let mut text = String::new();
         // Writing to a string does not fail.
-        let _ = Printer::new(&mut text, Style::Exact).model(proto, &own);
+        let _ = Printer::new(&mut text, Style::Exact, &own).model(proto);
         Ok(text.into_bytes())
     })
 }

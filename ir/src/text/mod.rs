@@ -63,7 +63,7 @@ pub fn exact(model: &Model) -> Result<String, Cycle> {
     let mut text = String::new();
     let (proto, own) = messages(model, &order);
     // Writing to a string does not fail.
-    let _ = Printer::new(&mut text, Style::Exact).model(&proto, &own);
+    let _ = Printer::new(&mut text, Style::Exact, &own).model(&proto);
     Ok(text)
 }
 
@@ -71,7 +71,7 @@ pub fn exact(model: &Model) -> Result<String, Cycle> {
 impl Display for Model {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let (proto, own) = messages(self, &any_order(&self.graph));
-        Printer::new(f, Style::Summary).model(&proto, &own)
+        Printer::new(f, Style::Summary, &own).model(&proto)
     }
 }
 
@@ -79,7 +79,7 @@ impl Display for Model {
 impl Display for Graph {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let (proto, own) = graph_message(self, &any_order(self));
-        Printer::new(f, Style::Summary).graph(&proto, &own)?;
+        Printer::new(f, Style::Summary, &own).graph(&proto)?;
         writeln!(f)
     }
 }

@@ -45,14 +45,15 @@ impl Parser<'_> {
         model.metadata_props = self.metadata()?;
         self.rest(&mut model)?;
         while self.lexer.takes_word("function") {
+            let way = self.way.take();
             let function = self.function()?;
+            self.way = way;
             model.functions.push(function);
         }
         self.keyword("graph")?;
-        let (graph, own) = self.graph()?;
-        model.graph = Some(graph);
+        model.graph = Some(self.graph()?);
         match self.lexer.token() {
-            Token::End => Ok((model, own)),
+            Token::End => Ok((model, std::mem::take(&mut self.own))),
             _ => Err(self.lexer.unexpected("the end, after the graph")),
         }
     }
@@ -87,7 +88,7 @@ impl Parser<'_> {
         }
         if self.lexer.takes_word("defaults") {
             self.lexer.expect("(")?;
-            function.attribute_proto = self.list(")", Self::attribute)?;
+            function.attribute_proto = self.list(")", |parser| parser.attribute(&mut 0))?;
         }
         if self.lexer.takes_word("imports") {
             function.opset_import = self.imports()?;

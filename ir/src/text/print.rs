@@ -5,7 +5,6 @@
 
 mod graph;
 
-use std::collections::HashSet;
 use std::fmt;
 
 use super::quote;
@@ -16,8 +15,8 @@ pub(super) use graph::Printer;
 pub use graph::Style;
 
 impl Printer<'_> {
-    /// The model, in whose graph the nodes `own` are operators of ours.
-    pub fn model(&mut self, model: &ModelProto, own: &HashSet<usize>) -> fmt::Result {
+    /// The model.
+    pub fn model(&mut self, model: &ModelProto) -> fmt::Result {
         let ModelProto {
             ir_version,
             opset_import,
@@ -59,7 +58,7 @@ impl Printer<'_> {
         writeln!(self.out)?;
         functions.iter().try_for_each(|function| self.function(function))?;
         graph.iter().try_for_each(|graph| {
-            self.graph(graph, own)?;
+            self.graph(graph)?;
             writeln!(self.out)
         })
     }
@@ -104,7 +103,7 @@ impl Printer<'_> {
         }
         if !attribute_proto.is_empty() {
             write!(self.out, " defaults(")?;
-            self.separated(attribute_proto, Self::attribute)?;
+            self.separated(attribute_proto, |printer, attribute| printer.attribute(attribute, 0))?;
             write!(self.out, ")")?;
         }
         let unsaid_imports = self.imports(opset_import)?;
@@ -116,7 +115,7 @@ impl Printer<'_> {
             metadata_props: unsaid_metadata,
             ..Default::default()
         })?;
-        self.block(&[], node, value_info, &HashSet::new())?;
+        self.function_block(node, value_info)?;
         writeln!(self.out)
     }
 }

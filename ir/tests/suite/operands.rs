@@ -87,7 +87,8 @@ fn model(
             op: Op::QuantizedLinear(linear),
             inputs,
             outputs: vec![string("xw")],
-            rank: None,
+            regions: Vec::new(),
+            source_index: None,
         }],
         ..Change::new("test")
     };

@@ -23,7 +23,8 @@ fn new_node(op_type: &str, input: &str, output: &str) -> NewNode {
         op: Op::standard(op_type, Vec::new()),
         inputs: vec![string(input)],
         outputs: vec![string(output)],
-        rank: None,
+        regions: Vec::new(),
+        source_index: None,
     }
 }
 

@@ -43,7 +43,8 @@ fn product_as(op: Op, inputs: &[&str], constants: Vec<(String, Tensor)>) -> Vec<
     let product = model.graph.producer(model.graph.find("xw").unwrap()).unwrap();
     let inputs = inputs.iter().map(|name| string(name)).collect();
     let outputs = vec![string("xw")];
-    let new = NewNode { name: "product".to_string(), op, inputs, outputs, rank: None };
+    let new =
+        NewNode { name: "product".to_string(), op, regions: Vec::new(), inputs, outputs, source_index: None };
     let change =
         Change { initializers: constants, remove: vec![product], add: vec![new], ..Change::new("test") };
     Patch { changes: vec![change], ..Patch::default() }.apply(&mut model).unwrap();

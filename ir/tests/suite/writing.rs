@@ -196,7 +196,8 @@ fn a_graph_that_is_not_lowered_leaves_the_file_before_it() {
         op: Op::QuantizeActivation(QuantizeActivation { format: ActivationFormat::E4M3 }),
         inputs: vec![string("x")],
         outputs: vec![string("q")],
-        rank: None,
+        regions: Vec::new(),
+        source_index: None,
     };
     let change = Change { add: vec![quantize], ..Change::new("test") };
     Patch { changes: vec![change], ..Patch::default() }.apply(&mut model).unwrap();

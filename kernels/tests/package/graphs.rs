@@ -48,7 +48,8 @@ fn quantize(model: &mut Model, x: &str, format: ActivationFormat) {
         op: Op::QuantizeActivation(QuantizeActivation { format }),
         inputs: vec![Some(x.to_string())],
         outputs: vec![Some(format!("{x}q"))],
-        rank: None,
+        regions: Vec::new(),
+        source_index: None,
     };
     apply(model, Change { add: vec![node], ..Change::new("test") });
 }
@@ -87,7 +88,8 @@ fn add(model: &mut Model, x: &str, parts: &LayerParts, bias: Option<Bias>, beta:
         op,
         inputs: inputs(x.to_string(), ports, bias),
         outputs: vec![Some(format!("{name}.y"))],
-        rank: None,
+        regions: Vec::new(),
+        source_index: None,
     };
     apply(model, Change { initializers, add: vec![node], ..Change::new("test") });
 }

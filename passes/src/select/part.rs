@@ -44,7 +44,14 @@ pub(super) fn detach(
         let output = names.fresh(&format!("{}_{part}", graph.value(matrix).name));
         let input = std::mem::replace(&mut operand, output.clone());
         let (inputs, outputs) = (vec![Some(input)], vec![Some(output)]);
-        added.push(NewNode { name: String::new(), op, inputs, outputs, rank: None });
+        added.push(NewNode {
+            name: String::new(),
+            op,
+            regions: Vec::new(),
+            inputs,
+            outputs,
+            source_index: None,
+        });
     };
     if graph.constant(matrix).and_then(|tensor| tensor.dtype().ok()) != Some(*dtype) {
         through(Op::standard("Cast", vec![int("to", *dtype as i64)]), "cast");

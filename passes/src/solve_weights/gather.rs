@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use zqc_ir::graph::Port;
 use zqc_ir::op::Linear;
 use zqc_ir::{Graph, NodeId, Op, ValueId};
-use zqc_runtime::{Array, Interpreter, Live, LoadedBodies, LoadedWeight, RunError, Stage};
+use zqc_runtime::{Array, Interpreter, Live, LoadedRegions, LoadedWeight, RunError, Stage};
 use zqc_solvers::CrossMoment;
 
 use super::tokens::CalibrationTokens;
@@ -102,7 +102,7 @@ impl Gathering<'_> {
         let graph = interpreter.graph();
         let corrects = to_solve && self.calibration.corrects();
         let mut session = interpreter.load(stage)?;
-        let mut bodies: HashMap<NodeId, LoadedBodies> = HashMap::new();
+        let mut regions: HashMap<NodeId, LoadedRegions> = HashMap::new();
         let mut quantized: HashMap<NodeId, LoadedWeight> = HashMap::new();
         let mut inputs: BTreeMap<ValueId, Input> = BTreeMap::new();
         for layer in self.layers {
@@ -120,7 +120,7 @@ impl Gathering<'_> {
             }
             for live in sample.both() {
                 for &id in &stage.controls {
-                    interpreter.run_control(id, bodies.entry(id).or_default(), live).map_err(failed)?;
+                    interpreter.run_control(id, regions.entry(id).or_default(), live).map_err(failed)?;
                 }
                 for &id in &stage.quantized {
                     interpreter.run_quantized(id, quantized.entry(id).or_default(), live).map_err(failed)?;

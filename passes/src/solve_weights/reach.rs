@@ -2,9 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use zqc_ir::onnx::proto::GraphProto;
 use zqc_ir::{Graph, Model, NodeId, Op, ValueId};
-use zqc_runtime::{BackendError, Interpreter, Live, LoadedBodies, LoadedWeight, RunError, Stage};
+use zqc_runtime::{BackendError, Interpreter, Live, LoadedRegions, LoadedWeight, RunError, Stage};
 
 use super::{Calibration, last_layers};
 use crate::pass::PassError;
@@ -69,7 +68,7 @@ impl Blocked {
         let graph = interpreter.graph();
         for &id in &stage.controls {
             if !self.reasons.contains_key(&id) {
-                let run = interpreter.run_control(id, &mut LoadedBodies::default(), live);
+                let run = interpreter.run_control(id, &mut LoadedRegions::default(), live);
                 self.unless_refused(graph, &[id], run).map_err(of_sample)?;
             }
         }
@@ -138,32 +137,29 @@ impl Blocked {
 /// The node among `nodes` that the back end refuses, or that holds the one that it refuses.
 fn named(graph: &Graph, nodes: &[NodeId], refusal: &BackendError) -> Option<NodeId> {
     let (name, op_type) = refusal.node()?;
-    let is_meant = |&&id: &&NodeId| {
-        let node = graph.node(id);
-        let output = node.output(0).map_or("", |value| graph.value(value).name.as_str());
-        let unnamed = node.name.is_empty() && name == format!("{op_type}({output})");
-        node.op.kind() == op_type && (node.name == name || unnamed)
-    };
+    let is_meant = |&&id: &&NodeId| is_called(graph, id, name, op_type);
     let called = |&&id: &&NodeId| match &graph.node(id).op {
         Op::Onnx(proto) => !proto.name().is_empty() && name.starts_with(&format!("{}/", graph.node(id).name)),
         _ => false,
     };
-    let holds = |&&id: &&NodeId| match &graph.node(id).op {
-        Op::Onnx(proto) => proto.bodies().any(|body| holds_node(body, name, op_type)),
-        _ => false,
-    };
+    let holds =
+        |&&id: &&NodeId| graph.node(id).regions().iter().any(|region| holds_node(region, name, op_type));
     let found = nodes.iter().find(is_meant).or_else(|| nodes.iter().find(called));
     found.or_else(|| nodes.iter().find(holds)).copied()
 }
 
-/// Whether a node of this name and type is in a body, or in one inside it.
-fn holds_node(body: &GraphProto, name: &str, op_type: &str) -> bool {
-    body.node.iter().any(|node| {
-        let output = node.output.first().map_or("", String::as_str);
-        let unnamed = node.name().is_empty() && name == format!("{op_type}({output})");
-        node.op_type() == op_type && (node.name() == name || unnamed)
-            || node.bodies().any(|body| holds_node(body, name, op_type))
-    })
+/// Whether a node of this name and type is in a region, or in one inside it.
+fn holds_node(region: &Graph, name: &str, op_type: &str) -> bool {
+    let is_here = region.nodes().any(|(id, _)| is_called(region, id, name, op_type));
+    is_here || region.regions().any(|(_, inner)| holds_node(inner, name, op_type))
+}
+
+/// Whether the node has this type, and this name or, where it has none, is called after its result as back ends do.
+fn is_called(graph: &Graph, id: NodeId, name: &str, op_type: &str) -> bool {
+    let node = graph.node(id);
+    let output = node.output(0).map_or("", |value| graph.value(value).name.as_str());
+    let unnamed = node.name.is_empty() && name == format!("{op_type}({output})");
+    node.op.kind() == op_type && (node.name == name || unnamed)
 }
 
 /// An error of the first sample.

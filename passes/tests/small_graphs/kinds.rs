@@ -114,7 +114,8 @@ impl Pass for Quantize<'_> {
                     op: Op::QuantizeActivation(QuantizeActivation { format }),
                     inputs: vec![Some("x".to_string())],
                     outputs: vec![Some(quantized)],
-                    rank: None,
+                    regions: Vec::new(),
+                    source_index: None,
                 }],
                 ..Change::new("quantize")
             });

@@ -17,7 +17,7 @@ fn heads(model: &Builder) -> Vec<String> {
 }
 
 fn tokens(model: &Builder) -> Option<usize> {
-    vocabulary(&model.build(), "input_ids")
+    vocabulary(&model.build().graph, "input_ids")
 }
 
 /// A table of 96 rows in 32 dimensions, looked up into `h`.

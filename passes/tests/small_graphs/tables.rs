@@ -62,7 +62,14 @@ impl Pass for Tie {
             let mut add = |op: Op, inputs, output: String| {
                 let name =
                     if let Op::QuantizedGather(table) = &op { table.layer.clone() } else { output.clone() };
-                change.add.push(NewNode { name, op, inputs, outputs: vec![Some(output)], rank: None });
+                change.add.push(NewNode {
+                    name,
+                    op,
+                    inputs,
+                    outputs: vec![Some(output)],
+                    regions: Vec::new(),
+                    source_index: None,
+                });
             };
             let (h, mut x) = (format!("h{at}"), format!("h{at}"));
             let inputs = operands::inputs("ids".to_string(), names.clone(), None);

@@ -1,14 +1,10 @@
-//! Control-flow operators and the interpreters of their subgraphs.
+//! Control-flow operators and the interpreters of their regions.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use zqc_ir::body::{Body, Place};
-use zqc_ir::onnx::proto::NodeProto;
-use zqc_ir::op::is_standard;
-use zqc_ir::{Graph, Model, NodeId, Op, ValueId};
+use zqc_ir::{Graph, Model, Node, NodeId, Op, RegionId, ValueId};
 
-use super::bodies::Bodies;
 use super::kind::{KINDS, Kind};
 use crate::array::{Array, ArrayError};
 use crate::backend::Backend;
@@ -21,116 +17,122 @@ pub struct Control<'a> {
     pub(super) kind: Kind,
     pub(super) inputs: Vec<Option<OuterValue>>,
     pub(super) outputs: Vec<Option<ValueId>>,
-    pub(super) bodies: Vec<PreparedBody<'a>>,
-    pub(super) most_turns: usize,
+    pub(super) regions: Vec<PreparedRegion<'a>>,
+    pub(super) most_iterations: usize,
 }
 
-/// A value of the enclosing graph that the operator or a subgraph reads.
+/// A value of the enclosing graph that the operator or a region of it reads.
 pub(super) struct OuterValue {
     value: ValueId,
     /// Its value unless it is fed: a constant, or the default of an input.
     default: Option<Array>,
 }
 
-/// A subgraph, ready to be run.
-pub(super) struct PreparedBody<'a> {
+/// A region, ready to be run.
+pub(super) struct PreparedRegion<'a> {
     pub interpreter: Interpreter<'a>,
     /// Its declared inputs.
     pub inputs: Vec<ValueId>,
-    /// The values that it captures, with the input that stands for each.
-    pub captured: Vec<(OuterValue, ValueId)>,
-    pub results: Vec<BodyResult>,
+    /// What it captures that is not constant: the value of the graph around, and the region's own.
+    pub captures: Vec<(OuterValue, ValueId)>,
+    pub results: Vec<RegionResult>,
 }
 
-/// Where a result of a subgraph comes from.
-pub(super) enum BodyResult {
+/// Where a result of a region comes from.
+pub(super) enum RegionResult {
     /// The result of this index of the interpreter.
     Computed(usize),
-    /// A constant of the subgraph.
+    /// A constant.
     Constant(Array),
 }
 
 impl<'a> Interpreter<'a> {
-    /// Prepares to compute `wanted`; nothing is loaded yet. Control flow is left to a back end that knows it.
+    /// Prepares to compute `wanted`; nothing is loaded yet. Control flow with operators of ours in its regions is run here, as is
+    /// what the back end does not know.
     ///
     /// # Errors
-    /// When the graph has a cycle.
+    /// When the graph has a cycle, or regions with operators of ours are not what their operator asks for.
     pub fn new(model: &'a Model, backend: &'a dyn Backend, wanted: Vec<ValueId>) -> Result<Self, RunError> {
-        Self::build(Cow::Borrowed(model), backend, wanted, Bodies::default())
+        Self::build(Cow::Borrowed(model), backend, wanted, usize::MAX)
     }
 
-    /// As [`Interpreter::new`], but control flow with operators of ours in its subgraphs is run here.
+    /// As [`Interpreter::new`]; a `Loop` that is run here and has more iterations is an error.
     ///
     /// # Errors
-    /// When the graph has a cycle, or subgraphs are not what their operator asks for.
-    pub fn with_bodies(
+    /// As [`Interpreter::new`].
+    pub fn with_most_iterations(
         model: &'a Model,
         backend: &'a dyn Backend,
         wanted: Vec<ValueId>,
-        bodies: Bodies,
+        most: usize,
     ) -> Result<Self, RunError> {
-        Self::build(Cow::Borrowed(model), backend, wanted, bodies)
+        Self::build(Cow::Borrowed(model), backend, wanted, most)
     }
 
-    /// As [`Interpreter::with_bodies`], of a model that it may own.
+    /// As [`Interpreter::with_most_iterations`], of a model that it may own.
     fn build(
         model: Cow<'a, Model>,
         backend: &'a dyn Backend,
         wanted: Vec<ValueId>,
-        bodies: Bodies,
+        most_iterations: usize,
     ) -> Result<Self, RunError> {
-        let controls = ours(&model, backend, bodies)?;
+        let controls = ours(&model, backend, most_iterations)?;
         let boxed = |(id, control)| (id, Box::new(control) as Box<dyn ControlOperator + 'a>);
         Self::with_controls(model, backend, wanted, controls.into_iter().map(boxed).collect())
     }
 }
 
-/// The control flow of the main graph that we run, not the back end: with operators of ours in its subgraphs, or of a kind that
-/// the back end does not know.
+/// The control flow of the main graph that we run, not the back end: with operators of ours in its regions, or of a kind that the
+/// back end does not know.
 ///
 /// # Errors
-/// As [`Control::new`], for subgraphs that may hold operators of ours.
-pub(crate) fn ours<'a>(
+/// As [`Control::new`], for regions with operators of ours.
+fn ours<'a>(
     model: &Model,
     backend: &'a dyn Backend,
-    bodies: Bodies,
+    most_iterations: usize,
 ) -> Result<HashMap<NodeId, Control<'a>>, RunError> {
     let mut ours = HashMap::new();
     for (id, node) in model.graph.nodes() {
-        let Op::Onnx(proto) = &node.op else { continue };
-        let unknown = is_unknown(proto, backend);
-        if bodies.raise.is_none() && !unknown {
+        let mut inner = node.regions().iter().flat_map(|region| region.nodes_within());
+        let holds_ours = inner.any(|node| !matches!(node.op, Op::Onnx(_)));
+        if !holds_ours && !is_unknown(node, backend) {
             continue;
         }
-        match Control::new(model, id, backend, bodies) {
-            Ok(control) => {
-                let control = control.filter(|control| unknown || control.holds_ours());
-                ours.extend(control.map(|control| (id, control)));
-            }
-            Err(error) if bodies.raise.is_some() => return Err(error),
+        match Control::with_most_iterations(model, id, backend, most_iterations) {
+            Ok(control) => ours.extend(control.map(|control| (id, control))),
+            Err(error) if holds_ours => return Err(error),
             Err(_) => {} // The back end says that it cannot run it.
         }
     }
     Ok(ours)
 }
 
-/// Whether the operator, or one in a subgraph of it, is control flow that the back end does not know.
-fn is_unknown(proto: &NodeProto, backend: &dyn Backend) -> bool {
-    let is_control = KINDS.contains(&proto.op_type()) && is_standard(proto.domain());
-    is_control && !backend.knows_control(proto.op_type())
-        || proto.bodies().flat_map(|body| &body.node).any(|node| is_unknown(node, backend))
+/// Whether the operator, or one in a region of it, is control flow that the back end does not know.
+fn is_unknown(node: &Node, backend: &dyn Backend) -> bool {
+    let is_known = |node: &Node| {
+        let kind = KINDS.into_iter().find(|kind| node.op.as_standard(kind).is_some());
+        kind.is_none_or(|kind| backend.knows_control(kind))
+    };
+    let mut inner = node.regions().iter().flat_map(|region| region.nodes_within());
+    !is_known(node) || inner.any(|node| !is_known(node))
 }
 
 impl<'a> Control<'a> {
-    /// The operator at `node`; `None` when it is no control flow, or a subgraph is no valid graph. Nothing is loaded yet.
+    /// The operator at `node`; `None` when it is no control flow. Nothing is loaded yet.
     ///
     /// # Errors
-    /// When it lacks a subgraph, raising one fails, a constant that it reads has no host form, or a subgraph has a cycle.
-    pub fn new(
+    /// When it lacks a region, a constant that it reads has no host form, or a region has a cycle.
+    pub fn new(model: &Model, node: NodeId, backend: &'a dyn Backend) -> Result<Option<Self>, RunError> {
+        Self::with_most_iterations(model, node, backend, usize::MAX)
+    }
+
+    /// As [`Control::new`]; a `Loop` with more iterations is an error.
+    pub(super) fn with_most_iterations(
         model: &Model,
         node: NodeId,
         backend: &'a dyn Backend,
-        bodies: Bodies,
+        most_iterations: usize,
     ) -> Result<Option<Self>, RunError> {
         let graph = &model.graph;
         let operator = graph.node(node);
@@ -139,33 +141,29 @@ impl<'a> Control<'a> {
         let label = graph.label(node);
         let fail = |reason: String| RunError::Control { node: label.clone(), reason };
         let kind = Kind::new(proto, model.opset()).map_err(fail)?;
-        let mut taken = Vec::new();
-        for index in 0..proto.bodies().count() {
-            let Ok(Some(body)) = Body::take(model, Place { node, index }) else { return Ok(None) };
-            let own = proto.bodies().nth(index).map_or(0, |body| body.input.len());
-            taken.push(PreparedBody::new(graph, body.model, own, backend, bodies, &label)?);
-        }
+        let regions =
+            (0..operator.regions().len()).filter_map(|index| model.region(RegionId { node, index }));
+        let prepared =
+            regions.map(|region| PreparedRegion::new(graph, region, backend, most_iterations, &label));
         let outer = |input: &Option<ValueId>| input.map(|value| OuterValue::new(graph, value)).transpose();
         let inputs = operator.inputs().iter().map(outer).collect::<Result<_, _>>();
-        let outputs = operator.outputs().to_vec();
-        let inputs = inputs.map_err(|error| fail(error.to_string()))?;
-        Ok(Some(Self { kind, inputs, outputs, bodies: taken, most_turns: bodies.most_turns, label }))
-    }
-
-    /// Whether a subgraph, or one inside it, holds operators of ours.
-    fn holds_ours(&self) -> bool {
-        let ours =
-            |body: &PreparedBody| body.interpreter.stages().iter().any(|stage| stage.own().next().is_some());
-        self.bodies.iter().any(ours)
+        Ok(Some(Self {
+            kind,
+            inputs: inputs.map_err(|error| fail(error.to_string()))?,
+            outputs: operator.outputs().to_vec(),
+            regions: prepared.collect::<Result<_, _>>()?,
+            most_iterations,
+            label,
+        }))
     }
 
     pub(super) fn fail(&self, reason: impl Into<String>) -> RunError {
         RunError::Control { node: self.label.clone(), reason: reason.into() }
     }
 
-    /// The only subgraph of a loop.
-    pub(super) fn body(&self) -> Result<&PreparedBody<'a>, RunError> {
-        self.bodies.first().ok_or_else(|| self.fail("it has no body"))
+    /// The only region of a loop.
+    pub(super) fn body(&self) -> Result<&PreparedRegion<'a>, RunError> {
+        self.regions.first().ok_or_else(|| self.fail("it has no body"))
     }
 
     pub(super) fn input<'l>(&'l self, at: usize, live: &'l Live) -> Option<&'l Array> {
@@ -188,37 +186,30 @@ impl OuterValue {
     }
 }
 
-impl<'a> PreparedBody<'a> {
-    /// The subgraph `model`, whose first `own` inputs are declared; those after them stand for captured values.
+impl<'a> PreparedRegion<'a> {
     fn new(
-        outer_graph: &Graph,
-        mut model: Model,
-        own: usize,
+        around: &Graph,
+        region: Model,
         backend: &'a dyn Backend,
-        bodies: Bodies,
+        most_iterations: usize,
         label: &str,
     ) -> Result<Self, RunError> {
-        let fail = |reason: String| RunError::Control { node: label.to_string(), reason };
-        if let Some(raise) = bodies.raise {
-            raise(&mut model).map_err(|error| fail(error.to_string()))?;
-        }
-        let graph = &model.graph;
-        let fed = |input: &ValueId| graph.constant(*input).is_none();
-        let inputs: Vec<ValueId> = graph.inputs().iter().copied().take(own).filter(fed).collect();
-        let mut captured = Vec::new();
-        for &input in graph.inputs().iter().skip(own) {
-            let name = &graph.value(input).name;
-            let value = outer_graph.find(name).ok_or_else(|| RunError::NotFed { value: name.clone() })?;
-            let outer = OuterValue::new(outer_graph, value).map_err(|error| fail(error.to_string()))?;
-            captured.push((outer, input));
+        let fail =
+            |error: ArrayError| RunError::Control { node: label.to_string(), reason: error.to_string() };
+        let graph = &region.graph;
+        let is_fed = |value: &ValueId| graph.constant(*value).is_none();
+        let inputs: Vec<ValueId> = graph.inputs().iter().copied().filter(is_fed).collect();
+        let mut captures = Vec::new();
+        for inner in graph.captures().filter(is_fed) {
+            let name = &graph.value(inner).name;
+            let outer = around.find(name).ok_or_else(|| RunError::NotFed { value: name.clone() })?;
+            captures.push((OuterValue::new(around, outer).map_err(fail)?, inner));
         }
         let (mut wanted, mut results) = (Vec::new(), Vec::new());
         for &output in graph.outputs() {
             results.push(match graph.constant(output) {
-                Some(tensor) => {
-                    BodyResult::Constant(Array::of_tensor(tensor).map_err(|error| fail(error.to_string()))?)
-                }
-                None => BodyResult::Computed(
+                Some(tensor) => RegionResult::Constant(Array::of_tensor(tensor).map_err(fail)?),
+                None => RegionResult::Computed(
                     wanted.iter().position(|&other| other == output).unwrap_or_else(|| {
                         wanted.push(output);
                         wanted.len() - 1
@@ -226,7 +217,7 @@ impl<'a> PreparedBody<'a> {
                 ),
             });
         }
-        let interpreter = Interpreter::build(Cow::Owned(model), backend, wanted, bodies)?;
-        Ok(Self { interpreter, inputs, captured, results })
+        let interpreter = Interpreter::build(Cow::Owned(region), backend, wanted, most_iterations)?;
+        Ok(Self { interpreter, inputs, captures, results })
     }
 }

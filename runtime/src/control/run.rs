@@ -5,14 +5,14 @@ use std::ops::ControlFlow;
 use zqc_ir::Graph;
 
 use super::kind::{Kind, Scan};
-use super::operator::{BodyResult, Control};
+use super::operator::{Control, RegionResult};
 use crate::array::Array;
 use crate::interpreter::{ControlOperator, Live};
 use crate::run_error::RunError;
-use crate::sessions::{LoadedBodies, Sessions};
+use crate::sessions::{LoadedRegions, Sessions};
 use crate::slices::{empty_stack, resolve, slice, stack};
 
-/// Called before every iteration with the index of the subgraph, the subgraph, and what is fed to it. When it breaks, the operator
+/// Called before every iteration with the index of the region, the region, and what is fed to it. When it breaks, the operator
 /// is run no further.
 pub type Watch<'w> = dyn FnMut(usize, &Graph, &Live) -> ControlFlow<()> + 'w;
 
@@ -25,7 +25,7 @@ impl Control<'_> {
     pub fn run(
         &self,
         live: &Live,
-        loaded: &mut LoadedBodies,
+        loaded: &mut LoadedRegions,
         watch: &mut Watch,
     ) -> Result<Option<Live>, RunError> {
         let mut run = Run { control: self, live, loaded, watch };
@@ -43,13 +43,13 @@ impl Control<'_> {
 }
 
 impl ControlOperator for Control<'_> {
-    fn run(&self, live: &Live, loaded: &mut LoadedBodies) -> Result<Live, RunError> {
+    fn run(&self, live: &Live, loaded: &mut LoadedRegions) -> Result<Live, RunError> {
         let results = Self::run(self, live, loaded, &mut |_, _, _| ControlFlow::Continue(()))?;
         Ok(results.unwrap_or_default())
     }
 
     fn try_load(&self) -> Result<(), RunError> {
-        self.bodies.iter().try_for_each(|body| body.interpreter.try_load())
+        self.regions.iter().try_for_each(|region| region.interpreter.try_load())
     }
 }
 
@@ -57,7 +57,7 @@ impl ControlOperator for Control<'_> {
 struct Run<'r, 'a, 'w> {
     control: &'r Control<'a>,
     live: &'r Live,
-    loaded: &'r mut LoadedBodies,
+    loaded: &'r mut LoadedRegions,
     watch: &'r mut Watch<'w>,
 }
 
@@ -65,7 +65,7 @@ impl Run<'_, '_, '_> {
     /// An `If`.
     fn branch(&mut self, then_branch: usize, else_branch: usize) -> Result<Option<Vec<Array>>, RunError> {
         let condition = self.truth(self.control.required(0, self.live)?)?;
-        self.run_body(if condition { then_branch } else { else_branch }, Vec::new())
+        self.run_region(if condition { then_branch } else { else_branch }, Vec::new())
     }
 
     /// A `Loop`.
@@ -87,13 +87,13 @@ impl Run<'_, '_, '_> {
         while proceeds
             && trips.is_none_or(|trips| i64::try_from(iteration).is_ok_and(|iteration| iteration < trips))
         {
-            if iteration == control.most_turns {
+            if iteration == control.most_iterations {
                 return Err(control.fail(format!("it does not end within {iteration} iterations")));
             }
             let counter = Array { shape: Vec::new(), data: vec![iteration as i64].into() };
             let condition = Array { shape: Vec::new(), data: vec![proceeds].into() };
             let given = [counter, condition].into_iter().chain(state).collect();
-            let Some(results) = self.run_body(0, given)? else { return Ok(None) };
+            let Some(results) = self.run_region(0, given)? else { return Ok(None) };
             let mut results = results.into_iter();
             proceeds = results.next().map_or(Ok(false), |condition| self.truth(&condition))?;
             state = results.by_ref().take(carried).collect();
@@ -136,7 +136,7 @@ impl Run<'_, '_, '_> {
                 slice(array, axis, if is_reversed { length - 1 - iteration } else { iteration })
             };
             let given = state.into_iter().chain(scanned.iter().filter_map(cut)).collect();
-            let Some(results) = self.run_body(0, given)? else { return Ok(None) };
+            let Some(results) = self.run_region(0, given)? else { return Ok(None) };
             let mut results = results.into_iter();
             state = results.by_ref().take(carried).collect();
             stacked.iter_mut().zip(results).for_each(|(parts, part)| parts.push(part));
@@ -175,16 +175,16 @@ impl Run<'_, '_, '_> {
         axis.and_then(|axis| stack(parts, axis)).ok_or_else(misfit)
     }
 
-    /// Runs a subgraph once on the values of its declared inputs; its results, or `None` when the watcher breaks.
-    fn run_body(&mut self, index: usize, given: Vec<Array>) -> Result<Option<Vec<Array>>, RunError> {
+    /// Runs a region once on the values of its declared inputs; its results, or `None` when the watcher breaks.
+    fn run_region(&mut self, index: usize, given: Vec<Array>) -> Result<Option<Vec<Array>>, RunError> {
         let control = self.control;
-        let body = control.bodies.get(index).ok_or_else(|| control.fail("it has no body"))?;
+        let body = control.regions.get(index).ok_or_else(|| control.fail("it has no body"))?;
         let (found, expected) = (given.len(), body.inputs.len());
         if found != expected {
             return Err(control.fail(format!("its body has {expected} inputs, {found} are given")));
         }
         let mut inner: Live = body.inputs.iter().copied().zip(given).collect();
-        for (outer, input) in &body.captured {
+        for (outer, input) in &body.captures {
             if let Some(array) = outer.get(self.live) {
                 inner.insert(*input, array.clone());
             }
@@ -195,9 +195,9 @@ impl Run<'_, '_, '_> {
         let repeats = self.loaded.in_loop || !matches!(control.kind, Kind::If { .. });
         let sessions = self.loaded.by_index.entry(index).or_insert_with(|| Sessions::new(repeats));
         let computed = body.interpreter.run_with(sessions, inner)?;
-        let result = |result: &BodyResult| match result {
-            BodyResult::Computed(at) => computed[*at].clone(),
-            BodyResult::Constant(array) => array.clone(),
+        let result = |result: &RegionResult| match result {
+            RegionResult::Computed(at) => computed[*at].clone(),
+            RegionResult::Constant(array) => array.clone(),
         };
         Ok(Some(body.results.iter().map(result).collect()))
     }

@@ -8,14 +8,14 @@ use zqc_ir::onnx::proto::{
 };
 use zqc_ir::op::{Layout, Linear, attribute};
 use zqc_ir::tensor::DataType;
-use zqc_ir::{Change, Model, NewNode, Op, Patch, Tensor};
+use zqc_ir::{Change, Model, NewNode, Op, Patch, RegionId, Tensor};
 
-use super::{Bodies, Control};
+use super::Control;
 use crate::array::Array;
 use crate::backend::backend;
 use crate::interpreter::{Interpreter, Live};
 use crate::run_error::RunError;
-use crate::sessions::LoadedBodies;
+use crate::sessions::LoadedRegions;
 
 fn value(name: &str, dtype: DataType, dims: &[i64]) -> ValueInfoProto {
     let fixed = |&dim: &i64| Dimension { value: Some(dimension::Value::DimValue(dim)), ..Default::default() };
@@ -85,12 +85,12 @@ fn array(dims: &[usize], values: &[f32]) -> Array {
 fn run_within(
     model: &Model,
     feeds: &[(&str, Array)],
-    most_turns: usize,
+    most_iterations: usize,
 ) -> Result<(Vec<Array>, usize), RunError> {
     let backend = backend("rten", Some(1)).unwrap();
-    let bodies = Bodies { most_turns, ..Bodies::default() };
     let graph = &model.graph;
-    let mut controls = graph.nodes().map(|(id, _)| Control::new(model, id, backend.as_ref(), bodies));
+    let control = |id| Control::with_most_iterations(model, id, backend.as_ref(), most_iterations);
+    let mut controls = graph.nodes().map(|(id, _)| control(id));
     let control = controls.find_map(Result::transpose).expect("control flow")?;
     let live: Live = feeds.iter().map(|(name, array)| (graph.find(name).unwrap(), array.clone())).collect();
     let mut iterations = 0;
@@ -98,7 +98,7 @@ fn run_within(
         iterations += 1;
         ControlFlow::Continue(())
     };
-    let results = control.run(&live, &mut LoadedBodies::default(), &mut count)?.expect("never stopped");
+    let results = control.run(&live, &mut LoadedRegions::default(), &mut count)?.expect("never stopped");
     Ok((graph.outputs().iter().map(|output| results[output].clone()).collect(), iterations))
 }
 
@@ -314,8 +314,14 @@ fn nested() -> Model {
     model(around)
 }
 
-/// Makes `zqc.linear` of every `MatMul` of the main graph.
-fn raise(model: &mut Model) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// Makes `zqc.linear` of every `MatMul`, those in regions included.
+fn raise(model: &mut Model) {
+    let regions: Vec<RegionId> = model.graph.regions().map(|(id, _)| id).collect();
+    for id in regions {
+        let mut region = model.region(id).unwrap();
+        raise(&mut region);
+        Patch::replace_region(model, id, region, "raised").apply(model).unwrap();
+    }
     let graph = &model.graph;
     let mut patch = Patch::default();
     for (id, node) in graph.nodes().filter(|(_, node)| node.op.as_standard("MatMul").is_some()) {
@@ -332,15 +338,15 @@ fn raise(model: &mut Model) -> Result<(), Box<dyn std::error::Error + Send + Syn
         let node = NewNode { op: Op::Linear(linear), ..NewNode::restore(graph, node) };
         patch.changes.push(Change { remove: vec![id], add: vec![node], ..Change::new("linear") });
     }
-    Ok(patch.apply(model)?)
+    patch.apply(model).unwrap();
 }
 
 #[test]
 fn an_interpreter_runs_bodies_with_layers_in_bodies() {
     let backend = backend("rten", Some(1)).unwrap();
-    let run = |model: &Model, bodies: Bodies| {
+    let run = |model: &Model| {
         let wanted = model.graph.outputs().to_vec();
-        let interpreter = Interpreter::with_bodies(model, backend.as_ref(), wanted, bodies).unwrap();
+        let interpreter = Interpreter::new(model, backend.as_ref(), wanted).unwrap();
         let x = array(&[1, 2], &[1.0, 2.0]);
         let whole = interpreter.run(interpreter.feed([("x", x.clone())])).unwrap();
         let mut prepared = interpreter.prepare().unwrap();
@@ -351,11 +357,11 @@ fn an_interpreter_runs_bodies_with_layers_in_bodies() {
     };
     // bent = |x W| = (1, 3); iteration 0: (1, 3) W = (-2, 3.5); iteration 1: plus bent.
     let expected = vec![array(&[1, 2], &[1.0, -6.5])];
-    assert_eq!(run(&nested(), Bodies::default()), (expected.clone(), vec![0]));
+    assert_eq!(run(&nested()), (expected.clone(), vec![0]));
     let mut raised = nested();
-    raise(&mut raised).unwrap();
+    raise(&mut raised);
     // The layer, the loop, and what comes after it.
-    assert_eq!(run(&raised, Bodies { raise: Some(raise), ..Bodies::default() }), (expected, vec![1, 1, 0]));
+    assert_eq!(run(&raised), (expected, vec![1, 1, 0]));
 }
 
 #[test]
@@ -363,7 +369,7 @@ fn a_watcher_is_called_before_every_iteration_and_can_stop_the_operator() {
     let model = doubling("count - start");
     let backend = backend("rten", Some(1)).unwrap();
     let (id, _) = model.graph.nodes().next().unwrap();
-    let control = Control::new(&model, id, backend.as_ref(), Bodies::default()).unwrap().unwrap();
+    let control = Control::new(&model, id, backend.as_ref()).unwrap().unwrap();
     let [a, b] = start();
     let live: Live =
         [a, b, count(5)].map(|(name, array)| (model.graph.find(name).unwrap(), array)).into_iter().collect();
@@ -373,7 +379,7 @@ fn a_watcher_is_called_before_every_iteration_and_can_stop_the_operator() {
         states.push(fed[&graph.find("state").unwrap()].clone());
         if states.len() == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    assert_eq!(control.run(&live, &mut LoadedBodies::default(), &mut watch).unwrap(), None);
+    assert_eq!(control.run(&live, &mut LoadedRegions::default(), &mut watch).unwrap(), None);
     assert_eq!(states, [[1.0, 2.0], [2.0, 5.0], [4.0, 11.0]].map(|state| array(&[2], &state)));
 }
 

@@ -20,24 +20,28 @@ pub(super) struct Block {
     constants: Vec<TensorProto>,
     pub nodes: Vec<NodeProto>,
     pub types: Vec<ValueInfoProto>,
-    own: OwnOperators,
 }
 
 /// Reads text.
 pub(crate) struct Parser<'a> {
     pub(super) lexer: Lexer<'a>,
     splats: Splats,
+    /// Our own operators so far.
+    pub(super) own: OwnOperators,
+    /// The way to what is read, see [`OwnOperators`]; none in a function, which has no operators of ours.
+    pub(super) way: Option<Vec<usize>>,
     /// How many graphs are open.
     depth: usize,
 }
 
 impl<'a> Parser<'a> {
     pub fn new(text: &'a str) -> Self {
-        Self { lexer: Lexer::new(text), splats: Splats::default(), depth: 0 }
+        let (splats, own) = (Splats::default(), OwnOperators::new());
+        Self { lexer: Lexer::new(text), splats, own, way: Some(Vec::new()), depth: 0 }
     }
 
-    /// The graph behind the word `graph`, and our own operators in it.
-    pub(super) fn graph(&mut self) -> Result<(GraphProto, OwnOperators), ParseError> {
+    /// The graph behind the word `graph`.
+    pub(super) fn graph(&mut self) -> Result<GraphProto, ParseError> {
         if self.depth == types::DEPTH {
             return Err(self.lexer.error("graphs are nested too deeply here"));
         }
@@ -53,7 +57,7 @@ impl<'a> Parser<'a> {
         let block = self.block()?;
         (graph.initializer, graph.node, graph.value_info) = (block.constants, block.nodes, block.types);
         self.depth -= 1;
-        Ok((graph, block.own))
+        Ok(graph)
     }
 
     /// The name of a graph, unless what it has comes at once.
@@ -88,7 +92,9 @@ impl<'a> Parser<'a> {
             } else if self.lexer.takes_word("types") {
                 self.types(&mut block)?;
             } else {
+                self.step_into(block.nodes.len());
                 self.node(&mut block)?;
+                self.step_back();
             }
         }
         Ok(block)
@@ -189,7 +195,8 @@ impl<'a> Parser<'a> {
         self.lexer.expect("(")?;
         node.input = self.list(")", |parser| Ok(parser.optional_value()?.unwrap_or_default()))?;
         if self.lexer.takes("{") {
-            node.attribute = self.list("}", Self::attribute)?;
+            let mut graphs = 0;
+            node.attribute = self.list("}", |parser| parser.attribute(&mut graphs))?;
         }
         if let Token::At(name) = self.lexer.token() {
             node.name = Some(name.to_string());
@@ -200,10 +207,10 @@ impl<'a> Parser<'a> {
         if is_own {
             let own = operators::from_attributes(&node);
             let own = own.map_err(|message| self.lexer.error_at(place, &message))?;
-            if self.depth != 1 {
-                return Err(self.lexer.error_at(place, "our own operators stand in the main graph only"));
-            }
-            block.own.insert(block.nodes.len(), own);
+            let Some(way) = &self.way else {
+                return Err(self.lexer.error_at(place, "no function has operators of our own"));
+            };
+            self.own.insert(way.clone(), own);
         }
         block.nodes.push(node);
         Ok(())
@@ -221,18 +228,21 @@ impl<'a> Parser<'a> {
         Ok((None, Some(first).filter(|_| !is_nameless)))
     }
 
-    pub(super) fn attribute(&mut self) -> Result<AttributeProto, ParseError> {
+    /// An attribute of a node that has so many graphs in those before it.
+    pub(super) fn attribute(&mut self, graphs_before: &mut usize) -> Result<AttributeProto, ParseError> {
         let name = if self.lexer.takes_word("_") { None } else { Some(self.word_or_string("an attribute")?) };
+        let graphs = *graphs_before;
         let mut attribute = AttributeProto::default();
         if self.lexer.takes("=") {
-            attribute = self.attribute_value()?;
+            attribute = self.attribute_value(graphs_before)?;
         }
         attribute.name = name;
         self.rest(&mut attribute)?;
+        *graphs_before = graphs + attribute.g.iter().chain(&attribute.graphs).count();
         Ok(attribute)
     }
 
-    fn attribute_value(&mut self) -> Result<AttributeProto, ParseError> {
+    fn attribute_value(&mut self, graphs_before: &mut usize) -> Result<AttributeProto, ParseError> {
         if let Token::Word(word) = self.lexer.token()
             && let Some(&(kind, _)) = KINDS.iter().find(|(_, known)| known == word)
         {
@@ -243,7 +253,9 @@ impl<'a> Parser<'a> {
             }
             match (self.lexer.token(), kind) {
                 (Token::At(_), _) => {}
-                (_, AttributeType::Graph | AttributeType::TypeProto) => return self.item_of(kind),
+                (_, AttributeType::Graph | AttributeType::TypeProto) => {
+                    return self.item_of(kind, graphs_before);
+                }
                 _ => return Err(self.lexer.unexpected(if is_list(kind) { "[ or @" } else { "@" })),
             }
             return Ok(AttributeProto { r#type: Some(kind as i32), ..self.reference()? });
@@ -252,10 +264,10 @@ impl<'a> Parser<'a> {
             return self.reference();
         }
         if !self.lexer.takes("[") {
-            return self.item();
+            return self.item(graphs_before);
         }
         let place = self.lexer.place();
-        let items = self.list("]", Self::item)?;
+        let items = self.list("]", |parser| parser.item(graphs_before))?;
         let kinds: HashSet<i32> = items.iter().filter_map(|item| item.r#type).collect();
         let mut list = AttributeProto::default();
         for AttributeProto { f, i, s, t, g, tp, .. } in items {
@@ -288,34 +300,40 @@ impl<'a> Parser<'a> {
     }
 
     /// A value that is no list.
-    fn item(&mut self) -> Result<AttributeProto, ParseError> {
+    fn item(&mut self, graphs_before: &mut usize) -> Result<AttributeProto, ParseError> {
         match self.lexer.token() {
             Token::Word("graph") => {
                 self.lexer.next();
-                self.item_of(AttributeType::Graph)
+                self.item_of(AttributeType::Graph, graphs_before)
             }
             Token::Word("type") => {
                 self.lexer.next();
-                self.item_of(AttributeType::TypeProto)
+                self.item_of(AttributeType::TypeProto, graphs_before)
             }
-            Token::Word("inf" | "nan") => self.item_of(AttributeType::Float),
+            Token::Word("inf" | "nan") => self.item_of(AttributeType::Float, graphs_before),
             Token::Number(text) => {
                 let is_float =
                     text.starts_with("0x") || text.contains(['.', 'e', 'E']) || text.ends_with("inf");
-                self.item_of(if is_float { AttributeType::Float } else { AttributeType::Int })
+                self.item_of(if is_float { AttributeType::Float } else { AttributeType::Int }, graphs_before)
             }
-            Token::Quoted(_) => self.item_of(AttributeType::String),
-            Token::Word(_) | Token::Value(_) => self.item_of(AttributeType::Tensor),
+            Token::Quoted(_) => self.item_of(AttributeType::String, graphs_before),
+            Token::Word(_) | Token::Value(_) => self.item_of(AttributeType::Tensor, graphs_before),
             _ => Err(self.lexer.unexpected("the value of an attribute")),
         }
     }
 
-    fn item_of(&mut self, kind: AttributeType) -> Result<AttributeProto, ParseError> {
+    fn item_of(
+        &mut self,
+        kind: AttributeType,
+        graphs_before: &mut usize,
+    ) -> Result<AttributeProto, ParseError> {
         let mut item = of_kind(kind);
         match kind {
             AttributeType::Graph => {
-                let (graph, _) = self.graph()?;
-                item.g = Some(graph);
+                self.step_into(*graphs_before);
+                *graphs_before += 1;
+                item.g = Some(self.graph()?);
+                self.step_back();
             }
             AttributeType::TypeProto => item.tp = Some(types::parse(&mut self.lexer)?),
             AttributeType::Float => item.f = Some(self.float()?),
@@ -338,6 +356,19 @@ impl<'a> Parser<'a> {
             }
         }
         Ok(item)
+    }
+
+    /// Goes on to a node of a graph, or to a region of a node.
+    fn step_into(&mut self, place: usize) {
+        if let Some(way) = &mut self.way {
+            way.push(place);
+        }
+    }
+
+    fn step_back(&mut self) {
+        if let Some(way) = &mut self.way {
+            way.pop();
+        }
     }
 
     fn float(&mut self) -> Result<f32, ParseError> {

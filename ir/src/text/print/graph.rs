@@ -1,6 +1,6 @@
 //! Graphs, nodes and attributes to text.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt::{self, Write};
 
 use prost::Message;
@@ -10,6 +10,7 @@ use crate::onnx::proto::{
     attribute_proto::AttributeType,
 };
 use crate::text::constant::{self, Splats, hexadecimal};
+use crate::text::message::OwnPlaces;
 use crate::text::words::{
     KINDS, beside_payload, float, has_words, is_empty, is_list, operator, optional_value, value,
 };
@@ -29,17 +30,21 @@ pub(in crate::text) struct Printer<'w> {
     pub(super) out: &'w mut dyn Write,
     style: Style,
     splats: Splats,
+    own: &'w OwnPlaces,
+    /// The way to what is printed, see [`OwnPlaces`]; none in a function, which has no operators of ours.
+    way: Option<Vec<usize>>,
     /// Blanks before a statement.
     indent: usize,
 }
 
 impl<'w> Printer<'w> {
-    pub fn new(out: &'w mut dyn Write, style: Style) -> Self {
-        Self { out, style, splats: Splats::default(), indent: 0 }
+    /// Prints to `out`; the nodes at the places of `own` are operators of ours.
+    pub fn new(out: &'w mut dyn Write, style: Style, own: &'w OwnPlaces) -> Self {
+        Self { out, style, splats: Splats::default(), own, way: Some(Vec::new()), indent: 0 }
     }
 
-    /// The graph, among whose nodes are those of ours with the places `own`.
-    pub fn graph(&mut self, graph: &GraphProto, own: &HashSet<usize>) -> fmt::Result {
+    /// The graph.
+    pub fn graph(&mut self, graph: &GraphProto) -> fmt::Result {
         let GraphProto {
             node,
             name,
@@ -73,17 +78,24 @@ impl<'w> Printer<'w> {
             metadata_props: unsaid_metadata,
             ..sparse
         })?;
-        self.block(initializer, node, value_info, own)
+        self.block(initializer, node, value_info)
+    }
+
+    /// The nodes of a function.
+    pub(super) fn function_block(&mut self, nodes: &[NodeProto], types: &[ValueInfoProto]) -> fmt::Result {
+        let way = self.way.take();
+        self.block(&[], nodes, types)?;
+        self.way = way;
+        Ok(())
     }
 
     /// Constants and nodes, with the types of their results. Where a file lists the types in another order, or others, the list
     /// comes at the end.
-    pub(super) fn block(
+    fn block(
         &mut self,
         constants: &[TensorProto],
         nodes: &[NodeProto],
         types: &[ValueInfoProto],
-        own: &HashSet<usize>,
     ) -> fmt::Result {
         writeln!(self.out, " {{")?;
         self.indent += 2;
@@ -101,7 +113,10 @@ impl<'w> Printer<'w> {
             self.start()?;
             let outputs = node.output.iter().map(|name| said.remove_entry(name.as_str()));
             let outputs: Vec<_> = outputs.map(|entry| entry.map(|(_, info)| info)).collect();
-            self.node(node, &outputs, own.contains(&at))?;
+            self.step_into(at);
+            let is_own = self.way.as_ref().is_some_and(|way| self.own.contains(way));
+            self.node(node, &outputs, is_own)?;
+            self.step_back();
             order.extend(outputs.into_iter().flatten());
             writeln!(self.out)?;
         }
@@ -167,7 +182,12 @@ impl<'w> Printer<'w> {
             attribute.iter().filter(|attribute| !is_own || self.shows_own(attribute)).collect();
         if !shown.is_empty() {
             write!(self.out, " {{")?;
-            self.separated(&shown, |printer, attribute| printer.attribute(attribute))?;
+            let mut graphs = 0;
+            self.separated(&shown, |printer, attribute| {
+                printer.attribute(attribute, graphs)?;
+                graphs += attribute.g.iter().chain(&attribute.graphs).count();
+                Ok(())
+            })?;
             write!(self.out, "}}")?;
         }
         if let Some(name) = name {
@@ -205,7 +225,8 @@ impl<'w> Printer<'w> {
         self.style == Style::Exact || attribute.r#type() != AttributeType::Graph
     }
 
-    pub(super) fn attribute(&mut self, attribute: &AttributeProto) -> fmt::Result {
+    /// An attribute of a node that has so many graphs in those before it.
+    pub(super) fn attribute(&mut self, attribute: &AttributeProto, graphs_before: usize) -> fmt::Result {
         let Some(name) = &attribute.name else {
             write!(self.out, "_")?;
             return self.message(attribute);
@@ -245,8 +266,11 @@ impl<'w> Printer<'w> {
                     write!(printer.out, "{name}{} {payload}", r#type)?;
                     printer.rest(&beside_payload(tensor))
                 })?;
-                self.separated(g.iter().chain(graphs), |printer, graph| {
-                    printer.graph(graph, &HashSet::new())
+                self.separated(g.iter().chain(graphs).enumerate(), |printer, (index, graph)| {
+                    printer.step_into(graphs_before + index);
+                    printer.graph(graph)?;
+                    printer.step_back();
+                    Ok(())
                 })?;
                 self.separated(types, |printer, text| write!(printer.out, "type {text}"))?;
                 write!(self.out, "{}", if is_list { "]" } else { "" })?;
@@ -296,6 +320,19 @@ impl<'w> Printer<'w> {
 
     fn message(&mut self, message: &impl Message) -> fmt::Result {
         write!(self.out, " proto<{}>", hexadecimal(&message.encode_to_vec()))
+    }
+
+    /// Goes on to a node of a graph, or to a region of a node.
+    fn step_into(&mut self, place: usize) {
+        if let Some(way) = &mut self.way {
+            way.push(place);
+        }
+    }
+
+    fn step_back(&mut self) {
+        if let Some(way) = &mut self.way {
+            way.pop();
+        }
     }
 
     fn start(&mut self) -> fmt::Result {
