@@ -7,6 +7,7 @@ mod operands;
 mod patch_builder;
 mod patches;
 mod protos;
+mod regions;
 mod round_trip;
 mod second_decoder;
 mod text;
