@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use zqc_formats::{ActivationFormat, FactorFormat, Format, Ladder, WeightFormat};
-use zqc_passes::{Branch, BranchMetric, HessianSource, LayerPattern, QuantizeHead, Recipe, Select};
+use zqc_passes::{
+    HessianSource, LayerPattern, LowRankConfig, LowRankMetric, QuantConfig, QuantizeHead, Select,
+};
 use zqc_runtime::{Backend, backend};
 use zqc_solvers::{GptqOptions, Grouping, Order, ScaleConstraint, ScaleSearch};
 
@@ -112,8 +114,8 @@ pub struct Options {
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization", value_name = "RANK"))]
     pub lorc_rank: Option<usize>,
     /// What the compensation repairs: the weight, or the output on the calibration data
-    #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization", value_parser = parse::choice::<BranchMetric>(), default_value = Options::default().lorc.word()))]
-    pub lorc: BranchMetric,
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization", value_parser = parse::choice::<LowRankMetric>(), default_value = Options::default().lorc.word()))]
+    pub lorc: LowRankMetric,
     /// Number format of the compensation
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization", value_parser = parse::choice::<FactorFormat>(), default_value = Options::default().lorc_factors.word()))]
     pub lorc_factors: FactorFormat,
@@ -185,9 +187,9 @@ impl Default for Options {
             scale_search: ScaleSearch::default(),
             scale: None,
             lorc_rank: None,
-            lorc: BranchMetric::default(),
+            lorc: LowRankMetric::default(),
             lorc_factors: FactorFormat::E4M3,
-            lorc_rounds: Branch::default().rounds,
+            lorc_rounds: LowRankConfig::default().rounds,
             hessian: HessianSource::default(),
             propagation: 0.5,
             calibration: Vec::new(),
@@ -211,7 +213,7 @@ impl Default for Options {
 impl Options {
     /// Checks that the choices go together, and with the target.
     pub(crate) fn check(&self, target: &dyn Target) -> Result<(), Error> {
-        let grouping = self.recipe().gptq.grouping;
+        let grouping = self.config().gptq.grouping;
         if let Err(reason) = grouping.check() {
             let (scale, weights) = (grouping.constraint.word(), self.weights.word());
             return Err(Error::Usage(format!("--scale {scale} with --weights {weights}: {reason}")));
@@ -280,13 +282,14 @@ impl Options {
     }
 
     /// How weights are solved.
-    pub(crate) fn recipe(&self) -> Recipe {
+    pub(crate) fn config(&self) -> QuantConfig {
         let rank = self.lorc_rank.unwrap_or(if self.weights.format.bits() == 4 {
-            Branch::default().rank
+            LowRankConfig::default().rank
         } else {
             0
         });
-        let branch = Branch { rank, metric: self.lorc, factors: self.lorc_factors, rounds: self.lorc_rounds };
+        let branch =
+            LowRankConfig { rank, metric: self.lorc, factors: self.lorc_factors, rounds: self.lorc_rounds };
         let by_default = match Ladder::M3.max_shift(self.weights.format) {
             Some(_) => ScaleConstraint::M3,
             None => ScaleConstraint::None,
@@ -297,7 +300,7 @@ impl Options {
             scale_search: self.scale_search,
             constraint: self.scale.unwrap_or(by_default),
         };
-        Recipe {
+        QuantConfig {
             gptq: GptqOptions { grouping, order: self.order, ..Default::default() },
             branch: (rank > 0).then_some(branch),
         }

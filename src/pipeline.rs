@@ -79,7 +79,7 @@ impl Pipeline {
             pipeline.add(Phase::Quantize, QuantizeActivations { format });
         }
         pipeline.add(Phase::Quantize, ReuseWeights);
-        pipeline.add(Phase::Quantize, SolveWeights { recipe: options.recipe() });
+        pipeline.add(Phase::Quantize, SolveWeights { config: options.config() });
         pipeline.add(Phase::Finish, ShareConstants);
         if target.holds_subgraphs() {
             pipeline.steps.push((Phase::Finish, Step::Subgraphs));

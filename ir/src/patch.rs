@@ -48,7 +48,7 @@ pub struct Change {
     /// Regions to put another graph in the place of.
     pub regions: Vec<(RegionId, Graph)>,
     /// Values to take out if nothing reads them any more, and with them what only they were computed from.
-    pub release: Vec<ValueId>,
+    pub remove_if_unused: Vec<ValueId>,
 }
 
 /// A node to add; inputs and outputs are value names, `None` where an optional one is left out.
@@ -125,7 +125,7 @@ impl Change {
         Some(Self {
             remove: [id].into_iter().chain(rearranged).collect(),
             add: origin.iter().map(|node| NewNode::restore(graph, node)).collect(),
-            release: node.inputs().iter().flatten().copied().collect(),
+            remove_if_unused: node.inputs().iter().flatten().copied().collect(),
             ..Self::new(why)
         })
     }

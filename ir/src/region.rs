@@ -45,7 +45,7 @@ impl Patch {
             changes: vec![Change {
                 initializers,
                 regions: vec![(id, region)],
-                release: reads,
+                remove_if_unused: reads,
                 ..Change::new(why)
             }],
             ..Self::default()

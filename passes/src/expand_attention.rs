@@ -98,7 +98,7 @@ impl Expansion<'_, '_> {
             self.change.op("Concat", halves).with([int("axis", 0)]).defines([Some(present.into())]);
         }
         self.change.remove(self.id);
-        self.change.release(node.reads());
+        self.change.remove_if_unused(node.reads());
         self.change.finish();
     }
 

@@ -61,7 +61,8 @@ pub use select::Select;
 pub use share_constants::ShareConstants;
 pub use share_operands::ShareOperands;
 pub use solve_weights::{
-    Branch, BranchMetric, Calibration, Checkpoints, Errors, HessianSource, Recipe, Solution, SolveWeights,
+    Calibration, Checkpoints, Errors, HessianSource, LowRankConfig, LowRankMetric, QuantConfig, Solution,
+    SolveWeights,
 };
 pub use split_experts::SplitExperts;
 pub use statistics::{ActivationStatistics, MagnitudeHistogram, Octave, TokenSample, WeightHistogram};

@@ -165,7 +165,7 @@ impl Writer<'_> {
         let inputs = operands::inputs(indices.into(), rounded.operands.iter().cloned(), None);
         let mut change = self.patch.change_of(id, why);
         change.node(Op::QuantizedGather(weight), inputs).replaces(id);
-        change.release(node.input(0));
+        change.remove_if_unused(node.input(0));
         change.finish();
     }
 
@@ -188,7 +188,7 @@ impl Writer<'_> {
             ..rounded.weight.clone()
         });
         change.node(op, inputs).replaces(id);
-        change.release(linear.origin.iter().flat_map(Node::reads).chain(node.input(port::WEIGHT)));
+        change.remove_if_unused(linear.origin.iter().flat_map(Node::reads).chain(node.input(port::WEIGHT)));
         change.finish();
     }
 }

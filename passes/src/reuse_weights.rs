@@ -100,7 +100,7 @@ impl Pass for ReuseWeights {
             }
             change.remove.push(id);
             change.add.push(quantized);
-            change.release = linear.origin.iter().flat_map(Node::reads).chain([value]).collect();
+            change.remove_if_unused = linear.origin.iter().flat_map(Node::reads).chain([value]).collect();
             patch.changes.push(change);
         }
         Ok(patch)

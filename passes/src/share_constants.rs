@@ -93,6 +93,6 @@ fn share(patch: &mut PatchBuilder, copy: ValueId, readers: Vec<NodeId>, original
         source = change.op("Transpose", [source]).with([ints("perm", &[1, 0])]).output("shared");
     }
     readers.into_iter().for_each(|reader| change.rewire(reader, 1, &source));
-    change.release([copy]);
+    change.remove_if_unused([copy]);
     change.finish();
 }

@@ -46,7 +46,7 @@ impl Pass for ShareOperands {
                     change.rewire.push((place.node, port, other.clone()));
                 }
             }
-            change.release.push(value);
+            change.remove_if_unused.push(value);
             patch.changes.push(change);
         }
         Ok(patch)

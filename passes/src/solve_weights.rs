@@ -2,10 +2,10 @@
 //! quantized stages before it put out, so that it repairs what they lost.
 
 mod calibration;
+mod config;
 mod gather;
 mod layer;
 mod reach;
-mod recipe;
 mod tokens;
 
 use std::collections::hash_map::Entry;
@@ -25,7 +25,7 @@ use layer::{LayerStats, Prepared, Weight};
 use reach::Blocked;
 
 pub use calibration::{Calibration, Checkpoints, HessianSource};
-pub use recipe::{Branch, BranchMetric, Errors, Recipe, Solution};
+pub use config::{Errors, LowRankConfig, LowRankMetric, QuantConfig, Solution};
 
 /// Why a layer is rounded to nearest though its stage runs: the tokens of its input go elsewhere, as an expert's may.
 const UNSEEN: &str = "no token of the calibration data comes to it";
@@ -42,7 +42,7 @@ const TOO_FEW: &str = "too few tokens of the calibration data come to it";
 /// without, they are rounded to nearest.
 pub struct SolveWeights {
     /// What the weights become, and how.
-    pub recipe: Recipe,
+    pub config: QuantConfig,
 }
 
 /// What makes two layers share one solved weight.
@@ -79,7 +79,7 @@ impl Pass for SolveWeights {
     fn run(&self, model: &Model, context: &mut Context) -> Result<Patch, PassError> {
         let mut solver = Solver {
             model,
-            recipe: &self.recipe,
+            config: &self.config,
             patch: PatchBuilder::new(&model.graph),
             solved: HashMap::new(),
         };
@@ -107,7 +107,7 @@ fn fit(solutions: &[Solution], layers: &[&Layer]) -> bool {
 
 struct Solver<'a> {
     model: &'a Model,
-    recipe: &'a Recipe,
+    config: &'a QuantConfig,
     patch: PatchBuilder<'a>,
     /// Solved weights that this stage or, when layers share them, a later one reads.
     solved: HashMap<WeightKey, Solved>,
@@ -220,7 +220,7 @@ impl<'a> Solver<'a> {
         if !self.solved.contains_key(&layer.key) {
             let started = Instant::now();
             let weight = weight(self.model, layer)?;
-            let solution = solve(self.recipe, layer, &weight, LayerStats::default())?;
+            let solution = solve(self.config, layer, &weight, LayerStats::default())?;
             self.store(layer, 0, &weight, solution, started.elapsed().as_secs_f64(), observer)?;
         }
         self.replace(layer);
@@ -254,7 +254,7 @@ impl<'a> Solver<'a> {
             if !prepared.contains_key(&inputs) {
                 let failed = |source| PassError::Solve { layer: layer.linear.layer.clone(), source };
                 let tokens = &gathered.tokens[&inputs];
-                let ready = Prepared::new(tokens, self.recipe, calibration.corrects()).map_err(failed)?;
+                let ready = Prepared::new(tokens, self.config, calibration.corrects()).map_err(failed)?;
                 prepared.insert(inputs.clone(), ready);
             }
             let stats = LayerStats {
@@ -263,7 +263,7 @@ impl<'a> Solver<'a> {
                 propagation: calibration.propagation,
             };
             let weight = &weights[&layer.key];
-            let solution = solve(self.recipe, layer, weight, stats)?;
+            let solution = solve(self.config, layer, weight, stats)?;
             self.store(layer, stage, weight, solution, started.elapsed().as_secs_f64(), observer)?;
         }
         Ok(())
@@ -327,7 +327,7 @@ impl<'a> Solver<'a> {
         let why = format!("{}: float weight becomes codes and scales", linear.layer);
         let mut change = self.patch.change_of(id, why);
         change.node(op, inputs).replaces(id);
-        change.release(linear.origin.iter().flat_map(Node::reads).chain([key.value]));
+        change.remove_if_unused(linear.origin.iter().flat_map(Node::reads).chain([key.value]));
         change.finish();
     }
 }
@@ -338,10 +338,15 @@ fn go_on(observer: &dyn Observer) -> Result<(), PassError> {
 }
 
 /// Solves the weight `[N, K]` of a layer.
-fn solve(recipe: &Recipe, layer: &Layer, weight: &[f32], stats: LayerStats) -> Result<Solution, PassError> {
+fn solve(
+    config: &QuantConfig,
+    layer: &Layer,
+    weight: &[f32],
+    stats: LayerStats,
+) -> Result<Solution, PassError> {
     let values = Weight { values: weight, rows: layer.linear.n, cols: layer.linear.k };
     let failed = |source| PassError::Solve { layer: layer.linear.layer.clone(), source };
-    recipe.solve(values, stats).map_err(failed)
+    config.solve(values, stats).map_err(failed)
 }
 
 /// The layer's weight as rows `[N, K]`.

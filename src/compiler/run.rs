@@ -12,7 +12,7 @@ use zqc_passes::{
 use zqc_runtime::{Backend, BackendError, RunError};
 
 use super::recorder::Recorder;
-use super::subgraphs::hold_layers;
+use super::subgraphs::has_quantizable_subgraph;
 use super::{Compiler, Data, Events};
 use crate::calibration::{Samples, given, samples};
 use crate::error::Error;
@@ -81,7 +81,7 @@ impl<'a> Run<'a> {
         if self.computes_in(DataType::Bfloat16) {
             self.warn("the model computes in bfloat16, and so will what comes of it: ONNX Runtime's CPU provider runs neither");
         }
-        let in_subgraphs = hold_layers(self.model, self.compiler);
+        let in_subgraphs = has_quantizable_subgraph(self.model, self.compiler);
         if in_subgraphs && !target.holds_subgraphs() {
             self.warn("the layers in the bodies of If, Loop and Scan stay in float: only a portable ONNX model holds them");
         }

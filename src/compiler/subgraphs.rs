@@ -49,13 +49,13 @@ struct Data {
 }
 
 /// Whether a subgraph in `model`, or one inside it, has layers that `compiler` would quantize.
-pub(super) fn hold_layers(model: &Model, compiler: &Compiler) -> bool {
+pub(super) fn has_quantizable_subgraph(model: &Model, compiler: &Compiler) -> bool {
     model.graph.regions().any(|(id, _)| {
         let Some(mut model) = model.region(id) else { return false };
         let (mut report, mut events) = (Report::default(), Silent);
         let mut run = Run::new(compiler, &mut model, &mut report, &mut events);
         (run.scope, run.is_trial) = (Scope::Subgraph, true);
-        run.find_layers().is_ok() && run.has_layers() || hold_layers(&model, compiler)
+        run.find_layers().is_ok() && run.has_layers() || has_quantizable_subgraph(&model, compiler)
     })
 }
 
@@ -66,7 +66,7 @@ impl Run<'_> {
         solving: &Solving,
         solved: &mut SolvedWeights,
     ) -> Result<(), Error> {
-        if !hold_layers(self.model, self.compiler) {
+        if !has_quantizable_subgraph(self.model, self.compiler) {
             return Ok(());
         }
         if self.scope == Scope::Main {
@@ -128,7 +128,7 @@ impl Run<'_> {
         solved: &mut SolvedWeights,
     ) -> Result<bool, Error> {
         self.find_layers()?;
-        if !self.has_layers() && !hold_layers(self.model, self.compiler) {
+        if !self.has_layers() && !has_quantizable_subgraph(self.model, self.compiler) {
             return Ok(false);
         }
         let solving = Solving { backend, samples: &data.samples, state: None };

@@ -1,7 +1,7 @@
 //! What stands for a choice on the command line and in reports.
 
 use zqc_formats::{ActivationFormat, FactorFormat, WeightFormat};
-use zqc_passes::{BranchMetric, HessianSource};
+use zqc_passes::{HessianSource, LowRankMetric};
 use zqc_solvers::{Order, ScaleConstraint, ScaleSearch, Snap};
 
 use super::{Emit, Head, Method, OnnxDialect};
@@ -79,7 +79,7 @@ impl Choice for Option<ActivationFormat> {
     ];
 }
 
-impl Choice for BranchMetric {
+impl Choice for LowRankMetric {
     const CHOICES: &'static [(&'static str, Self)] =
         &[("plain", Self::Plain), ("activation", Self::Activation)];
 }

@@ -9,7 +9,7 @@ use crate::target::Target;
 impl Options {
     /// Every option that has a value, in the words of the command line.
     pub(crate) fn in_words(&self, target: &dyn Target) -> Vec<OptionReport> {
-        let recipe = self.recipe();
+        let config = self.config();
         let mut all = vec![
             ("--emit", self.emit.word().to_string()),
             ("--target", self.dialect.word().to_string()),
@@ -19,13 +19,13 @@ impl Options {
             ("--head", self.head(target).word().to_string()),
             ("--method", self.method.word().to_string()),
             ("--order", self.order.word().to_string()),
-            ("--scale", recipe.gptq.grouping.constraint.word().to_string()),
+            ("--scale", config.gptq.grouping.constraint.word().to_string()),
             ("--scale-search", self.scale_search.word().to_string()),
             ("--hessian", self.hessian.word().to_string()),
             ("--propagation", self.propagation.to_string()),
-            ("--lorc-rank", recipe.branch.map_or(0, |branch| branch.rank).to_string()),
+            ("--lorc-rank", config.branch.map_or(0, |branch| branch.rank).to_string()),
         ];
-        if let Some(branch) = recipe.branch {
+        if let Some(branch) = config.branch {
             all.extend([
                 ("--lorc", branch.metric.word().to_string()),
                 ("--lorc-factors", branch.factors.word().to_string()),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use zqc_formats::{ActivationFormat, FactorFormat, Ladder};
 use zqc_ir::Model;
 use zqc_kernels::{Codes, EmitError, Geometry, Package};
-use zqc_passes::{Branch, Pass, Recipe};
+use zqc_passes::{LowRankConfig, Pass, QuantConfig};
 
 use super::{Target, Verification, Writer, Written};
 use crate::error::Error;
@@ -22,7 +22,7 @@ impl Target for CudaPackage {
     }
 
     fn check(&self, options: &Options) -> Result<(), Error> {
-        let Recipe { gptq, branch } = options.recipe();
+        let QuantConfig { gptq, branch } = options.config();
         let grouping = gptq.grouping;
         let refused = |option: &str, value: &dyn Display, way_out: &str| {
             Err(Error::Usage(format!("{option} {value}: --emit cuda cannot pack it; use {way_out}")))
@@ -47,7 +47,7 @@ impl Target for CudaPackage {
             return refused("--scale", &grouping.constraint.word(), &way_out);
         }
         match branch {
-            Some(Branch { factors: FactorFormat::Bf16, .. }) => {
+            Some(LowRankConfig { factors: FactorFormat::Bf16, .. }) => {
                 refused("--lorc-factors", &FactorFormat::Bf16.word(), "--lorc-factors fp8")
             }
             _ => Ok(()),

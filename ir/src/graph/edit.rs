@@ -43,7 +43,7 @@ impl Graph {
     /// Removes a value that nothing reads, unless it is a result of the graph or an input that a caller may feed;
     /// then what only it was computed from. The payloads of constants go with [`Graph::forget_gone`], all at once. The nodes
     /// that went.
-    pub(crate) fn release(&mut self, value: ValueId) -> Vec<NodeId> {
+    pub(crate) fn remove_if_unused(&mut self, value: ValueId) -> Vec<NodeId> {
         let mut removed = Vec::new();
         let mut pending = vec![value];
         while let Some(value) = pending.pop() {

@@ -77,7 +77,7 @@ struct Rewriter {
 
 impl Rewriter {
     fn change(&mut self, change: Change) -> Result<(), PatchError> {
-        let Change { why, initializers, remove, add, rewire, replace, regions, release } = change;
+        let Change { why, initializers, remove, add, rewire, replace, regions, remove_if_unused } = change;
         let graph = &mut self.graph;
         let redefined = |value: &str| PatchError::Redefined { why: why.clone(), value: value.to_string() };
         let number = self.reasons.len();
@@ -130,7 +130,7 @@ impl Rewriter {
             self.reads.push((number, value));
             self.rewired.push((number, value, old));
         }
-        self.released.extend(release.into_iter().flat_map(|value| graph.release(value)));
+        self.released.extend(remove_if_unused.into_iter().flat_map(|value| graph.remove_if_unused(value)));
         self.reasons.push(why);
         Ok(())
     }

@@ -239,14 +239,14 @@ impl<'p, 'g> ChangeBuilder<'p, 'g> {
         ValueRef::added(self.patch.fresh(&format!("{}_{part}", self.prefix)))
     }
 
-    /// Takes a node out. What it read stays, see [`ChangeBuilder::release`].
+    /// Takes a node out. What it read stays, see [`ChangeBuilder::remove_if_unused`].
     pub fn remove(&mut self, id: NodeId) {
         self.change.remove.push(id);
     }
 
     /// Takes values out that nothing reads any more, and what only they were computed from.
-    pub fn release(&mut self, values: impl IntoIterator<Item = ValueId>) {
-        self.change.release.extend(values);
+    pub fn remove_if_unused(&mut self, values: impl IntoIterator<Item = ValueId>) {
+        self.change.remove_if_unused.extend(values);
     }
 
     /// Lets the node of this change that defines `value`, and nothing else, define `other` instead, and stand where the node `id`
@@ -273,7 +273,7 @@ impl<'p, 'g> ChangeBuilder<'p, 'g> {
             self.define_as(result, y, id);
         }
         self.remove(id);
-        self.release(old.reads());
+        self.remove_if_unused(old.reads());
         self.finish();
     }
 
@@ -298,7 +298,7 @@ impl<'p, 'g> ChangeBuilder<'p, 'g> {
         let name = self.patch.name(&value);
         self.patch.bypassed.insert(graph.value(result).name.clone(), name);
         self.remove(id);
-        self.release(node.reads());
+        self.remove_if_unused(node.reads());
         self.finish();
         true
     }

@@ -85,7 +85,7 @@ fn a_node_has_optional_inputs_several_outputs_and_the_place_of_another() {
     let clip = Op::standard("Clip", Vec::new());
     change.node(clip, [Some(high), None, Some(low)]).in_place_of(relu).defines([Some(y.into())]);
     change.remove(relu);
-    change.release(model.graph.node(relu).reads());
+    change.remove_if_unused(model.graph.node(relu).reads());
     change.finish();
     assert_eq!(
         nodes(small_model(), patch.finish()),

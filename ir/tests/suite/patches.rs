@@ -74,7 +74,7 @@ fn release_takes_what_only_the_value_was_computed_from() {
     let change = Change {
         add: vec![new_node("Own", "x", "own")],
         rewire: vec![(relu, 0, "own".to_string())],
-        release: released.clone(),
+        remove_if_unused: released.clone(),
         ..Change::new("test")
     };
     apply(&mut model, change).unwrap();
@@ -91,7 +91,7 @@ fn release_takes_what_only_the_value_was_computed_from() {
 fn release_leaves_what_is_still_read() {
     let mut model = small_model();
     let change = Change {
-        release: ["xw", "w", "y"].map(|name| model.graph.find(name).unwrap()).to_vec(),
+        remove_if_unused: ["xw", "w", "y"].map(|name| model.graph.find(name).unwrap()).to_vec(),
         ..Change::new("test")
     };
     apply(&mut model, change).unwrap();
@@ -108,7 +108,7 @@ fn what_the_file_says_of_values_goes_with_them() {
     let change = Change {
         add: vec![new_node("Own", "x", "own")],
         rewire: vec![(producer(&model, "y"), 0, "own".to_string())],
-        release: vec![model.graph.find("xw").unwrap()],
+        remove_if_unused: vec![model.graph.find("xw").unwrap()],
         ..Change::new("test")
     };
     apply(&mut model, change).unwrap();
@@ -216,7 +216,7 @@ fn the_name_of_a_constant_that_went_is_free_in_the_same_patch() {
     let gone = Change {
         add: vec![new_node("Own", "x", "own")],
         rewire: vec![(relu, 0, "own".to_string())],
-        release: vec![product],
+        remove_if_unused: vec![product],
         ..Change::new("gone")
     };
     let again = Change {

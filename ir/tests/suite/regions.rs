@@ -94,7 +94,7 @@ fn what_a_region_adds_goes_around_it_and_what_it_no_longer_reads_goes() {
         initializers: vec![("v".to_string(), Tensor::from_f32(&[2, 2], vec![0.0; 4]).unwrap())],
         remove: vec![product],
         add: vec![other],
-        release: vec![inner.graph.find("w").unwrap()],
+        remove_if_unused: vec![inner.graph.find("w").unwrap()],
         ..Change::new("other weights")
     };
     Patch { changes: vec![change], ..Patch::default() }.apply(&mut inner).unwrap();

@@ -24,7 +24,7 @@ pub(super) fn add(
         let scaled = tensor.to_f32()?.into_iter().map(|b| linear.beta * b).collect();
         let scaled = Tensor::from_f32_as(linear.dtype, &[linear.n], scaled)?;
         addend = change.constant(&format!("{}_bias", graph.value(y).name), scaled);
-        change.release([bias]);
+        change.remove_if_unused([bias]);
     }
     let add = change.op("Add", [product, addend]).in_place_of(id);
     add.named(format!("{}.bias", linear.layer)).defines([Some(y.into())]);

@@ -63,5 +63,5 @@ pub(super) fn detach(
         *weight = Some(operand);
     }
     change.add.extend(added);
-    change.release.extend(origin.iter().filter_map(|node| node.input(1)));
+    change.remove_if_unused.extend(origin.iter().filter_map(|node| node.input(1)));
 }

@@ -3,8 +3,8 @@
 use zqc_formats::{LowRank, QuantizedMatrix, relative_error};
 use zqc_solvers::{Correction, Gptq, HeldOut, Hessian, Metric, SolveError, lorc, rtn};
 
+use super::config::{Errors, LowRankConfig, LowRankMetric, QuantConfig, Solution};
 use super::gather::OutputResidual;
-use super::recipe::{Branch, BranchMetric, Errors, Recipe, Solution};
 use super::tokens::CalibrationTokens;
 use crate::record::{CalibrationRecord, HeldOutRecord};
 
@@ -23,18 +23,18 @@ impl<'t> Prepared<'t> {
     /// a few tokens lack says little of others.
     pub(super) fn new(
         tokens: &'t CalibrationTokens,
-        recipe: &Recipe,
+        config: &QuantConfig,
         corrects: bool,
     ) -> Result<Self, SolveError> {
         let hessian = tokens.hessian();
-        let gptq = match Gptq::new(hessian, recipe.gptq) {
+        let gptq = match Gptq::new(hessian, config.gptq) {
             Ok(gptq) => Some(gptq),
             Err(SolveError::NoTokens) => None,
             Err(error) => return Err(error),
         };
         let corrects = corrects && gptq.is_some() && tokens.held_out().is_none();
-        let metric = match recipe.branch {
-            Some(Branch { metric: BranchMetric::Activation, .. }) => Metric::activation(hessian),
+        let metric = match config.branch {
+            Some(LowRankConfig { metric: LowRankMetric::Activation, .. }) => Metric::activation(hessian),
             _ => Metric::plain(),
         };
         Ok(Self { tokens, gptq, correction: corrects.then(|| Correction::new(hessian)).transpose()?, metric })
@@ -103,7 +103,7 @@ impl<'a> Reference<'a> {
     }
 }
 
-impl Recipe {
+impl QuantConfig {
     /// Solves a weight. Where calibration tokens are few, GPTQ is taken only if its codes are better than those of rounding to
     /// nearest on the tokens that are held out.
     pub(super) fn solve(&self, weight: Weight, stats: LayerStats) -> Result<Solution, SolveError> {

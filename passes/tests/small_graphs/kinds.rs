@@ -150,7 +150,7 @@ impl Pass for Quantize<'_> {
             let inputs = operands::inputs(x, names, None);
             let name = linear.layer.clone();
             change.add.push(NewNode { name, op, inputs, ..NewNode::restore(graph, node) });
-            change.release.extend(node.input(port::WEIGHT));
+            change.remove_if_unused.extend(node.input(port::WEIGHT));
             patch.changes.push(change);
         }
         Ok(patch)

@@ -3,7 +3,7 @@ use zqc_ir::op::{QuantizedLinear, attribute, port};
 use zqc_ir::tensor::DataType::{self, Float, Float16};
 use zqc_ir::{Model, Op, Tensor};
 use zqc_passes::{
-    Canonicalize, Context, LowerPortable, Opset, PassError, QuantizeActivations, RaisePortable, Recipe,
+    Canonicalize, Context, LowerPortable, Opset, PassError, QuantConfig, QuantizeActivations, RaisePortable,
     Scope, Silent, SolveWeights, UpgradeOpset, run_in,
 };
 use zqc_solvers::{GptqOptions, Grouping, ScaleConstraint};
@@ -14,9 +14,9 @@ use crate::{assert_snapshot, run};
 /// The model with its layers quantized to E2M1 with a scale for every group and E4M3.
 pub fn w4a8(builder: Builder, group_size: usize) -> Model {
     let grouping = Grouping { group_size, constraint: ScaleConstraint::None, ..Default::default() };
-    let recipe = Recipe { gptq: GptqOptions { grouping, ..Default::default() }, ..Default::default() };
+    let config = QuantConfig { gptq: GptqOptions { grouping, ..Default::default() }, ..Default::default() };
     let mut model = builder.build();
-    let solve = SolveWeights { recipe };
+    let solve = SolveWeights { config };
     run(
         &[&Canonicalize::default(), &QuantizeActivations { format: ActivationFormat::E4M3 }, &solve],
         &mut model,

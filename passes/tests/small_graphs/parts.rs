@@ -2,7 +2,7 @@
 
 use zqc_ir::op::attribute::{int, ints};
 use zqc_ir::tensor::DataType;
-use zqc_passes::{Canonicalize, Recipe, Select, SolveWeights, SplitExperts};
+use zqc_passes::{Canonicalize, QuantConfig, Select, SolveWeights, SplitExperts};
 
 use crate::builder::{Builder, written};
 use crate::{assert_snapshot, run};
@@ -119,7 +119,7 @@ fn a_part_that_stays_in_float_is_taken_from_the_stack_again() {
 fn rounded(form: &Builder, keep: &[&str]) -> (Vec<String>, String) {
     let mut model = form.build();
     let keep = keep.iter().map(|regex| regex.parse().unwrap()).collect();
-    let solve = SolveWeights { recipe: Recipe::default() };
+    let solve = SolveWeights { config: QuantConfig::default() };
     let text = run(&[&Canonicalize::default(), &Select { keep, ..Select::default() }, &solve], &mut model);
     let graph = &model.graph;
     (graph.initializers().map(|(id, _)| graph.value(id).name.clone()).collect(), text)

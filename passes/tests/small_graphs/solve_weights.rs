@@ -3,8 +3,8 @@ use zqc_ir::op::attribute;
 use zqc_ir::tensor::DataType::Float;
 use zqc_ir::{Model, Op, Tensor};
 use zqc_passes::{
-    Branch, Calibration, Canonicalize, Checkpoints, Context, HessianSource, LayerRecord, Observer, Pass,
-    QuantizeActivations, Recipe, Solution, SolveWeights,
+    Calibration, Canonicalize, Checkpoints, Context, HessianSource, LayerRecord, LowRankConfig, Observer,
+    Pass, QuantConfig, QuantizeActivations, Solution, SolveWeights,
 };
 use zqc_runtime::{Array, Backend, Interpreter, backend};
 use zqc_solvers::{GptqOptions, Grouping, Hessian, ScaleConstraint};
@@ -72,32 +72,32 @@ impl Observer for Records {
     }
 }
 
-fn recipe(branch: Option<Branch>) -> Recipe {
+fn config(branch: Option<LowRankConfig>) -> QuantConfig {
     let grouping = Grouping { group_size: 16, ..Grouping::default() };
-    Recipe { gptq: GptqOptions { grouping, ..GptqOptions::default() }, branch }
+    QuantConfig { gptq: GptqOptions { grouping, ..GptqOptions::default() }, branch }
 }
 
 /// Quantizes the stream, activations included, calibrated on eight samples.
-fn solve(recipe: Recipe, hessian: HessianSource, propagation: f64) -> (Model, Vec<LayerRecord>) {
-    solve_after(&[&Canonicalize::default(), &E4M3], recipe, hessian, propagation)
+fn solve(config: QuantConfig, hessian: HessianSource, propagation: f64) -> (Model, Vec<LayerRecord>) {
+    solve_after(&[&Canonicalize::default(), &E4M3], config, hessian, propagation)
 }
 
 /// Runs these passes on the stream and then solves the weights, calibrated on eight samples.
 fn solve_after(
     passes: &[&dyn Pass],
-    recipe: Recipe,
+    config: QuantConfig,
     hessian: HessianSource,
     propagation: f64,
 ) -> (Model, Vec<LayerRecord>) {
     let (backend, samples) = (rten(), samples(8, 100));
     let calibration =
         Calibration { backend: backend.as_ref(), samples: &samples, hessian, propagation, checkpoints: None };
-    solve_by(passes, recipe, Some(&calibration))
+    solve_by(passes, config, Some(&calibration))
 }
 
 /// Quantizes the stream, calibrated on these samples; rounds it to nearest without any.
 fn solve_on(
-    recipe: Recipe,
+    config: QuantConfig,
     samples: &[Sample],
     checkpoints: Option<&dyn Checkpoints>,
 ) -> (Model, Vec<LayerRecord>) {
@@ -110,15 +110,15 @@ fn solve_on(
         checkpoints,
     };
     let calibration = (!samples.is_empty()).then_some(&calibration);
-    solve_by(&[&Canonicalize::default(), &E4M3], recipe, calibration)
+    solve_by(&[&Canonicalize::default(), &E4M3], config, calibration)
 }
 
 fn solve_by(
     passes: &[&dyn Pass],
-    recipe: Recipe,
+    config: QuantConfig,
     calibration: Option<&Calibration>,
 ) -> (Model, Vec<LayerRecord>) {
-    let solver = SolveWeights { recipe };
+    let solver = SolveWeights { config };
     let (mut model, mut records) = (stream().build(), Records::default());
     for &pass in passes.iter().chain([&(&solver as &dyn Pass)]) {
         let mut context = Context { calibration, ..Context::new(&mut records) };
@@ -156,17 +156,18 @@ fn codes_scales_and_branch_take_the_place_of_the_weight() {
         .output("y")
         .build();
     let grouping = Grouping { group_size: 4, ..Grouping::default() };
-    let branch = Branch { rank: 2, ..Branch::default() };
-    let recipe = Recipe { gptq: GptqOptions { grouping, ..GptqOptions::default() }, branch: Some(branch) };
-    let text = run(&[&Canonicalize::default(), &E4M3, &SolveWeights { recipe }], &mut model);
+    let branch = LowRankConfig { rank: 2, ..LowRankConfig::default() };
+    let config =
+        QuantConfig { gptq: GptqOptions { grouping, ..GptqOptions::default() }, branch: Some(branch) };
+    let text = run(&[&Canonicalize::default(), &E4M3, &SolveWeights { config }], &mut model);
     assert_snapshot("solve_weights", "rtn_with_branch", &text);
 }
 
 #[test]
 fn a_branch_lowers_the_error_and_rounds_lower_it_further() {
-    let branch = |rounds| Branch { rank: 4, rounds, ..Branch::default() };
+    let branch = |rounds| LowRankConfig { rank: 4, rounds, ..LowRankConfig::default() };
     let solved = [None, Some(branch(1)), Some(branch(3))];
-    let solved = solved.map(|branch| solve(recipe(branch), HessianSource::Quantized, 0.0));
+    let solved = solved.map(|branch| solve(config(branch), HessianSource::Quantized, 0.0));
     for record in solved.iter().flat_map(|(_, records)| records) {
         let before = record.coding.branch.and_then(|branch| branch.output_error_before);
         assert!(before.is_none_or(|before| record.output_error.unwrap() < before), "{record:?}");
@@ -180,7 +181,7 @@ fn a_branch_lowers_the_error_and_rounds_lower_it_further() {
 
 #[test]
 fn propagation_lowers_the_error_of_the_model_not_of_the_layers() {
-    let [alone, shared] = [0.0, 0.5].map(|share| solve(recipe(None), HessianSource::Quantized, share));
+    let [alone, shared] = [0.0, 0.5].map(|share| solve(config(None), HessianSource::Quantized, share));
     let (alone, shared) = (output_error(&alone.0), output_error(&shared.0));
     assert!(shared < 0.9 * alone, "{shared}, without {alone}");
 }
@@ -189,7 +190,7 @@ fn propagation_lowers_the_error_of_the_model_not_of_the_layers() {
 fn the_first_layer_has_nothing_to_make_up_for() {
     // Its input is the model's, and is not quantized here.
     let [alone, shared] = [0.0, 1.0].map(|share| {
-        solve_after(&[&Canonicalize::default()], recipe(None), HessianSource::Quantized, share).1
+        solve_after(&[&Canonicalize::default()], config(None), HessianSource::Quantized, share).1
     });
     assert_eq!(alone.len(), 7);
     for (at, (alone, shared)) in alone.iter().zip(&shared).enumerate() {
@@ -199,12 +200,12 @@ fn the_first_layer_has_nothing_to_make_up_for() {
 
 #[test]
 fn hessians_of_the_float_model_are_those_of_its_activations() {
-    let (_, records) = solve(recipe(None), HessianSource::Float, 0.5);
+    let (_, records) = solve(config(None), HessianSource::Float, 0.5);
     let mut hessian = Hessian::new(WIDTH);
     samples(8, 100).iter().for_each(|sample| hessian.accumulate(sample[0].1.as_f32().unwrap()));
     let weight = noise(WIDTH * WIDTH, 0).into_iter().map(|w| 0.25 * w).collect::<Vec<_>>();
     let rows = zqc_formats::transpose(&weight, WIDTH, WIDTH);
-    let solved = zqc_solvers::Gptq::new(&hessian, recipe(None).gptq).unwrap().solve(&rows, WIDTH).unwrap();
+    let solved = zqc_solvers::Gptq::new(&hessian, config(None).gptq).unwrap().solve(&rows, WIDTH).unwrap();
     assert_eq!(records[0].weight_error, solved.relative_error(&rows));
 }
 
@@ -227,7 +228,7 @@ fn a_shared_weight_is_solved_once() {
         propagation: 0.5,
         checkpoints: None,
     };
-    let solver = SolveWeights { recipe: recipe(Some(Branch::default())) };
+    let solver = SolveWeights { config: config(Some(LowRankConfig::default())) };
     for pass in [&Canonicalize::default() as &dyn Pass, &E4M3, &solver] {
         let mut context = Context { calibration: Some(&calibration), ..Context::new(&mut records) };
         zqc_passes::run_in(pass, &mut model, &mut context).unwrap();
@@ -254,7 +255,7 @@ fn one_initializer_may_become_several_weights() {
         .output("c")
         .build();
     let original = model.graph.constant(model.graph.find("w").unwrap()).unwrap().to_f32().unwrap();
-    run(&[&Canonicalize::default(), &SolveWeights { recipe: recipe(None) }], &mut model);
+    run(&[&Canonicalize::default(), &SolveWeights { config: config(None) }], &mut model);
     let weight = |y: &str| {
         let graph = &model.graph;
         let id = graph.producer(graph.find(y).unwrap()).unwrap();
@@ -271,10 +272,10 @@ fn one_initializer_may_become_several_weights() {
 /// GPTQ fits its updates to the tokens that it sees: on others it must not be worse than rounding, which sees none.
 #[test]
 fn few_tokens_do_no_harm() {
-    for branch in [None, Some(Branch { rank: 4, ..Branch::default() })] {
-        let rounded = output_error(&solve_on(recipe(branch), &[], None).0);
+    for branch in [None, Some(LowRankConfig { rank: 4, ..LowRankConfig::default() })] {
+        let rounded = output_error(&solve_on(config(branch), &[], None).0);
         for [count, length] in [[1, 1], [1, 9], [1, 24], [24, 1], [3, 16], [1, 64], [2, 47], [12, 7]] {
-            let (model, records) = solve_on(recipe(branch), &tokens(count, length, 100), None);
+            let (model, records) = solve_on(config(branch), &tokens(count, length, 100), None);
             let error = output_error(&model);
             assert!(
                 error < 1.05 * rounded,
@@ -290,7 +291,7 @@ fn few_tokens_do_no_harm() {
                 assert_eq!(record.output_error.is_some(), held_out.is_some());
             }
         }
-        let many = output_error(&solve_on(recipe(branch), &tokens(3, 64, 100), None).0);
+        let many = output_error(&solve_on(config(branch), &tokens(3, 64, 100), None).0);
         assert!(many < 0.9 * rounded, "192 tokens: {many}, rounded to nearest {rounded}");
     }
 }
@@ -304,8 +305,8 @@ fn features_without_a_token_are_rounded() {
         x.chunks_mut(WIDTH).for_each(|token| token[..20].fill(0.0));
         *array = Array::new(array.shape.clone(), x).unwrap();
     }
-    let rounded = output_error(&solve_on(recipe(None), &[], None).0);
-    let (model, records) = solve_on(recipe(None), &dead, None);
+    let rounded = output_error(&solve_on(config(None), &[], None).0);
+    let (model, records) = solve_on(config(None), &dead, None);
     let error = output_error(&model);
     // The layers behind are calibrated on other activations; with the weights lost, the first layer alone would lose 0.6.
     assert!(error < 1.25 * rounded, "{error}, rounded to nearest {rounded}");
@@ -328,7 +329,7 @@ fn solutions_are_kept_with_what_is_known_of_them() {
         }
     }
     let (samples, kept) = (samples(1, 100), Kept(Default::default()));
-    let run = || solve_on(recipe(Some(Branch::default())), &samples, Some(&kept));
+    let run = || solve_on(config(Some(LowRankConfig::default())), &samples, Some(&kept));
     let (first, second) = (run(), run());
     assert_eq!(first.0.to_string(), second.0.to_string());
     let known = |records: &[LayerRecord]| -> Vec<_> {
@@ -346,8 +347,8 @@ fn eight_bits_and_no_constraint_are_close_to_the_float_model() {
         group_size: 0,
         ..Grouping::default()
     };
-    let recipe = Recipe { gptq: GptqOptions { grouping, ..GptqOptions::default() }, branch: None };
-    let (model, _) = solve(recipe, HessianSource::Quantized, 0.5);
+    let config = QuantConfig { gptq: GptqOptions { grouping, ..GptqOptions::default() }, branch: None };
+    let (model, _) = solve(config, HessianSource::Quantized, 0.5);
     let error = output_error(&model);
     assert!(error < 0.08, "{error}");
 }

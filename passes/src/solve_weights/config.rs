@@ -8,20 +8,20 @@ use crate::record::{BranchRecord, CalibrationRecord, Coding};
 
 /// How weights are solved.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Recipe {
+pub struct QuantConfig {
     /// What the weights become, and what GPTQ needs besides. Rounding to nearest reads the grouping only.
     pub gptq: GptqOptions,
     /// The low-rank branch beside the codes.
-    pub branch: Option<Branch>,
+    pub branch: Option<LowRankConfig>,
 }
 
 /// A low-rank branch on what the codes lose (LoRC, Yao et al., arXiv 2303.08302).
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Branch {
+pub struct LowRankConfig {
     /// Its rank.
     pub rank: usize,
     /// What it repairs.
-    pub metric: BranchMetric,
+    pub metric: LowRankMetric,
     /// Number format of its factors.
     pub factors: FactorFormat,
     /// How often codes and branch are solved in turn: 1 solves the branch once, on the codes' error; each further round
@@ -29,17 +29,17 @@ pub struct Branch {
     pub rounds: usize,
 }
 
-impl Default for Branch {
+impl Default for LowRankConfig {
     /// Rank 8 in E4M3 on the layer's output, two rounds.
     fn default() -> Self {
-        Self { rank: 8, metric: BranchMetric::default(), factors: FactorFormat::E4M3, rounds: 2 }
+        Self { rank: 8, metric: LowRankMetric::default(), factors: FactorFormat::E4M3, rounds: 2 }
     }
 }
 
 /// What a low-rank branch repairs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
-pub enum BranchMetric {
+pub enum LowRankMetric {
     /// The weight, as the paper.
     Plain,
     /// The output on the calibration data; without data, the weight.
