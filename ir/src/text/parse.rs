@@ -1,5 +1,6 @@
 //! Models and functions from text.
 
+mod attributes;
 mod graph;
 
 use std::path::Path;
@@ -88,7 +89,7 @@ impl Parser<'_> {
         }
         if self.lexer.takes_word("defaults") {
             self.lexer.expect("(")?;
-            function.attribute_proto = self.list(")", |parser| parser.attribute(&mut 0))?;
+            function.attribute_proto = self.list(")", Self::attribute)?;
         }
         if self.lexer.takes_word("imports") {
             function.opset_import = self.imports()?;

@@ -1,17 +1,14 @@
 //! Graphs, nodes and attributes from text.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use prost::Message;
 
 use crate::onnx::OwnOperators;
-use crate::onnx::proto::{
-    AttributeProto, GraphProto, NodeProto, StringStringEntryProto, TensorProto, ValueInfoProto,
-    attribute_proto::AttributeType,
-};
+use crate::onnx::proto::{GraphProto, NodeProto, StringStringEntryProto, TensorProto, ValueInfoProto};
 use crate::text::constant::{self, Splats};
 use crate::text::lex::{Lexer, ParseError, Token};
-use crate::text::words::{KINDS, OWN, is_list};
+use crate::text::words::OWN;
 use crate::text::{operators, types};
 
 /// What stands between the braces of a graph or a function.
@@ -25,11 +22,13 @@ pub(super) struct Block {
 /// Reads text.
 pub(crate) struct Parser<'a> {
     pub(super) lexer: Lexer<'a>,
-    splats: Splats,
+    pub(super) splats: Splats,
     /// Our own operators so far.
     pub(super) own: OwnOperators,
     /// The way to what is read, see [`OwnOperators`]; none in a function, which has no operators of ours.
     pub(super) way: Option<Vec<usize>>,
+    /// How many graphs the attributes so far of a node hold.
+    pub(super) graphs: usize,
     /// How many graphs are open.
     depth: usize,
 }
@@ -37,7 +36,7 @@ pub(crate) struct Parser<'a> {
 impl<'a> Parser<'a> {
     pub fn new(text: &'a str) -> Self {
         let (splats, own) = (Splats::default(), OwnOperators::new());
-        Self { lexer: Lexer::new(text), splats, own, way: Some(Vec::new()), depth: 0 }
+        Self { lexer: Lexer::new(text), splats, own, way: Some(Vec::new()), graphs: 0, depth: 0 }
     }
 
     /// The graph behind the word `graph`.
@@ -111,7 +110,7 @@ impl<'a> Parser<'a> {
         Ok(tensor)
     }
 
-    fn tensor_type(&mut self, tensor: &mut TensorProto) -> Result<(), ParseError> {
+    pub(super) fn tensor_type(&mut self, tensor: &mut TensorProto) -> Result<(), ParseError> {
         let dtype = match self.lexer.token() {
             Token::Word(word) => types::data_type(word),
             _ => None,
@@ -195,8 +194,9 @@ impl<'a> Parser<'a> {
         self.lexer.expect("(")?;
         node.input = self.list(")", |parser| Ok(parser.optional_value()?.unwrap_or_default()))?;
         if self.lexer.takes("{") {
-            let mut graphs = 0;
-            node.attribute = self.list("}", |parser| parser.attribute(&mut graphs))?;
+            let graphs = std::mem::take(&mut self.graphs);
+            node.attribute = self.list("}", Self::attribute)?;
+            self.graphs = graphs;
         }
         if let Token::At(name) = self.lexer.token() {
             node.name = Some(name.to_string());
@@ -228,159 +228,17 @@ impl<'a> Parser<'a> {
         Ok((None, Some(first).filter(|_| !is_nameless)))
     }
 
-    /// An attribute of a node that has so many graphs in those before it.
-    pub(super) fn attribute(&mut self, graphs_before: &mut usize) -> Result<AttributeProto, ParseError> {
-        let name = if self.lexer.takes_word("_") { None } else { Some(self.word_or_string("an attribute")?) };
-        let graphs = *graphs_before;
-        let mut attribute = AttributeProto::default();
-        if self.lexer.takes("=") {
-            attribute = self.attribute_value(graphs_before)?;
-        }
-        attribute.name = name;
-        self.rest(&mut attribute)?;
-        *graphs_before = graphs + attribute.g.iter().chain(&attribute.graphs).count();
-        Ok(attribute)
-    }
-
-    fn attribute_value(&mut self, graphs_before: &mut usize) -> Result<AttributeProto, ParseError> {
-        if let Token::Word(word) = self.lexer.token()
-            && let Some(&(kind, _)) = KINDS.iter().find(|(_, known)| known == word)
-        {
-            self.lexer.next();
-            if is_list(kind) && self.lexer.takes("[") {
-                self.lexer.expect("]")?;
-                return Ok(of_kind(kind));
-            }
-            match (self.lexer.token(), kind) {
-                (Token::At(_), _) => {}
-                (_, AttributeType::Graph | AttributeType::TypeProto) => {
-                    return self.item_of(kind, graphs_before);
-                }
-                _ => return Err(self.lexer.unexpected(if is_list(kind) { "[ or @" } else { "@" })),
-            }
-            return Ok(AttributeProto { r#type: Some(kind as i32), ..self.reference()? });
-        }
-        if matches!(self.lexer.token(), Token::At(_)) {
-            return self.reference();
-        }
-        if !self.lexer.takes("[") {
-            return self.item(graphs_before);
-        }
-        let place = self.lexer.place();
-        let items = self.list("]", |parser| parser.item(graphs_before))?;
-        let kinds: HashSet<i32> = items.iter().filter_map(|item| item.r#type).collect();
-        let mut list = AttributeProto::default();
-        for AttributeProto { f, i, s, t, g, tp, .. } in items {
-            list.floats.extend(f);
-            list.ints.extend(i);
-            list.strings.extend(s);
-            list.tensors.extend(t);
-            list.graphs.extend(g);
-            list.type_protos.extend(tp);
-        }
-        let kind = match kinds.iter().next().and_then(|&kind| AttributeType::try_from(kind).ok()) {
-            _ if kinds.len() != 1 => {
-                let rule =
-                    "a list has values of one kind, and at least one; an empty one is ints [], floats [] ...";
-                return Err(self.lexer.error_at(place, rule));
-            }
-            Some(AttributeType::Float) => AttributeType::Floats,
-            Some(AttributeType::Int) => AttributeType::Ints,
-            Some(AttributeType::String) => AttributeType::Strings,
-            Some(AttributeType::Tensor) => AttributeType::Tensors,
-            Some(AttributeType::Graph) => AttributeType::Graphs,
-            _ => AttributeType::TypeProtos,
-        };
-        Ok(AttributeProto { r#type: Some(kind as i32), ..list })
-    }
-
-    fn reference(&mut self) -> Result<AttributeProto, ParseError> {
-        let Token::At(name) = self.lexer.next() else { return Err(self.lexer.unexpected("@")) };
-        Ok(AttributeProto { ref_attr_name: Some(name.into_owned()), ..Default::default() })
-    }
-
-    /// A value that is no list.
-    fn item(&mut self, graphs_before: &mut usize) -> Result<AttributeProto, ParseError> {
-        match self.lexer.token() {
-            Token::Word("graph") => {
-                self.lexer.next();
-                self.item_of(AttributeType::Graph, graphs_before)
-            }
-            Token::Word("type") => {
-                self.lexer.next();
-                self.item_of(AttributeType::TypeProto, graphs_before)
-            }
-            Token::Word("inf" | "nan") => self.item_of(AttributeType::Float, graphs_before),
-            Token::Number(text) => {
-                let is_float =
-                    text.starts_with("0x") || text.contains(['.', 'e', 'E']) || text.ends_with("inf");
-                self.item_of(if is_float { AttributeType::Float } else { AttributeType::Int }, graphs_before)
-            }
-            Token::Quoted(_) => self.item_of(AttributeType::String, graphs_before),
-            Token::Word(_) | Token::Value(_) => self.item_of(AttributeType::Tensor, graphs_before),
-            _ => Err(self.lexer.unexpected("the value of an attribute")),
-        }
-    }
-
-    fn item_of(
-        &mut self,
-        kind: AttributeType,
-        graphs_before: &mut usize,
-    ) -> Result<AttributeProto, ParseError> {
-        let mut item = of_kind(kind);
-        match kind {
-            AttributeType::Graph => {
-                self.step_into(*graphs_before);
-                *graphs_before += 1;
-                item.g = Some(self.graph()?);
-                self.step_back();
-            }
-            AttributeType::TypeProto => item.tp = Some(types::parse(&mut self.lexer)?),
-            AttributeType::Float => item.f = Some(self.float()?),
-            AttributeType::Int => item.i = Some(self.lexer.number("an integer of 64 bits")?),
-            AttributeType::String => {
-                if let Token::Quoted(bytes) = self.lexer.next() {
-                    item.s = Some(bytes.into_owned());
-                }
-            }
-            _ => {
-                let mut tensor = TensorProto::default();
-                if matches!(self.lexer.token(), Token::Value(_)) {
-                    tensor.name = Some(self.value()?);
-                    self.lexer.expect(":")?;
-                }
-                self.tensor_type(&mut tensor)?;
-                constant::parse_payload(&mut self.lexer, &mut tensor, &mut self.splats)?;
-                self.rest(&mut tensor)?;
-                item.t = Some(tensor);
-            }
-        }
-        Ok(item)
-    }
-
     /// Goes on to a node of a graph, or to a region of a node.
-    fn step_into(&mut self, place: usize) {
+    pub(super) fn step_into(&mut self, place: usize) {
         if let Some(way) = &mut self.way {
             way.push(place);
         }
     }
 
-    fn step_back(&mut self) {
+    pub(super) fn step_back(&mut self) {
         if let Some(way) = &mut self.way {
             way.pop();
         }
-    }
-
-    fn float(&mut self) -> Result<f32, ParseError> {
-        let digits = match self.lexer.token() {
-            Token::Number(text) => text.strip_prefix("0x"),
-            _ => None,
-        };
-        let Some(digits) = digits else { return self.lexer.number("a float") };
-        let bits = u32::from_str_radix(digits, 16);
-        let bits = bits.map_err(|_| self.lexer.unexpected("the 32 bits of a float"))?;
-        self.lexer.next();
-        Ok(f32::from_bits(bits))
     }
 
     pub(super) fn metadata(&mut self) -> Result<Vec<StringStringEntryProto>, ParseError> {
@@ -424,8 +282,4 @@ impl<'a> Parser<'a> {
         }
         Ok(items)
     }
-}
-
-fn of_kind(kind: AttributeType) -> AttributeProto {
-    AttributeProto { r#type: Some(kind as i32), ..Default::default() }
 }
