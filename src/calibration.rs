@@ -217,8 +217,7 @@ pub(crate) fn logits_output(model: &Model, vocabulary: usize) -> Option<zqc_ir::
         return Some(id);
     }
     graph.outputs().iter().copied().find(|&id| {
-        let spec = graph.value(id).info.as_ref().and_then(|info| InputSpec::of_input(info).ok());
-        spec.is_some_and(|spec| {
+        InputSpec::of_value(graph, id).is_ok_and(|spec| {
             let float = matches!(spec.data_type, DataType::Float | DataType::Float16 | DataType::Bfloat16);
             let width = spec.shape.as_ref().and_then(|dims| dims.last());
             float && matches!(width, Some(Dimension::Fixed(width)) if *width == vocabulary)

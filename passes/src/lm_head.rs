@@ -85,7 +85,7 @@ impl<'g> Heads<'g> {
 
 /// The inputs that take token ids.
 pub(crate) fn tokens(graph: &Graph) -> Vec<ValueId> {
-    let spec = |id: ValueId| InputSpec::of_input(graph.value(id).info.as_ref()?).ok();
+    let spec = |id: ValueId| InputSpec::of_value(graph, id).ok();
     let specs: Vec<InputSpec> = graph.given().filter_map(spec).collect();
     token_inputs(&specs).into_iter().filter_map(|spec| graph.find(&spec.name)).collect()
 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use zqc_ir::onnx::proto::ValueInfoProto;
 use zqc_ir::onnx::proto::tensor_proto::DataType;
 
 use crate::array::{Array, ArrayData, ArrayError, element_count};
@@ -88,19 +87,18 @@ where
     Some((0..blocks).flat_map(block).copied().collect::<Vec<T>>().into())
 }
 
-/// What a stack of no arrays along `axis` is, each of which is declared as `part`: without elements, dimensions that are not
+/// What a stack of no arrays along `axis` is, each of which is what `part` declares: without elements, dimensions that are not
 /// declared 0.
 ///
 /// # Errors
 /// When arrays of the declared type have no host form.
-pub(crate) fn empty_stack(part: Option<&ValueInfoProto>, axis: i64) -> Result<Array, ArrayError> {
-    let spec = part.and_then(|info| InputSpec::of_input(info).ok());
-    let dtype = spec.as_ref().map_or(DataType::Float, |spec| spec.data_type);
+pub(crate) fn empty_stack(part: Option<InputSpec>, axis: i64) -> Result<Array, ArrayError> {
+    let dtype = part.as_ref().map_or(DataType::Float, |part| part.data_type);
     let extent = |dimension: &Dimension| match dimension {
         Dimension::Fixed(extent) => *extent,
         Dimension::Symbolic(_) => 0,
     };
-    let mut shape: Vec<usize> = spec.and_then(|spec| spec.shape).iter().flatten().map(extent).collect();
+    let mut shape: Vec<usize> = part.and_then(|spec| spec.shape).iter().flatten().map(extent).collect();
     shape.insert(resolve(axis, shape.len() + 1).unwrap_or(0), 0);
     Array::from_le_bytes(dtype, shape, &[])
 }

@@ -155,7 +155,7 @@ impl Outputs {
 
 /// What `graph` declares of an output.
 fn declared(graph: &Graph, output: &str) -> Option<InputSpec> {
-    InputSpec::of_input(graph.value(graph.find(output)?).info.as_ref()?).ok()
+    InputSpec::of_value(graph, graph.find(output)?).ok()
 }
 
 /// Type and shape of an array, in words.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 
+use prost::Message;
 use zqc_ir::onnx::proto::ModelProto;
 use zqc_ir::onnx::proto::tensor_proto::DataType;
 
@@ -17,6 +18,13 @@ pub struct Subgraph {
     pub model: ModelProto,
     /// The element types of inputs that are declared without one, as far as the model that it is a part of tells.
     pub types: HashMap<String, DataType>,
+}
+
+impl Subgraph {
+    /// The part as the content of an ONNX file, of up to protobuf's limit of 2 GB.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.model.encode_to_vec()
+    }
 }
 
 impl From<ModelProto> for Subgraph {

@@ -7,6 +7,7 @@ use zqc_ir::Graph;
 use super::kind::{Kind, Scan};
 use super::operator::{Control, RegionResult};
 use crate::array::Array;
+use crate::inputs::InputSpec;
 use crate::interpreter::{ControlOperator, Live};
 use crate::run_error::RunError;
 use crate::sessions::{LoadedRegions, Sessions};
@@ -163,8 +164,8 @@ impl Run<'_, '_, '_> {
         let control = self.control;
         let Some(first) = parts.first() else {
             let graph = control.body()?.interpreter.graph();
-            let info = graph.outputs().get(at).and_then(|&output| graph.value(output).info.as_ref());
-            return empty_stack(info, axis).map_err(|error| control.fail(error.to_string()));
+            let part = graph.outputs().get(at).and_then(|&output| InputSpec::of_value(graph, output).ok());
+            return empty_stack(part, axis).map_err(|error| control.fail(error.to_string()));
         };
         let misfit = || {
             control.fail(format!(

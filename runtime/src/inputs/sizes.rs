@@ -61,9 +61,7 @@ impl InputSpec {
     /// [`InputError::NotATensor`].
     pub fn of_graph(graph: &Graph) -> Result<Vec<Self>, InputError> {
         let input = |id| {
-            let value = graph.value(id);
-            let info = value.info.as_ref().ok_or_else(|| InputError::NotATensor { name: value.name.clone() });
-            let mut spec = Self::of_input(info?)?;
+            let mut spec = Self::of_value(graph, id)?;
             if let Some(dims) = &mut spec.shape {
                 fix(graph, id, dims);
             }
@@ -141,7 +139,7 @@ fn rotated_width(graph: &Graph, attention: &Attention, node: &Node, proto: &Node
 
 /// The dimensions that a value is declared with.
 fn declared(graph: &Graph, value: ValueId) -> Option<Vec<Dimension>> {
-    InputSpec::of_input(graph.value(value).info.as_ref()?).ok()?.shape
+    InputSpec::of_value(graph, value).ok()?.shape
 }
 
 /// The last dimension of a value: declared, that of a constant, or what the node behind it makes.

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use zqc_ir::onnx::proto::ValueInfoProto;
 use zqc_ir::onnx::proto::tensor_proto::DataType;
 use zqc_ir::types::{Dim, Type};
+use zqc_ir::{Graph, ValueId};
 
 use super::error::InputError;
 use crate::array::Array;
@@ -57,15 +57,17 @@ impl fmt::Display for InputSpec {
 }
 
 impl InputSpec {
-    /// The input that `input` declares.
+    /// What the model declares of a value, as of an input.
     ///
     /// # Errors
     /// [`InputError::NotATensor`].
-    pub fn of_input(input: &ValueInfoProto) -> Result<Self, InputError> {
-        let declared = input.r#type.as_ref().map(Type::from_proto).unwrap_or_default();
-        let not_a_tensor = || InputError::NotATensor { name: input.name().into() };
+    pub fn of_value(graph: &Graph, value: ValueId) -> Result<Self, InputError> {
+        let value = graph.value(value);
+        let declared = value.info.as_ref().and_then(|info| info.r#type.as_ref());
+        let declared = declared.map(Type::from_proto).unwrap_or_default();
+        let not_a_tensor = || InputError::NotATensor { name: value.name.clone() };
         Ok(Self {
-            name: input.name().into(),
+            name: value.name.clone(),
             data_type: declared.dtype.ok_or_else(not_a_tensor)?,
             shape: declared.shape.map(|dims| dims.iter().map(Dimension::of).collect()),
         })
