@@ -212,3 +212,50 @@ fn a_second_run_quantizes_the_rest() {
     assert!((second / once - 1.0).abs() < 0.01, "in two runs {second}, in one {once}");
     assert!((text.by_zqc(&folder.path().join("second.onnx")) / second - 1.0).abs() < 3e-3);
 }
+
+/// The measures of `zqc eval --reference` against NumPy's on what ONNX Runtime computes.
+#[test]
+#[ignore = "needs Python with ONNX Runtime: tests/run"]
+fn a_model_is_compared_with_a_reference() {
+    let python = python();
+    let folder = tempfile::tempdir().unwrap();
+    let (float, output) = (tiny("model.onnx"), folder.path().join("w4.onnx"));
+    // Float activations: else the order of additions decides how some are rounded.
+    compile(&output, &["--method", "rtn", "--activations", "none", "--head", "float"]);
+    let (text, tokenizer, window, tokens) = (tiny("heldout.txt"), tiny("tokenizer.json"), "256", "5120");
+    let paths = [output.as_os_str(), float.as_os_str(), text.as_os_str(), tokenizer.as_os_str()];
+    let theirs =
+        script(&python, "divergence.py", paths.into_iter().chain([window.as_ref(), tokens.as_ref()]));
+    let theirs: serde_json::Value = serde_json::from_str(&theirs).unwrap();
+    let eval = |model: &Path, reference: &Path| -> serde_json::Value {
+        let paths = ["eval".as_ref(), model.as_os_str(), "--reference".as_ref(), reference.as_os_str()];
+        let text = ["--text".as_ref(), text.as_os_str(), "--tokenizer".as_ref(), tokenizer.as_os_str()];
+        let options = ["--window", window, "--max-tokens", tokens, "--json"].map(|option| option.as_ref());
+        serde_json::from_str(&zqc_ok(paths.into_iter().chain(text).chain(options))).unwrap()
+    };
+    let ours = eval(&output, &float);
+    let inspected = zqc_ok(["inspect".as_ref(), output.as_os_str(), "--json".as_ref()]);
+    let inspected: serde_json::Value = serde_json::from_str(&inspected).unwrap();
+    assert_eq!(ours["bits_per_weight"], inspected["bits_per_weight"]);
+    let ours = &ours["comparison"];
+    for path in [
+        "/perplexity",
+        "/ln_ratio/mean",
+        "/ln_ratio/error",
+        "/kl/mean",
+        "/kl/error",
+        "/kl/median",
+        "/kl/percentile_99",
+        "/kl/percentile_99_9",
+        "/kl/max",
+        "/same_top/mean",
+        "/same_top/error",
+        "/rms_probability_change",
+    ] {
+        let [theirs, ours] =
+            [&theirs, ours].map(|json| json.pointer(path).and_then(|x| x.as_f64()).expect(path));
+        assert!((theirs / ours - 1.0).abs() < 2e-3, "{path}: NumPy {theirs}, zqc eval {ours}");
+    }
+    let itself = &eval(&float, &float)["comparison"];
+    assert_eq!((itself["kl"]["max"].as_f64(), itself["same_top"]["mean"].as_f64()), (Some(0.0), Some(1.0)));
+}

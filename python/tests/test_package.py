@@ -198,6 +198,8 @@ class Others(Folder):
         found = zqc.evaluate(MODEL, text, window=128, max_tokens=512, progress=lambda *event: told.append(event))
         self.assertLess(found["perplexity"], 60)
         self.assertEqual(found["window"], 128)
+        compared = zqc.evaluate(MODEL, text, window=128, max_tokens=512, reference=MODEL)
+        self.assertEqual(compared["comparison"]["kl"]["max"], 0)
         inspected = zqc.inspect(MODEL)
         self.assertEqual(len(inspected["linears"]), 36)
         with self.assertRaisesRegex(zqc.InputError, "missing"):

@@ -98,7 +98,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Perplexity of a model on a text file: `perplexity`, `nll`, `tokens`, `window` and others.
 
-    Options are those of `zqc eval`: `window`, `max_tokens`, `bos`, `backend`, `threads`.
+    Options are those of `zqc eval`: `reference`, another model to compare it with, whose measures are in `comparison`; `window`,
+    `max_tokens`, `bos`, `backend`, `threads`.
     """
     arguments = _keywords.arguments("evaluate", {"text": text, "tokenizer": tokenizer, **options})
     use_onnxruntime()

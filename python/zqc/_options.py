@@ -11,6 +11,7 @@ Words = str | Sequence[str]
 class EvaluateOptions(TypedDict, total=False):
     """Options of `zqc.evaluate`; None is as if it were not given."""
 
+    reference: Path | None
     window: int | None
     max_tokens: int | None
     bos: int | None

@@ -1,4 +1,4 @@
-//! `zqc eval MODEL --text FILE [--tokenizer FILE]`: perplexity.
+//! `zqc eval MODEL --text FILE [--tokenizer FILE] [--reference MODEL]`: perplexity, and how far a model is from another one.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -8,17 +8,21 @@ use clap::Args;
 use super::progress::Bar;
 use super::{json, print, set_threads};
 use crate::options::parse::{positive, threads};
-use crate::{Error, Evaluation, Perplexity, evaluate, find_model, find_tokenizer};
+use crate::{Comparison, Error, Evaluation, Perplexity, evaluate, find_model, find_tokenizer};
 
-/// Perplexity.
+/// Perplexity of a model on a text.
 #[derive(Args)]
 pub struct Arguments {
     /// The model: any ONNX language model, or one that zqc wrote, or a folder with one, or a .zir file
     model: PathBuf,
+    /// Compare with this model, as the float one that the model was made of: paired, by tokens
+    #[arg(long, value_name = "MODEL")]
+    reference: Option<PathBuf>,
     /// The text
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
-    /// The model's tokenizer.json [default: the one beside the model, or one folder above]
+    /// The model's tokenizer.json [default: the one beside the model, or one folder above; else that of
+    /// the reference]
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
     /// Tokens of a window [default: 2048, or what the model takes]
@@ -52,10 +56,12 @@ impl Arguments {
         progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Perplexity, Error> {
         let model = find_model(&self.model)?;
+        let reference = self.reference.as_ref().map(|path| find_model(path)).transpose()?;
         let tokenizer = match &self.tokenizer {
             Some(tokenizer) => tokenizer.clone(),
             None => {
-                let beside = find_tokenizer(&model).ok_or_else(|| {
+                let models = [Some(&model), reference.as_ref()].into_iter().flatten();
+                let beside = models.filter_map(|model| find_tokenizer(model)).next().ok_or_else(|| {
                     let reason =
                         "no tokenizer.json lies beside the model or one folder above; give it with --tokenizer";
                     Error::Usage(format!("{}: {reason}", self.model.display()))
@@ -66,6 +72,7 @@ impl Arguments {
         };
         let evaluation = Evaluation {
             model: &model,
+            reference: reference.as_deref(),
             text: &self.text,
             tokenizer: &tokenizer,
             window: self.window,
@@ -93,8 +100,42 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
     if arguments.json {
         return print(&json(&result)?);
     }
-    print(&format!(
-        "perplexity {:.4} over {} tokens in windows of {} ({:.4} nats a token)",
-        result.perplexity, result.tokens, result.window, result.nll
-    ))
+    print(&summary(&result))
+}
+
+/// The result for a reader, without the last line's end.
+fn summary(result: &Perplexity) -> String {
+    let Perplexity { perplexity, tokens, window, nll, .. } = result;
+    let mut text = format!(
+        "perplexity {perplexity:.4} over {tokens} tokens in windows of {window} ({nll:.4} nats a token)"
+    );
+    let Some(Comparison { reference, perplexity, ln_ratio, kl, same_top, rms_probability_change }) =
+        &result.comparison
+    else {
+        return text;
+    };
+    if let Some(bits) = result.bits_per_weight {
+        text += &format!("\nbits per weight      {bits:.3}");
+    }
+    let ratio = (ln_ratio.mean.exp_m1() * 100.0, ln_ratio.error * 100.0);
+    text += &format!("\nreference            {perplexity:.4}, {reference}");
+    text += &format!(
+        "\nln ratio             {:.5} +- {:.5} ({:+.2} % +- {:.2} %)",
+        ln_ratio.mean, ln_ratio.error, ratio.0, ratio.1
+    );
+    text += &format!("\nKL divergence        {:.5} +- {:.5} nats a token", kl.mean.mean, kl.mean.error);
+    text += &format!(
+        "\n  median, 99 %, 99.9 %, max   {:.5}, {:.4}, {:.3}, {:.2}",
+        kl.median, kl.percentile_99, kl.percentile_99_9, kl.max
+    );
+    text += &format!(
+        "\nsame most likely     {:.2} % +- {:.2} % of the tokens",
+        same_top.mean * 100.0,
+        same_top.error * 100.0
+    );
+    text += &format!(
+        "\nright token          its probability changes by {:.2} % (RMS)",
+        rms_probability_change * 100.0
+    );
+    text
 }
