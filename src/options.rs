@@ -1,6 +1,7 @@
 //! What a user can choose.
 
 mod choice;
+mod emit;
 #[cfg(feature = "cli")]
 pub(crate) mod parse;
 mod words;
@@ -16,9 +17,10 @@ use zqc_runtime::{Backend, backend};
 use zqc_solvers::{GptqOptions, Grouping, Order, ScaleConstraint, ScaleSearch};
 
 use crate::error::Error;
-use crate::target::{CudaPackage, Native, Portable, Target, Text};
+use crate::target::Target;
 
 pub use choice::Choice;
+pub use emit::{Emit, OnnxDialect};
 
 /// How weights are solved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -29,30 +31,6 @@ pub enum Method {
     Gptq,
     /// Round to nearest, without data.
     Rtn,
-}
-
-/// What a compilation writes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum Emit {
-    /// A lowered ONNX model.
-    #[default]
-    Onnx,
-    /// A folder of weights packed for the CUDA kernels, see [`zqc_kernels`].
-    Cuda,
-    /// The textual form of the quantized graph, before it is lowered.
-    Ir,
-}
-
-/// The form of quantized layers in an ONNX model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum OnnxDialect {
-    /// That of [`Portable`].
-    #[default]
-    Portable,
-    /// That of [`Native`].
-    Native,
 }
 
 /// What the language-model head and the table of the token embeddings become.
@@ -226,19 +204,6 @@ impl Options {
             )));
         }
         target.check(self)
-    }
-
-    /// The target that these choices name.
-    pub fn target(&self) -> Box<dyn Target> {
-        let onnx: Box<dyn Target> = match self.dialect {
-            OnnxDialect::Portable => Box::new(Portable),
-            OnnxDialect::Native => Box::new(Native),
-        };
-        match self.emit {
-            Emit::Onnx => onnx,
-            Emit::Cuda => Box::new(CudaPackage),
-            Emit::Ir => Box::new(Text { of: onnx }),
-        }
     }
 
     pub(crate) fn select(&self, target: &dyn Target) -> Select {

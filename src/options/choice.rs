@@ -4,7 +4,7 @@ use zqc_formats::{ActivationFormat, FactorFormat, WeightFormat};
 use zqc_passes::{HessianSource, LowRankMetric};
 use zqc_solvers::{Order, ScaleConstraint, ScaleSearch, Snap};
 
-use super::{Emit, Head, Method, OnnxDialect};
+use super::{Head, Method};
 
 /// A type each of whose values has a word.
 pub trait Choice: Copy + PartialEq + Send + Sync + 'static {
@@ -20,16 +20,6 @@ pub trait Choice: Copy + PartialEq + Send + Sync + 'static {
     fn of_word(word: &str) -> Option<Self> {
         Self::CHOICES.iter().find(|(known, _)| *known == word).map(|(_, choice)| *choice)
     }
-}
-
-impl Choice for Emit {
-    const CHOICES: &'static [(&'static str, Self)] =
-        &[("onnx", Self::Onnx), ("cuda", Self::Cuda), ("ir", Self::Ir)];
-}
-
-impl Choice for OnnxDialect {
-    const CHOICES: &'static [(&'static str, Self)] =
-        &[("portable", Self::Portable), ("native", Self::Native)];
 }
 
 impl Choice for Method {
