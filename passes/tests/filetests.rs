@@ -36,7 +36,7 @@ macro_rules! folders {
     };
 }
 
-folders! { canonicalize, select }
+folders! { canonicalize, expand_einsum, select }
 
 #[test]
 fn every_folder_has_a_test() {

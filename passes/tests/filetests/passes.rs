@@ -1,7 +1,7 @@
 //! The passes that cases name, and what holds of each in every case.
 
 use zqc_ir::{Model, text};
-use zqc_passes::{Canonicalize, LayerPattern, Pass, Select, Silent};
+use zqc_passes::{Canonicalize, ExpandEinsum, LayerPattern, Pass, Select, Silent, SplitExperts};
 
 /// The pass of a line such as `canonicalize requantize` or `select keep=^down`.
 pub fn parse(line: &str) -> Result<Box<dyn Pass>, String> {
@@ -10,7 +10,9 @@ pub fn parse(line: &str) -> Result<Box<dyn Pass>, String> {
     let mut options = Options { given: words.collect() };
     let pass: Box<dyn Pass> = match name {
         "canonicalize" => Box::new(Canonicalize { requantize: options.takes("requantize") }),
+        "expand_einsum" => Box::new(ExpandEinsum { select: options.select()? }),
         "select" => Box::new(options.select()?),
+        "split_experts" => Box::new(SplitExperts { select: options.select()? }),
         _ => {
             return Err(format!(
                 "no case has had the pass {name:?} before: tests/filetests/passes.rs makes it"
@@ -52,29 +54,31 @@ impl Options<'_> {
     }
 }
 
-/// Checks what holds of the pass whatever the case: `source` has become `model`.
+/// Checks what holds of the passes whatever the case: `source` has become `model`.
 pub fn check(passes: &[Box<dyn Pass>], source: &Model, model: &Model) -> Result<(), String> {
-    let [pass] = passes else { return Ok(()) };
-    if pass.name() != "canonicalize" {
-        return Ok(());
-    }
+    let Some(last) = passes.last() else { return Ok(()) };
     let mut again = model.clone();
-    run(pass.as_ref(), &mut again)?;
-    if again.to_string() != model.to_string() {
-        return Err(format!("a second run changes it again\n{again}"));
+    run(last.as_ref(), &mut again)?;
+    same(model, &again).map_err(|text| format!("a second run changes it again\n{text}"))?;
+    let [pass] = passes else { return Ok(()) };
+    let (mut restored, rest) = match pass.name() {
+        "canonicalize" => (model.clone(), vec![]),
+        name @ "expand_einsum" => {
+            (source.clone(), vec![format!("{name} only=^$"), "canonicalize".to_string()])
+        }
+        _ => return Ok(()),
+    };
+    for line in rest.iter().map(String::as_str).chain(["select only=^$"]) {
+        run(parse(line)?.as_ref(), &mut restored)?;
     }
-    let mut restored = model.clone();
-    run(
-        &Select { only: vec!["^$".parse().map_err(|error| format!("{error}"))?], ..Default::default() },
-        &mut restored,
-    )?;
-    let [expected, found] =
-        [source, &restored].map(|model| text::exact(model).map_err(|error| error.to_string()));
-    let (expected, found) = (expected?, found?);
-    if expected != found {
-        return Err(format!("with nothing selected, it comes back changed\n{found}"));
-    }
-    Ok(())
+    same(source, &restored).map_err(|text| format!("with nothing selected, it comes back changed\n{text}"))
+}
+
+/// The error is the text of `found`, if it is another model than `expected`.
+fn same(expected: &Model, found: &Model) -> Result<(), String> {
+    let exact = |model| text::exact(model).map_err(|error| error.to_string());
+    let (expected, found) = (exact(expected)?, exact(found)?);
+    if expected == found { Ok(()) } else { Err(found) }
 }
 
 fn run(pass: &dyn Pass, model: &mut Model) -> Result<(), String> {

@@ -4,7 +4,6 @@ mod agreement;
 mod builder;
 mod context_length;
 mod expand_attention;
-mod expand_einsum;
 mod expand_fused;
 mod expand_moe;
 mod inline_functions;
