@@ -63,7 +63,7 @@ pub fn check(passes: &[Box<dyn Pass>], source: &Model, model: &Model) -> Result<
     let [pass] = passes else { return Ok(()) };
     let (mut restored, rest) = match pass.name() {
         "canonicalize" => (model.clone(), vec![]),
-        name @ "expand_einsum" => {
+        name @ ("expand_einsum" | "split_experts") => {
             (source.clone(), vec![format!("{name} only=^$"), "canonicalize".to_string()])
         }
         _ => return Ok(()),

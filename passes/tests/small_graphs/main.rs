@@ -20,7 +20,6 @@ mod restore_float;
 mod share_constants;
 mod share_operands;
 mod solve_weights;
-mod split_experts;
 mod tables;
 mod unknown;
 mod upgrade_opset;
