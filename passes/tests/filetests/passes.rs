@@ -1,7 +1,9 @@
 //! The passes that cases name, and what holds of each in every case.
 
 use zqc_ir::{Model, text};
-use zqc_passes::{Canonicalize, ExpandEinsum, LayerPattern, Pass, Select, Silent, SplitExperts};
+use zqc_passes::{
+    Canonicalize, ExpandEinsum, LayerPattern, Pass, Select, ShareOperands, Silent, SplitExperts,
+};
 
 /// The pass of a line such as `canonicalize requantize` or `select keep=^down`.
 pub fn parse(line: &str) -> Result<Box<dyn Pass>, String> {
@@ -12,6 +14,7 @@ pub fn parse(line: &str) -> Result<Box<dyn Pass>, String> {
         "canonicalize" => Box::new(Canonicalize { requantize: options.takes("requantize") }),
         "expand_einsum" => Box::new(ExpandEinsum { select: options.select()? }),
         "select" => Box::new(options.select()?),
+        "share_operands" => Box::new(ShareOperands),
         "split_experts" => Box::new(SplitExperts { select: options.select()? }),
         _ => {
             return Err(format!(

@@ -18,7 +18,6 @@ mod quantize_head;
 mod raise;
 mod restore_float;
 mod share_constants;
-mod share_operands;
 mod solve_weights;
 mod tables;
 mod unknown;
