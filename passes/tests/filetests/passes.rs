@@ -2,7 +2,7 @@
 
 use zqc_ir::{Model, text};
 use zqc_passes::{
-    Canonicalize, ExpandEinsum, LayerPattern, Pass, Select, ShareOperands, Silent, SplitExperts,
+    Canonicalize, ExpandEinsum, ExpandFused, LayerPattern, Pass, Select, ShareOperands, Silent, SplitExperts,
 };
 
 /// The pass of a line such as `canonicalize requantize` or `select keep=^down`.
@@ -13,6 +13,7 @@ pub fn parse(line: &str) -> Result<Box<dyn Pass>, String> {
     let pass: Box<dyn Pass> = match name {
         "canonicalize" => Box::new(Canonicalize { requantize: options.takes("requantize") }),
         "expand_einsum" => Box::new(ExpandEinsum { select: options.select()? }),
+        "expand_fused" => Box::new(ExpandFused { select: options.select()? }),
         "select" => Box::new(options.select()?),
         "share_operands" => Box::new(ShareOperands),
         "split_experts" => Box::new(SplitExperts { select: options.select()? }),
@@ -66,7 +67,7 @@ pub fn check(passes: &[Box<dyn Pass>], source: &Model, model: &Model) -> Result<
     let [pass] = passes else { return Ok(()) };
     let (mut restored, rest) = match pass.name() {
         "canonicalize" => (model.clone(), vec![]),
-        name @ ("expand_einsum" | "split_experts") => {
+        name @ ("expand_einsum" | "expand_fused" | "split_experts") => {
             (source.clone(), vec![format!("{name} only=^$"), "canonicalize".to_string()])
         }
         _ => return Ok(()),
