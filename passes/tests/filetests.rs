@@ -36,7 +36,7 @@ macro_rules! folders {
     };
 }
 
-folders! { canonicalize, expand_einsum, expand_fused, select, share_operands, split_experts }
+folders! { canonicalize, expand_einsum, expand_fused, select, share_constants, share_operands, split_experts }
 
 #[test]
 fn every_folder_has_a_test() {

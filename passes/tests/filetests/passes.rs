@@ -2,7 +2,8 @@
 
 use zqc_ir::{Model, text};
 use zqc_passes::{
-    Canonicalize, ExpandEinsum, ExpandFused, LayerPattern, Pass, Select, ShareOperands, Silent, SplitExperts,
+    Canonicalize, ExpandEinsum, ExpandFused, LayerPattern, Pass, Select, ShareConstants, ShareOperands,
+    Silent, SplitExperts,
 };
 
 /// The pass of a line such as `canonicalize requantize` or `select keep=^down`.
@@ -15,6 +16,7 @@ pub fn parse(line: &str) -> Result<Box<dyn Pass>, String> {
         "expand_einsum" => Box::new(ExpandEinsum { select: options.select()? }),
         "expand_fused" => Box::new(ExpandFused { select: options.select()? }),
         "select" => Box::new(options.select()?),
+        "share_constants" => Box::new(ShareConstants),
         "share_operands" => Box::new(ShareOperands),
         "split_experts" => Box::new(SplitExperts { select: options.select()? }),
         _ => {
