@@ -2,8 +2,8 @@
 
 use zqc_ir::{Model, text};
 use zqc_passes::{
-    Canonicalize, ExpandEinsum, ExpandFused, LayerPattern, Pass, Select, ShareConstants, ShareOperands,
-    Silent, SplitExperts,
+    Canonicalize, ExpandEinsum, ExpandFused, LayerPattern, Opset, Pass, Select, ShareConstants,
+    ShareOperands, Silent, SplitExperts, UpgradeOpset,
 };
 
 /// The pass of a line such as `canonicalize requantize` or `select keep=^down`.
@@ -19,6 +19,7 @@ pub fn parse(line: &str) -> Result<Box<dyn Pass>, String> {
         "share_constants" => Box::new(ShareConstants),
         "share_operands" => Box::new(ShareOperands),
         "split_experts" => Box::new(SplitExperts { select: options.select()? }),
+        "upgrade_opset" => Box::new(UpgradeOpset { to: options.opset()? }),
         _ => {
             return Err(format!(
                 "no case has had the pass {name:?} before: tests/filetests/passes.rs makes it"
@@ -44,15 +45,24 @@ impl Options<'_> {
         self.given.len() < before
     }
 
-    /// The layers that `option=REGEX` names, each time that it is there.
-    fn patterns(&mut self, option: &str) -> Result<Vec<LayerPattern>, String> {
+    /// The values that `option=VALUE` gives, each time that it is there.
+    fn values(&mut self, option: &str) -> Vec<String> {
         let value = |given: &&str| given.strip_prefix(option)?.strip_prefix('=').map(str::to_string);
-        let patterns: Vec<String> = self.given.iter().filter_map(value).collect();
+        let values = self.given.iter().filter_map(value).collect();
         self.given.retain(|given| value(given).is_none());
-        patterns
-            .iter()
-            .map(|pattern| pattern.parse().map_err(|error| format!("{pattern}: {error}")))
-            .collect()
+        values
+    }
+
+    /// The layers that `option=REGEX` names.
+    fn patterns(&mut self, option: &str) -> Result<Vec<LayerPattern>, String> {
+        let parse = |value: String| value.parse().map_err(|error| format!("{value}: {error}"));
+        self.values(option).into_iter().map(parse).collect()
+    }
+
+    /// The opset of `to=VERSION`.
+    fn opset(&mut self) -> Result<Opset, String> {
+        let version = self.values("to").pop().ok_or("to=VERSION is missing")?;
+        version.parse().map(Opset::At).map_err(|error| format!("to={version}: {error}"))
     }
 
     fn select(&mut self) -> Result<Select, String> {

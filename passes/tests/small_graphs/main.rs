@@ -21,7 +21,6 @@ mod share_constants;
 mod solve_weights;
 mod tables;
 mod unknown;
-mod upgrade_opset;
 
 use std::fmt::Write;
 
