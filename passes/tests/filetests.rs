@@ -11,9 +11,9 @@
 //! // kept lm_head: what the passes report
 //! ```
 //!
-//! Each line `// pass:` names a pass, with its options; the last one is what is tested. Constants without elements that matter are
-//! `opaque`. `ZQC_BLESS=1` writes what comes of the
-//! models into the files.
+//! Each line `// pass:` names a pass, with its options; the last one is what is tested. Where it refuses the model, its error stands
+//! behind the line. A second run of it must change nothing. Constants without elements that matter are `opaque`; where a pass
+//! computes with them, `splat<0.5>` is as short. `ZQC_BLESS=1` writes what comes of the models into the files.
 
 mod filetests {
     pub mod case;
@@ -36,7 +36,16 @@ macro_rules! folders {
     };
 }
 
-folders! { canonicalize, select }
+folders! {
+    canonicalize,
+    expand_einsum,
+    expand_fused,
+    select,
+    share_constants,
+    share_operands,
+    split_experts,
+    upgrade_opset,
+}
 
 #[test]
 fn every_folder_has_a_test() {

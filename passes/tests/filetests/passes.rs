@@ -1,7 +1,10 @@
 //! The passes that cases name, and what holds of each in every case.
 
 use zqc_ir::{Model, text};
-use zqc_passes::{Canonicalize, LayerPattern, Pass, Select, Silent};
+use zqc_passes::{
+    Canonicalize, ExpandEinsum, ExpandFused, LayerPattern, Opset, Pass, Select, ShareConstants,
+    ShareOperands, Silent, SplitExperts, UpgradeOpset,
+};
 
 /// The pass of a line such as `canonicalize requantize` or `select keep=^down`.
 pub fn parse(line: &str) -> Result<Box<dyn Pass>, String> {
@@ -10,7 +13,13 @@ pub fn parse(line: &str) -> Result<Box<dyn Pass>, String> {
     let mut options = Options { given: words.collect() };
     let pass: Box<dyn Pass> = match name {
         "canonicalize" => Box::new(Canonicalize { requantize: options.takes("requantize") }),
+        "expand_einsum" => Box::new(ExpandEinsum { select: options.select()? }),
+        "expand_fused" => Box::new(ExpandFused { select: options.select()? }),
         "select" => Box::new(options.select()?),
+        "share_constants" => Box::new(ShareConstants),
+        "share_operands" => Box::new(ShareOperands),
+        "split_experts" => Box::new(SplitExperts { select: options.select()? }),
+        "upgrade_opset" => Box::new(UpgradeOpset { to: options.opset()? }),
         _ => {
             return Err(format!(
                 "no case has had the pass {name:?} before: tests/filetests/passes.rs makes it"
@@ -36,15 +45,24 @@ impl Options<'_> {
         self.given.len() < before
     }
 
-    /// The layers that `option=REGEX` names, each time that it is there.
-    fn patterns(&mut self, option: &str) -> Result<Vec<LayerPattern>, String> {
+    /// The values that `option=VALUE` gives, each time that it is there.
+    fn values(&mut self, option: &str) -> Vec<String> {
         let value = |given: &&str| given.strip_prefix(option)?.strip_prefix('=').map(str::to_string);
-        let patterns: Vec<String> = self.given.iter().filter_map(value).collect();
+        let values = self.given.iter().filter_map(value).collect();
         self.given.retain(|given| value(given).is_none());
-        patterns
-            .iter()
-            .map(|pattern| pattern.parse().map_err(|error| format!("{pattern}: {error}")))
-            .collect()
+        values
+    }
+
+    /// The layers that `option=REGEX` names.
+    fn patterns(&mut self, option: &str) -> Result<Vec<LayerPattern>, String> {
+        let parse = |value: String| value.parse().map_err(|error| format!("{value}: {error}"));
+        self.values(option).into_iter().map(parse).collect()
+    }
+
+    /// The opset of `to=VERSION`.
+    fn opset(&mut self) -> Result<Opset, String> {
+        let version = self.values("to").pop().ok_or("to=VERSION is missing")?;
+        version.parse().map(Opset::At).map_err(|error| format!("to={version}: {error}"))
     }
 
     fn select(&mut self) -> Result<Select, String> {
@@ -52,29 +70,31 @@ impl Options<'_> {
     }
 }
 
-/// Checks what holds of the pass whatever the case: `source` has become `model`.
+/// Checks what holds of the passes whatever the case: `source` has become `model`.
 pub fn check(passes: &[Box<dyn Pass>], source: &Model, model: &Model) -> Result<(), String> {
-    let [pass] = passes else { return Ok(()) };
-    if pass.name() != "canonicalize" {
-        return Ok(());
-    }
+    let Some(last) = passes.last() else { return Ok(()) };
     let mut again = model.clone();
-    run(pass.as_ref(), &mut again)?;
-    if again.to_string() != model.to_string() {
-        return Err(format!("a second run changes it again\n{again}"));
+    run(last.as_ref(), &mut again)?;
+    same(model, &again).map_err(|text| format!("a second run changes it again\n{text}"))?;
+    let [pass] = passes else { return Ok(()) };
+    let (mut restored, rest) = match pass.name() {
+        "canonicalize" => (model.clone(), vec![]),
+        name @ ("expand_einsum" | "expand_fused" | "split_experts") => {
+            (source.clone(), vec![format!("{name} only=^$"), "canonicalize".to_string()])
+        }
+        _ => return Ok(()),
+    };
+    for line in rest.iter().map(String::as_str).chain(["select only=^$"]) {
+        run(parse(line)?.as_ref(), &mut restored)?;
     }
-    let mut restored = model.clone();
-    run(
-        &Select { only: vec!["^$".parse().map_err(|error| format!("{error}"))?], ..Default::default() },
-        &mut restored,
-    )?;
-    let [expected, found] =
-        [source, &restored].map(|model| text::exact(model).map_err(|error| error.to_string()));
-    let (expected, found) = (expected?, found?);
-    if expected != found {
-        return Err(format!("with nothing selected, it comes back changed\n{found}"));
-    }
-    Ok(())
+    same(source, &restored).map_err(|text| format!("with nothing selected, it comes back changed\n{text}"))
+}
+
+/// The error is the text of `found`, if it is another model than `expected`.
+fn same(expected: &Model, found: &Model) -> Result<(), String> {
+    let exact = |model| text::exact(model).map_err(|error| error.to_string());
+    let (expected, found) = (exact(expected)?, exact(found)?);
+    if expected == found { Ok(()) } else { Err(found) }
 }
 
 fn run(pass: &dyn Pass, model: &mut Model) -> Result<(), String> {

@@ -1,10 +1,12 @@
+//! What comes of fused operators computes the same; `filetests/expand_fused` shows it.
+
 use zqc_ir::op::attribute::{float, floats, int, string};
 use zqc_ir::tensor::DataType::Float;
-use zqc_passes::{Canonicalize, ExpandFused, Pass, Select};
+use zqc_passes::ExpandFused;
 
 use crate::agreement::{Pair, assert_agree};
-use crate::builder::{Builder, written};
-use crate::{assert_snapshot, run};
+use crate::builder::Builder;
+use crate::run;
 
 const MICROSOFT: &str = "com.microsoft";
 
@@ -29,48 +31,6 @@ fn forms() -> Vec<(&'static str, Builder)> {
             model.with(string("activation", "HardSigmoid")).with(floats("activation_params", &[0.1, 0.4]))
         }),
     ]
-}
-
-fn gelu() -> Builder {
-    fused("2 5 32", &[32, 48], "GemmFastGelu", &["x", "m.w", "b"])
-}
-
-#[test]
-fn every_form() {
-    for (name, form) in forms().into_iter().chain([("gelu", gelu())]) {
-        let passes: [&dyn Pass; 2] = [&ExpandFused::default(), &Canonicalize::default()];
-        assert_snapshot("expand_fused", name, &run(&passes, &mut form.build()));
-    }
-    let others = [
-        ("another activation", gemm("Swish")),
-        (
-            "a window",
-            fused("2 32 5", &[48, 32, 3], "FusedConv", &["x", "m.w", "b"]).with(string("activation", "Relu")),
-        ),
-        ("a sum", {
-            let model = fused("2 32 5", &[48, 32, 1], "FusedConv", &["x", "m.w", "b", "z"]);
-            model.with(string("activation", "Relu")).input("z", Float, "2 48 5")
-        }),
-    ];
-    let mut reasons = String::new();
-    for (name, form) in others {
-        let text = run(&[&ExpandFused::default(), &Canonicalize::default()], &mut form.build());
-        let kept = text.lines().filter(|line| line.starts_with("kept")).collect::<Vec<_>>();
-        reasons.push_str(&format!("{name}: {}\n", kept.join("; ")));
-    }
-    assert_snapshot("expand_fused", "reasons", &reasons);
-}
-
-#[test]
-fn what_stays_in_float_stays_whole() {
-    let select = Select { only: vec!["^nothing$".parse().unwrap()], ..Default::default() };
-    for (name, form) in forms() {
-        let mut model = form.build();
-        let text =
-            run(&[&ExpandFused { select: select.clone() }, &Canonicalize::default(), &select], &mut model);
-        assert_eq!(written(&model), form.proto, "{name}");
-        assert!(text.contains("kept m: not named by --only"), "{name}: {text}");
-    }
 }
 
 #[test]

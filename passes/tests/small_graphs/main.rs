@@ -4,7 +4,6 @@ mod agreement;
 mod builder;
 mod context_length;
 mod expand_attention;
-mod expand_einsum;
 mod expand_fused;
 mod expand_moe;
 mod inline_functions;
@@ -19,12 +18,9 @@ mod quantize_head;
 mod raise;
 mod restore_float;
 mod share_constants;
-mod share_operands;
 mod solve_weights;
-mod split_experts;
 mod tables;
 mod unknown;
-mod upgrade_opset;
 
 use std::fmt::Write;
 
