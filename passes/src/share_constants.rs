@@ -1,7 +1,10 @@
 //! Constants that a file holds twice are stored once.
 
+use std::collections::HashMap;
+
 use zqc_ir::graph::Port;
 use zqc_ir::op::attribute::ints;
+use zqc_ir::tensor::{DataType, bits};
 use zqc_ir::{Graph, Model, NodeId, Patch, PatchBuilder, Tensor, ValueId, ValueRef};
 
 use crate::constant_view::is_float;
@@ -26,23 +29,55 @@ impl Pass for ShareConstants {
 
     fn run(&self, model: &Model, _context: &mut Context) -> Result<Patch, PassError> {
         let graph = &model.graph;
+        let mut groups: HashMap<Key, Group> = HashMap::new();
+        for (value, tensor) in graph.initializers().filter(|(value, _)| graph.constant(*value).is_some()) {
+            let Some(key) = key(tensor) else { continue };
+            let group = groups.entry(key).or_default();
+            match products(graph, value).filter(|_| is_large_matrix(tensor)) {
+                Some(readers) => group.may_go.push((value, tensor, readers)),
+                None => group.stay.push((value, tensor)),
+            }
+        }
+        let mut changes = Vec::new();
+        for Group { stay, may_go } in groups.into_values() {
+            for (at, (copy, tensor, readers)) in may_go.iter().enumerate() {
+                // One that stays, or else the last: no other copy has this one as its original then.
+                let later = may_go[at + 1..].iter().rev().map(|&(value, tensor, _)| (value, tensor));
+                let mut others = stay.iter().copied().chain(later);
+                let original =
+                    others.find_map(|(other, candidate)| Some((other, is_copy(tensor, candidate)?)));
+                changes.extend(
+                    original.map(|(original, transposed)| (*copy, readers.clone(), original, transposed)),
+                );
+            }
+        }
+        changes.sort_by_key(|(copy, ..)| *copy);
         let mut patch = PatchBuilder::new(graph);
-        let mut copies: Vec<ValueId> = Vec::new();
-        for (value, tensor) in graph.initializers() {
-            let Some(readers) = products(graph, value).filter(|_| is_large_matrix(tensor)) else { continue };
-            let mut others =
-                graph.initializers().filter(|(other, _)| *other != value && !copies.contains(other));
-            let Some((original, transposed)) = others.find_map(|(other, candidate)| {
-                graph.constant(other)?;
-                Some((other, is_copy(tensor, candidate)?))
-            }) else {
-                continue;
-            };
-            copies.push(value);
-            share(&mut patch, value, readers, original, transposed);
+        for (copy, readers, original, transposed) in changes {
+            share(&mut patch, copy, readers, original, transposed);
         }
         Ok(patch.finish())
     }
+}
+
+/// Constant matrices that may be copies of each other or of each other's transpose, in the order of the file.
+#[derive(Default)]
+struct Group<'g> {
+    /// Those that other nodes than products read as well, and small ones.
+    stay: Vec<(ValueId, &'g Tensor)>,
+    /// The others, with the products that read them.
+    may_go: Vec<(ValueId, &'g Tensor, Vec<NodeId>)>,
+}
+
+/// What a matrix has in common with its transpose, and is known at once: element type, dimensions, first and last element.
+type Key = (DataType, [usize; 2], [Vec<u8>; 2]);
+
+fn key(tensor: &Tensor) -> Option<Key> {
+    let (dtype, [rows, columns]) = (tensor.dtype().ok()?, tensor.matrix_dims()?);
+    let size = bits(dtype)? / 8;
+    let bytes = tensor.bytes().ok()?;
+    let ends = [bytes.get(..size)?, bytes.get(bytes.len().checked_sub(size)?..)?].map(<[u8]>::to_vec);
+    Some((dtype, [rows.min(columns), rows.max(columns)], ends))
 }
 
 /// The nodes that read `value`, if it is a constant and each is a product of which it is the matrix.
@@ -75,7 +110,7 @@ pub(crate) fn is_copy(copy: &Tensor, original: &Tensor) -> Option<bool> {
     if copy.matrix_dims()? != [columns, rows] {
         return None;
     }
-    let size = zqc_ir::tensor::bits(dtype)? / 8;
+    let size = bits(dtype)? / 8;
     let transposed = (0..columns).all(|column| {
         let ours = ours[column * rows * size..][..rows * size].chunks_exact(size);
         let theirs = theirs[column * size..].chunks(columns * size).map(|row| &row[..size]);
