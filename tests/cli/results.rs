@@ -108,7 +108,9 @@ fn evaluation_prints_these_keys_and_no_others() {
     let result = json(&zqc_ok(paths.into_iter().chain(options)));
     let mut keys: Vec<_> = result.as_object().unwrap().keys().map(String::as_str).collect();
     keys.sort();
-    assert_eq!(keys, ["model", "nll", "onnxruntime", "perplexity", "text", "tokens", "window"]);
+    let known = ["model", "nll", "onnxruntime", "perplexity", "text", "tokens", "window"];
+    assert_eq!(keys, [&["bits_per_weight", "comparison"][..], &known].concat());
+    assert_eq!((result["bits_per_weight"].as_f64(), result["comparison"].is_null()), (Some(32.0), true));
     assert_eq!((&result["model"], &result["text"]), (&model.to_str().into(), &text.to_str().into()));
     assert_eq!(result["tokens"], 630, "ten windows of 64, the first token of each given");
     let (perplexity, nll) = (result["perplexity"].as_f64().unwrap(), result["nll"].as_f64().unwrap());
@@ -116,6 +118,37 @@ fn evaluation_prints_these_keys_and_no_others() {
         (perplexity / nll.exp() - 1.0).abs() < 1e-9 && (10.0..60.0).contains(&perplexity),
         "{perplexity}"
     );
+}
+
+#[test]
+fn evaluation_beside_a_reference() {
+    let bench = Bench::new();
+    bench.compile(&tiny("model.onnx"), &bench.output(), &["--method", "rtn"]);
+    let (reference, text) = (tiny("model.onnx"), tiny("heldout.txt"));
+    let (reference, text) = (reference.to_str().unwrap(), text.to_str().unwrap());
+    let options = ["--reference", reference, "--text", text, "--window", "64", "--max-tokens", "640"];
+    let output = bench.output();
+    let stdout = zqc_ok(["eval", output.to_str().unwrap()].into_iter().chain(options));
+    let names: Vec<&str> = stdout.lines().map(|line| line.split("  ").next().unwrap()).collect();
+    let measures = ["bits per weight", "reference", "ln ratio", "KL divergence", ""];
+    assert_eq!(names[1..], [&measures[..], &["same most likely", "right token"]].concat(), "{stdout}");
+    assert!(stdout.starts_with("perplexity ") && stdout.contains("over 630 tokens"), "{stdout}");
+
+    // Another vocabulary is another model.
+    let other = bench.path("other.onnx");
+    let mut proto = decoded(Path::new(reference));
+    let graph = proto.graph.as_mut().unwrap();
+    let table = graph.node.iter().find(|node| node.op_type() == "Gather").unwrap().input[0].clone();
+    let table = graph.initializer.iter_mut().find(|tensor| tensor.name() == table).unwrap();
+    table.dims[0] -= 1;
+    let row = table.dims[1] as usize * 4;
+    table.raw_data = table.raw_data.take().map(|bytes| bytes.slice(row..));
+    std::fs::write(&other, proto.encode_to_vec()).unwrap();
+    let paths = [Path::new(reference), Path::new("--reference"), &other].map(Path::to_path_buf);
+    let words = ["--reference", "tokens", "no versions of one model"];
+    let tokenizer = tiny("tokenizer.json");
+    let text = ["--text".into(), text.into(), "--tokenizer".into(), tokenizer];
+    bench.refuse(3, Path::new("eval"), &[&paths[..], &text].concat(), &words);
 }
 
 #[test]
