@@ -291,18 +291,6 @@ impl Graph {
         }
     }
 
-    /// The value that `value` is a copy of: what a chain of `Identity` nodes starts from, or `value` itself.
-    pub fn resolve_identity(&self, mut value: ValueId) -> ValueId {
-        let source = |value| {
-            let node = self.node(self.producer(value)?);
-            node.op.as_standard("Identity").and(node.input(0))
-        };
-        while let Some(original) = source(value) {
-            value = original;
-        }
-        value
-    }
-
     /// The places that read the value, in the order in which they were connected if they are few.
     pub fn uses(&self, value: ValueId) -> &[Use] {
         self.value(value).uses.as_slice()
