@@ -91,6 +91,7 @@ pub fn evaluate(
     let longest = [Some(&model), reference.as_ref()].into_iter().flatten().map(LanguageModel::window).min();
     let window = evaluation.window.or(longest).unwrap_or_default();
     let windows = windows(evaluation, window, model.vocabulary)?;
+    let layers = inspect(evaluation.model)?;
 
     let interpreter = model.interpreter(backend.as_ref())?;
     let mut runner = Runner::new(&model, &interpreter, window, evaluation.window)?;
@@ -121,7 +122,6 @@ pub fn evaluate(
         let comparison = divergences.comparison(path.display().to_string());
         finite(comparison.perplexity, path).map(|_| comparison)
     });
-    let layers = inspect(evaluation.model)?;
     Ok(Perplexity {
         perplexity: nll.exp(),
         tokens,

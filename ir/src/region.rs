@@ -25,7 +25,7 @@ impl Model {
 impl Patch {
     /// Puts a region back that [`Model::region`] gave. Constants that were added to it go into the graph of `around`, where all
     /// regions can read them, unless it has one of the name: that is read then. Functions and versions that the region needs go
-    /// into the model.
+    /// into the model. Where there is no region `id`, the patch is refused when it is applied.
     pub fn replace_region(around: &Model, id: RegionId, region: Model, why: impl Into<String>) -> Self {
         let Model { graph: mut region, header, .. } = region;
         region.outer_names = Arc::default();
@@ -36,7 +36,7 @@ impl Patch {
         let mut initializers = region.hoist(known);
         let graph = &around.graph;
         initializers.retain(|(name, _)| graph.find(name).is_none_or(|value| graph.is_gone(value)));
-        let reads = around.graph.node(id.node).reads().collect();
+        let reads = graph.get_node(id.node).into_iter().flat_map(|node| node.reads()).collect();
         let imports = header.opset_import.iter();
         Self {
             opsets: imports.map(|import| (import.domain().to_string(), import.version())).collect(),

@@ -133,6 +133,19 @@ fn pipelines_are_changed_for_subgraphs_too() {
 }
 
 #[test]
+fn text_leaves_the_layers_in_subgraphs_for_the_next_run() {
+    let options = Options { emit: Emit::Ir, method: Method::Rtn, ..Options::default() };
+    let (model, report) = Compiler::new(options).compile_model(layer_in_a_body(), []).unwrap();
+    assert!(report.layers.is_empty() && report.warnings.iter().any(|line| line.contains("stay in float")));
+    let read = zqc_ir::text::parse(&zqc_ir::text::exact(&model).unwrap()).unwrap();
+    let [direct, by_text] =
+        [layer_in_a_body(), read].map(|model| compiler().compile_model(model, []).unwrap());
+    assert_eq!(by_text.1.layers.len(), 1);
+    let bytes = |(model, _): &(Model, Report)| onnx::to_bytes(model).unwrap();
+    assert_eq!(bytes(&by_text), bytes(&direct));
+}
+
+#[test]
 fn a_pipeline_that_stops_in_a_subgraph_leaves_the_layers_in_float() {
     let stopped = |place: &str| {
         let mut compiler = compiler();

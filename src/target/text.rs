@@ -10,7 +10,8 @@ use crate::error::Error;
 use crate::model_folder::Destination;
 use crate::options::Options;
 
-/// The quantized graph in its textual form, before it would be lowered for another target.
+/// The quantized graph in its textual form, before it would be lowered for another target. Layers in the subgraphs of `If`, `Loop` and
+/// `Scan` stay in float: they are quantized when the text is compiled further, as a layer in a subgraph is lowered at once.
 pub struct Text {
     /// The target that the graph is quantized for.
     pub of: Box<dyn Target>,
@@ -19,10 +20,6 @@ pub struct Text {
 impl Target for Text {
     fn name(&self) -> &'static str {
         "ir"
-    }
-
-    fn holds_subgraphs(&self) -> bool {
-        self.of.holds_subgraphs()
     }
 
     fn holds_tables(&self) -> bool {

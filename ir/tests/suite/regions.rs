@@ -7,7 +7,7 @@ use zqc_ir::op::QuantizeActivation;
 use zqc_ir::patch::PatchError;
 use zqc_ir::tensor::DataType;
 use zqc_ir::verify::verify;
-use zqc_ir::{Change, Model, NewNode, Op, Patch, RegionId, Source, Tensor, text};
+use zqc_ir::{Change, Model, NewNode, NodeId, Op, Patch, RegionId, Source, Tensor, text};
 
 /// Branches in a branch: `w` is read two graphs further in, where nothing else says what it is.
 const NESTED: &str = r#"
@@ -147,10 +147,11 @@ fn a_region_that_is_not_there_and_one_that_reads_what_nothing_defines_are_refuse
     let mut model = nested();
     let id = only(&model, 1);
     let region = model.region(id).unwrap();
-    let lost = RegionId { index: 2, ..id };
-    let error =
-        Patch::replace_region(&model, lost, region.clone(), "a change").apply(&mut model).unwrap_err();
-    assert_eq!(error, PatchError::NoSuchNode { why: "a change".to_string() });
+    for lost in [RegionId { index: 2, ..id }, RegionId { node: NodeId::new(99), ..id }] {
+        let patch = Patch::replace_region(&model, lost, region.clone(), "a change");
+        let error = patch.apply(&mut model).unwrap_err();
+        assert_eq!(error, PatchError::NoSuchNode { why: "a change".to_string() });
+    }
 
     let broken = NESTED.replace("Add(%h, %bias)", "Add(%lost, %bias)");
     let error = text::parse(&broken).unwrap_err().to_string();
