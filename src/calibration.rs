@@ -30,6 +30,8 @@ const OWN_LENGTH: usize = 512;
 /// Inputs of the model by name, one entry a sample, and where they come from, in words.
 pub(crate) struct Samples {
     pub inputs: Vec<Vec<(String, Array)>>,
+    /// More of the same, which nothing is solved on.
+    pub held_out: Vec<Vec<(String, Array)>>,
     /// Where each sample is in the files; of text that the model wrote itself, nowhere.
     pub places: Vec<String>,
     pub origin: String,
@@ -41,7 +43,7 @@ impl Samples {
     /// No samples: weights are rounded to nearest.
     pub fn none() -> Self {
         let origin = "none: weights are rounded to nearest".to_string();
-        Self { inputs: Vec::new(), places: Vec::new(), origin, hint: String::new() }
+        Self { inputs: Vec::new(), held_out: Vec::new(), places: Vec::new(), origin, hint: String::new() }
     }
 
     /// An error of calibration with the place of the sample that it comes of.
@@ -88,21 +90,26 @@ pub(crate) fn samples(
         path.map(|path| Tokenizer::load(&path).map(Arc::new)).transpose()
     };
     let tokens = token_input(&specs);
+    let vocabulary = tokens.and_then(|tokens| vocabulary(&model.graph, &tokens.name));
+    let count = options.samples.unwrap_or(128);
+    let seq_len = options.seq_len.unwrap_or_else(|| length(model, tokens, LENGTH));
     let loaded = load_calibration(
         &options.calibration,
         &SampleOptions {
             specs: &specs,
-            vocabulary: tokens.and_then(|tokens| vocabulary(&model.graph, &tokens.name)),
+            vocabulary,
             tokenizer: &tokenizer,
-            samples: options.samples.unwrap_or(128),
-            seq_len: options.seq_len.unwrap_or_else(|| length(model, tokens, LENGTH)),
+            samples: count + if vocabulary.is_some() { held_out(count, seq_len) } else { 0 },
+            seq_len,
             bos: options.bos,
         },
     );
     if let Some(path) = found.get() {
         events.tokenizer_found(path);
     }
-    let loaded = loaded?;
+    let mut loaded = loaded?;
+    let held_out = loaded.split_off(count.min(loaded.len())).into_iter();
+    let held_out = held_out.map(|loaded| make_inputs(&specs, &loaded.sample)).collect::<Result<_, _>>()?;
     let of_text = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "txt");
     let unasked = options.seq_len.is_none() && options.calibration.iter().any(of_text);
     let hint = if unasked { too_long(length(model, tokens, LENGTH), "--seq-len") } else { String::new() };
@@ -115,7 +122,16 @@ pub(crate) fn samples(
         inputs.push(make_inputs(&specs, &run.sample)?);
         begins.push(places[run.first].clone());
     }
-    Ok(Samples { inputs, places: begins, origin, hint })
+    Ok(Samples { inputs, held_out, places: begins, origin, hint })
+}
+
+/// The most tokens that are held out.
+const MOST_HELD_OUT: usize = 16 << 10;
+
+/// How many samples of `length` tokens are held out where weights are solved on so many: a tenth more, so that weights are the same
+/// with and without.
+fn held_out(samples: usize, length: usize) -> usize {
+    samples.div_ceil(10).min((MOST_HELD_OUT / length.max(1)).max(1))
 }
 
 /// The calibration samples that a caller gives, completed with what follows from the token ids.
@@ -125,7 +141,7 @@ pub(crate) fn given(model: &Model, samples: Vec<Sample>) -> Result<Samples, Erro
     let places = runs.iter().map(|run| format!("sample {}", run.first)).collect();
     let inputs = runs.iter().map(|run| make_inputs(&specs, &run.sample)).collect::<Result<_, _>>()?;
     let origin = format!("{} samples in memory", samples.len());
-    Ok(Samples { inputs, places, origin, hint: String::new() })
+    Ok(Samples { inputs, held_out: Vec::new(), places, origin, hint: String::new() })
 }
 
 /// What may help a model that does not run on samples of `length` tokens, which nobody asked for.
@@ -167,12 +183,13 @@ fn written(
         options.samples.unwrap_or(16),
         options.seq_len.unwrap_or_else(|| length(model, token_input(specs), OWN_LENGTH)),
     );
+    let all = count + held_out(count, length);
     let interpreter = Interpreter::new(model, backend, vec![logits])?;
     let mut prepared = interpreter.prepare()?;
     let sample = |sequence: &[i64]| Sample::from([(tokens.clone(), Array::sequence(sequence.to_vec()))]);
-    let (mut runs, all) = (0, count * (PASSAGE.min(length) - 1));
+    let (mut runs, all_runs) = (0, all * (PASSAGE.min(length) - 1));
     let mut run = |sequence: &[i64]| -> Result<Array, Error> {
-        events.step_advanced(runs, all);
+        events.step_advanced(runs, all_runs);
         if events.stopped() {
             return Err(PassError::Stopped.into());
         }
@@ -188,7 +205,7 @@ fn written(
     let sequences = match state.and_then(State::text) {
         Some(sequences) => sequences,
         None => {
-            let sequences = synthesize(vocabulary, count, length, options.bos, SEED, PASSAGE, &mut run)
+            let sequences = synthesize(vocabulary, all, length, options.bos, SEED, PASSAGE, &mut run)
                 .map_err(|error| {
                     if let SynthesizeError::Model(stopped @ Error::Pass(PassError::Stopped)) = error {
                         return stopped;
@@ -202,11 +219,13 @@ fn written(
             sequences
         }
     };
-    let samples: Vec<Sample> = sequences.iter().map(|sequence| sample(sequence)).collect();
+    let mut samples: Vec<Sample> = sequences.iter().map(|sequence| sample(sequence)).collect();
+    let held_out = samples.split_off(count.min(samples.len()));
+    let held_out = held_out.iter().map(|sample| make_inputs(specs, sample)).collect::<Result<_, _>>()?;
     let runs = pack(specs, &samples).into_iter();
     let inputs = runs.map(|run| make_inputs(specs, &run.sample)).collect::<Result<Vec<_>, _>>()?;
     let origin = format!("{count} samples of {length} tokens that the model wrote itself");
-    Ok(Samples { inputs, places: Vec::new(), origin, hint: String::new() })
+    Ok(Samples { inputs, held_out, places: Vec::new(), origin, hint: String::new() })
 }
 
 /// The output that holds the logits: the one so named, else the first of floats whose declared width is the

@@ -2,6 +2,7 @@
 //! window but its first predicted from those before it in the window. Beside a reference, how far the predictions are from its.
 
 mod divergence;
+mod held_out;
 mod language_model;
 
 use std::ops::ControlFlow;
@@ -16,6 +17,8 @@ use crate::inspect::inspect;
 use crate::report::LibraryReport;
 pub use divergence::{Comparison, Distribution, Estimate};
 use divergence::{Divergences, nll};
+pub use held_out::HeldOutReport;
+pub(crate) use held_out::compare_held_out;
 use language_model::{LanguageModel, Runner};
 
 /// What to evaluate and how.

@@ -49,7 +49,7 @@ pub use zqc_solvers as solvers;
 pub use calibration::find_tokenizer;
 pub use compiler::{Compiler, Events};
 pub use error::Error;
-pub use evaluate::{Comparison, Distribution, Estimate, Evaluation, Perplexity, evaluate};
+pub use evaluate::{Comparison, Distribution, Estimate, Evaluation, HeldOutReport, Perplexity, evaluate};
 pub use inspect::{InspectedFile, Inspection, LinearSummary, inspect};
 pub use model_folder::find_model;
 pub use options::{Choice, Emit, Head, Method, OnnxDialect, Options};

@@ -9,7 +9,7 @@ mod words;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use zqc_formats::{ActivationFormat, FactorFormat, Format, Ladder, WeightFormat};
+use zqc_formats::{ActivationFormat, FactorFormat, Format, WeightFormat};
 use zqc_passes::{
     HessianSource, LayerPattern, LowRankConfig, LowRankMetric, QuantConfig, QuantizeHead, Select,
 };
@@ -61,7 +61,8 @@ pub struct Options {
     /// low-precision types
     #[cfg_attr(feature = "cli", arg(help_heading = "Output", id = "target", long = "target", value_name = "TARGET", value_parser = parse::choice::<OnnxDialect>(), default_value = Options::default().dialect.word()))]
     pub dialect: OnnxDialect,
-    /// Number format of the weights; int4 has zero points, the others are symmetric
+    /// Number format of the weights: fp4 is E2M1; lut4 a table of 4 bits without zero, which loses a quarter less and is no floating
+    /// point; int4 has zero points, the others are symmetric
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization", value_parser = parse::choice::<WeightFormat>(), default_value = Options::default().weights.word()))]
     pub weights: WeightFormat,
     /// Number format of the activations; none leaves them in float
@@ -85,7 +86,8 @@ pub struct Options {
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization", value_parser = parse::choice::<ScaleSearch>(), default_value = Options::default().scale_search.word()))]
     pub scale_search: ScaleSearch,
     /// The constraint on the scales of a row: powers of two (m1), a row scale times powers of two (m2), or a row scale times
-    /// powers of two times 1, 5/4 or 3/2 (m3); found by search or snapped [default: m3 for fp4, else none]
+    /// powers of two times 1, 5/4 or 3/2 (m3); found by search or snapped; or steps of E4M3 codes below the row (m8)
+    /// [default: m3 for fp4, m8 for lut4, else none]
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization", value_parser = parse::choice::<ScaleConstraint>()))]
     pub scale: Option<ScaleConstraint>,
     /// Rank of the low-rank compensation; 0 for none [default: 8 for weights of 4 bits, else 0]
@@ -255,15 +257,11 @@ impl Options {
         });
         let branch =
             LowRankConfig { rank, metric: self.lorc, factors: self.lorc_factors, rounds: self.lorc_rounds };
-        let by_default = match Ladder::M3.max_shift(self.weights.format) {
-            Some(_) => ScaleConstraint::M3,
-            None => ScaleConstraint::None,
-        };
         let grouping = Grouping {
             format: self.weights,
             group_size: self.group_size,
             scale_search: self.scale_search,
-            constraint: self.scale.unwrap_or(by_default),
+            constraint: self.scale.unwrap_or_else(|| ScaleConstraint::by_default(self.weights.format)),
         };
         QuantConfig {
             gptq: GptqOptions { grouping, order: self.order, ..Default::default() },

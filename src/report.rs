@@ -16,6 +16,8 @@ use indicatif::DecimalBytes;
 use serde::Serialize;
 use zqc_runtime::UsedLibrary;
 
+use crate::evaluate::HeldOutReport;
+
 pub use activation::{ActivationReport, Octave, Quantile, RoundingError};
 pub use layer::{KeptLayer, LayerReport, RequantizedLayer, Shift, WeightHistogram};
 pub use library::LibraryReport;
@@ -33,6 +35,8 @@ pub struct Report {
     pub options: Vec<OptionReport>,
     /// What the weights were calibrated on, in words.
     pub calibration: String,
+    /// The quantized model beside the float one, on calibration tokens that were held out; `None` where there are none.
+    pub held_out: Option<HeldOutReport>,
     /// The quantized layers, in the order in which they were solved.
     pub layers: Vec<LayerReport>,
     /// The activations that these layers read, in the order of the stages; none without calibration data.
@@ -43,6 +47,8 @@ pub struct Report {
     pub kept: Vec<KeptLayer>,
     /// The quantized layers that no calibration data came to, with the reason.
     pub uncalibrated: Vec<KeptLayer>,
+    /// The quantized layers whose weights have another format than the one that was asked for, with the reason.
+    pub recoded: Vec<KeptLayer>,
     /// The linear layers whose weights were quantized before.
     pub requantized: Vec<RequantizedLayer>,
     /// What a user should know.

@@ -144,7 +144,7 @@ fn the_bits_are_the_same_everywhere() {
 #[ignore = "needs Python with ONNX Runtime: tests/run"]
 fn every_kind_of_layer_has_a_kernel() {
     let models = Models::make();
-    let kinds: [&[&str]; 8] = [
+    let kinds: [&[&str]; 10] = [
         &["--weights", "int8", "--activations", "int8"],
         &["--weights", "int4", "--activations", "e5m2", "--lorc-rank", "0"],
         &["--weights", "e3m0", "--activations", "none"],
@@ -152,6 +152,8 @@ fn every_kind_of_layer_has_a_kernel() {
         &["--weights", "int4-sym", "--group-size", "40"],
         &["--scale", "m2", "--group-size", "0"],
         &["--scale", "m2", "--weights", "e3m0"],
+        &["--weights", "lut4"],
+        &["--weights", "lut4", "--scale", "none", "--group-size", "40", "--lorc-rank", "0"],
         &["--scale", "none", "--group-size", "7"],
     ];
     for options in kinds {

@@ -86,9 +86,11 @@ fn evaluation_in_rten_asks_for_the_portable_model() {
 #[test]
 fn weights_that_onnx_has_no_type_for_are_refused_before_anything_is_read() {
     let model = Path::new("missing.onnx");
-    let options = ["-o", "unwritten.onnx", "--target", "native", "--weights", "e3m0"].map(Path::new);
-    let result = zqc([model].into_iter().chain(options));
-    let message = String::from_utf8(result.stderr).unwrap();
-    assert_eq!(result.status.code(), Some(2), "{message}");
-    assert!(message.contains("--target portable"), "{message}");
+    for weights in ["e3m0", "lut4"] {
+        let options = ["-o", "unwritten.onnx", "--target", "native", "--weights", weights].map(Path::new);
+        let result = zqc([model].into_iter().chain(options));
+        let message = String::from_utf8(result.stderr).unwrap();
+        assert_eq!(result.status.code(), Some(2), "{message}");
+        assert!(message.contains("--target portable"), "{message}");
+    }
 }

@@ -23,6 +23,8 @@ fn report() -> Report {
         layers,
         stages: (0..4).map(|stage| StageReport { layers: 1, seconds: 1.5 + f64::from(stage) }).collect(),
         uncalibrated: Vec::new(),
+        recoded: Vec::new(),
+        held_out: None,
         requantized: Vec::new(),
         kept: vec![KeptLayer { layer: "lm_head".to_string(), reason: "tied to \"wte\"".to_string() }],
         warnings: vec!["--keep \"<head>\" matches no linear layer".to_string()],

@@ -172,6 +172,7 @@ fn codes_and_rows_give_the_same() {
     check::<f32>(&bench, Spec::new(130, 77, 32, 0), &few, &workspace);
     check::<bf16>(&bench, Spec::new(200, 264, 64, 40).bias(), &few, &workspace);
     check::<f16>(&bench, Spec::new(576, 1536, 64, 8).m3(), &few, &workspace);
+    check::<bf16>(&bench, Spec::new(576, 1500, 64, 8).lut4(), &few, &workspace);
     // Clusters of two that take several tiles each, which the codes of one must not overtake.
     check::<f16>(&bench, Spec::new(24, 2056, 128, 24), &[400, 1056, 1100, 4500], &workspace);
     check::<f32>(&bench, Spec::new(72, 4104, 32, 16).e3m0(), &[1, 5, 700, 3000], &workspace);

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::{Ladder, grid::Grid, integer::Integer, minifloat::Minifloat};
+use crate::{Ladder, grid::Grid, integer::Integer, lookup_table::LookupTable, minifloat::Minifloat};
 
 /// A number format of 4 or 8 bits.
 ///
@@ -22,6 +22,18 @@ pub enum Format {
     Int4,
     /// Two's complement: -128 to 127.
     Int8,
+    /// A table of 4 bits without 0: 0.234375, 0.75, 1.375, 1.875, 2.75, 3.5, 4.5, 6 and their negatives, shaped for normally
+    /// distributed weights. What it cannot hold is a weight that is exactly zero.
+    Lut4,
+}
+
+/// The finite values of a format, as rounding sees them.
+#[derive(Clone, Copy, Debug)]
+pub enum Levels {
+    /// Evenly spaced within each binade.
+    Even(Grid),
+    /// Those of a table.
+    Table(LookupTable),
 }
 
 /// What distinguishes a format: all that the workspace says of it follows from here.
@@ -34,13 +46,14 @@ struct Properties {
     kind: Kind,
     /// The `TensorProto.DataType` of its codes, where ONNX has one.
     onnx_type: Option<i32>,
-    /// The ladders whose steps keep its values exact in E4M3.
+    /// The ladders whose steps keep its values exact in E4M3, those of finer steps after the others.
     ladders: &'static [ExactLadder],
 }
 
 enum Kind {
     Float(Minifloat),
     Integer(Integer),
+    Table(LookupTable),
 }
 
 /// A ladder by which a format stays exact in E4M3.
@@ -54,7 +67,8 @@ struct ExactLadder {
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 6] = [Self::E2M1, Self::E3M0, Self::E4M3, Self::E5M2, Self::Int4, Self::Int8];
+    pub const ALL: [Self; 7] =
+        [Self::E2M1, Self::E3M0, Self::E4M3, Self::E5M2, Self::Int4, Self::Int8, Self::Lut4];
 
     const fn properties(self) -> Properties {
         match self {
@@ -109,6 +123,14 @@ impl Format {
                 onnx_type: Some(3),
                 ladders: &[],
             },
+            Self::Lut4 => Properties {
+                name: "lut4",
+                spelling: "Lut4",
+                is_implied: false,
+                kind: Kind::Table(LookupTable::LUT4),
+                onnx_type: None,
+                ladders: &[ExactLadder { ladder: Ladder::M8, max_shift: 15, exponent: 6 }],
+            },
         }
     }
 
@@ -117,12 +139,16 @@ impl Format {
         match self.properties().kind {
             Kind::Float(float) => float.bits(),
             Kind::Integer(integer) => integer.bits,
+            Kind::Table(_) => 4,
         }
     }
 
-    /// The largest value, which scales are computed against: 6, 16, 448, 57344, 7, 127.
+    /// The largest value, which scales are computed against: 6, 16, 448, 57344, 7, 127, 6.
     pub const fn max(self) -> f32 {
-        self.grid().max
+        match self.levels() {
+            Levels::Even(grid) => grid.max,
+            Levels::Table(LookupTable { magnitudes: [.., largest] }) => largest,
+        }
     }
 
     /// Whether the values are integers, which can have a zero point.
@@ -150,6 +176,11 @@ impl Format {
         self.properties().is_implied
     }
 
+    /// The ladders on which its values are exact in E4M3, those of finer steps after the others.
+    pub fn ladders(self) -> impl DoubleEndedIterator<Item = Ladder> {
+        self.properties().ladders.iter().map(|exact| exact.ladder)
+    }
+
     /// [`Ladder::max_shift`] and [`Ladder::e4m3_exponent`].
     pub(crate) const fn exact_ladder(self, ladder: Ladder) -> Option<(u8, i32)> {
         let ladders = self.properties().ladders;
@@ -166,11 +197,12 @@ impl Format {
 
     /// The code of the value nearest to `x`, in the low [`bits`](Self::bits).
     ///
-    /// NaN gives the positive quiet NaN (0x7F in E4M3, 0x7E in E5M2), and 0 in the formats that have none.
+    /// NaN gives the positive quiet NaN (0x7F in E4M3, 0x7E in E5M2), and code 0 in the formats that have none.
     pub fn encode(self, x: f32) -> u8 {
         match self.properties().kind {
             Kind::Float(float) => float.encode(x),
             Kind::Integer(integer) => integer.encode(x),
+            Kind::Table(table) => table.encode(x),
         }
     }
 
@@ -179,12 +211,16 @@ impl Format {
         match self.properties().kind {
             Kind::Float(float) => float.decode(code),
             Kind::Integer(integer) => integer.decode(code),
+            Kind::Table(table) => table.decode(code),
         }
     }
 
     /// The value nearest to `x`: `decode(encode(x))`.
     pub fn round(self, x: f32) -> f32 {
-        self.grid().round(x)
+        match self.levels() {
+            Levels::Even(grid) => grid.round(x),
+            Levels::Table(table) => table.decode(table.encode(x)),
+        }
     }
 
     /// The values in code order: 16 or 256 of them.
@@ -193,10 +229,11 @@ impl Format {
     }
 
     /// The values, as rounding sees them.
-    pub const fn grid(self) -> Grid {
+    pub const fn levels(self) -> Levels {
         match self.properties().kind {
-            Kind::Float(float) => float.grid,
-            Kind::Integer(integer) => integer.grid,
+            Kind::Float(float) => Levels::Even(float.grid),
+            Kind::Integer(integer) => Levels::Even(integer.grid),
+            Kind::Table(table) => Levels::Table(table),
         }
     }
 

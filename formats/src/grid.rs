@@ -45,14 +45,6 @@ impl Grid {
         let min_binade = ((127 + self.min_exponent) as u32) << 23;
         (x.to_bits() & EXPONENT_MASK).max(min_binade)
     }
-
-    /// The scale that maps the magnitude `max_abs` to the largest value; 1 where that scale would be zero, so that an
-    /// all-zero group divides and multiplies harmlessly. NaN and infinity stay.
-    #[inline(always)]
-    pub fn scale(self, max_abs: f32) -> f32 {
-        let scale = max_abs / self.max;
-        if scale == 0.0 { 1.0 } else { scale }
-    }
 }
 
 /// The largest magnitude of `values`, 0 of none; NaN if one is NaN.

@@ -16,6 +16,7 @@ mod format;
 pub mod grid;
 mod integer;
 mod ladder;
+mod lookup_table;
 mod low_rank;
 pub mod matrix;
 mod minifloat;
@@ -27,8 +28,9 @@ mod token;
 mod weight_format;
 
 pub use error::{FormatError, check_length};
-pub use format::{Format, ParseFormatError};
+pub use format::{Format, Levels, ParseFormatError};
 pub use ladder::Ladder;
+pub use lookup_table::LookupTable;
 pub use low_rank::{FactorFormat, Factors, LowRank};
 pub use matrix::{matmul, transpose};
 pub use pack::{pack_nibbles, transpose_nibbles, unpack_nibbles};

@@ -1,11 +1,14 @@
 //! A quantized weight matrix.
 
+use std::borrow::Cow;
+
 use rayon::prelude::*;
 
-use crate::{Format, FormatError, Scales, check_length};
+use crate::{Format, FormatError, Ladder, Scales, check_length};
 
 /// A weight `[N, K]` as codes in groups along `K`, with a scale and perhaps a zero point for each:
-/// `ŵ[n][k] = (decode(codes[n][k]) - zero_points[n][g]) * scale[n][g]`, where `g = k / group_size`.
+/// `ŵ[n][k] = (decode(codes[n][k]) - zero_points[n][g]) * scale[n][g]`, where `g = k / group_size`; see [`Ladder::apply`] for steps
+/// of a ladder.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct QuantizedMatrix {
     /// Format of the codes.
@@ -84,16 +87,30 @@ impl QuantizedMatrix {
     /// The weights that the codes stand for, `[N, K]`.
     pub fn dequantize(&self) -> Vec<f32> {
         let codebook = self.format.codebook();
-        let scales = self.scales.of_groups();
+        // Where a ladder has factors, they are the scale's: one rounding, as files of older versions of this program have it.
+        let (scales, steps) = match &self.scales {
+            Scales::Shifted { ladder: Ladder::M8, rows, shifts } => {
+                (Cow::Borrowed(&rows[..]), Some(&shifts[..]))
+            }
+            scales => (scales.of_groups(), None),
+        };
         let zero = |group: usize| self.zero_points.as_ref().map_or(0.0, |zeros| f32::from(zeros[group]));
         let mut weight = vec![0.0; self.codes.len()];
         weight.par_chunks_mut(self.cols).zip(self.codes.par_chunks(self.cols)).enumerate().for_each(
             |(row, (weight, codes))| {
                 let groups = weight.chunks_mut(self.group_size).zip(codes.chunks(self.group_size));
                 for (group, (weight, codes)) in (row * self.groups()..).zip(groups) {
-                    let (scale, zero) = (scales[group], zero(group));
-                    for (value, &code) in weight.iter_mut().zip(codes) {
-                        *value = (codebook[usize::from(code)] - zero) * scale;
+                    let codes = weight.iter_mut().zip(codes.iter().map(|&code| codebook[usize::from(code)]));
+                    match steps {
+                        Some(steps) => {
+                            codes.for_each(|(to, value)| {
+                                *to = Ladder::M8.apply(value, steps[group]) * scales[row]
+                            });
+                        }
+                        None => {
+                            let (scale, zero) = (scales[group], zero(group));
+                            codes.for_each(|(to, value)| *to = (value - zero) * scale);
+                        }
                     }
                 }
             },

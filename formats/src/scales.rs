@@ -9,7 +9,7 @@ use crate::Ladder;
 pub enum Scales {
     /// A scale for every group, `[N, groups]`.
     Grouped(Vec<f32>),
-    /// A step of the ladder below the scale of the row for every group: `scale[n][g] = rows[n] * ladder.factor(shifts[n][g])`. A shift is
+    /// A step of the ladder below the scale of the row for every group: a value stands for `ladder.apply(value, shifts[n][g]) * rows[n]`. A shift is
     /// at most [`Ladder::max_shift`], so that codes can be turned into E4M3 without error and only the scale of the row is
     /// left to multiply by.
     Shifted {
@@ -23,7 +23,7 @@ pub enum Scales {
 }
 
 impl Scales {
-    /// The scale of every group, `[N, groups]`.
+    /// The scale of every group, `[N, groups]`; under [`Ladder::M8`] by the nominal [`Ladder::factor`].
     pub fn of_groups(&self) -> Cow<'_, [f32]> {
         match self {
             Self::Grouped(scales) => Cow::Borrowed(scales),

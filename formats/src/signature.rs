@@ -7,8 +7,8 @@
 //!
 //! | part | |
 //! |---|---|
-//! | `E3M0` `E5M2` `Int4` `Int8` | format of the weight |
-//! | `M2` `M3` | group scales are steps of that ladder below the scale of the row |
+//! | `E3M0` `E5M2` `Int4` `Int8` `Lut4` | format of the weight |
+//! | `M2` `M3` `M8` | groups lie steps of that ladder below the scale of the row |
 //! | `ZeroPoints` | every group has a zero point |
 //! | `ActE5M2` `ActInt8` | format of the activation |
 //! | `LowRank` `LowRankBf16` | low-rank branch with E4M3 or bfloat16 factors |
@@ -92,9 +92,8 @@ impl WeightKind {
     /// Every kind.
     pub fn all() -> impl Iterator<Item = Self> {
         Format::ALL.into_iter().flat_map(|format| {
-            let ladders = Ladder::ALL.into_iter().filter(move |ladder| ladder.max_shift(format).is_some());
             let zero_points = format.is_integer().then_some(Extra::ZeroPoints);
-            let extras = ladders.map(Extra::Shifts).chain(zero_points).map(Some);
+            let extras = format.ladders().map(Extra::Shifts).chain(zero_points).map(Some);
             [None].into_iter().chain(extras).map(move |extra| Self { format, extra })
         })
     }
@@ -147,6 +146,7 @@ impl WeightKind {
             None => "",
             Some(Extra::Shifts(Ladder::M2)) => "_M2",
             Some(Extra::Shifts(Ladder::M3)) => "_M3",
+            Some(Extra::Shifts(Ladder::M8)) => "_M8",
             Some(Extra::ZeroPoints) => "_ZeroPoints",
         }
     }
@@ -253,7 +253,7 @@ mod tests {
     #[test]
     fn every_signature_has_a_name_of_its_own_that_leads_back() {
         let names: HashSet<String> = Signature::all().map(Signature::name).collect();
-        assert_eq!(names.len(), 11 * 4 * 3 + 2 * 4);
+        assert_eq!(names.len(), 13 * 4 * 3 + 2 * 4);
         for signature in Signature::all() {
             assert_eq!(Signature::parse(&signature.name()), Some(signature));
         }
@@ -263,8 +263,8 @@ mod tests {
     fn names_follow_the_grammar() {
         let parts = [
             &["W4A8Linear", "W8A8Linear", "W4A16Linear", "W8A16Linear"][..],
-            &["", "_E2M1", "_E3M0", "_E4M3", "_E5M2", "_Int4", "_Int8"],
-            &["", "_M2", "_M3", "_ZeroPoints"],
+            &["", "_E2M1", "_E3M0", "_E4M3", "_E5M2", "_Int4", "_Int8", "_Lut4"],
+            &["", "_M2", "_M3", "_M8", "_ZeroPoints"],
             &["", "_ActE4M3", "_ActE5M2", "_ActInt8"],
             &["", "_LowRank", "_LowRankBf16"],
             &["", "_TransB"],
@@ -277,6 +277,7 @@ mod tests {
         let known = [
             "W4A8Linear",
             "W4A8Linear_M3_LowRank",
+            "W4A8Linear_Lut4_M8_LowRank",
             "W8A8Linear_Int8_ActInt8",
             "W8A16Linear",
             "W8A8Linear_TransB",
@@ -289,6 +290,8 @@ mod tests {
             "w4a8linear",
             "W4A8Linear_",
             "W4A8Linear_LowRank_M2",
+            "W4A8Linear_M8",
+            "W4A8Linear_Lut4_M3",
             "W4A8Linear_Int8",
             "W8A8Linear_M2",
             "W4A8Linear_ZeroPoints",

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use crate::{
     Format,
     grid::{Grid, max_abs, range, round_to_integer},
+    minifloat::Minifloat,
 };
 
 /// The number format of quantized activations.
@@ -23,6 +24,15 @@ pub enum ActivationFormat {
 impl ActivationFormat {
     /// Every format.
     pub const ALL: [Self; 3] = [Self::E4M3, Self::E5M2, Self::Int8];
+
+    /// The values of a floating-point format; `None` for integers.
+    const fn grid(self) -> Option<Grid> {
+        match self {
+            Self::E4M3 => Some(Minifloat::E4M3.grid),
+            Self::E5M2 => Some(Minifloat::E5M2.grid),
+            Self::Int8 => None,
+        }
+    }
 
     /// The floating-point format of the codes; `None` for the integers of [`ActivationFormat::Int8`].
     pub const fn float(self) -> Option<Format> {
@@ -72,8 +82,8 @@ pub fn quantize_dequantize_tokens(x: &mut [f32], width: usize, format: Activatio
     x.par_chunks_mut(width).with_min_len(MIN_TASK.div_ceil(width)).for_each(|token| {
         arch.dispatch(
             #[inline(always)]
-            || match format.float() {
-                Some(float) => round_to_floats(token, float.grid()),
+            || match format.grid() {
+                Some(grid) => round_to_floats(token, grid),
                 None => round_to_integers(token),
             },
         );

@@ -14,8 +14,9 @@ pub struct WeightFormat {
 
 impl WeightFormat {
     /// Those that weights are solved in, by the words of the command line.
-    pub const NAMED: [(&'static str, Self); 6] = [
+    pub const NAMED: [(&'static str, Self); 7] = [
         ("fp4", Self::symmetric(Format::E2M1)),
+        ("lut4", Self::symmetric(Format::Lut4)),
         ("e3m0", Self::symmetric(Format::E3M0)),
         ("fp8", Self::symmetric(Format::E4M3)),
         ("int8", Self::symmetric(Format::Int8)),

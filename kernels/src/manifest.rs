@@ -103,6 +103,8 @@ pub enum Codes {
     E2M1,
     /// [`Format::E3M0`].
     E3M0,
+    /// [`Format::Lut4`].
+    Lut4,
 }
 
 impl Codes {
@@ -111,6 +113,7 @@ impl Codes {
         match format {
             Format::E2M1 => Some(Self::E2M1),
             Format::E3M0 => Some(Self::E3M0),
+            Format::Lut4 => Some(Self::Lut4),
             _ => None,
         }
     }
@@ -120,6 +123,7 @@ impl Codes {
         match self {
             Self::E2M1 => Format::E2M1,
             Self::E3M0 => Format::E3M0,
+            Self::Lut4 => Format::Lut4,
         }
     }
 }
@@ -128,7 +132,7 @@ impl Codes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GroupScales {
-    /// The row is one group, of step 0 of [`Ladder::M2`].
+    /// The row is one group, of step 0 of the first ladder of the format: [`Ladder::M2`], if it has that one.
     Row,
     /// Groups lie on [`Ladder::M2`]; packages before 28 November 2026 have another word for it.
     #[serde(alias = "octaves")]
@@ -136,14 +140,18 @@ pub enum GroupScales {
     /// Groups lie on [`Ladder::M3`]; as above.
     #[serde(alias = "thirds")]
     M3,
+    /// Groups lie on [`Ladder::M8`].
+    M8,
 }
 
 impl GroupScales {
-    /// The ladder that steps are counted on.
-    pub fn ladder(self) -> Ladder {
+    /// The ladder that steps are counted on, of codes of `format`; `None` where that has none.
+    pub fn ladder(self, format: Format) -> Option<Ladder> {
         match self {
-            Self::Row | Self::M2 => Ladder::M2,
-            Self::M3 => Ladder::M3,
+            Self::Row => format.ladders().next(),
+            Self::M2 => Some(Ladder::M2),
+            Self::M3 => Some(Ladder::M3),
+            Self::M8 => Some(Ladder::M8),
         }
     }
 }
@@ -153,6 +161,7 @@ impl From<Ladder> for GroupScales {
         match ladder {
             Ladder::M2 => Self::M2,
             Ladder::M3 => Self::M3,
+            Ladder::M8 => Self::M8,
         }
     }
 }

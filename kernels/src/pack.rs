@@ -96,8 +96,9 @@ pub(crate) fn layer(
         Scales::Grouped(rows) if matrix.groups() == 1 => (GroupScales::Row, rows, &whole_row),
         Scales::Grouped(_) => return Err(PackError::Scales),
     };
-    let ladder = scales.ladder();
-    let table = Table::new(matrix.format, ladder).ok_or(PackError::Codes(matrix.format))?;
+    let unknown = || PackError::Codes(matrix.format);
+    let ladder = scales.ladder(matrix.format).ok_or_else(unknown)?;
+    let table = Table::new(matrix.format, ladder).ok_or_else(unknown)?;
     let unit = ladder.e4m3_exponent(matrix.format).map_or(1.0, |exponent| 2.0f32.powi(exponent));
     let rank = low_rank.map_or(0, |branch| branch.rank);
     let geometry = Geometry::new(matrix.rows, matrix.cols, matrix.group_size, rank)?;

@@ -124,7 +124,9 @@ fn check_layer(layer: &Layer, activations: &[Activation]) -> Result<Geometry, Da
     if layer.group_size > layer.k || layer.steps_per_block != geometry.steps_per_block() {
         return Err(wrong("steps"));
     }
-    if Table::new(layer.codes.format(), layer.scales.ladder()) != Some(layer.table) {
+    let format = layer.codes.format();
+    let table = layer.scales.ladder(format).and_then(|ladder| Table::new(format, ladder));
+    if table != Some(layer.table) {
         return Err(wrong("table entries"));
     }
     match activations.get(layer.activation) {

@@ -10,9 +10,10 @@ use zqc_linear::{
     Activations, Extra, Isa, Layer, Layout, LowRank, Output, PackedLinear, Serial, Tokens, quantize_tokens,
 };
 
-const SHAPES: [(usize, usize, Weight); 5] = [
+const SHAPES: [(usize, usize, Weight); 6] = [
     (576, 1536, Weight::Fp4),
     (2048, 2048, Weight::Fp4),
+    (2048, 2048, Weight::Lut4),
     (4096, 4096, Weight::Fp4),
     (576, 49152, Weight::E4M3),
     (2048, 2048, Weight::E4M3),
@@ -29,6 +30,8 @@ const COLD: usize = 400 << 20;
 enum Weight {
     /// The default: E2M1 in groups of 64 under M3, a low-rank branch.
     Fp4,
+    /// The same by the table without zero, under M8.
+    Lut4,
     /// A head in FP8: one scale a row.
     E4M3,
 }
@@ -60,8 +63,13 @@ fn main() {
         "K x N", "weight", "M", "isa", "us", "GFLOP/s", "GB/s codes"
     );
     for (k, n, weight) in SHAPES {
-        let groups = if weight == Weight::Fp4 { k.div_ceil(GROUP_SIZE) } else { 1 };
-        let codes = bytes(if weight == Weight::Fp4 { k * n / 2 } else { k * n });
+        let (format, ladder) = match weight {
+            Weight::Fp4 => (Format::E2M1, Some(Ladder::M3)),
+            Weight::Lut4 => (Format::Lut4, Some(Ladder::M8)),
+            Weight::E4M3 => (Format::E4M3, None),
+        };
+        let groups = if ladder.is_some() { k.div_ceil(GROUP_SIZE) } else { 1 };
+        let codes = bytes(k * n * format.bits() as usize / 8);
         let (shifts, down, up) = (bytes(groups * n / 2), bytes(k * RANK), bytes(RANK * n));
         let (scales, rank_scales) = (vec![0.01; n], vec![0.001; RANK]);
         let branch =
@@ -71,11 +79,11 @@ fn main() {
             n,
             group_size: k.div_ceil(groups),
             layout: Layout::InputMajor,
-            format: if weight == Weight::Fp4 { Format::E2M1 } else { Format::E4M3 },
+            format,
             codes: &codes,
             scales: &scales,
-            extra: if weight == Weight::Fp4 { Extra::Shifts(Ladder::M3, &shifts) } else { Extra::None },
-            low_rank: (weight == Weight::Fp4).then_some(branch),
+            extra: ladder.map_or(Extra::None, |ladder| Extra::Shifts(ladder, &shifts)),
+            low_rank: ladder.map(|_| branch),
             bias: None,
         };
         let copies = COLD.div_ceil(codes.len()).min(64);

@@ -20,6 +20,9 @@ macro_rules! by_kind {
                 ($crate::tiling::Coding::Bf16, $crate::matrix::GroupScales::One) => {
                     $function::<$($before,)* <$lanes as $crate::lanes::Lanes>::Bf16, $crate::walk::Through $(, $after)*> $arguments
                 }
+                ($crate::tiling::Coding::Nibbles, $crate::matrix::GroupScales::Ladder(::zqc_formats::Ladder::M8, ..)) => {
+                    $function::<$($before,)* <$lanes as $crate::lanes::Lanes>::Nibbles, $crate::walk::Stepped $(, $after)*> $arguments
+                }
                 (coding, _) => unreachable!("no layer has {coding:?} in such groups"),
             }
         })
@@ -30,7 +33,11 @@ macro_rules! by_kind {
 macro_rules! by_integer_kind {
     ($matrix:expr, $lanes:ty, $function:ident [$($before:ty),*] [$($after:ty),*] $arguments:tt, else $other:block) => {
         match (&$matrix.coding, &$matrix.scales, $matrix.zero_points.is_empty()) {
-            ($crate::tiling::Coding::Nibbles, $crate::matrix::GroupScales::Ladder(..), _) => {
+            (
+                $crate::tiling::Coding::Nibbles,
+                $crate::matrix::GroupScales::Ladder(::zqc_formats::Ladder::M2 | ::zqc_formats::Ladder::M3, ..),
+                _,
+            ) => {
                 $function::<$($before,)* <$lanes as $crate::lanes::Lanes>::Nibbles, $crate::walk::Through $(, $after)*> $arguments
             }
             ($crate::tiling::Coding::Nibbles, $crate::matrix::GroupScales::Floats(_), true) => {

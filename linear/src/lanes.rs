@@ -54,6 +54,8 @@ pub(crate) trait Lanes: Copy {
     unsafe fn add(self, other: Self) -> Self;
     /// The difference.
     unsafe fn sub(self, other: Self) -> Self;
+    /// The difference of the bits, as integers.
+    unsafe fn sub_bits(self, other: Self) -> Self;
     /// The product.
     unsafe fn mul(self, other: Self) -> Self;
     /// `self * factor + sum`, rounded once.

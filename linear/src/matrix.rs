@@ -2,7 +2,7 @@
 
 use zqc_formats::{FactorFormat, Ladder};
 
-use crate::codebook::Codebook;
+use crate::codebook::{Codebook, operand};
 use crate::layer::{Extra, Layer, LowRank};
 use crate::line::{Place, fill, put};
 use crate::tiling::{BLOCK, Coding, LINE, PANEL};
@@ -16,7 +16,7 @@ pub(crate) struct Line(pub [u8; LINE]);
 pub(crate) enum GroupScales {
     /// Nothing.
     One,
-    /// Factors that weights are multiplied by, by shift: a panel has one word for every group, with the shift of 4 bits of output feature
+    /// The [`operand`] of every step of a ladder, and the steps: a panel has one word for every group, with the shift of 4 bits of output feature
     /// `2 q` in nibble `q` and that of `2 q + 1` in nibble `8 + q`.
     Ladder(Ladder, [f32; 16], Vec<u64>),
     /// Scales that the sums of groups are multiplied by, `[panel][group][16]`.
@@ -97,7 +97,7 @@ impl Matrix {
                 };
                 GroupScales::Ladder(
                     ladder,
-                    std::array::from_fn(|shift| ladder.factor(shift as u8)),
+                    std::array::from_fn(|step| operand(ladder, step as u8)),
                     of_panels().map(word).collect(),
                 )
             }
@@ -176,7 +176,7 @@ impl Matrix {
     }
 
     /// The largest magnitude of a weight over the lowest bit of all weights that are multiplied by the same factor; infinite where
-    /// that is too much for sums to be exact.
+    /// that is too much for sums to be exact, or weights have no such bit.
     pub(crate) fn span(&self) -> f32 {
         let largest_zero_point = if self.zero_points.is_empty() { 0.0 } else { 128.0 };
         match &self.coding {
@@ -184,7 +184,8 @@ impl Matrix {
                 let largest = self.codebook.values.iter().map(|value| value.abs()).fold(0.0, f32::max);
                 let factor = match &self.scales {
                     GroupScales::Ladder(ladder, ..) => {
-                        ladder.octave().iter().map(|factor| odd_part(*factor)).fold(1.0, f32::max)
+                        let octave = (0..ladder.steps_per_octave()).map(|step| ladder.factor(step));
+                        octave.map(odd_part).fold(1.0, f32::max)
                     }
                     GroupScales::One | GroupScales::Floats(_) => 1.0,
                 };

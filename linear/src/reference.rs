@@ -28,7 +28,7 @@ pub fn forward(layer: &Layer<'_>, tokens: Tokens<'_>, output: Output<'_>) -> Res
                 let value = codebook[usize::from(layer.code(k, n))];
                 match layer.extra {
                     Extra::None => value,
-                    Extra::Shifts(ladder, _) => value * ladder.factor(layer.shift(group(k), n)),
+                    Extra::Shifts(ladder, _) => ladder.apply(value, layer.shift(group(k), n)),
                     Extra::ZeroPoints(_) => value - f32::from(layer.zero_point(group(k), n)),
                 }
             })

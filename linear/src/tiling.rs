@@ -36,7 +36,7 @@ pub(crate) enum Coding {
 impl Coding {
     pub(crate) fn of(format: Format) -> Self {
         match format {
-            Format::E2M1 | Format::E3M0 | Format::Int4 => Self::Nibbles,
+            Format::E2M1 | Format::E3M0 | Format::Int4 | Format::Lut4 => Self::Nibbles,
             Format::E4M3 => Self::E4M3,
             Format::E5M2 => Self::E5M2,
             Format::Int8 => Self::Int8,

@@ -9,7 +9,7 @@ pub(crate) struct Walk<'a, V: Lanes, D> {
     matrix: &'a Matrix,
     panel: usize,
     pub(crate) decode: D,
-    factors: V::Table,
+    operands: V::Table,
     lines: *const u8,
     lines_each: usize,
 }
@@ -19,14 +19,14 @@ impl<'a, V: Lanes, D: Decode<V>> Walk<'a, V, D> {
     /// The instruction set of `V` is enabled; `panel` exists.
     #[inline(always)]
     pub(crate) unsafe fn new(matrix: &'a Matrix, panel: usize) -> Self {
-        let factors = match &matrix.scales {
-            GroupScales::Ladder(_, factors, _) => factors,
+        let operands = match &matrix.scales {
+            GroupScales::Ladder(_, operands, _) => operands,
             GroupScales::One | GroupScales::Floats(_) => &[0.0; 16],
         };
         let lines = matrix.lines[panel * matrix.lines_of_panel()..].as_ptr().cast();
         // SAFETY: the caller's condition.
-        let (decode, factors) = unsafe { (D::new(&matrix.codebook), V::table(factors)) };
-        Self { matrix, panel, decode, factors, lines, lines_each: matrix.groups.size.div_ceil(D::COLUMNS) }
+        let (decode, operands) = unsafe { (D::new(&matrix.codebook), V::table(operands)) };
+        Self { matrix, panel, decode, operands, lines, lines_each: matrix.groups.size.div_ceil(D::COLUMNS) }
     }
 
     /// The lines of a group.
@@ -137,6 +137,9 @@ pub(crate) struct Centred;
 /// Groups with a factor of a ladder, or one group for all.
 pub(crate) struct Through;
 
+/// Groups with a step of [`Ladder::M8`](zqc_formats::Ladder).
+pub(crate) struct Stepped;
+
 impl Grouping for Scaled {
     const THROUGH: bool = false;
 
@@ -176,7 +179,7 @@ impl Grouping for Through {
         // SAFETY: the caller's condition.
         unsafe {
             match &walk.matrix.scales {
-                GroupScales::Ladder(_, _, words) => V::ladder(walk.factors, words[walk.at(g)], part),
+                GroupScales::Ladder(_, _, words) => V::ladder(walk.operands, words[walk.at(g)], part),
                 GroupScales::One | GroupScales::Floats(_) => V::splat(1.0),
             }
         }
@@ -186,6 +189,22 @@ impl Grouping for Through {
     unsafe fn weight<V: Lanes>(value: V, operand: V) -> V {
         // SAFETY: the caller's condition.
         unsafe { value.mul(operand) }
+    }
+}
+
+impl Grouping for Stepped {
+    const THROUGH: bool = true;
+
+    #[inline(always)]
+    unsafe fn operand<V: Lanes, D: Decode<V>>(walk: &Walk<'_, V, D>, g: usize, part: usize) -> V {
+        // SAFETY: the caller's condition.
+        unsafe { V::ladder(walk.operands, walk.shifts(g), part) }
+    }
+
+    #[inline(always)]
+    unsafe fn weight<V: Lanes>(value: V, operand: V) -> V {
+        // SAFETY: the caller's condition.
+        unsafe { value.sub_bits(operand) }
     }
 }
 

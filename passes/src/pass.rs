@@ -129,6 +129,9 @@ pub trait Observer {
     /// A linear layer is rounded to nearest, because no calibration data comes to it.
     fn layer_uncalibrated(&mut self, _layer: &str, _reason: &str) {}
 
+    /// The weight of a linear layer gets another format than the one that was asked for.
+    fn layer_recoded(&mut self, _layer: &str, _reason: &str) {}
+
     /// The weight of a linear layer, stored as `from` (`i8`, `u4` ...) behind `DequantizeLinear` in this many bytes, scales
     /// included, is taken to be quantized again.
     fn layer_requantized(&mut self, _layer: &str, _from: &str, _bytes: u64) {}

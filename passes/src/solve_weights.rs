@@ -12,6 +12,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
+use zqc_formats::WeightFormat;
 use zqc_ir::op::{Linear, QuantizedLinear, port};
 use zqc_ir::operands;
 use zqc_ir::tensor::TensorError;
@@ -156,6 +157,11 @@ impl<'a> Solver<'a> {
                 }
             }
             let unsolved = self.unsolved(&layers);
+            for layer in &unsolved {
+                if let (_, Some(reason)) = self.config.of_weight(&weights[&layer.key]) {
+                    observer.layer_recoded(&layer.linear.layer, &reason);
+                }
+            }
             // A stage that a table or a layer solved before ends has nothing to keep.
             let checkpoints = calibration.checkpoints.filter(|_| !unsolved.is_empty());
             let known = checkpoints.and_then(|checkpoints| checkpoints.load(index));
@@ -220,7 +226,11 @@ impl<'a> Solver<'a> {
         if !self.solved.contains_key(&layer.key) {
             let started = Instant::now();
             let weight = weight(self.model, layer)?;
-            let solution = solve(self.config, layer, &weight, LayerStats::default())?;
+            let (config, recoded) = self.config.of_weight(&weight);
+            if let Some(reason) = recoded {
+                observer.layer_recoded(&layer.linear.layer, &reason);
+            }
+            let solution = solve(&config, layer, &weight, LayerStats::default())?;
             self.store(layer, 0, &weight, solution, started.elapsed().as_secs_f64(), observer)?;
         }
         self.replace(layer);
@@ -246,24 +256,27 @@ impl<'a> Solver<'a> {
         calibration: &Calibration,
         observer: &mut dyn Observer,
     ) -> Result<(), PassError> {
-        let mut prepared: HashMap<Vec<ValueId>, Prepared> = HashMap::new();
+        let mut prepared: HashMap<(Vec<ValueId>, WeightFormat), Prepared> = HashMap::new();
         for layer in self.unsolved(layers) {
             go_on(observer)?;
             let started = Instant::now();
+            let weight = &weights[&layer.key];
+            let (config, _) = self.config.of_weight(weight);
             let inputs = inputs_of(layers, layer.key);
-            if !prepared.contains_key(&inputs) {
-                let failed = |source| PassError::Solve { layer: layer.linear.layer.clone(), source };
-                let tokens = &gathered.tokens[&inputs];
-                let ready = Prepared::new(tokens, self.config, calibration.corrects()).map_err(failed)?;
-                prepared.insert(inputs.clone(), ready);
-            }
+            let tokens = &gathered.tokens[&inputs];
+            let ready = match prepared.entry((inputs, config.gptq.grouping.format)) {
+                Entry::Occupied(ready) => ready.into_mut(),
+                Entry::Vacant(place) => {
+                    let failed = |source| PassError::Solve { layer: layer.linear.layer.clone(), source };
+                    place.insert(Prepared::new(tokens, &config, calibration.corrects()).map_err(failed)?)
+                }
+            };
             let stats = LayerStats {
-                prepared: Some(&prepared[&inputs]),
+                prepared: Some(ready),
                 residual: gathered.residuals.get(&layer.key),
                 propagation: calibration.propagation,
             };
-            let weight = &weights[&layer.key];
-            let solution = solve(self.config, layer, weight, stats)?;
+            let solution = solve(&config, layer, weight, stats)?;
             self.store(layer, stage, weight, solution, started.elapsed().as_secs_f64(), observer)?;
         }
         Ok(())

@@ -29,7 +29,7 @@ class CompileOptions(TypedDict, total=False):
     verify: bool | None
     resume: bool | None
     stop_after: str | None
-    weights: Literal["fp4", "e3m0", "fp8", "int8", "int4", "int4-sym"] | None
+    weights: Literal["fp4", "lut4", "e3m0", "fp8", "int8", "int4", "int4-sym"] | None
     activations: Literal["fp8", "e5m2", "int8", "none"] | None
     group_size: int | None
     head: Literal["int8", "fp8", "fp4", "float"] | None

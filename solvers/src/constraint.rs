@@ -4,7 +4,7 @@
 //! ratios are, snapped from unconstrained ones. By default the scale of the row and the steps of its groups are searched
 //! jointly instead, before the first weight is rounded.
 
-use zqc_formats::{FormatError, Ladder, WeightFormat};
+use zqc_formats::{Format, FormatError, Ladder, WeightFormat};
 
 use crate::{
     ScaleSearch, SolveError,
@@ -25,6 +25,8 @@ pub enum ScaleConstraint {
     M2(Snap),
     /// Every scale is a step of [`Ladder::M3`] times the scale of the row; searched.
     M3,
+    /// The values of every group lie a step of [`Ladder::M8`] below those of the row; searched.
+    M8,
 }
 
 impl Default for ScaleConstraint {
@@ -60,12 +62,22 @@ impl Snap {
 }
 
 impl ScaleConstraint {
+    /// The searched constraint of the finest ladder of a format; none for a format without ladders of more than one step an octave.
+    pub fn by_default(format: Format) -> Self {
+        match format.ladders().next_back() {
+            Some(Ladder::M8) => Self::M8,
+            Some(Ladder::M3) => Self::M3,
+            Some(Ladder::M2) | None => Self::None,
+        }
+    }
+
     /// The ladder that the scales lie on.
     pub fn ladder(self) -> Option<Ladder> {
         match self {
             Self::None => None,
             Self::M1(_) | Self::M2(_) => Some(Ladder::M2),
             Self::M3 => Some(Ladder::M3),
+            Self::M8 => Some(Ladder::M8),
         }
     }
 
@@ -106,7 +118,7 @@ impl ScaleConstraint {
                 return vec![RowScales::free(groups)];
             }
             Self::M1(snap) | Self::M2(snap) => snap,
-            Self::M3 => Snap::Search,
+            Self::M3 | Self::M8 => Snap::Search,
         };
         let ladder = self.ladder().unwrap_or_default();
         let max_shift = ladder.max_shift(format.format).unwrap_or_default();

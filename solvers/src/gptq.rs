@@ -16,6 +16,7 @@ use crate::{
     Grouping, Hessian, Order, ScaleConstraint, ScaleSearch, SolveError,
     columns::{Column, ROWS, to_columns},
     inverse_factor::InverseFactor,
+    levels::GroupLevels,
     row_scales::RowScales,
     scale_search::GroupScale,
     weight::check_weight,
@@ -213,7 +214,7 @@ impl Gptq {
         errors: &mut [Column],
     ) {
         let Grouping { format, group_size, scale_search, .. } = self.options.grouping;
-        let (cols, grid) = (columns.len(), format.format.grid());
+        let cols = columns.len();
         let group_size = resolve_group_size(group_size, cols);
         for (at, error) in block.clone().zip(errors) {
             let group = self.permutation[at] / group_size;
@@ -225,13 +226,11 @@ impl Gptq {
             let (column, later) =
                 columns[at..block.end].split_first_mut().expect("the block holds this column");
             let pivot = self.factor[at * cols + at];
-            let GroupScale { scale, zero } = &scales[group];
-            let scales = scale.iter().zip(zero);
-            for ((value, error), (&scale, &zero)) in column.iter_mut().zip(error.iter_mut()).zip(scales) {
-                let rounded = grid.round(*value / scale + zero);
-                *error = (*value - (rounded - zero) * scale) / pivot;
-                *value = rounded;
+            let (values, weights) = GroupLevels::new(format.format, &scales[group]).round(column);
+            for ((error, value), weight) in error.iter_mut().zip(&*column).zip(&weights) {
+                *error = (value - weight) / pivot;
             }
+            *column = values;
             for (target, later) in (at + 1..).zip(later) {
                 let share = self.factor[target * cols + at];
                 for (value, error) in later.iter_mut().zip(error.iter()) {

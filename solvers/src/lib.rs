@@ -14,6 +14,7 @@ mod grouping;
 mod held_out;
 mod hessian;
 mod inverse_factor;
+mod levels;
 mod lorc;
 mod order;
 mod row_scales;

@@ -32,10 +32,7 @@ impl RowScales {
     /// Scales that are steps of `ladder`.
     #[inline(always)]
     pub fn constrained(found: Steps, ladder: Ladder) -> Self {
-        let group = |steps: &[u8; ROWS]| GroupScale {
-            scale: std::array::from_fn(|row| found.rows[row] * ladder.factor(steps[row])),
-            ..GroupScale::NONE
-        };
+        let group = |steps: &[u8; ROWS]| GroupScale::on_ladder(ladder, &found.rows, steps);
         Self { groups: found.steps.iter().map(group).collect(), constrained: Some(found) }
     }
 
@@ -44,6 +41,7 @@ impl RowScales {
         for (ours, theirs) in self.groups.iter_mut().zip(&other.groups) {
             ours.scale[row] = theirs.scale[row];
             ours.zero[row] = theirs.zero[row];
+            ours.step[row] = theirs.step[row];
         }
         if let (Some(ours), Some(theirs)) = (&mut self.constrained, &other.constrained) {
             ours.rows[row] = theirs.rows[row];

@@ -2,7 +2,10 @@
 
 use zqc_formats::QuantizedMatrix;
 
-use crate::{Grouping, SolveError, columns::to_columns, weight::check_weight, weight::resolve_group_size};
+use crate::{
+    Grouping, SolveError, columns::to_columns, levels::GroupLevels, weight::check_weight,
+    weight::resolve_group_size,
+};
 
 /// Quantizes `weight` `[rows, cols]` by rounding each value to the nearest. All weights count alike in the search for the
 /// scales.
@@ -20,7 +23,7 @@ pub fn rtn(
     check_weight(weight, rows, cols)?;
     grouping.check()?;
     let group_size = resolve_group_size(grouping.group_size, cols);
-    let (grid, importance) = (grouping.format.format.grid(), vec![1.0; cols]);
+    let (format, importance) = (grouping.format.format, vec![1.0; cols]);
     grouping.quantize(weight, rows, cols, |weight| {
         let mut columns = to_columns(weight, cols);
         let scales = pulp::Arch::new().dispatch(
@@ -28,11 +31,8 @@ pub fn rtn(
             || {
                 let scales = grouping.scales(&columns, &importance, 1).swap_remove(0);
                 for (group, found) in columns.chunks_mut(group_size).zip(&scales.groups) {
-                    for column in group {
-                        for ((value, scale), zero) in column.iter_mut().zip(&found.scale).zip(&found.zero) {
-                            *value = grid.round(*value / scale + zero);
-                        }
-                    }
+                    let levels = GroupLevels::new(format, found);
+                    group.iter_mut().for_each(|column| *column = levels.round(column).0);
                 }
                 scales
             },

@@ -1,8 +1,11 @@
 //! The scale and the zero point of a group of weights.
 
-use zqc_formats::{Format, WeightFormat, grid::Grid};
+use zqc_formats::{Format, Ladder, Levels, WeightFormat};
 
-use crate::columns::{Column, ROWS};
+use crate::{
+    columns::{Column, ROWS},
+    levels::GroupLevels,
+};
 
 /// How the scale of a group of weights is found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -34,11 +37,25 @@ pub(crate) struct GroupScale {
     pub scale: Column,
     /// The zero point, an integer; -0 in a symmetric format, which leaves even the sign of a zero weight alone.
     pub zero: Column,
+    /// The step of [`Ladder::M8`](zqc_formats::Ladder), which is no part of the scale; 0 without.
+    pub step: [u8; ROWS],
 }
 
 impl GroupScale {
     /// Not found yet.
-    pub const NONE: Self = Self { scale: [0.0; ROWS], zero: [-0.0; ROWS] };
+    pub const NONE: Self = Self { scale: [0.0; ROWS], zero: [-0.0; ROWS], step: [0; ROWS] };
+
+    /// Steps of a ladder below the scales of the rows.
+    #[inline(always)]
+    pub fn on_ladder(ladder: Ladder, rows: &Column, steps: &[u8; ROWS]) -> Self {
+        match ladder {
+            Ladder::M8 => Self { scale: *rows, step: *steps, ..Self::NONE },
+            Ladder::M2 | Ladder::M3 => {
+                let scale = std::array::from_fn(|row| rows[row] * ladder.factor(steps[row]));
+                Self { scale, ..Self::NONE }
+            }
+        }
+    }
 }
 
 impl ScaleSearch {
@@ -63,17 +80,17 @@ impl ScaleSearch {
         group: &[Column],
         importance: &[f32],
     ) -> GroupScale {
-        let grid = format.format.grid();
-        let widest = if format.asymmetric { asymmetric(grid, group) } else { symmetric(grid, group) };
+        let WeightFormat { format, asymmetric } = format;
+        let widest = if asymmetric { range(format, group) } else { symmetric(format, group) };
         if self == Self::Max {
             return widest;
         }
         let mut best = widest;
-        let mut least = squared_error(grid, group, importance, &best);
-        let last = if format.format == Format::E2M1 { LAST_RATIO_OF_E2M1 } else { *RATIOS.end() };
+        let mut least = squared_error(format, group, importance, &best);
+        let last = if format == Format::E2M1 { LAST_RATIO_OF_E2M1 } else { *RATIOS.end() };
         for ratio in *RATIOS.start()..=last {
             let scale = widest.scale.map(|scale| scale * (f32::from(ratio) / 40.0));
-            let error = squared_error(grid, group, importance, &GroupScale { scale, ..widest });
+            let error = squared_error(format, group, importance, &GroupScale { scale, ..widest });
             for row in 0..ROWS {
                 let better = error[row] < least[row];
                 least[row] = if better { error[row] } else { least[row] };
@@ -84,10 +101,23 @@ impl ScaleSearch {
     }
 }
 
+/// The scale, or that of zeros where it is 0: 1, which divides and multiplies harmlessly, or so little that a value of a
+/// format without 0 is next to nothing.
+pub(crate) fn nonzero_scale(format: Format, scale: f32) -> f32 {
+    match format.levels() {
+        _ if scale != 0.0 => scale,
+        Levels::Even(_) => 1.0,
+        Levels::Table(_) => 1e-30,
+    }
+}
+
 /// The least scales at which no weight saturates, without zero points.
 #[inline(always)]
-fn symmetric(grid: Grid, group: &[Column]) -> GroupScale {
-    GroupScale { scale: largest(group).map(|max_abs| grid.scale(max_abs)), ..GroupScale::NONE }
+fn symmetric(format: Format, group: &[Column]) -> GroupScale {
+    GroupScale {
+        scale: largest(group).map(|max_abs| nonzero_scale(format, max_abs / format.max())),
+        ..GroupScale::NONE
+    }
 }
 
 /// The largest magnitude of every row.
@@ -104,7 +134,8 @@ pub(crate) fn largest(group: &[Column]) -> Column {
 
 /// The scales that map the range of the weights and 0 to all codes, and the zero points of it.
 #[inline(always)]
-fn asymmetric(grid: Grid, group: &[Column]) -> GroupScale {
+fn range(format: Format, group: &[Column]) -> GroupScale {
+    let Levels::Even(grid) = format.levels() else { return symmetric(format, group) };
     let (mut low, mut high) = ([0.0f32; ROWS], [0.0f32; ROWS]);
     for column in group {
         for ((low, high), &value) in low.iter_mut().zip(&mut high).zip(column) {
@@ -123,11 +154,18 @@ fn asymmetric(grid: Grid, group: &[Column]) -> GroupScale {
 
 /// The sum over the columns of `importance * (w - ŵ)²`, for every row.
 #[inline(always)]
-pub(crate) fn squared_error(grid: Grid, group: &[Column], importance: &[f32], found: &GroupScale) -> Column {
+pub(crate) fn squared_error(
+    format: Format,
+    group: &[Column],
+    importance: &[f32],
+    found: &GroupScale,
+) -> Column {
+    let levels = GroupLevels::new(format, found);
     let mut sum = [0.0; ROWS];
     for (column, importance) in group.iter().zip(importance) {
-        for (((sum, value), scale), zero) in sum.iter_mut().zip(column).zip(&found.scale).zip(&found.zero) {
-            let error = value - (grid.round(value / scale + zero) - zero) * scale;
+        let (_, rounded) = levels.round(column);
+        for ((sum, value), rounded) in sum.iter_mut().zip(column).zip(&rounded) {
+            let error = value - rounded;
             *sum += importance * error * error;
         }
     }

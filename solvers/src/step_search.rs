@@ -5,7 +5,7 @@ use zqc_formats::{Ladder, WeightFormat};
 use crate::{
     columns::{Column, ROWS},
     row_scales::Steps,
-    scale_search::{GroupScale, largest, squared_error},
+    scale_search::{GroupScale, largest, nonzero_scale, squared_error},
 };
 
 /// The least and the largest ratio of a group's scale to the one that maps its largest weight to the largest code.
@@ -31,16 +31,15 @@ impl StepSearch {
         group_size: usize,
         choices: usize,
     ) -> Vec<Steps> {
-        let grid = self.format.format.grid();
+        let max = self.format.format.max();
         let groups = || columns.chunks(group_size).zip(importance.chunks(group_size));
         // 0 for a group of zeros, which then takes the last step: any will do.
-        let widest: Vec<Column> =
-            groups().map(|(group, _)| largest(group).map(|peak| peak / grid.max)).collect();
+        let widest: Vec<Column> = groups().map(|(group, _)| largest(group).map(|peak| peak / max)).collect();
         let mut top = [0.0f32; ROWS];
         for widest in &widest {
             top.iter_mut().zip(widest).for_each(|(top, &scale)| *top = top.max(scale));
         }
-        let top = top.map(|scale| if scale == 0.0 { 1.0 } else { scale });
+        let top = top.map(|scale| nonzero_scale(self.format.format, scale));
 
         let mut tried = Vec::new();
         for candidate in 0..self.row_scales() {
@@ -74,7 +73,7 @@ impl StepSearch {
         match self.ladder {
             _ if self.power_of_two => 1,
             Ladder::M2 => 48,
-            Ladder::M3 => 12,
+            Ladder::M3 | Ladder::M8 => 12,
         }
     }
 
@@ -86,7 +85,7 @@ impl StepSearch {
             return largest.log2().floor().exp2();
         }
         let below = 1.0 - f32::from(candidate) / f32::from(self.row_scales());
-        largest * (-below).exp2() / self.ladder.octave()[0]
+        largest * (-below).exp2() / self.ladder.factor(0)
     }
 
     /// Finds the step of a group in every row, given the scale of the row; returns the error.
@@ -100,7 +99,8 @@ impl StepSearch {
         steps: &mut [u8; ROWS],
     ) -> Column {
         let octaves = (RATIOS[1] / RATIOS[0]).log2();
-        let tried = ((self.ladder.octave().len() as f32 * octaves).ceil() as u8).min(self.max_shift + 1);
+        let steps_per_octave = f32::from(self.ladder.steps_per_octave());
+        let tried = ((steps_per_octave * octaves).ceil() as u8).min(self.max_shift + 1);
         let mut first = [0u8; ROWS];
         for step in 0..=self.max_shift - tried {
             let factor = self.ladder.factor(step);
@@ -110,9 +110,8 @@ impl StepSearch {
         }
         let mut least = [f32::INFINITY; ROWS];
         for offset in 0..tried {
-            let scale = std::array::from_fn(|row| rows[row] * self.ladder.factor(first[row] + offset));
-            let found = GroupScale { scale, ..GroupScale::NONE };
-            let error = squared_error(self.format.format.grid(), group, importance, &found);
+            let found = GroupScale::on_ladder(self.ladder, rows, &first.map(|step| step + offset));
+            let error = squared_error(self.format.format, group, importance, &found);
             for row in 0..ROWS {
                 let better = error[row] < least[row];
                 least[row] = if better { error[row] } else { least[row] };

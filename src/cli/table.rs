@@ -46,6 +46,9 @@ pub(super) fn print_report(report: &Report) {
             totals.bits_per_weight
         );
     }
+    if let Some(held_out) = &report.held_out {
+        say!("{held_out}");
+    }
     if report.resumed_stages > 0 {
         say!("an earlier run, which was stopped, had solved {} stages", report.resumed_stages);
     }

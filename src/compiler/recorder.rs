@@ -41,6 +41,10 @@ impl Observer for Recorder<'_> {
         self.report.note_uncalibrated(layer, reason);
     }
 
+    fn layer_recoded(&mut self, layer: &str, reason: &str) {
+        self.report.recoded.push(KeptLayer { layer: layer.to_string(), reason: reason.to_string() });
+    }
+
     fn layer_requantized(&mut self, layer: &str, from: &str, bytes: u64) {
         let requantized = RequantizedLayer { layer: layer.to_string(), from: from.to_string(), bytes };
         self.report.requantized.push(requantized);

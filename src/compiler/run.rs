@@ -16,6 +16,7 @@ use super::subgraphs::has_quantizable_subgraph;
 use super::{Compiler, Data, Events};
 use crate::calibration::{Samples, given, samples};
 use crate::error::Error;
+use crate::evaluate::compare_held_out;
 use crate::options::Method;
 use crate::pipeline::{Changes, Phase, Pipeline, Step};
 use crate::raise::raise;
@@ -118,12 +119,33 @@ impl<'a> Run<'a> {
         }
         self.run(Phase::Finish, &solving, &mut solved)?;
         self.restore_float()?;
+        if !in_subgraphs && !self.changes.stopped() {
+            self.compare(&raised, &samples, backend)?;
+        }
         self.report.note_library(backend.and_then(Backend::used_library));
         if let Some(stop) = self.compiler.pipeline.stop().filter(|_| self.changes.stopped()) {
             self.warn(&format!("stopped after {stop}: layers that were not quantized by then stay in float"));
         }
         self.report.add_up();
         Ok(Quantized { weights, sample: samples.inputs.into_iter().next() })
+    }
+
+    /// Compares the quantized model with the `float` one on the samples that were held out.
+    fn compare(
+        &mut self,
+        float: &Model,
+        samples: &Samples,
+        backend: Option<&dyn Backend>,
+    ) -> Result<(), Error> {
+        let Some(backend) = backend.filter(|_| !samples.held_out.is_empty()) else { return Ok(()) };
+        self.events.step("comparing both models on tokens that were held out");
+        let events = &*self.events;
+        match compare_held_out(self.model, float, &samples.held_out, backend, &|| events.stopped()) {
+            Err(Error::Pass(PassError::Stopped)) => return Err(PassError::Stopped.into()),
+            Err(error) => self.warn(&format!("the models cannot be compared on held-out tokens: {error}")),
+            Ok(found) => self.report.held_out = found,
+        }
+        Ok(())
     }
 
     /// Puts layers that a pipeline left behind when it stopped back in float, where the graph is lowered then.

@@ -104,7 +104,7 @@ impl Divergences {
 /// A model beside a reference, on the same tokens.
 #[derive(Debug, Clone, Serialize)]
 pub struct Comparison {
-    /// The reference's path.
+    /// The reference's path; empty where it is the source of a compilation.
     pub reference: String,
     /// Its perplexity.
     pub perplexity: f64,

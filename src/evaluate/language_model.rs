@@ -108,7 +108,7 @@ pub(super) struct Logits {
 
 impl Logits {
     /// `None` when they are anything else.
-    fn new(array: Array, window: usize) -> Option<Self> {
+    pub fn new(array: Array, window: usize) -> Option<Self> {
         array.as_f32()?;
         match array.shape[..] {
             [batch, tokens, vocabulary] if batch > 0 && tokens == window && vocabulary > 0 => {

@@ -36,7 +36,9 @@ fn summary(layer: PackedLayer<'_>) -> LinearSummary {
         group_size: Some(manifest.group_size),
         scales: Some(match manifest.scales {
             GroupScales::Row => "grouped".to_string(),
-            GroupScales::M2 | GroupScales::M3 => manifest.scales.ladder().to_string(),
+            scales => {
+                scales.ladder(manifest.codes.format()).map_or(String::new(), |ladder| ladder.to_string())
+            }
         }),
         zero_points: false,
         rank: manifest.rank,

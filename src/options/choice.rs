@@ -53,6 +53,7 @@ impl Choice for ScaleConstraint {
         ("m2-floor", Self::M2(Snap::Floor)),
         ("m2-round", Self::M2(Snap::Round)),
         ("m3", Self::M3),
+        ("m8", Self::M8),
     ];
 }
 

@@ -48,6 +48,7 @@ fn totals(report: &Report) -> Markup {
         format!("{} → {} ({ratio:.2}×)", DecimalBytes(before), DecimalBytes(after))
     };
     let peak = totals.peak_memory();
+    let held_out = report.held_out.as_ref().map(|found| ("beside the float model", found.to_string()));
     let library = report.onnxruntime.as_ref().map(|library| ("standard operators", library.to_string()));
     let facts = [
         ("layers", format!("{} quantized, {} in float", report.layers.len(), report.kept.len())),
@@ -62,7 +63,7 @@ fn totals(report: &Report) -> Markup {
     ];
     html! {
         dl {
-            @for (name, value) in facts.into_iter().chain(library) { div { dt { (name) } dd { (value) } } }
+            @for (name, value) in facts.into_iter().chain(held_out).chain(library) { div { dt { (name) } dd { (value) } } }
         }
     }
 }

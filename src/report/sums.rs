@@ -20,6 +20,11 @@ impl Report {
             let names = layers.join(", ");
             self.warnings.push(format!("without calibration data, rounded to nearest: {names} ({reason})"));
         }
+        if let [first, ..] = &self.recoded[..] {
+            let names: Vec<&str> = self.recoded.iter().map(|layer| layer.layer.as_str()).collect();
+            let (names, reason) = (names.join(", "), &first.reason);
+            self.warnings.push(format!("another format of weights: {names} (of the first: {reason})"));
+        }
         self.warnings.extend(calibration::warnings(&self.layers));
         let quantized: HashSet<&str> = self.layers.iter().map(|layer| layer.layer.as_str()).collect();
         self.requantized.retain(|layer| quantized.contains(layer.layer.as_str()));

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
-use zqc_formats::{ActivationFormat, FactorFormat, Ladder};
+use zqc_formats::{ActivationFormat, FactorFormat};
 use zqc_ir::Model;
 use zqc_kernels::{Codes, EmitError, Geometry, Package};
 use zqc_passes::{LowRankConfig, Pass, QuantConfig};
@@ -31,7 +31,7 @@ impl Target for CudaPackage {
             return refused("--target", &options.dialect.word(), "--emit onnx, which alone has targets");
         }
         if Codes::of(options.weights.format).is_none() {
-            return refused("--weights", &options.weights.word(), "--weights fp4 or e3m0");
+            return refused("--weights", &options.weights.word(), "--weights fp4, lut4 or e3m0");
         }
         if options.activations != Some(ActivationFormat::E4M3) {
             return refused("--activations", &options.activations.word(), "--activations fp8");
@@ -41,9 +41,8 @@ impl Target for CudaPackage {
             return refused("--group-size", &options.group_size, way_out);
         }
         if options.group_size > 0 && grouping.constraint.ladder().is_none() {
-            let has_m3 = Ladder::M3.max_shift(options.weights.format).is_some();
-            let constraint = if has_m3 { "m3" } else { "m2" };
-            let way_out = format!("--scale {constraint}, or --group-size 0 for one scale a row");
+            let finest = options.weights.format.ladders().next_back().unwrap_or_default();
+            let way_out = format!("--scale {finest}, or --group-size 0 for one scale a row");
             return refused("--scale", &grouping.constraint.word(), &way_out);
         }
         match branch {

@@ -90,8 +90,8 @@ fn formats_that_do_not_go_together_are_bad_usage() {
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
     let mut refused = 0;
-    for weights in ["fp4", "e3m0", "fp8", "int8", "int4", "int4-sym"] {
-        for scale in ["none", "m1", "m2-floor", "m3"] {
+    for weights in ["fp4", "lut4", "e3m0", "fp8", "int8", "int4", "int4-sym"] {
+        for scale in ["none", "m1", "m2-floor", "m3", "m8"] {
             for (emit, target) in
                 [("onnx", "portable"), ("onnx", "native"), ("cuda", "portable"), ("cuda", "native")]
             {

@@ -27,6 +27,7 @@ fn every_format_of_the_weights() {
     for method in ["rtn", "gptq"] {
         for (weights, format, scales, zero_points, bits) in [
             ("fp4", "e2m1", "m3", false, 4.0 + row + 4.0 * GROUPS),
+            ("lut4", "lut4", "m8", false, 4.0 + row + 4.0 * GROUPS),
             ("e3m0", "e3m0", "grouped", false, 4.0 + 32.0 * GROUPS),
             ("fp8", "e4m3", "grouped", false, 8.0 + 32.0 * GROUPS),
             ("int8", "int8", "grouped", false, 8.0 + 32.0 * GROUPS),

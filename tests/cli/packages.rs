@@ -179,6 +179,7 @@ fn options_that_kernels_cannot_take() {
     }
     refuse(&["--scale", "none"], &["--scale none", "--scale m3", "--group-size 0"]);
     refuse(&["--weights", "e3m0"], &["--scale none", "--scale m2", "--group-size 0"]);
+    refuse(&["--weights", "lut4", "--scale", "none"], &["--scale none", "--scale m8", "--group-size 0"]);
     refuse(&["--lorc-factors", "bf16"], &["--lorc-factors bf16", "fp8"]);
     refuse(&["--target", "native"], &["--target native", "--emit onnx"]);
 }
@@ -191,6 +192,9 @@ fn every_kind_of_weight_that_kernels_take() {
         (&["--scale", "m2", "--lorc-rank", "0", "--lorc-factors", "bf16"], "e2m1", "m2", 64),
         (&["--scale", "m1", "--group-size", "0"], "e2m1", "m2", 64),
         (&["--scale", "none", "--group-size", "0"], "e2m1", "grouped", 64),
+        (&["--weights", "lut4"], "lut4", "m8", 64),
+        (&["--weights", "lut4", "--group-size", "0"], "lut4", "m8", 64),
+        (&["--weights", "lut4", "--scale", "none", "--group-size", "0"], "lut4", "grouped", 64),
         (&["--weights", "e3m0", "--scale", "m2", "--group-size", "32"], "e3m0", "m2", 32),
         (&["--weights", "e3m0", "--group-size", "0"], "e3m0", "grouped", 64),
     ] {

@@ -20,6 +20,10 @@ fn layers_of_all_shapes() {
         Spec::new(128, 2048, 512, 24).m3(),
         Spec::new(72, 4104, 32, 16).bias().e3m0(),
         Spec::new(40, 16_520, 128, 16).m3(),
+        Spec::new(8, 72, 32, 8).bias().lut4(),
+        Spec::new(130, 77, 0, 0).lut4(),
+        Spec::new(384, 576, 64, 8).lut4(),
+        Spec::new(200, 1000, 128, 16).bias().lut4(),
     ];
     let work = AtomicUsize::new(0);
     // Compilation is most of the time, and threads also show that a device can be shared.

@@ -60,6 +60,10 @@ impl Spec {
         Self { ladder: Ladder::M3, ..self }
     }
 
+    pub const fn lut4(self) -> Self {
+        Self { format: Format::Lut4, ladder: Ladder::M8, ..self }
+    }
+
     pub const fn e3m0(self) -> Self {
         Self { format: Format::E3M0, ..self }
     }

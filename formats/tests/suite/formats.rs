@@ -11,6 +11,7 @@ fn table(format: Format) -> &'static [u8] {
         Format::E5M2 => include_bytes!("../tables/e5m2.bin"),
         Format::Int4 => include_bytes!("../tables/int4.bin"),
         Format::Int8 => include_bytes!("../tables/int8.bin"),
+        Format::Lut4 => include_bytes!("../tables/lut4.bin"),
     }
 }
 
@@ -56,6 +57,8 @@ fn codebooks_of_the_formats_ml_dtypes_lacks() {
     assert_eq!(Format::Int4.codebook(), int4);
     let int8: Vec<f32> = (0..128).chain(-128..0).map(|value| value as f32).collect();
     assert_eq!(Format::Int8.codebook(), int8);
+    let lut4 = [0.234375, 0.75, 1.375, 1.875, 2.75, 3.5, 4.5, 6.0];
+    assert_eq!(Format::Lut4.codebook(), [lut4, lut4.map(|value| -value)].concat());
 }
 
 #[test]
@@ -79,7 +82,7 @@ fn max_is_the_largest_finite_value() {
 #[test]
 fn nan_has_a_code_only_in_fp8() {
     let codes = Format::ALL.map(|format| format.encode(f32::NAN));
-    assert_eq!(codes, [0, 0, 0x7F, 0x7E, 0, 0]);
+    assert_eq!(codes, [0, 0, 0x7F, 0x7E, 0, 0, 0]);
     assert_eq!(Format::ALL.map(|format| format.encode(-f32::NAN)), codes);
     assert!(Format::E4M3.round(f32::NAN).is_nan() && Format::E5M2.round(f32::NAN).is_nan());
     assert_eq!(Format::E2M1.round(f32::NAN), 0.0);

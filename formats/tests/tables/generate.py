@@ -18,6 +18,7 @@ from onnx import TensorProto
 HERE = Path(__file__).parent
 RNG = np.random.default_rng(0)
 E3M0 = np.array([0, 0.25, 0.5, 1, 2, 4, 8, 16], np.float32)
+LUT4 = np.array([0.234375, 0.75, 1.375, 1.875, 2.75, 3.5, 4.5, 6], np.float32)
 
 
 def cast(dtype, low, high):
@@ -40,6 +41,12 @@ def cast_e3m0(x):
     return (code + 8 * np.signbit(x)).astype(np.uint8)
 
 
+def cast_lut4(x):
+    """The nearest value by exhaustive search; a tie goes to the smaller magnitude, the sign is that of the input."""
+    distance = np.abs(LUT4.astype(np.float64)[None, :] - np.minimum(np.abs(x.astype(np.float64)), 6)[:, None])
+    return (distance.argmin(axis=1) + 8 * np.signbit(x)).astype(np.uint8)
+
+
 FORMATS = {
     "e2m1": (ml_dtypes.float4_e2m1fn, cast(ml_dtypes.float4_e2m1fn, -6, 6)),
     "e3m0": (None, cast_e3m0),
@@ -47,12 +54,15 @@ FORMATS = {
     "e5m2": (ml_dtypes.float8_e5m2, cast(ml_dtypes.float8_e5m2, -57344, 57344)),
     "int4": (ml_dtypes.int4, cast_integer(-8, 7, 0xF)),
     "int8": (np.int8, cast_integer(-128, 127, 0xFF)),
+    "lut4": ("lut4", cast_lut4),
 }
 
 
 def finite_values(dtype):
     if dtype is None:
         values = np.concatenate([-E3M0, E3M0])
+    elif dtype == "lut4":
+        values = np.concatenate([-LUT4, LUT4])
     elif dtype is ml_dtypes.int4:
         values = np.arange(-8, 8)
     elif dtype is ml_dtypes.float4_e2m1fn:

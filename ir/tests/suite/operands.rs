@@ -105,9 +105,10 @@ fn read(model: &Model) -> Result<(QuantizedMatrix, Option<LowRank>), OperandErro
 #[test]
 fn what_is_written_is_read_again() {
     let grouped = Format::ALL.map(grouped);
-    let others = [asymmetric(Format::Int4), asymmetric(Format::Int8), shifted(Format::E3M0, Ladder::M2)]
+    let on_ladders = Format::ALL
         .into_iter()
-        .chain(Ladder::ALL.map(|ladder| shifted(Format::E2M1, ladder)));
+        .flat_map(|format| format.ladders().map(move |ladder| shifted(format, ladder)));
+    let others = [asymmetric(Format::Int4), asymmetric(Format::Int8)].into_iter().chain(on_ladders);
     for weight in grouped.into_iter().chain(others) {
         for branch in [None, Some(branch(FactorFormat::E4M3)), Some(branch(FactorFormat::Bf16))] {
             let model = model(&weight, branch.as_ref(), |_, _| ());
@@ -229,6 +230,7 @@ fn onnx_has_types_of_its_own_for_formats() {
             (Format::E5M2, Some(DataType::Float8e5m2), DataType::Float8e5m2),
             (Format::Int4, Some(DataType::Int4), DataType::Uint8),
             (Format::Int8, Some(DataType::Int8), DataType::Int8),
+            (Format::Lut4, None, DataType::Uint8),
         ]
     );
     for format in Format::ALL {

@@ -89,6 +89,11 @@ impl Lanes for Ymm {
     }
 
     #[inline(always)]
+    unsafe fn sub_bits(self, other: Self) -> Self {
+        Self(_mm256_castsi256_ps(_mm256_sub_epi32(_mm256_castps_si256(self.0), _mm256_castps_si256(other.0))))
+    }
+
+    #[inline(always)]
     unsafe fn mul(self, other: Self) -> Self {
         Self(_mm256_mul_ps(self.0, other.0))
     }

@@ -90,6 +90,11 @@ impl Lanes for Zmm {
     }
 
     #[inline(always)]
+    unsafe fn sub_bits(self, other: Self) -> Self {
+        Self(_mm512_castsi512_ps(_mm512_sub_epi32(_mm512_castps_si512(self.0), _mm512_castps_si512(other.0))))
+    }
+
+    #[inline(always)]
     unsafe fn mul(self, other: Self) -> Self {
         Self(_mm512_mul_ps(self.0, other.0))
     }

@@ -68,6 +68,11 @@ impl Lanes for Quad {
     }
 
     #[inline(always)]
+    unsafe fn sub_bits(self, other: Self) -> Self {
+        Self(vreinterpretq_f32_u32(vsubq_u32(vreinterpretq_u32_f32(self.0), vreinterpretq_u32_f32(other.0))))
+    }
+
+    #[inline(always)]
     unsafe fn mul(self, other: Self) -> Self {
         Self(vmulq_f32(self.0, other.0))
     }

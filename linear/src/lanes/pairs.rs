@@ -5,9 +5,9 @@ use std::arch::x86_64::*;
 
 use super::avx512::{Bf16, E4M3, E5M2, Int8, Nibbles, UPPER, Zmm};
 use super::{Decode, Lanes};
-use crate::codebook::below_two;
+use crate::codebook::{below, is_second};
 use crate::matrix::{GroupScales, Matrix};
-use crate::walk::{Centred, Grouping, Scaled, Through, Walk};
+use crate::walk::{Centred, Grouping, Scaled, Stepped, Through, Walk};
 
 /// Codes that become pairs of bfloat16.
 ///
@@ -61,19 +61,19 @@ impl Pairs for Bf16 {
     }
 }
 
-/// The factors of a ladder by shift, see [`Codebook::minuends`](crate::codebook::Codebook).
+/// The steps of a ladder, see [`Codebook::minuends`](crate::codebook::Codebook).
 #[derive(Clone, Copy)]
 pub(crate) struct Ladders {
     below: __m512i,
     upper: __m512i,
 }
 
-/// The factors of a group, for both halves of the lanes of a panel.
+/// The step of a group, for both halves of the lanes of a panel.
 #[derive(Clone, Copy)]
 pub(crate) struct Factors {
-    /// See [`below_two`].
+    /// See [`below`].
     below: __m512i,
-    /// The fifth bit of an index: set for a factor that is no power of two.
+    /// The fifth bit of an index: see [`is_second`].
     upper: __m512i,
 }
 
@@ -84,13 +84,14 @@ impl Ladders {
     /// AVX-512 is available.
     #[inline(always)]
     pub(crate) unsafe fn new(matrix: &Matrix) -> Self {
-        let below = match &matrix.scales {
-            GroupScales::Ladder(_, factors, _) => factors.map(below_two),
-            GroupScales::One | GroupScales::Floats(_) => [0; 16],
-        };
         let twice = |half: u16| u32::from(half) << 16 | u32::from(half);
-        let upper = below.map(|below| twice(u16::from(!below.is_multiple_of(128)) << 4));
-        let below = below.map(twice);
+        let (below, upper) = match matrix.scales {
+            GroupScales::Ladder(ladder, operands, _) => (
+                operands.map(|operand| twice(below(ladder, operand))),
+                operands.map(|operand| twice(u16::from(is_second(ladder, operand)) << 4)),
+            ),
+            GroupScales::One | GroupScales::Floats(_) => ([0; 16], [0; 16]),
+        };
         Self {
             below: _mm512_loadu_si512(below.as_ptr().cast()),
             upper: _mm512_loadu_si512(upper.as_ptr().cast()),
@@ -154,6 +155,20 @@ impl PairGrouping for Centred {
 }
 
 impl PairGrouping for Through {
+    type Operand = Factors;
+
+    #[inline(always)]
+    unsafe fn of_pairs<D: Pairs>(walk: &Walk<'_, Zmm, D>, ladders: Ladders, g: usize) -> Factors {
+        ladders.factors(walk.shifts(g))
+    }
+
+    #[inline(always)]
+    unsafe fn pairs<D: Pairs>(decode: D, line: *const u8, pair: usize, factors: Factors) -> __m512i {
+        decode.multiplied(line, pair, factors)
+    }
+}
+
+impl PairGrouping for Stepped {
     type Operand = Factors;
 
     #[inline(always)]

@@ -63,6 +63,12 @@ impl Lanes for Array {
         Self(std::array::from_fn(|lane| self.0[lane] - other.0[lane]))
     }
 
+    unsafe fn sub_bits(self, other: Self) -> Self {
+        Self(std::array::from_fn(|lane| {
+            f32::from_bits(self.0[lane].to_bits().wrapping_sub(other.0[lane].to_bits()))
+        }))
+    }
+
     unsafe fn mul(self, other: Self) -> Self {
         Self(std::array::from_fn(|lane| self.0[lane] * other.0[lane]))
     }

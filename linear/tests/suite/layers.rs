@@ -35,7 +35,7 @@ pub const ACTIVATIONS: [ActivationKind; 6] = [
 /// The 11 kinds of weights that zqc writes.
 pub fn weight_kinds() -> Vec<(Format, ExtraKind)> {
     let of_format = |format: Format| {
-        let ladders = Ladder::ALL.into_iter().filter(move |ladder| ladder.max_shift(format).is_some());
+        let ladders = format.ladders();
         let zero_points = format.is_integer().then_some(ExtraKind::ZeroPoints);
         [ExtraKind::None].into_iter().chain(ladders.map(ExtraKind::Shifts)).chain(zero_points)
     };

@@ -44,6 +44,10 @@ fn weight(operands: &Operands) -> Vec<f64> {
                     let centred = value - f64::from(operands.zero_points[at(g, column)]);
                     centred * f64::from(operands.scales[at(g, column)])
                 }
+                ExtraKind::Shifts(Ladder::M8) => {
+                    let code = Format::E4M3.encode(value as f32) - shifts[g * n + column];
+                    f64::from(Format::E4M3.decode(code)) * f64::from(operands.scales[column])
+                }
                 ExtraKind::Shifts(ladder) => {
                     let factor = f64::from(ladder.factor(shifts[g * n + column]));
                     value * factor * f64::from(operands.scales[column])

@@ -39,7 +39,7 @@ pub(crate) fn runs(function: Function) -> bool {
         Function::Linear(Signature {
             weight: WeightKind { format, extra }, activation, low_rank, ..
         }) => match format {
-            Format::E2M1 | Format::E3M0 => {
+            Format::E2M1 | Format::E3M0 | Format::Lut4 => {
                 activation == E4M3
                     && matches!(extra, None | Some(Extra::Shifts(_)))
                     && matches!(low_rank, None | Some(FactorFormat::E4M3))
@@ -88,6 +88,10 @@ mod tests {
             "W8A16Linear_Int8_TransB",
             "W8A8Linear_TransB",
             "W8A16Linear_TransB",
+            "W4A8Linear_Lut4",
+            "W4A8Linear_Lut4_LowRank",
+            "W4A8Linear_Lut4_M8",
+            "W4A8Linear_Lut4_M8_LowRank",
             "GatherInt8",
             "GatherE4M3",
         ];

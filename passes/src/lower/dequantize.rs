@@ -43,7 +43,10 @@ fn body(weight: WeightKind, odd: bool) -> Vec<NodeProto> {
         concat(&["rest", "block_rows", "columns"], "by_block_at_once"),
     ];
     body.extend(in_turn("by_block_at_once", "by_block"));
-    body.extend(values(weight.format));
+    let stepped = weight.ladder() == Some(Ladder::M8);
+    if !stepped {
+        body.extend(values(weight.format));
+    }
     match packed {
         true => body.extend([
             constant("codes_per_byte", ints("value_ints", &[2])),
@@ -71,8 +74,11 @@ fn body(weight: WeightKind, odd: bool) -> Vec<NodeProto> {
         values = "centred";
     }
     body.extend(by_group("Ws", "scales", odd));
-    let mut scales = "scales";
-    if let Some(ladder) = weight.ladder() {
+    let (mut scales, mut block_scales) = ("scales", "block_scales");
+    if stepped {
+        body.extend(stepped_values(weight.format, odd));
+        block_scales = "scales";
+    } else if let Some(ladder) = weight.ladder() {
         body.extend(look_up("We", "shift_factors", factor_pairs(ladder)));
         body.extend([
             node("Reshape", &["shift_factors", "by_group"], &["factors"], vec![]),
@@ -81,9 +87,11 @@ fn body(weight: WeightKind, odd: bool) -> Vec<NodeProto> {
         scales = "group_scales";
     }
     let w = if odd { "padded" } else { "W" };
+    if !stepped {
+        body.push(node("Gather", &[scales, "group"], &[block_scales], vec![]));
+    }
     body.extend([
-        node("Gather", &[scales, "group"], &["block_scales"], vec![]),
-        node("Mul", &[values, "block_scales"], &["scaled"], vec![]),
+        node("Mul", &[values, block_scales], &["scaled"], vec![]),
         concat(&["rows", "rest"], "by_row"),
         node("Reshape", &["scaled", "by_row"], &[w], vec![]),
     ]);
@@ -109,6 +117,21 @@ fn values(format: Format) -> Vec<NodeProto> {
         // ONNX Runtime reshapes no FP8.
         _ => vec![cast("Wq", "floats", DataType::Float), reshape("floats", "values")],
     }
+}
+
+/// Nodes that yield the values of the codes under [`Ladder::M8`], block by block: code and step choose one of 256.
+fn stepped_values(format: Format, odd: bool) -> Vec<NodeProto> {
+    let mut nodes = vec![node("Reshape", &["Wq", "by_block"], &["codes"], vec![])];
+    nodes.extend(look_up("codes", "columns_of_values", integer_pairs(1)));
+    nodes.extend(look_up("We", "steps_of_columns", integer_pairs(16)));
+    nodes.extend(by_group("steps_of_columns", "steps", odd));
+    nodes.extend([
+        node("Gather", &["steps", "group"], &["block_steps"], vec![]),
+        node("Add", &["block_steps", "columns_of_values"], &["entries"], vec![]),
+        constant("values_of_steps", tensor("value", step_table(format))),
+        node("Gather", &["values_of_steps", "entries"], &["values"], vec![]),
+    ]);
+    nodes
 }
 
 /// Nodes that bring an operand with a row for each group, `[G, N]`, to the form of the values, a block of one row for each.
@@ -142,7 +165,7 @@ fn look_up(bytes: &str, output: &str, pairs: TensorProto) -> [NodeProto; 3] {
 }
 
 /// For every byte the values of its two codes.
-fn value_pairs(format: Format) -> TensorProto {
+pub(super) fn value_pairs(format: Format) -> TensorProto {
     pairs(DataType::Float, &format.codebook().into_iter().map(f32::to_le_bytes).collect::<Vec<_>>())
 }
 
@@ -150,6 +173,25 @@ fn value_pairs(format: Format) -> TensorProto {
 pub(super) fn factor_pairs(ladder: Ladder) -> TensorProto {
     let factors: Vec<[u8; 4]> = (0..16).map(|shift| ladder.factor(shift).to_le_bytes()).collect();
     pairs(DataType::Float, &factors)
+}
+
+/// For every byte `unit` times its two nibbles, as int32.
+pub(super) fn integer_pairs(unit: i32) -> TensorProto {
+    let multiples: Vec<[u8; 4]> = (0..16).map(|nibble| (unit * nibble).to_le_bytes()).collect();
+    pairs(DataType::Int32, &multiples)
+}
+
+/// The values of the codes of a format at every step of [`Ladder::M8`], `[16 * 16]`, those of a step side by side.
+pub(super) fn step_table(format: Format) -> TensorProto {
+    let codebook = format.codebook();
+    let values = (0..16)
+        .flat_map(|step| codebook.iter().map(move |&value| Ladder::M8.apply(value, step).to_le_bytes()));
+    TensorProto {
+        dims: vec![256],
+        data_type: Some(DataType::Float as i32),
+        raw_data: Some(values.flatten().collect::<Vec<u8>>().into()),
+        ..Default::default()
+    }
 }
 
 /// For every byte the two entries of `table` that its nibbles choose, the low one first: `[256, 2]`.
@@ -183,6 +225,11 @@ fn doc(weight: WeightKind) -> String {
             "Ws is float32 [1, N]; We is uint8 [G, ceil(N / 2)], two 4-bit shifts a byte as in Wq, which stand for the \
              factors 3/2, 5/4, 1, 3/4, 5/8, 1/2 ...",
             "value of code [k, n] * Ws[0, n] * factor of We[k / group_size, n]",
+        ),
+        Some(Extra::Shifts(Ladder::M8)) => (
+            "Ws is float32 [1, N]; We is uint8 [G, ceil(N / 2)], two 4-bit steps a byte as in Wq. A step is one code of E4M3: \
+             after it a value is the next smaller E4M3 value",
+            "value of code [k, n] after We[k / group_size, n] steps * Ws[0, n]",
         ),
         Some(Extra::ZeroPoints) => (
             "Ws is float32 [G, N]; Wz is int8 [G, N]",

@@ -256,6 +256,7 @@ impl Layer<'_, '_> {
                 attributes.push(int("output_dtype", DataType::Float as i64));
                 self.operand(port::SHIFTS)?.into()
             }
+            Some(Ladder::M8) => return Err(tensors::NO_FACTORS),
             Some(Ladder::M3) => {
                 let (factors, rows) = (self.operand(port::SHIFTS)?, self.operand(port::SCALES)?);
                 let scales = self.change.op("DequantizeLinear", [factors.into(), rows.into()]);

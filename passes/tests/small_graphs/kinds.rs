@@ -40,7 +40,7 @@ pub fn kinds() -> Vec<Kind> {
     let mut weights = Vec::new();
     for format in Format::ALL {
         let plain = Kind { format, ..PLAIN };
-        let ladders = Ladder::ALL.into_iter().filter(|ladder| ladder.max_shift(format).is_some());
+        let ladders = format.ladders();
         weights.push(plain);
         weights.extend(ladders.map(|ladder| Kind { ladder: Some(ladder), ..plain }));
         weights.extend(format.is_integer().then_some(Kind { zero_points: true, ..plain }));

@@ -151,7 +151,7 @@ fn codes_of_4_bits_are_packed_from_the_first_to_the_last() {
 
 #[test]
 fn steps_of_a_ladder_become_the_numbers_that_they_stand_for() {
-    for ladder in Ladder::ALL {
+    for ladder in PLAIN.format.ladders() {
         let kind = Kind { ladder: Some(ladder), ..PLAIN };
         let shape @ [n, _] = [7, 37];
         let Scales::Shifted { rows, shifts, .. } = kind.matrix(shape, 2, 0).scales else { unreachable!() };
@@ -161,6 +161,7 @@ fn steps_of_a_ladder_become_the_numbers_that_they_stand_for() {
         let value = |&code: &u8| match ladder {
             Ladder::M2 => 2f32.powi(i32::from(code) - 127),
             Ladder::M3 => Format::E4M3.decode(code),
+            Ladder::M8 => unreachable!("E2M1 has no such ladder"),
         };
         let expected: Vec<f32> =
             transposed(&shifts, n).into_iter().map(|shift| ladder.factor(shift)).collect();

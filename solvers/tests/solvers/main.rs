@@ -5,6 +5,7 @@ mod correction;
 mod gptq;
 mod hessian;
 mod lorc;
+mod lut4;
 mod rtn;
 mod threads;
 
@@ -52,6 +53,9 @@ fn scale(format: WeightFormat, search: ScaleSearch, weight: &[f64], importance: 
     let least = f64::from(format.codebook().into_iter().filter(|v| v.is_finite()).fold(0.0, f32::min));
     let max = f64::from(format.max());
     let widest = if asymmetric { (high - low) / (max - least) } else { high.max(-low) / max };
+    if widest == 0.0 && format == Format::Lut4 {
+        return (f64::from(1e-30f32), 0.0);
+    }
     let widest = if widest == 0.0 { 1.0 } else { widest };
     let zero = if asymmetric { (least - low / widest).round_ties_even() } else { 0.0 };
     let error = |scale: f64| -> f64 {

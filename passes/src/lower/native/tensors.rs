@@ -33,6 +33,7 @@ pub(super) fn to_native(linear: &QuantizedLinear, at: usize, tensor: &Tensor) ->
             let (dtype, code): (_, fn(u8) -> u8) = match ladder {
                 Ladder::M2 => (DataType::Float8e8m0, e8m0),
                 Ladder::M3 => (DataType::Float8e4m3fn, |shift| Format::E4M3.encode(Ladder::M3.factor(shift))),
+                Ladder::M8 => return Err(NO_FACTORS),
             };
             let shifts = transpose(&tensor.bytes()?, n, groups);
             Tensor::new(dtype, &[groups, n], shifts.into_iter().map(code).collect::<Vec<u8>>())
@@ -40,6 +41,10 @@ pub(super) fn to_native(linear: &QuantizedLinear, at: usize, tensor: &Tensor) ->
         _ => layout::to_file(linear, at, tensor),
     }
 }
+
+/// Steps of M8 are none of a scale, which ONNX's blocks have alone.
+pub(super) const NO_FACTORS: TensorError =
+    TensorError::Kind { found: "steps of E4M3 codes", wanted: "factors" };
 
 /// ONNX's type of 4-bit codes.
 fn four_bits(format: Format) -> Option<DataType> {
