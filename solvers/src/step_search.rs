@@ -73,7 +73,9 @@ impl StepSearch {
         match self.ladder {
             _ if self.power_of_two => 1,
             Ladder::M2 => 48,
-            Ladder::M3 | Ladder::M8 => 12,
+            Ladder::M3 => 12,
+            // 12 would lose 1 % less squared error in twice the time.
+            Ladder::M8 => 6,
         }
     }
 

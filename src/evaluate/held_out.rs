@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 use zqc_ir::Model;
 use zqc_passes::{PassError, vocabulary};
-use zqc_runtime::{Backend, InputSpec, Interpreter, Prepared, token_input};
+use zqc_runtime::{Backend, InputSpec, Interpreter, token_input};
 
 use super::divergence::{Comparison, Divergences};
 use super::language_model::Logits;
@@ -59,23 +59,21 @@ pub(crate) fn compare_held_out(
 ) -> Result<Option<HeldOutReport>, Error> {
     let specs = InputSpec::of_graph(&float.graph)?;
     let Some(input) = token_input(&specs).map(|input| input.name.as_str()) else { return Ok(None) };
-    let logits = |model: &Model| logits_output(model, vocabulary(&float.graph, input)?);
-    let (Some(ours), Some(theirs)) = (logits(quantized), logits(float)) else { return Ok(None) };
+    let Some(vocabulary) = vocabulary(&float.graph, input) else { return Ok(None) };
+    let [Some(ours), Some(theirs)] = [quantized, float].map(|model| logits_output(model, vocabulary)) else {
+        return Ok(None);
+    };
     let ours = Interpreter::new(quantized, backend, vec![ours])?;
     let theirs = Interpreter::new(float, backend, vec![theirs])?;
-    let (mut run_ours, mut run_theirs) = (ours.prepare()?, theirs.prepare()?);
+    let windows: Vec<Window> = samples.iter().filter_map(|inputs| Window::new(inputs, input)).collect();
     let (mut nll, mut tokens, mut divergences) = (0.0, 0, Divergences::default());
-    for sample in samples {
-        if stopped() {
-            return Err(PassError::Stopped.into());
+    for windows in batches(&windows, LOGITS / vocabulary.max(1)) {
+        let Some(reference) = logits(&theirs, windows, stopped)? else { return Ok(None) };
+        let Some(predicted) = logits(&ours, windows, stopped)? else { return Ok(None) };
+        for (window, (reference, predicted)) in windows.iter().zip(reference.iter().zip(&predicted)) {
+            nll += divergences.add(&predicted.rows(), &reference.rows(), &window.ids[1..]);
+            tokens += window.ids.len() - 1;
         }
-        let ids = sample.iter().find(|(name, _)| name == input).and_then(|(_, ids)| ids.to_i64());
-        let Some(ids) = ids.filter(|ids| ids.len() > 1) else { continue };
-        let reference = run(&theirs, &mut run_theirs, sample, ids.len())?;
-        let predicted = run(&ours, &mut run_ours, sample, ids.len())?;
-        let (Some(reference), Some(predicted)) = (reference, predicted) else { return Ok(None) };
-        nll += divergences.add(&predicted.rows(), &reference.rows(), &ids[1..]);
-        tokens += ids.len() - 1;
     }
     if tokens == 0 {
         return Ok(None);
@@ -87,13 +85,49 @@ pub(crate) fn compare_held_out(
     Ok(Some(HeldOutReport { tokens, perplexity, comparison }))
 }
 
-/// The logits after each of the tokens of a sample; `None` where there are none for each.
-fn run(
+/// Logits that are in memory at once of each model, while the other one is not loaded.
+const LOGITS: usize = 64 << 20;
+
+/// A sample of at least two tokens.
+struct Window<'s> {
+    inputs: &'s Inputs,
+    ids: Vec<i64>,
+}
+
+impl<'s> Window<'s> {
+    fn new(inputs: &'s Inputs, tokens: &str) -> Option<Self> {
+        let ids = inputs.iter().find(|(name, _)| name == tokens)?.1.to_i64()?;
+        (ids.len() > 1).then_some(Self { inputs, ids })
+    }
+}
+
+/// Windows that have at most so many tokens together, or are one.
+fn batches<'w>(windows: &'w [Window<'w>], most: usize) -> impl Iterator<Item = &'w [Window<'w>]> {
+    let mut tokens = windows.first().map_or(0, |window| window.ids.len());
+    windows.chunk_by(move |_, next| {
+        let fits = tokens + next.ids.len() <= most;
+        tokens = next.ids.len() + if fits { tokens } else { 0 };
+        fits
+    })
+}
+
+/// The logits after each token of each window; `None` where there are none for each.
+fn logits(
     interpreter: &Interpreter,
-    prepared: &mut Prepared,
-    sample: &Inputs,
-    tokens: usize,
-) -> Result<Option<Logits>, Error> {
-    let live = interpreter.feed(sample.iter().map(|(name, array)| (name.as_str(), array.clone())));
-    Ok(prepared.run(live)?.pop().and_then(|logits| Logits::new(logits, tokens)))
+    windows: &[Window],
+    stopped: &dyn Fn() -> bool,
+) -> Result<Option<Vec<Logits>>, Error> {
+    let mut prepared = interpreter.prepare()?;
+    let mut all = Vec::new();
+    for Window { inputs, ids } in windows {
+        if stopped() {
+            return Err(PassError::Stopped.into());
+        }
+        let live = interpreter.feed(inputs.iter().map(|(name, array)| (name.as_str(), array.clone())));
+        let Some(logits) = prepared.run(live)?.pop().and_then(|logits| Logits::new(logits, ids.len())) else {
+            return Ok(None);
+        };
+        all.push(logits);
+    }
+    Ok(Some(all))
 }
