@@ -76,6 +76,9 @@ ROWS = [
     ("around the default", "group 32", "--group-size 32"),
     ("around the default", "group 128", "--group-size 128"),
     ("around the default", "group 256", "--group-size 256"),
+    ("the table without zero", "lut4", "--weights lut4"),
+    ("the table without zero", "lut4, no LoRC", f"--weights lut4 {OFF}"),
+    ("the table without zero", "lut4, group 16, LoRC 16", "--weights lut4 --group-size 16 --lorc-rank 16"),
 ]
 
 

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::bench::Bench;
-use crate::models::{npz, one_layer};
+use crate::models::{npz, one_layer, one_layer_with};
 use crate::support::zqc_ok;
 
 /// The layer of [`one_layer`], 64 x 32, compiled with these options.
@@ -51,6 +51,37 @@ fn every_format_of_the_weights() {
                 "bias": false,
             });
             assert_eq!(layer, expected, "{weights} by {method}");
+        }
+    }
+}
+
+/// A table without 0 is none for a weight that pruning left half empty.
+#[test]
+fn a_weight_of_zeros_keeps_e2m1_and_is_named() {
+    for (zeros, format, scales) in [(2, "e2m1", "m3"), (8, "lut4", "m8")] {
+        let model = one_layer_with(|graph| {
+            let values = graph.initializer[0].raw_data.as_ref().unwrap().chunks(4).enumerate();
+            let pruned = values.map(|(at, value)| if at % zeros == 0 { &[0; 4] } else { value });
+            graph.initializer[0].raw_data = Some(pruned.collect::<Vec<_>>().concat().into());
+        });
+        let bench = Bench::new();
+        let data = bench.write("data.npz", npz(&[("x", [300, 64]), ("shift", [300, 32])]));
+        for calibration in [&["--calibration", data.to_str().unwrap()][..], &["--method", "rtn"]] {
+            let report = bench.path("report.json");
+            let options =
+                [&["--weights", "lut4", "--report", report.to_str().unwrap()], calibration].concat();
+            let (_, message) = bench.compile(&bench.model(&model), &bench.output(), &options);
+            let report: Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
+            let layer = &report["layers"][0];
+            assert_eq!(layer["format"], format, "{options:?}");
+            let recoded = report["recoded"].as_array().unwrap();
+            assert_eq!(recoded.len(), usize::from(format == "e2m1"), "{options:?}");
+            let warning = "another format of weights: proj (of the first: 50 % of its weights are 0, which lut4 does not have: e2m1)";
+            assert_eq!(message.contains(warning), format == "e2m1", "{message}");
+            let output = bench.output();
+            let inspection = zqc_ok(["inspect".as_ref(), output.as_os_str(), "--json".as_ref()]);
+            let inspection: Value = serde_json::from_str(&inspection).unwrap();
+            assert_eq!(inspection["linears"][0]["scales"], scales, "{options:?}");
         }
     }
 }

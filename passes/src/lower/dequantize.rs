@@ -76,7 +76,7 @@ fn body(weight: WeightKind, odd: bool) -> Vec<NodeProto> {
     body.extend(by_group("Ws", "scales", odd));
     let (mut scales, mut block_scales) = ("scales", "block_scales");
     if stepped {
-        body.extend(stepped_values(weight.format, odd));
+        body.extend(stepped_values(weight.format));
         block_scales = "scales";
     } else if let Some(ladder) = weight.ladder() {
         body.extend(look_up("We", "shift_factors", factor_pairs(ladder)));
@@ -120,12 +120,12 @@ fn values(format: Format) -> Vec<NodeProto> {
 }
 
 /// Nodes that yield the values of the codes under [`Ladder::M8`], block by block: code and step choose one of 256.
-fn stepped_values(format: Format, odd: bool) -> Vec<NodeProto> {
+fn stepped_values(format: Format) -> Vec<NodeProto> {
     let mut nodes = vec![node("Reshape", &["Wq", "by_block"], &["codes"], vec![])];
     nodes.extend(look_up("codes", "columns_of_values", integer_pairs(1)));
     nodes.extend(look_up("We", "steps_of_columns", integer_pairs(16)));
-    nodes.extend(by_group("steps_of_columns", "steps", odd));
     nodes.extend([
+        node("Reshape", &["steps_of_columns", "by_group"], &["steps"], vec![]),
         node("Gather", &["steps", "group"], &["block_steps"], vec![]),
         node("Add", &["block_steps", "columns_of_values"], &["entries"], vec![]),
         constant("values_of_steps", tensor("value", step_table(format))),

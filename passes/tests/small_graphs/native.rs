@@ -49,7 +49,7 @@ fn each_kind() {
 
 /// The kinds that ONNX has types for: those of m2, which need a newer opset, and the others.
 fn native_kinds() -> [Vec<Kind>; 2] {
-    let kinds = kinds().into_iter().filter(|kind| kind.format != Format::E3M0);
+    let kinds = kinds().into_iter().filter(|kind| zqc_ir::operands::native_dtype(kind.format).is_some());
     let (m2, others) = kinds.partition(|kind| kind.ladder == Some(Ladder::M2));
     [m2, others]
 }
