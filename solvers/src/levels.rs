@@ -8,6 +8,7 @@ use crate::{
 };
 
 /// The values that the weights of a group can become in every row.
+#[expect(clippy::large_enum_variant, reason = "it lives on the stack while one group is rounded")]
 pub(crate) enum GroupLevels<'a> {
     /// `(v - zero) * scale` for `v` of a grid.
     Even { grid: Grid, scale: &'a Column, zero: &'a Column },
