@@ -170,7 +170,7 @@ def compare(model, reference):
     """Rows of a table: every metric that is right or wrong for a document, of two evaluations of the same documents.
 
     The standard error is that of the mean of the paired differences; flips are the documents whose answer became right or
-    wrong ("Accuracy is Not All You Need", arXiv 2407.09141).
+    wrong ("Accuracy is Not All You Need", arXiv 2407.09141). Shares and the difference are in percent.
     """
     for task, samples in model["samples"].items():
         pairs = defaultdict(list)
@@ -214,9 +214,8 @@ def main():
         results.append(simple_evaluate(lm, tasks=args.tasks, task_manager=manager, num_fewshot=args.num_fewshot,
                                        limit=args.limit, bootstrap_iters=1000))
         print(f"\n{path}\n{utils.make_table(results[-1])}")
-    if args.reference:
-        rows = [("task", "metric", "documents", "reference", "model", "difference", "flips"), ("---",) * 7]
-        for row in rows + list(compare(results[1], results[0])):
+    if args.reference and (rows := list(compare(results[1], results[0]))):
+        for row in [("task", "metric", "documents", "reference", "model", "difference", "flips"), ("---",) * 7, *rows]:
             print(f"| {' | '.join(row)} |")
 
 
