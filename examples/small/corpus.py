@@ -3,7 +3,7 @@
 
 Writes OUT_DIR/PACKAGE.txt for every package in the order given, its documents separated by form feeds, and prints a row of a Markdown table
 with its size and licences. Markup, code and tables are left out. A paragraph is kept if it reads like English, and if none before it, of
-whichever package, begins with the same letters.
+whichever package, begins with the same letters. Text that is in OUT_DIR already counts as before it: more packages can be added.
 
 Needs pdftotext (package poppler-utils), mandoc and mod2imp (package libsword-utils).
 """
@@ -120,13 +120,17 @@ def is_heading(paragraph):
     return 4 <= len(paragraph) <= 70 and paragraph[0].isupper() and all(c.isalpha() or c in " ,-:'" for c in paragraph)
 
 
+def start_of(paragraph):
+    """What is equal for paragraphs that begin with the same letters."""
+    return hash("".join(filter(str.isalpha, paragraph[:160].lower()))[:80])
+
+
 def clean(paragraphs, seen):
     """What is prose and new, and the headings directly above it."""
     kept, heading = [], None
     for paragraph in filter(None, paragraphs):
         if is_prose(paragraph):
-            start = hash("".join(filter(str.isalpha, paragraph[:160].lower()))[:80])
-            if start not in seen:
+            if (start := start_of(paragraph)) not in seen:
                 seen.add(start)
                 kept += [heading, paragraph] if heading else [paragraph]
             heading = None
@@ -138,13 +142,18 @@ def clean(paragraphs, seen):
 def licences(deb):
     """The names of licences in the copyright file, as its fields name them or as its prose does."""
     files = subprocess.run(["dpkg-deb", "--fsys-tarfile", deb], capture_output=True, check=True).stdout
+    text, elsewhere = "", ""
     with tarfile.open(fileobj=io.BytesIO(files)) as archive:
-        text = "".join(archive.extractfile(m).read().decode("utf-8", "replace") for m in archive if m.isfile() and m.name.endswith("/copyright"))
-    fields = {name.strip() for name in re.findall(r"(?m)^License: *(\S.*)$", text)}
-    names = {name for name in fields if re.fullmatch(r"[\w.+/-]+(?:,? (?:and|or|with) [\w.+/-]+)*", name)}
-    return sorted(names) or sorted(set(re.findall(
+        for member in archive:
+            if member.isfile() and member.name.endswith("/copyright"):
+                text += archive.extractfile(member).read().decode("utf-8", "replace")
+            elif member.issym() and re.fullmatch(r"\./usr/share/doc/[^/]+", member.name):
+                elsewhere = f"those of {member.linkname}"
+    names = {name.strip() for name in re.findall(r"(?m)^License: *(\S.*)$", text)}
+    names = {name for name in names if re.fullmatch(r"[\w.+/-]+(?:,? (?:and|or|with) [\w.+/-]+)*", name)} or re.findall(
         r"(?<=common-licenses/)[\w.-]*\w|(?i:public domain|Free Documentation License|Creative Commons|BSD|\bMIT\b|LaTeX Project Public License"
-        r"|PostgreSQL License|Python Software Foundation|Apache License)", text)))
+        r"|PostgreSQL License|Python Software Foundation|Apache License)", text)
+    return ", ".join({name.lower(): name for name in sorted(names, reverse=True)}.values()) or elsewhere or "in its copyright file"
 
 
 def main():
@@ -153,7 +162,7 @@ def main():
     ap.add_argument("debs", type=pathlib.Path, nargs="+")
     args = ap.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    seen = set()
+    seen = {start_of(p) for path in args.out.glob("*.txt") for p in re.split("\n\n|\f", path.read_text("utf-8"))}
     print("| package | version | text | licences |\n|---|---|---|---|")
     for deb in args.debs:
         package, version = subprocess.run(["dpkg-deb", "-W", "--showformat=${Package}\n${Version}", deb], capture_output=True, text=True,
@@ -162,7 +171,7 @@ def main():
         text = "\f".join(text for text in texts if len(text) >= 400).encode()
         if text:
             (args.out / f"{package}.txt").write_bytes(text)
-            print(f"| {package} | {version} | {len(text) / 1e6:.2f} MB | {', '.join(licences(deb))} |", flush=True)
+            print(f"| {package} | {version} | {len(text) / 1e6:.2f} MB | {licences(deb)} |", flush=True)
 
 
 if __name__ == "__main__":

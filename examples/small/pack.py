@@ -28,13 +28,13 @@ def train_tokenizer(texts):
 
 
 def sample(documents, size):
-    """Documents drawn at random, up to `size` bytes of them."""
-    documents, total = random.Random(SEED).sample(documents, len(documents)), 0
-    for document in documents:
-        total += len(document.encode())
-        if total > size:
-            return
-        yield document
+    """Documents drawn at random, about `size` bytes of them, no long ones."""
+    total = 0
+    for document in random.Random(SEED).sample(documents, len(documents)):
+        length = len(document.encode())
+        if total + length <= size and length <= size / 20:
+            total += length
+            yield document
 
 
 def encode(tok, documents):

@@ -3,8 +3,8 @@
 
 TOKENS_DIR has what pack.py wrote, unpacked: train-*.bin and heldout.bin. The learning rate follows the clock: it is warmed up and then falls
 as a cosine to nothing after S seconds of training, compilation not counted. A run stops T seconds after its start and leaves
-STATE_DIR/checkpoint.pt; the same command goes on from there. The run that comes to the end writes STATE_DIR/model.safetensors in fp16,
-named as transformers names the weights of LlamaForCausalLM.
+STATE_DIR/checkpoint.pt; the same command goes on from there. Every run writes STATE_DIR/model.safetensors in fp16, named as transformers
+names the weights of LlamaForCausalLM.
 
 Needs torch, numpy and safetensors. Progress goes to stdout.
 """
@@ -196,12 +196,10 @@ def main():
 
     tokens = (step - last_step) * BATCH * CONTEXT
     say(f"{step - last_step} steps, {tokens / 1e6:.1f} M tokens in this run of {time.monotonic() - began:.0f} s; {elapsed:.0f} s of training in all")
-    if elapsed < args.seconds:
-        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "elapsed": elapsed}, checkpoint)
-        return
+    save_file({name: p.half().cpu().contiguous() for name, p in model.state_dict().items()}, args.state / "model.safetensors")
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "elapsed": elapsed}, checkpoint)
     value = validation(heldout)
     say(f"held-out loss {value:.4f}, perplexity {math.exp(value):.2f}, windows of {CONTEXT}")
-    save_file({name: p.half().cpu().contiguous() for name, p in model.state_dict().items()}, args.state / "model.safetensors")
 
 
 if __name__ == "__main__":
