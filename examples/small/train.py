@@ -153,7 +153,7 @@ def main():
         f"{sum(p.numel() for p in model.parameters())} parameters; {len(train.data)} tokens for training, {heldout.numel()} held out; "
         f"batch {BATCH} x {CONTEXT}, learning rate {LEARNING_RATE}, weight decay {WEIGHT_DECAY}; from step {step}, {elapsed:.0f} s of {args.seconds:.0f} s")
 
-    loss = torch.compile(loss_of) if device == "cuda" else loss_of
+    loss = torch.compile(loss_of) if device == "cuda" else loss_of  # not for validation: it would compile a second graph
     autocast = torch.autocast(device, torch.bfloat16)
 
     def backward(first):
@@ -168,10 +168,9 @@ def main():
     @torch.no_grad()
     def validation(rows):
         with autocast:
-            return torch.stack([loss(model, part.long()) for part in rows.split(MICRO_BATCH) if len(part) == MICRO_BATCH]).mean().item()
+            return torch.stack([loss_of(model, part.long()) for part in rows.split(MICRO_BATCH) if len(part) == MICRO_BATCH]).mean().item()
 
     backward(0)  # compiles
-    validation(heldout[:MICRO_BATCH])
     optimizer.zero_grad(set_to_none=True)
     last, last_step = time.monotonic(), step
     while elapsed < args.seconds and time.monotonic() - began < args.stop_after:
