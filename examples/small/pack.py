@@ -59,6 +59,7 @@ def main():
     for name, documents in ("heldout", heldout), ("calibration", train):
         (args.out / f"{name}.txt").write_text("\n\n".join(sample(documents, SAMPLE_BYTES)) + "\n", "utf-8")
 
+    random.Random(SEED).shuffle(train)  # each file is a sample of the whole
     for name, documents in ("heldout", heldout), ("train", train):
         ids = np.concatenate(list(encode(tok, documents)))
         print(f"{name}: {len(documents)} documents, {sum(len(d.encode()) for d in documents)} bytes, {len(ids)} tokens", flush=True)
