@@ -12,13 +12,14 @@ use std::path::{Path, PathBuf};
 use source::Module;
 
 /// The crates by the names in code, with the folders of their sources.
-const CRATES: [(&str, &str); 10] = [
+const CRATES: [(&str, &str); 11] = [
     ("zqc", "src"),
     ("zqc_cuda", "cuda/src"),
     ("zqc_ir", "ir/src"),
     ("zqc_kernels", "kernels/src"),
     ("zqc_linear", "linear/src"),
     ("zqc_formats", "formats/src"),
+    ("zqc_gradient", "gradient/src"),
     ("zqc_solvers", "solvers/src"),
     ("zqc_ort", "ort-ops/src"),
     ("zqc_passes", "passes/src"),

@@ -9,7 +9,7 @@ pub use builder::{ChangeBuilder, NodeBuilder, PatchBuilder, ValueRef};
 use std::sync::Arc;
 
 use crate::graph::{Graph, Node, NodeId, RegionId, ValueId};
-use crate::onnx::proto::{FunctionProto, NodeProto};
+use crate::onnx::proto::{FunctionProto, NodeProto, ValueInfoProto};
 use crate::onnx::{ModelError, take_regions};
 use crate::op::{Linear, Op};
 use crate::tensor::Tensor;
@@ -18,8 +18,13 @@ use crate::types::Type;
 /// A list of changes, applied in order.
 #[derive(Debug, Default)]
 pub struct Patch {
+    /// Inputs to add to the graph, behind those that it has.
+    pub inputs: Vec<ValueInfoProto>,
     /// The changes to the graph.
     pub changes: Vec<Change>,
+    /// The results that the graph is to have in place of its own, by name; what only those were computed from goes. `None`
+    /// leaves them as they are.
+    pub outputs: Option<Vec<String>>,
     /// Domains that nothing calls any more: their functions and imports go, before any is added.
     pub forget: Vec<String>,
     /// Model-local functions to add; one of the same domain, name and overload is replaced.
@@ -82,6 +87,12 @@ pub enum PatchError {
     /// A value would have two definitions.
     #[error("change \"{why}\" defines \"{value}\" twice")]
     Redefined { why: String, value: String },
+    /// A value is to be a result that nothing defines once all changes are made.
+    #[error("the patch makes \"{value}\" a result of the graph, and nothing defines it")]
+    NoSuchResult { value: String },
+    /// An input to add has the name of a value that is defined already.
+    #[error("the patch adds an input \"{value}\", and the graph has a value of this name")]
+    InputRedefined { value: String },
     /// A value is read that nothing defines once all changes are made.
     #[error("change \"{why}\" reads \"{value}\", which nothing defines")]
     Undefined { why: String, value: String },
@@ -93,7 +104,9 @@ pub enum PatchError {
 impl Patch {
     /// Whether nothing changes.
     pub fn is_empty(&self) -> bool {
-        self.changes.is_empty()
+        self.inputs.is_empty()
+            && self.changes.is_empty()
+            && self.outputs.is_none()
             && self.forget.is_empty()
             && self.functions.is_empty()
             && self.opsets.is_empty()

@@ -7,7 +7,8 @@ mod shapes;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::onnx::proto::{TypeProto, tensor_shape_proto::dimension, type_proto};
+use crate::onnx::proto::tensor_shape_proto::{self, dimension};
+use crate::onnx::proto::{TensorShapeProto, TypeProto, type_proto};
 use crate::tensor::{DataType, Tensor, name};
 
 pub(crate) use infer::infer;
@@ -70,6 +71,24 @@ impl Type {
             dtype: dtype.filter(|&dtype| dtype != DataType::Undefined),
             shape: shape.map(|shape| shape.dim.iter().map(|dim_proto| dim(&dim_proto.value)).collect()),
         }
+    }
+
+    /// The type as a file declares it; `None` where the element type is unknown, without which a file can declare none.
+    pub fn to_proto(&self) -> Option<TypeProto> {
+        let dim = |dim: &Dim| tensor_shape_proto::Dimension {
+            value: match dim {
+                Dim::Fixed(number) => Some(dimension::Value::DimValue(*number)),
+                Dim::Symbol(symbol) => Some(dimension::Value::DimParam(symbol.to_string())),
+                Dim::Unknown => None,
+            },
+            ..Default::default()
+        };
+        let shape = self.shape.as_ref();
+        let tensor = type_proto::Tensor {
+            elem_type: Some(self.dtype? as i32),
+            shape: shape.map(|shape| TensorShapeProto { dim: shape.iter().map(dim).collect() }),
+        };
+        Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..Default::default() })
     }
 
     /// The type of a constant.

@@ -1,12 +1,13 @@
 //! How a patch changes a model: as a whole or not at all.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use super::{Change, Patch, PatchError};
 use crate::graph::{Graph, Node, NodeId, Source, ValueId};
 use crate::model::Model;
 use crate::node_names::NodeNames;
-use crate::onnx::proto::{FunctionProto, ModelProto};
+use crate::onnx::proto::{FunctionProto, GraphProto, ModelProto, ValueInfoProto};
 use crate::op::Op;
 use crate::types::Type;
 
@@ -25,11 +26,17 @@ impl Patch {
             rewired: Vec::new(),
             reasons: Vec::new(),
         };
+        for input in std::mem::take(&mut self.inputs) {
+            rewriter.add_input(input)?;
+        }
         for change in std::mem::take(&mut self.changes) {
             rewriter.change(change)?;
         }
         rewriter.check_reads()?;
         rewriter.check_types()?;
+        if let Some(outputs) = &self.outputs {
+            rewriter.replace_outputs(outputs)?;
+        }
         rewriter.name_apart();
         let mut graph = rewriter.graph;
         graph.forget_gone();
@@ -76,6 +83,36 @@ struct Rewriter {
 }
 
 impl Rewriter {
+    fn add_input(&mut self, input: ValueInfoProto) -> Result<(), PatchError> {
+        let id = self.graph.intern(input.name());
+        if !self.graph.define(id, Source::Input) {
+            return Err(PatchError::InputRedefined { value: input.name().to_string() });
+        }
+        self.graph.value_mut(id).info = Some(input);
+        self.graph.inputs.push(id);
+        Ok(())
+    }
+
+    /// Gives the graph other results; what only its own were computed from goes.
+    fn replace_outputs(&mut self, names: &[String]) -> Result<(), PatchError> {
+        let graph = &mut self.graph;
+        let defined = |name: &String| {
+            let found = graph.find(name).filter(|&id| graph.source(id) != Source::Undefined);
+            found.ok_or_else(|| PatchError::NoSuchResult { value: name.clone() })
+        };
+        let outputs = names.iter().map(defined).collect::<Result<Vec<_>, _>>()?;
+        let old = std::mem::replace(&mut graph.outputs, outputs);
+        let declared = |&id: &ValueId| ValueInfoProto {
+            name: Some(graph.value(id).name.clone()),
+            r#type: graph.ty(id).to_proto(),
+            ..Default::default()
+        };
+        let infos = graph.outputs.iter().map(declared).collect();
+        graph.rest = Arc::new(GraphProto { output: infos, ..GraphProto::clone(&graph.rest) });
+        self.released.extend(old.into_iter().flat_map(|value| graph.remove_if_unused(value)));
+        Ok(())
+    }
+
     fn change(&mut self, change: Change) -> Result<(), PatchError> {
         let Change { why, initializers, remove, add, rewire, replace, regions, remove_if_unused } = change;
         let graph = &mut self.graph;

@@ -314,3 +314,35 @@ fn a_value_of_another_type_is_refused() {
         "change \"a wrong change\" replaces \"x\" of type f32[batch, 16] by a value of type f32[batch, 32]"
     );
 }
+
+#[test]
+fn a_patch_adds_inputs_and_gives_the_graph_other_results() {
+    let mut model = small_model();
+    let patch = Patch {
+        inputs: vec![info("more", &[2, 3])],
+        changes: vec![Change { add: vec![new_node("Neg", "more", "less")], ..Change::new("test") }],
+        outputs: Some(vec!["less".to_string(), "xw".to_string()]),
+        ..Patch::default()
+    };
+    assert!(!patch.is_empty());
+    patch.apply(&mut model).unwrap();
+    verify(&model).unwrap();
+    assert_eq!(kinds(&model), ["MatMul", "Neg"], "what only the old result was computed from is gone");
+    let written = to_proto(&model).unwrap();
+    let read = from_proto(written.clone()).unwrap();
+    let graph = written.graph.unwrap();
+    let names = |infos: &[zqc_ir::onnx::proto::ValueInfoProto]| -> Vec<String> {
+        infos.iter().map(|info| info.name().to_string()).collect()
+    };
+    assert_eq!(names(&graph.output), ["less", "xw"]);
+    assert_eq!(names(&graph.input), ["x", "more"]);
+    let less = read.graph.find("less").unwrap();
+    assert_eq!(read.graph.ty(less).to_string(), "f32[2, 3]");
+
+    let outputs = Some(vec!["nowhere".to_string()]);
+    let error = Patch { outputs, ..Patch::default() }.apply(&mut model).unwrap_err();
+    assert_eq!(error, PatchError::NoSuchResult { value: "nowhere".to_string() });
+    let inputs = vec![info("x", &[1])];
+    let error = Patch { inputs, ..Patch::default() }.apply(&mut model).unwrap_err();
+    assert_eq!(error, PatchError::InputRedefined { value: "x".to_string() });
+}

@@ -1,0 +1,176 @@
+//! Matrix products.
+
+use zqc_ir::op::attribute::{float, int, ints};
+use zqc_ir::op::{Layout, Linear, port};
+use zqc_ir::types::{Dim, Type};
+use zqc_ir::{Op, ValueRef};
+
+use crate::backward::{Backward, Reason};
+
+/// `g bᵀ` and `aᵀ g`, summed over the axes of the batch along which an operand was broadcast.
+pub(crate) fn mat_mul(node: &mut Backward) -> Result<(), Reason> {
+    let (g, a, b) = (node.sole_gradient()?, node.x(0)?, node.x(1)?);
+    let (rank_a, rank_b) = (node.rank(0)?, node.rank(1)?);
+    if let (3.., Some([k, n])) = (rank_a, matrix(&node.x_type(1))) {
+        return by_rows(node, &g, &a, &b, k, n);
+    }
+    // Vectors become matrices of one row or one column.
+    let (mut rows, mut columns, mut gone) = (a, b, Vec::new());
+    if rank_b == 1 {
+        columns = node.unsqueezed(&columns, &[1]);
+        gone.push(-1);
+    }
+    if rank_a == 1 {
+        rows = node.unsqueezed(&rows, &[0]);
+        gone.push(if rank_b == 1 { -1 } else { -2 });
+    }
+    let mut g = g;
+    for axis in gone {
+        g = node.unsqueezed(&g, &[axis]);
+    }
+    let batch = batch(node, rank_a, rank_b);
+    if node.wants(0) {
+        let turned = transposed(node, &columns, rank_b.max(2));
+        let gradient = node.op("MatMul", &[&g, &turned]);
+        give(node, 0, gradient, rank_a, &batch);
+    }
+    if node.wants(1) {
+        let turned = transposed(node, &rows, rank_a.max(2));
+        let gradient = node.op("MatMul", &[&turned, &g]);
+        give(node, 1, gradient, rank_b, &batch);
+    }
+    Ok(())
+}
+
+/// The dimensions of a matrix, where it is one and they are known.
+fn matrix(ty: &Type) -> Option<[i64; 2]> {
+    match ty.shape.as_deref() {
+        Some([rows, columns]) => Some([rows.fixed()?, columns.fixed()?]),
+        _ => None,
+    }
+}
+
+/// The product of a batch with one matrix `[k, n]`: all rows of the batch are those of one matrix, too.
+fn by_rows(
+    node: &mut Backward,
+    g: &ValueRef,
+    a: &ValueRef,
+    b: &ValueRef,
+    k: i64,
+    n: i64,
+) -> Result<(), Reason> {
+    if node.wants(0) {
+        let turned = transposed(node, b, 2);
+        let gradient = node.op("MatMul", &[g, &turned]);
+        node.give(0, gradient);
+    }
+    if node.wants(1) {
+        let gradient = product_of_rows(node, a, k, g, n);
+        node.give(1, gradient);
+    }
+    Ok(())
+}
+
+/// `aᵀ b` of all rows of both, `[a_width, b_width]`.
+fn product_of_rows(node: &mut Backward, a: &ValueRef, a_width: i64, b: &ValueRef, b_width: i64) -> ValueRef {
+    let (a_shape, b_shape) = (node.integers(&[-1, a_width]), node.integers(&[-1, b_width]));
+    let (a, b) = (node.op("Reshape", &[a, &a_shape]), node.op("Reshape", &[b, &b_shape]));
+    let turned = transposed(node, &a, 2);
+    node.op("MatMul", &[&turned, &b])
+}
+
+/// The dimensions of the batch of a product, as far as they are known.
+fn batch(node: &Backward, rank_a: usize, rank_b: usize) -> Option<Vec<Dim>> {
+    let mut dims = node.y_type(0).shape?;
+    let matrix = usize::from(rank_a > 1) + usize::from(rank_b > 1);
+    dims.truncate(dims.len().checked_sub(matrix)?);
+    Some(dims)
+}
+
+/// Gives an operand its gradient, which has the dimensions of the batch and those of its matrix.
+fn give(node: &mut Backward, port: usize, gradient: ValueRef, rank: usize, batch: &Option<Vec<Dim>>) {
+    let mut gradient = gradient;
+    if rank == 1 {
+        let axis = node.integers(&[if port == 0 { -2 } else { -1 }]);
+        gradient = node.op("Squeeze", &[&gradient, &axis]);
+    }
+    let operand = node.x_type(port).shape.unwrap_or_default();
+    let matrix = operand[operand.len().saturating_sub(2)..].iter().cloned();
+    let shape = batch.clone().map(|batch| batch.into_iter().chain(matrix).collect::<Vec<_>>());
+    node.give_sum(port, gradient, &Type::new(None, shape));
+}
+
+/// The value with its last two axes exchanged.
+fn transposed(node: &mut Backward, x: &ValueRef, rank: usize) -> ValueRef {
+    let mut order: Vec<i64> = (0..rank as i64).collect();
+    order.swap(rank - 2, rank - 1);
+    node.op_with("Transpose", &[x], [ints("perm", &order)])
+}
+
+/// With `A` and `B` transposed as it says, `alpha g Bᵀ`, `alpha Aᵀ g` and `beta g`.
+pub(crate) fn gemm(node: &mut Backward) -> Result<(), Reason> {
+    let (g, a, b) = (node.sole_gradient()?, node.x(0)?, node.x(1)?);
+    let (alpha, beta) = (node.float_or("alpha", 1.0), node.float_or("beta", 1.0));
+    let [turned_a, turned_b] = ["transA", "transB"].map(|name| node.int_or(name, 0) != 0);
+    let product = |node: &mut Backward, left: &ValueRef, turn_left: bool, right: &ValueRef, turn_right| {
+        let attributes =
+            [float("alpha", alpha), int("transA", turn_left.into()), int("transB", i64::from(turn_right))];
+        node.op_with("Gemm", &[left, right], attributes)
+    };
+    if node.wants(0) {
+        let gradient = match turned_a {
+            false => product(node, &g, false, &b, !turned_b),
+            true => product(node, &b, turned_b, &g, true),
+        };
+        node.give(0, gradient);
+    }
+    if node.wants(1) {
+        let gradient = match turned_b {
+            false => product(node, &a, !turned_a, &g, false),
+            true => product(node, &g, true, &a, turned_a),
+        };
+        node.give(1, gradient);
+    }
+    if node.wants(2) {
+        let whole = node.y_type(0);
+        let gradient = node.scaled(g, beta);
+        node.give_sum(2, gradient, &whole);
+    }
+    Ok(())
+}
+
+/// Our linear layer: the gradient of its input is that of the output by the same weight, which lies the other way round.
+pub(crate) fn linear(node: &mut Backward) -> Result<(), Reason> {
+    let g = node.sole_gradient()?;
+    let Op::Linear(layer) = &node.node().op else { return Err("it is no linear layer") };
+    let Linear { k, n, layout, alpha, beta, .. } = *layer;
+    if node.wants(port::X) {
+        let weight = node.x(port::WEIGHT)?;
+        let turned = Linear {
+            k: n,
+            n: k,
+            layout: layout.transposed(),
+            beta: 1.0,
+            origin: Vec::new(),
+            ..layer.clone()
+        };
+        let gradient = node.node_of(Op::Linear(turned), vec![Some(g.clone()), Some(weight)]);
+        node.give(port::X, gradient);
+    }
+    if node.wants(port::WEIGHT) {
+        let x = node.x(port::X)?;
+        let (k, n) = (k as i64, n as i64);
+        let product = match layout {
+            Layout::InputOutput => product_of_rows(node, &x, k, &g, n),
+            Layout::OutputInput => product_of_rows(node, &g, n, &x, k),
+        };
+        let gradient = node.scaled(product, alpha);
+        node.give(port::WEIGHT, gradient);
+    }
+    if node.wants(port::LINEAR_BIAS) {
+        let whole = node.y_type(0);
+        let gradient = node.scaled(g, beta);
+        node.give_sum(port::LINEAR_BIAS, gradient, &whole);
+    }
+    Ok(())
+}
