@@ -13,8 +13,8 @@ use crate::flow::may_be_float;
 /// The values, in order, through which everything goes that is computed of the embeddings on the way to `output`: the embeddings
 /// themselves, the residual stream between two blocks, and `output`. They are the dominators of `output` among floating-point values.
 ///
-/// A graph has more beginnings than its embeddings, such as masks and the angles of rotary embeddings; the one is taken of which
-/// most of the graph is computed.
+/// A graph has more beginnings than its embeddings, such as masks and the angles of rotary embeddings; the one is taken from which
+/// most linear layers are reached: it alone leads to the first ones.
 ///
 /// # Errors
 /// When the graph has a cycle.
@@ -33,7 +33,10 @@ pub fn segments(model: &Model, output: ValueId) -> Result<Vec<ValueId>, Cycle> {
 enum Vertex {
     Value(ValueId),
     /// A node of the graph; several values may come from one, so that a node may dominate where no value does.
-    Node,
+    Node {
+        /// Whether it reads a constant matrix, as linear layers do.
+        is_linear: bool,
+    },
 }
 
 /// The floating-point values of a graph, and the nodes between them.
@@ -68,7 +71,10 @@ impl Flow {
             if results.is_empty() {
                 continue;
             }
-            let vertex = flow.vertices.add_node(Vertex::Node);
+            let is_matrix =
+                |value| constants.contains(&value) && graph.ty(value).rank().is_some_and(|rank| rank > 1);
+            let is_linear = node.reads().any(is_matrix);
+            let vertex = flow.vertices.add_node(Vertex::Node { is_linear });
             for &from in &from {
                 flow.vertices.add_edge(from, vertex, ());
             }
@@ -95,10 +101,12 @@ impl Flow {
         Dfs::new(Reversed(&self.vertices), end).iter(Reversed(&self.vertices)).collect()
     }
 
-    /// How much of what is `needed` is computed of `from`.
+    /// How many linear layers among what is `needed` are reached from `from`.
     fn reached(&self, from: ValueId, needed: &HashSet<NodeIndex>) -> usize {
         let Some(&root) = self.of_value.get(&from) else { return 0 };
-        Dfs::new(&self.vertices, root).iter(&self.vertices).filter(|vertex| needed.contains(vertex)).count()
+        let reached = Dfs::new(&self.vertices, root).iter(&self.vertices);
+        let is_linear = |vertex| matches!(self.vertices[vertex], Vertex::Node { is_linear: true });
+        reached.filter(|&vertex| needed.contains(&vertex) && is_linear(vertex)).count()
     }
 
     /// The values that every way from `from` to `to` passes, in order; none where there is no way.
@@ -111,7 +119,7 @@ impl Flow {
         let mut passed: Vec<ValueId> = passed
             .filter_map(|vertex| match self.vertices[vertex] {
                 Vertex::Value(value) => Some(value),
-                Vertex::Node => None,
+                Vertex::Node { .. } => None,
             })
             .collect();
         passed.reverse();

@@ -55,6 +55,9 @@ fn gradients_of_every_variant() {
             *kinds.entry((&stopped.op_type, stopped.reason)).or_default() += 1;
         }
         println!("  at {}: {:?} {}", model.graph.value(middle).name, found.gradient, found.difference);
+        for stopped in found.stopped.iter().take(2) {
+            println!("  {}", stopped.node);
+        }
         kinds.iter().for_each(|(kind, count)| println!("  {count} x {kind:?}"));
         let near = |gradient: f64| (gradient - found.difference).abs() <= 2e-2 * gradient.abs().max(1.0);
         if kinds.len() != expected || expected == 0 && !found.gradient.is_some_and(near) {

@@ -1,15 +1,15 @@
 //! Operators that pick elements: what was not picked gets zeros.
 
-use zqc_ir::ValueRef;
 use zqc_ir::op::attribute::{int, ints, string};
 use zqc_ir::tensor::DataType;
+use zqc_ir::{Op, ValueRef};
 
 use crate::backward::{Backward, Reason};
 
 /// The first opset in which `ScatterND` adds up.
 const SCATTER_OF_SUMS: i64 = 16;
 
-/// A `Slice` along one axis.
+/// A `Slice` along one axis, every element of a stretch.
 struct Cut {
     axis: usize,
     /// Which of the starts is its.
@@ -18,35 +18,10 @@ struct Cut {
     start: Option<i64>,
 }
 
-/// The gradient between zeros.
+/// The gradient between zeros, or scattered among them where that is not known to be enough.
 pub(crate) fn slice(node: &mut Backward) -> Result<(), Reason> {
-    let (g, rank) = (node.sole_gradient()?, node.rank(0)?);
-    let ty = node.x_type(0);
-    let starts = node.x_integers(1);
-    let count = starts.as_ref().map(|starts| starts.len() as i64).or(node.x_type(1).dim(0).fixed());
-    let count = count.ok_or("the number of its axes is unknown")?;
-    let axes = match node.node().input(3) {
-        None => (0..count).collect(),
-        Some(_) => node.x_integers(3).ok_or("its axes are not constant")?,
-    };
-    let steps = match node.node().input(4) {
-        None => vec![1; axes.len()],
-        Some(_) => node.x_integers(4).ok_or("its steps are not constant")?,
-    };
-    if let ([axis], [step]) = (&axes[..], &steps[..])
-        && *step != 1
-    {
-        return strided(node, &g, *axis);
-    }
-    if steps.iter().any(|&step| step != 1) {
-        return Err("it has several axes, and a step other than 1");
-    }
-    let cut = |(at, &axis): (usize, &i64)| {
-        let start = starts.as_ref().and_then(|starts| starts.get(at).copied());
-        Some(Cut { axis: ty.axis(axis)?, at, start })
-    };
-    let cuts: Option<Vec<Cut>> = axes.iter().enumerate().map(cut).collect();
-    let cuts = cuts.ok_or("it has no such axis")?;
+    let g = node.sole_gradient()?;
+    let Some((cuts, rank)) = cuts(node) else { return scattered(node, &g) };
     let none = node.integers(&[0]);
     let (mut before, mut after) = (vec![none.clone(); rank], vec![none; rank]);
     for cut in &cuts {
@@ -58,6 +33,21 @@ pub(crate) fn slice(node: &mut Backward) -> Result<(), Reason> {
     let gradient = node.op("Pad", &[&g, &pads, &zero]);
     node.give(0, gradient);
     Ok(())
+}
+
+/// The cuts of a slice, and the rank of what is cut; `None` where they are not known, or one takes other than every element.
+fn cuts(node: &Backward) -> Option<(Vec<Cut>, usize)> {
+    let (ty, starts) = (node.x_type(0), node.x_integers(1));
+    let count = starts.as_ref().map(|starts| starts.len() as i64).or(node.x_type(1).dim(0).fixed())?;
+    let axes = if node.node().input(3).is_some() { node.x_integers(3)? } else { (0..count).collect() };
+    if node.node().input(4).is_some() && node.x_integers(4)?.iter().any(|&step| step != 1) {
+        return None;
+    }
+    let cut = |(at, &axis): (usize, &i64)| {
+        let start = starts.as_ref().and_then(|starts| starts.get(at).copied());
+        Some(Cut { axis: ty.axis(axis)?, at, start })
+    };
+    Some((axes.iter().enumerate().map(cut).collect::<Option<_>>()?, ty.rank()?))
 }
 
 /// The numbers of elements before and behind a cut.
@@ -94,24 +84,21 @@ fn counted_from_first(node: &mut Backward, indices: &ValueRef, length: &ValueRef
     node.op("Where", &[&is_negative, &from_end, indices])
 }
 
-/// The gradient scattered to where the elements of a slice along one axis came from.
-fn strided(node: &mut Backward, g: &ValueRef, axis: i64) -> Result<(), Reason> {
-    let rank = node.rank(0)?;
-    let axis = node.x_type(0).axis(axis).ok_or("it has no such axis")?;
-    let (x, starts, ends, steps) = (node.x(0)?, node.x(1)?, node.x(2)?, node.x(4)?);
-    let (first, one, zero) = (node.integers(&[0]), node.integer(1), node.integer(0));
-    let length = node.length(&x, axis as i64);
-    let scalar = node.integers(&[]);
-    let end = node.op("Reshape", &[&length, &scalar]);
-    let places = node.op("Range", &[&zero, &end, &one]);
-    let places = node.op("Slice", &[&places, &starts, &ends, &first, &steps]);
-    let inner: Vec<i64> = (1..(rank - axis) as i64).collect();
-    let places = if inner.is_empty() { places } else { node.unsqueezed(&places, &inner) };
-    let shape = node.shape(g);
-    let places = node.op("Expand", &[&places, &shape]);
-    let shape = node.shape_of(0)?;
-    let zeros = node.zeros(&shape);
-    let gradient = node.op_with("ScatterElements", &[&zeros, &places, g], [int("axis", axis as i64)]);
+/// The gradient scattered to the places that its elements came from: those that the slice picks of all places.
+fn scattered(node: &mut Backward, g: &ValueRef) -> Result<(), Reason> {
+    let (x, shape) = (node.x(0)?, node.shape_of(0)?);
+    let (one, zero, flat) = (node.integer(1), node.integer(0), node.integers(&[-1]));
+    let size = node.op("Size", &[&x]);
+    let places = node.op("Range", &[&zero, &size, &one]);
+    let places = node.op("Reshape", &[&places, &shape]);
+    let bounds: Vec<_> = (1..node.node().inputs().len()).map(|port| node.x(port).ok()).collect();
+    let inputs = [vec![Some(places)], bounds].concat();
+    let places = node.node_of(Op::standard("Slice", Vec::new()), inputs);
+    let (places, g) = (node.op("Reshape", &[&places, &flat]), node.op("Reshape", &[g, &flat]));
+    let sizes = node.op("Reshape", &[&size, &flat]);
+    let zeros = node.zeros(&sizes);
+    let gradient = node.op_with("ScatterElements", &[&zeros, &places, &g], [int("axis", 0)]);
+    let gradient = node.op("Reshape", &[&gradient, &shape]);
     node.give(0, gradient);
     Ok(())
 }

@@ -16,6 +16,7 @@ fn slices() {
         ("1", "9223372036854775807", "1", "2"),
         ("-1", "-9223372036854775807", "2", "-1"),
         ("-9", "9", "1", "1"),
+        ("0, -1", "2, -4", "0, 2", "1, -2"),
     ];
     for (starts, ends, axes, steps) in cuts {
         let count = axes.split(',').count();
@@ -40,6 +41,18 @@ fn slices_whose_bounds_are_computed() {
         let bound = |at: i64| Array::new(vec![1], vec![at]).unwrap();
         let inputs = [("x", random(1, &[2, 4])), ("starts", bound(start)), ("ends", bound(end))];
         check_body("18", "%x: f32[a, b], %starts: i64[1], %ends: i64[1]", body, &inputs);
+    }
+}
+
+#[test]
+fn slices_whose_axes_are_computed() {
+    let body = "const %flat: i64[1] = dense<-1>\n%axes = Reshape(%axis, %flat)
+        %cut = Slice(%x, %starts, %ends, %axes)\n%y = Mul(%cut, %cut)";
+    for axis in [0, -1] {
+        let number = |at: i64| Array::new(vec![1], vec![at]).unwrap();
+        let axis = Array::new(vec![], vec![axis]).unwrap();
+        let inputs = [("x", random(1, &[3, 4])), ("starts", number(1)), ("ends", number(3)), ("axis", axis)];
+        check_body("18", "%x: f32, %starts: i64[1], %ends: i64[1], %axis: i64[]", body, &inputs);
     }
 }
 
