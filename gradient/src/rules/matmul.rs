@@ -10,34 +10,35 @@ use crate::backward::{Backward, Reason};
 /// `g bᵀ` and `aᵀ g`, summed over the axes of the batch along which an operand was broadcast.
 pub(crate) fn mat_mul(node: &mut Backward) -> Result<(), Reason> {
     let (g, a, b) = (node.sole_gradient()?, node.x(0)?, node.x(1)?);
-    let (rank_a, rank_b) = (node.rank(0)?, node.rank(1)?);
-    if let (3.., Some([k, n])) = (rank_a, matrix(&node.x_type(1))) {
+    let (rank_a, rank_b) = (node.x_type(0).rank(), node.x_type(1).rank());
+    if let (Some(3..), Some([k, n])) = (rank_a, matrix(&node.x_type(1))) {
         return by_rows(node, &g, &a, &b, k, n);
     }
-    // Vectors become matrices of one row or one column.
+    // Vectors become matrices of one row or one column. A value of unknown rank is taken for a matrix, and fails to run if it is none.
+    let [is_row, is_column] = [rank_a, rank_b].map(|rank| rank == Some(1));
     let (mut rows, mut columns, mut gone) = (a, b, Vec::new());
-    if rank_b == 1 {
+    if is_column {
         columns = node.unsqueezed(&columns, &[1]);
         gone.push(-1);
     }
-    if rank_a == 1 {
+    if is_row {
         rows = node.unsqueezed(&rows, &[0]);
-        gone.push(if rank_b == 1 { -1 } else { -2 });
+        gone.push(if is_column { -1 } else { -2 });
     }
     let mut g = g;
     for axis in gone {
         g = node.unsqueezed(&g, &[axis]);
     }
-    let batch = batch(node, rank_a, rank_b);
+    let batch = batch(node, 2 - usize::from(is_row) - usize::from(is_column));
     if node.wants(0) {
-        let turned = transposed(node, &columns, rank_b.max(2));
+        let turned = transposed(node, &columns, rank_b.map(|rank| rank.max(2)));
         let gradient = node.op("MatMul", &[&g, &turned]);
-        give(node, 0, gradient, rank_a, &batch);
+        give(node, 0, gradient, is_row, &batch);
     }
     if node.wants(1) {
-        let turned = transposed(node, &rows, rank_a.max(2));
+        let turned = transposed(node, &rows, rank_a.map(|rank| rank.max(2)));
         let gradient = node.op("MatMul", &[&turned, &g]);
-        give(node, 1, gradient, rank_b, &batch);
+        give(node, 1, gradient, is_column, &batch);
     }
     Ok(())
 }
@@ -60,7 +61,7 @@ fn by_rows(
     n: i64,
 ) -> Result<(), Reason> {
     if node.wants(0) {
-        let turned = transposed(node, b, 2);
+        let turned = transposed(node, b, Some(2));
         let gradient = node.op("MatMul", &[g, &turned]);
         node.give(0, gradient);
     }
@@ -75,22 +76,21 @@ fn by_rows(
 fn product_of_rows(node: &mut Backward, a: &ValueRef, a_width: i64, b: &ValueRef, b_width: i64) -> ValueRef {
     let (a_shape, b_shape) = (node.integers(&[-1, a_width]), node.integers(&[-1, b_width]));
     let (a, b) = (node.op("Reshape", &[a, &a_shape]), node.op("Reshape", &[b, &b_shape]));
-    let turned = transposed(node, &a, 2);
+    let turned = transposed(node, &a, Some(2));
     node.op("MatMul", &[&turned, &b])
 }
 
-/// The dimensions of the batch of a product, as far as they are known.
-fn batch(node: &Backward, rank_a: usize, rank_b: usize) -> Option<Vec<Dim>> {
+/// The dimensions of the batch of a product, of which so many others are those of its matrices.
+fn batch(node: &Backward, others: usize) -> Option<Vec<Dim>> {
     let mut dims = node.y_type(0).shape?;
-    let matrix = usize::from(rank_a > 1) + usize::from(rank_b > 1);
-    dims.truncate(dims.len().checked_sub(matrix)?);
+    dims.truncate(dims.len().checked_sub(others)?);
     Some(dims)
 }
 
 /// Gives an operand its gradient, which has the dimensions of the batch and those of its matrix.
-fn give(node: &mut Backward, port: usize, gradient: ValueRef, rank: usize, batch: &Option<Vec<Dim>>) {
+fn give(node: &mut Backward, port: usize, gradient: ValueRef, is_vector: bool, batch: &Option<Vec<Dim>>) {
     let mut gradient = gradient;
-    if rank == 1 {
+    if is_vector {
         let axis = node.integers(&[if port == 0 { -2 } else { -1 }]);
         gradient = node.op("Squeeze", &[&gradient, &axis]);
     }
@@ -101,10 +101,21 @@ fn give(node: &mut Backward, port: usize, gradient: ValueRef, rank: usize, batch
 }
 
 /// The value with its last two axes exchanged.
-fn transposed(node: &mut Backward, x: &ValueRef, rank: usize) -> ValueRef {
-    let mut order: Vec<i64> = (0..rank as i64).collect();
-    order.swap(rank - 2, rank - 1);
-    node.op_with("Transpose", &[x], [ints("perm", &order)])
+fn transposed(node: &mut Backward, x: &ValueRef, rank: Option<usize>) -> ValueRef {
+    if let Some(rank @ 2..) = rank {
+        let mut order: Vec<i64> = (0..rank as i64).collect();
+        order.swap(rank - 2, rank - 1);
+        return node.op_with("Transpose", &[x], [ints("perm", &order)]);
+    }
+    let (rows, columns) = (node.length(x, -2), node.length(x, -1));
+    let (first, last, stack) = (node.integers(&[0]), node.integers(&[-2]), node.integers(&[-1]));
+    let shape = node.shape(x);
+    let batch = node.op("Slice", &[&shape, &first, &last]);
+    let three = node.op_with("Concat", &[&stack, &rows, &columns], [int("axis", 0)]);
+    let x = node.op("Reshape", &[x, &three]);
+    let turned = node.op_with("Transpose", &[&x], [ints("perm", &[0, 2, 1])]);
+    let shape = node.op_with("Concat", &[&batch, &columns, &rows], [int("axis", 0)]);
+    node.op("Reshape", &[&turned, &shape])
 }
 
 /// With `A` and `B` transposed as it says, `alpha g Bᵀ`, `alpha Aᵀ g` and `beta g`.

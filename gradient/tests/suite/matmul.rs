@@ -25,6 +25,10 @@ fn products_of_any_ranks() {
         let inputs = [("a", random(1, shape_a)), ("b", random(2, shape_b))];
         check_body("20", &format!("%a: f32[{a}], %b: f32[{b}]"), "%y = MatMul(%a, %b)", &inputs);
     }
+    let inputs = [("a", random(1, &[2, 3])), ("b", random(2, &[3, 4]))];
+    check_body("20", "%a: f32, %b: f32", "%y = MatMul(%a, %b)", &inputs);
+    let inputs = [("a", random(1, &[3, 2, 2, 3])), ("b", random(2, &[2, 3, 4]))];
+    check_body("20", "%a: f32, %b: f32[?, 3, 4]", "%y = MatMul(%a, %b)", &inputs);
     let inputs = [("a", random(1, &[3])), ("b", random(2, &[2, 3, 4]))];
     check_body("20", "%a: f32[3], %b: f32[2, 3, 4]", "%y = MatMul(%a, %b)", &inputs);
 }
