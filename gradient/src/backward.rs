@@ -6,7 +6,7 @@ use zqc_ir::onnx::proto::{AttributeProto, NodeProto};
 use zqc_ir::op::attribute::{int, ints};
 use zqc_ir::tensor::{DataType, Tensor};
 use zqc_ir::types::Type;
-use zqc_ir::{ChangeBuilder, Node, Op, ValueId, ValueRef};
+use zqc_ir::{ChangeBuilder, Graph, Node, Op, ValueId, ValueRef};
 
 use crate::broadcast::{Reduction, reduction};
 use crate::flow::is_float;
@@ -46,6 +46,10 @@ impl<'b, 'p, 'g> Backward<'b, 'p, 'g> {
 
     pub(crate) fn node(&self) -> &'g Node {
         self.node
+    }
+
+    pub(crate) fn graph(&self) -> &'g Graph {
+        self.change.graph()
     }
 
     pub(crate) fn opset(&self) -> i64 {
@@ -212,6 +216,11 @@ impl<'b, 'p, 'g> Backward<'b, 'p, 'g> {
     pub(crate) fn zeros(&mut self, shape: &ValueRef) -> ValueRef {
         let zero = self.scalar(0.0);
         self.op("Expand", &[&zero, shape])
+    }
+
+    /// A constant, with a name made from `hint`.
+    pub(crate) fn constant(&mut self, hint: &str, tensor: Tensor) -> ValueRef {
+        self.change.constant(hint, tensor)
     }
 
     /// A constant vector of integers.

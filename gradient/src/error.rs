@@ -23,6 +23,9 @@ pub enum GradientError {
     /// Nothing defines the value.
     #[error("nothing defines value \"{value}\"; name one that the graph computes or reads")]
     Undefined { value: String },
+    /// A block cannot begin at a value that a subgraph reads: it is read there by its name.
+    #[error("a subgraph reads value \"{value}\", and a block cannot begin there; choose another boundary")]
+    Captured { value: String },
     /// The graph has no order in which its nodes can run.
     #[error(transparent)]
     Cycle(#[from] Cycle),

@@ -88,14 +88,15 @@ const CONTRIB: [(&str, Rule); 7] = [
     ("SkipSimplifiedLayerNormalization", norm::skip_root_mean_square),
 ];
 
-/// The rule of an operator of `model`; the reason where there is none.
+/// The rule of an operator of `model`; the reason where there is none. What rounds an activation passes the gradient on as it comes
+/// (the straight-through estimator of Bengio et al., arXiv 1308.3432).
 pub(crate) fn find(model: &Model, op: &Op) -> Result<Rule, Reason> {
     let node = match op {
         Op::Linear(_) => return Ok(matmul::linear),
         Op::Onnx(node) => node,
-        Op::QuantizeActivation(_) | Op::QuantizedLinear(_) | Op::QuantizedGather(_) => {
-            return Err("it is quantized; differentiate the float model");
-        }
+        Op::QuantizeActivation(_) => return Ok(elementwise::identity),
+        Op::QuantizedLinear(_) => return Ok(matmul::quantized_linear),
+        Op::QuantizedGather(_) => return Err("its codes have no gradient"),
     };
     if model.function(node.domain(), node.op_type()).is_some() {
         return Err("it calls a model-local function; inline it first");

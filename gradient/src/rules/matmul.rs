@@ -1,9 +1,9 @@
 //! Matrix products.
 
 use zqc_ir::op::attribute::{float, int, ints};
-use zqc_ir::op::{Layout, Linear, port};
+use zqc_ir::op::{Layout, Linear, QuantizedLinear, port};
 use zqc_ir::types::{Dim, Type};
-use zqc_ir::{Op, ValueRef};
+use zqc_ir::{Op, Tensor, ValueRef, operands};
 
 use crate::backward::{Backward, Reason};
 
@@ -142,11 +142,7 @@ pub(crate) fn gemm(node: &mut Backward) -> Result<(), Reason> {
         };
         node.give(1, gradient);
     }
-    if node.wants(2) {
-        let whole = node.y_type(0);
-        let gradient = node.scaled(g, beta);
-        node.give_sum(2, gradient, &whole);
-    }
+    give_to_bias(node, 2, g, beta);
     Ok(())
 }
 
@@ -178,10 +174,51 @@ pub(crate) fn linear(node: &mut Backward) -> Result<(), Reason> {
         let gradient = node.scaled(product, alpha);
         node.give(port::WEIGHT, gradient);
     }
-    if node.wants(port::LINEAR_BIAS) {
+    give_to_bias(node, port::LINEAR_BIAS, g, beta);
+    Ok(())
+}
+
+/// A linear layer on codes: the gradient of its input is that of the output by the dequantized weight, low-rank branch included. The
+/// codes have none.
+pub(crate) fn quantized_linear(node: &mut Backward) -> Result<(), Reason> {
+    let g = node.sole_gradient()?;
+    let (graph, layer) = (node.graph(), node.node());
+    let Op::QuantizedLinear(quantized) = &layer.op else { return Err("it is no quantized layer") };
+    if node.wants(port::SCALES) || node.wants(port::LOW_RANK_SCALES) {
+        return Err("the gradient with respect to its scales is not written");
+    }
+    if node.wants(port::X) {
+        const UNREADABLE: Reason = "its operands cannot be read";
+        let mut weight =
+            operands::matrix(graph, layer, quantized).map_err(|_| UNREADABLE)?.dequantize();
+        if let Some(branch) = operands::low_rank(graph, layer, quantized).map_err(|_| UNREADABLE)? {
+            weight.iter_mut().zip(branch.dense()).for_each(|(weight, branch)| *weight += branch);
+        }
+        let &QuantizedLinear { k, n, dtype, .. } = quantized;
+        let weight = Tensor::from_f32_as(dtype, &[n, k], weight).map_err(|_| UNREADABLE)?;
+        let weight = node.constant(&format!("{}_weight", quantized.layer), weight);
+        let turned = Linear {
+            layer: quantized.layer.clone(),
+            k: n,
+            n: k,
+            layout: Layout::InputOutput,
+            alpha: 1.0,
+            beta: 1.0,
+            dtype,
+            origin: Vec::new(),
+        };
+        let gradient = node.node_of(Op::Linear(turned), vec![Some(g.clone()), Some(weight)]);
+        node.give(port::X, gradient);
+    }
+    give_to_bias(node, port::QUANTIZED_BIAS, g, quantized.beta);
+    Ok(())
+}
+
+/// `beta g` for the bias at an input, if its gradient is wanted.
+fn give_to_bias(node: &mut Backward, port: usize, g: ValueRef, beta: f32) {
+    if node.wants(port) {
         let whole = node.y_type(0);
         let gradient = node.scaled(g, beta);
-        node.give_sum(port::LINEAR_BIAS, gradient, &whole);
+        node.give_sum(port, gradient, &whole);
     }
-    Ok(())
 }

@@ -1,6 +1,7 @@
 //! Gradients against central differences, computed by rten.
 
 mod activations;
+mod blocks;
 mod decoders;
 mod differences;
 mod directional;
