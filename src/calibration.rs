@@ -8,7 +8,7 @@ use zqc_ir::Model;
 use zqc_ir::tensor::DataType;
 use zqc_passes::{PassError, context_length, vocabulary};
 use zqc_runtime::{
-    Array, Backend, Dimension, InputSpec, Interpreter, RunError, Sample, SampleOptions, SynthesizeError,
+    Array, Backend, CalibrationSample, Dimension, InputSpec, Interpreter, RunError, Sample, SampleOptions, SynthesizeError,
     Tokenizer, load_calibration, make_inputs, pack, synthesize, token_input,
 };
 
@@ -30,7 +30,9 @@ const OWN_LENGTH: usize = 512;
 /// Inputs of the model by name, one entry a sample, and where they come from, in words.
 pub(crate) struct Samples {
     pub inputs: Vec<Vec<(String, Array)>>,
-    /// More of the same, which nothing is solved on.
+    /// More of the same, which weights are tuned on but not solved.
+    pub more: Vec<Vec<(String, Array)>>,
+    /// More of the same, which nothing is solved or tuned on.
     pub held_out: Vec<Vec<(String, Array)>>,
     /// Where each sample is in the files; of text that the model wrote itself, nowhere.
     pub places: Vec<String>,
@@ -43,7 +45,8 @@ impl Samples {
     /// No samples: weights are rounded to nearest.
     pub fn none() -> Self {
         let origin = "none: weights are rounded to nearest".to_string();
-        Self { inputs: Vec::new(), held_out: Vec::new(), places: Vec::new(), origin, hint: String::new() }
+        let [inputs, more, held_out] = [(); 3].map(|()| Vec::new());
+        Self { inputs, more, held_out, places: Vec::new(), origin, hint: String::new() }
     }
 
     /// An error of calibration with the place of the sample that it comes of.
@@ -93,13 +96,15 @@ pub(crate) fn samples(
     let vocabulary = tokens.and_then(|tokens| vocabulary(&model.graph, &tokens.name));
     let count = options.samples.unwrap_or(128);
     let seq_len = options.seq_len.unwrap_or_else(|| length(model, tokens, LENGTH));
+    let more = options.tune().map_or(0, |tune| tune.samples(seq_len));
+    let held_out = if vocabulary.is_some() { held_out(count, seq_len) } else { 0 };
     let loaded = load_calibration(
         &options.calibration,
         &SampleOptions {
             specs: &specs,
             vocabulary,
             tokenizer: &tokenizer,
-            samples: count + if vocabulary.is_some() { held_out(count, seq_len) } else { 0 },
+            samples: count + held_out + more,
             seq_len,
             bos: options.bos,
         },
@@ -108,8 +113,10 @@ pub(crate) fn samples(
         events.tokenizer_found(path);
     }
     let mut loaded = loaded?;
-    let held_out = loaded.split_off(count.min(loaded.len())).into_iter();
-    let held_out = held_out.map(|loaded| make_inputs(&specs, &loaded.sample)).collect::<Result<_, _>>()?;
+    let mut rest = loaded.split_off(count.min(loaded.len())).into_iter();
+    let inputs = |loaded: CalibrationSample| make_inputs(&specs, &loaded.sample);
+    let held_out = rest.by_ref().take(held_out).map(inputs).collect::<Result<_, _>>()?;
+    let more = rest.map(inputs).collect::<Result<_, _>>()?;
     let of_text = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "txt");
     let unasked = options.seq_len.is_none() && options.calibration.iter().any(of_text);
     let hint = if unasked { too_long(length(model, tokens, LENGTH), "--seq-len") } else { String::new() };
@@ -122,7 +129,7 @@ pub(crate) fn samples(
         inputs.push(make_inputs(&specs, &run.sample)?);
         begins.push(places[run.first].clone());
     }
-    Ok(Samples { inputs, held_out, places: begins, origin, hint })
+    Ok(Samples { inputs, more, held_out, places: begins, origin, hint })
 }
 
 /// The most tokens that are held out.
@@ -141,7 +148,7 @@ pub(crate) fn given(model: &Model, samples: Vec<Sample>) -> Result<Samples, Erro
     let places = runs.iter().map(|run| format!("sample {}", run.first)).collect();
     let inputs = runs.iter().map(|run| make_inputs(&specs, &run.sample)).collect::<Result<_, _>>()?;
     let origin = format!("{} samples in memory", samples.len());
-    Ok(Samples { inputs, held_out: Vec::new(), places, origin, hint: String::new() })
+    Ok(Samples { inputs, places, origin, ..Samples::none() })
 }
 
 /// What may help a model that does not run on samples of `length` tokens, which nobody asked for.
@@ -225,7 +232,7 @@ fn written(
     let runs = pack(specs, &samples).into_iter();
     let inputs = runs.map(|run| make_inputs(specs, &run.sample)).collect::<Result<Vec<_>, _>>()?;
     let origin = format!("{count} samples of {length} tokens that the model wrote itself");
-    Ok(Samples { inputs, held_out, places: Vec::new(), origin, hint: String::new() })
+    Ok(Samples { inputs, held_out, origin, ..Samples::none() })
 }
 
 /// The output that holds the logits: the one so named, else the first of floats whose declared width is the

@@ -80,6 +80,9 @@ impl Pipeline {
         }
         pipeline.add(Phase::Quantize, ReuseWeights);
         pipeline.add(Phase::Quantize, SolveWeights { config: options.config() });
+        if let Some(pass) = options.tune() {
+            pipeline.add(Phase::Quantize, pass);
+        }
         pipeline.add(Phase::Finish, ShareConstants);
         if target.holds_subgraphs() {
             pipeline.steps.push((Phase::Finish, Step::Subgraphs));
@@ -101,7 +104,7 @@ impl Pipeline {
     pub fn all_names() -> Vec<&'static str> {
         let mut names = Vec::new();
         for dialect in [OnnxDialect::Portable, OnnxDialect::Native] {
-            let options = Options { emit: Emit::Onnx, dialect, ..Options::default() };
+            let options = Options { emit: Emit::Onnx, dialect, tune: 1, ..Options::default() };
             for name in Self::for_options(&options).names() {
                 if !names.contains(&name) {
                     names.push(name);

@@ -9,6 +9,7 @@ mod library;
 mod plots;
 mod sums;
 mod svg;
+mod tuning;
 
 use std::collections::BTreeMap;
 
@@ -21,6 +22,7 @@ use crate::evaluate::HeldOutReport;
 pub use activation::{ActivationReport, Octave, Quantile, RoundingError};
 pub use layer::{KeptLayer, LayerReport, RequantizedLayer, Shift, WeightHistogram};
 pub use library::LibraryReport;
+pub use tuning::TuneReport;
 
 /// The account of one compilation.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -37,6 +39,8 @@ pub struct Report {
     pub calibration: String,
     /// The quantized model beside the float one, on calibration tokens that were held out; `None` where there are none.
     pub held_out: Option<HeldOutReport>,
+    /// What `--tune` did; `None` without it.
+    pub tuning: Option<TuneReport>,
     /// The quantized layers, in the order in which they were solved.
     pub layers: Vec<LayerReport>,
     /// The activations that these layers read, in the order of the stages; none without calibration data.

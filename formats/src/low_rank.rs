@@ -155,14 +155,20 @@ impl LowRank {
         }
     }
 
+    /// The dense factors `U diag(s)`, `[N, R]`, and `V`, `[R, K]`.
+    pub fn dense_factors(&self) -> [Vec<f32>; 2] {
+        let mut up = self.up();
+        self.scale_components(&mut up);
+        [up, self.down()]
+    }
+
     /// The matrix itself, `U diag(s) V`, `[N, K]`.
     pub fn dense(&self) -> Vec<f32> {
         let mut dense = vec![0.0; self.rows * self.cols];
-        let mut up = self.up();
-        self.scale_components(&mut up);
+        let [up, down] = self.dense_factors();
         matmul(
             &up,
-            &transpose(&self.down(), self.rank, self.cols),
+            &transpose(&down, self.rank, self.cols),
             &mut dense,
             self.rows,
             self.rank,

@@ -2,6 +2,7 @@
 //! [`Context`] is what it is given beside the graph. The order of the passes of a compilation stands in `zqc::Pipeline`.
 
 mod attention;
+mod backpropagate;
 mod canonicalize;
 mod constant_view;
 mod context_length;
@@ -34,9 +35,11 @@ mod select;
 mod share_constants;
 mod share_operands;
 mod solve_weights;
+mod softmax;
 mod split_experts;
 mod statistics;
 mod token_table;
+mod tune;
 mod upgrade_opset;
 mod vocabulary;
 
@@ -54,7 +57,9 @@ pub use pass::{Context, Observer, Pass, PassError, Scope, Silent, run, run_in};
 pub use quantize_activations::QuantizeActivations;
 pub use quantize_head::QuantizeHead;
 pub use raise::RaisePortable;
-pub use record::{ActivationRecord, BranchRecord, CalibrationRecord, Coding, HeldOutRecord, LayerRecord};
+pub use record::{
+    ActivationRecord, BranchRecord, CalibrationRecord, Coding, HeldOutRecord, LayerRecord, TuneRecord,
+};
 pub use restore_float::RestoreFloat;
 pub use reuse_weights::{ReuseWeights, SolvedWeights};
 pub use select::Select;
@@ -62,10 +67,11 @@ pub use share_constants::ShareConstants;
 pub use share_operands::ShareOperands;
 pub use solve_weights::{
     Calibration, Checkpoints, Errors, HessianSource, LowRankConfig, LowRankMetric, QuantConfig, Solution,
-    SolveWeights,
+    Reference, SolveWeights,
 };
 pub use split_experts::SplitExperts;
 pub use statistics::{ActivationStatistics, MagnitudeHistogram, Octave, TokenSample, WeightHistogram};
+pub use tune::Tune;
 pub use upgrade_opset::{Opset, UpgradeOpset};
 pub use vocabulary::vocabulary;
 

@@ -6,7 +6,7 @@ use zqc_ir::{Model, Patch};
 use zqc_runtime::RunError;
 use zqc_solvers::SolveError;
 
-use crate::record::{ActivationRecord, LayerRecord};
+use crate::record::{ActivationRecord, LayerRecord, TuneRecord};
 use crate::reuse_weights::SolvedWeights;
 use crate::solve_weights::Calibration;
 
@@ -94,6 +94,9 @@ pub enum PassError {
     /// The model uses something that the pass cannot carry over.
     #[error("{what}; {way_out}")]
     Unsupported { what: String, way_out: String },
+    /// The gradient of the end loss cannot be computed.
+    #[error(transparent)]
+    Gradient(#[from] zqc_gradient::GradientError),
     /// The observer wants no more, see [`Observer::stopped`].
     #[error("stopped")]
     Stopped,
@@ -144,6 +147,12 @@ pub trait Observer {
 
     /// Calibration data has run through the layers that read an activation.
     fn activations_seen(&mut self, _record: ActivationRecord) {}
+
+    /// Step `step` of `steps` of tuning is made; the divergence from the float model was `kl` nats a token before it.
+    fn tuned(&mut self, _step: usize, _steps: usize, _kl: f64) {}
+
+    /// Tuning has ended.
+    fn tuning_finished(&mut self, _record: TuneRecord) {}
 
     /// The weights of a layer are solved.
     fn layer_solved(&mut self, _record: LayerRecord) {}

@@ -34,6 +34,22 @@ pub struct LayerRecord {
     pub seconds: f64,
 }
 
+/// What tuning did.
+#[derive(Debug, Clone, Serialize)]
+pub struct TuneRecord {
+    /// Steps that were made.
+    pub steps: usize,
+    /// The step whose factors are kept; 0 where none was better than what was there before.
+    pub best_step: usize,
+    /// How many factors there are.
+    pub factors: usize,
+    /// The KL divergence from the float model before and with the factors that are kept, in nats a token, on samples that nothing is
+    /// tuned on; `None` where there are too few.
+    pub kl: Option<[f64; 2]>,
+    /// Wall time.
+    pub seconds: f64,
+}
+
 /// What a weight was solved on.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct CalibrationRecord {

@@ -25,7 +25,7 @@ use gather::{Gathered, Gathering, Sample, inputs_of};
 use layer::{LayerStats, Prepared, Weight};
 use reach::Blocked;
 
-pub use calibration::{Calibration, Checkpoints, HessianSource};
+pub use calibration::{Calibration, Checkpoints, HessianSource, Reference};
 pub use config::{Errors, LowRankConfig, LowRankMetric, QuantConfig, Solution};
 
 /// Why a layer is rounded to nearest though its stage runs: the tokens of its input go elsewhere, as an expert's may.
@@ -346,7 +346,7 @@ impl<'a> Solver<'a> {
 }
 
 /// Fails when the observer wants no more.
-fn go_on(observer: &dyn Observer) -> Result<(), PassError> {
+pub(crate) fn go_on(observer: &dyn Observer) -> Result<(), PassError> {
     if observer.stopped() { Err(PassError::Stopped) } else { Ok(()) }
 }
 

@@ -119,6 +119,13 @@ impl Observer for Progress {
         self.bar.set_message(format!("{layers} layers"));
     }
 
+    fn tuned(&mut self, step: usize, steps: usize, kl: f64) {
+        self.bar.set_prefix("steps");
+        self.bar.set_length(steps as u64);
+        self.bar.set_position(step as u64);
+        self.bar.set_message(format!("KL divergence {kl:.4}"));
+    }
+
     fn layer_solved(&mut self, record: LayerRecord) {
         self.bar.set_message(record.layer);
     }

@@ -46,6 +46,7 @@ pub(super) fn print_report(report: &Report) {
             totals.bits_per_weight
         );
     }
+    report.tuning.iter().for_each(|tuning| say!("{tuning}"));
     if let Some(held_out) = &report.held_out {
         say!("{held_out}");
     }

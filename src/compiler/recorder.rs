@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use zqc_passes::{ActivationRecord, LayerRecord, Observer};
+use zqc_passes::{ActivationRecord, LayerRecord, Observer, TuneRecord};
 
 use super::Events;
-use crate::report::{ActivationReport, KeptLayer, LayerReport, Report, RequantizedLayer, StageReport};
+use crate::report::{ActivationReport, KeptLayer, LayerReport, Report, RequantizedLayer, StageReport, TuneReport};
 
 /// Writes down what the passes tell, and tells it on.
 pub(super) struct Recorder<'a> {
@@ -66,6 +66,15 @@ impl Observer for Recorder<'_> {
     fn activations_seen(&mut self, record: ActivationRecord) {
         self.report.activations.push(ActivationReport::from(record.clone()));
         self.events.activations_seen(record);
+    }
+
+    fn tuned(&mut self, step: usize, steps: usize, kl: f64) {
+        self.events.tuned(step, steps, kl);
+    }
+
+    fn tuning_finished(&mut self, record: TuneRecord) {
+        self.report.tuning = Some(TuneReport::from(record.clone()));
+        self.events.tuning_finished(record);
     }
 
     fn layer_solved(&mut self, record: LayerRecord) {

@@ -6,15 +6,15 @@ use std::time::Instant;
 use zqc_ir::tensor::DataType;
 use zqc_ir::{Graph, Model, Op};
 use zqc_passes::{
-    Calibration, Checkpoints, Context, Pass, PassError, RestoreFloat, Scope, SolvedWeights, run_in,
-    weights_of_layers,
+    Calibration, Checkpoints, Context, Pass, PassError, Reference, RestoreFloat, Scope, SolvedWeights, run_in,
+    vocabulary, weights_of_layers,
 };
-use zqc_runtime::{Backend, BackendError, RunError};
+use zqc_runtime::{Backend, BackendError, InputSpec, RunError, token_input};
 
 use super::recorder::Recorder;
 use super::subgraphs::has_quantizable_subgraph;
 use super::{Compiler, Data, Events};
-use crate::calibration::{Samples, given, samples};
+use crate::calibration::{Samples, given, logits_output, samples};
 use crate::error::Error;
 use crate::evaluate::compare_held_out;
 use crate::options::Method;
@@ -56,7 +56,19 @@ pub(super) struct Solving<'a> {
     /// Nothing is run without.
     pub backend: Option<&'a dyn Backend>,
     pub samples: &'a [Inputs],
+    /// See [`Calibration::more`].
+    pub more: &'a [Inputs],
+    /// The float model, if it is a language model.
+    pub reference: Option<Reference<'a>>,
     pub state: Option<&'a State>,
+}
+
+/// The logits of a language model.
+fn reference(model: &Model) -> Result<Option<Reference<'_>>, Error> {
+    let specs = InputSpec::of_graph(&model.graph)?;
+    let vocabulary = token_input(&specs).and_then(|input| vocabulary(&model.graph, &input.name));
+    let logits = vocabulary.and_then(|vocabulary| logits_output(model, vocabulary));
+    Ok(logits.map(|logits| Reference { model, logits }))
 }
 
 impl<'a> Run<'a> {
@@ -109,7 +121,8 @@ impl<'a> Run<'a> {
             false => self.samples(&raised, data, backend, state)?,
         };
         state.into_iter().for_each(|state| state.set_samples(&samples.inputs));
-        let solving = Solving { backend, samples: &samples.inputs, state };
+        let reference = reference(&raised)?;
+        let solving = Solving { backend, samples: &samples.inputs, more: &samples.more, reference, state };
         let mut solved = SolvedWeights::default();
         let float = in_subgraphs.then(|| self.model.graph.clone());
         self.run(Phase::Quantize, &solving, &mut solved).map_err(|error| samples.named(error))?;
@@ -180,6 +193,8 @@ impl<'a> Run<'a> {
             samples: solving.samples,
             hessian: options.hessian,
             propagation: options.propagation,
+            more: solving.more,
+            reference: solving.reference,
             checkpoints: solving.state.map(|state| state as &dyn Checkpoints),
         });
         let calibration = calibration.as_ref();

@@ -131,7 +131,7 @@ impl Run<'_> {
         if !self.has_layers() && !has_quantizable_subgraph(self.model, self.compiler) {
             return Ok(false);
         }
-        let solving = Solving { backend, samples: &data.samples, state: None };
+        let solving = Solving { backend, samples: &data.samples, more: &[], reference: None, state: None };
         let float = self.model.graph.clone();
         let known = self.report.layers.len();
         self.run(Phase::Quantize, &solving, solved)?;

@@ -23,6 +23,7 @@ impl Options {
             ("--scale-search", self.scale_search.word().to_string()),
             ("--hessian", self.hessian.word().to_string()),
             ("--propagation", self.propagation.to_string()),
+            ("--tune", joined((self.tune > 0).then_some(self.tune))),
             ("--lorc-rank", config.branch.map_or(0, |branch| branch.rank).to_string()),
         ];
         if let Some(branch) = config.branch {

@@ -49,6 +49,7 @@ fn totals(report: &Report) -> Markup {
     };
     let peak = totals.peak_memory();
     let held_out = report.held_out.as_ref().map(|found| ("beside the float model", found.to_string()));
+    let tuning = report.tuning.as_ref().map(|tuning| ("tuning", tuning.to_string()));
     let library = report.onnxruntime.as_ref().map(|library| ("standard operators", library.to_string()));
     let facts = [
         ("layers", format!("{} quantized, {} in float", report.layers.len(), report.kept.len())),
@@ -63,7 +64,7 @@ fn totals(report: &Report) -> Markup {
     ];
     html! {
         dl {
-            @for (name, value) in facts.into_iter().chain(held_out).chain(library) { div { dt { (name) } dd { (value) } } }
+            @for (name, value) in facts.into_iter().chain(tuning).chain(held_out).chain(library) { div { dt { (name) } dd { (value) } } }
         }
     }
 }

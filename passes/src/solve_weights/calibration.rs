@@ -1,5 +1,6 @@
 //! What weights are solved on.
 
+use zqc_ir::{Model, ValueId};
 use zqc_runtime::{Array, Backend};
 
 use super::Solution;
@@ -17,8 +18,21 @@ pub struct Calibration<'a> {
     /// but 0 runs the float model beside the quantized one, which doubles the activations held; without effect on Hessians of
     /// the float model.
     pub propagation: f64,
+    /// More samples, which weights are not solved on but tuned.
+    pub more: &'a [Vec<(String, Array)>],
+    /// The float language model, for what looks at a model's end; `None` where it is none.
+    pub reference: Option<Reference<'a>>,
     /// Where solved stages are kept, for a run that is stopped to go on.
     pub checkpoints: Option<&'a dyn Checkpoints>,
+}
+
+/// The float language model that is quantized.
+#[derive(Clone, Copy)]
+pub struct Reference<'a> {
+    /// As it came.
+    pub model: &'a Model,
+    /// Its logits, a result of the graph.
+    pub logits: ValueId,
 }
 
 /// Keeps the solutions of stages. The stages of a model and what they are solved on follow from the model, the options and
