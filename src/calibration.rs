@@ -8,8 +8,8 @@ use zqc_ir::Model;
 use zqc_ir::tensor::DataType;
 use zqc_passes::{PassError, context_length, vocabulary};
 use zqc_runtime::{
-    Array, Backend, CalibrationSample, Dimension, InputSpec, Interpreter, RunError, Sample, SampleOptions, SynthesizeError,
-    Tokenizer, load_calibration, make_inputs, pack, synthesize, token_input,
+    Array, Backend, CalibrationSample, Dimension, InputSpec, Interpreter, RunError, Sample, SampleOptions,
+    SynthesizeError, Tokenizer, load_calibration, make_inputs, pack, synthesize, token_input,
 };
 
 use crate::compiler::Events;

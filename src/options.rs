@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use zqc_formats::{ActivationFormat, FactorFormat, Format, WeightFormat};
 use zqc_passes::{
-    HessianSource, LayerPattern, LowRankConfig, LowRankMetric, QuantConfig, QuantizeHead, Select, Tune,
+    HessianSource, LayerPattern, LowRankConfig, LowRankMetric, QuantConfig, QuantizeHead, Select,
+    TokenWeights, Tune,
 };
 use zqc_runtime::{Backend, backend};
 use zqc_solvers::{GptqOptions, Grouping, Order, ScaleConstraint, ScaleSearch};
@@ -105,6 +106,10 @@ pub struct Options {
     /// The activations that Hessians are gathered from
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization", value_parser = parse::choice::<HessianSource>(), default_value = Options::default().hessian.word()))]
     pub hessian: HessianSource,
+    /// What calibration tokens count in Hessians: all the same, or by the gradient of the end loss at the layer's output, which takes
+    /// as long as three to four runs of the model on them
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization", value_parser = parse::choice::<TokenWeights>(), default_value = Options::default().token_weights.word()))]
+    pub token_weights: TokenWeights,
     /// The share of the error left by earlier layers that a layer takes over, 0 to 1
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization", value_parser = parse::share, default_value_t = Options::default().propagation))]
     pub propagation: f64,
@@ -176,6 +181,7 @@ impl Default for Options {
             lorc_factors: FactorFormat::E4M3,
             lorc_rounds: LowRankConfig::default().rounds,
             hessian: HessianSource::default(),
+            token_weights: TokenWeights::default(),
             propagation: 0.5,
             tune: 0,
             calibration: Vec::new(),
@@ -210,6 +216,10 @@ impl Options {
             return Err(Error::Usage(format!(
                 "--head fp4 with --weights {weights}: {reason}; use --head int8"
             )));
+        }
+        if self.tune > 0 && self.method == Method::Rtn {
+            let reason = "it needs calibration data, and rounding to nearest reads none";
+            return Err(Error::Usage(format!("--tune with --method rtn: {reason}; leave one of them out")));
         }
         target.check(self)
     }

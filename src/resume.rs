@@ -160,6 +160,7 @@ fn decisive(options: &Options) -> Options {
         calibration: Vec::new(),
         tokenizer: None,
         threads: None,
+        tune: 0,
         verify: true,
         external_data: false,
         ..options.clone()

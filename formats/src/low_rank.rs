@@ -166,14 +166,7 @@ impl LowRank {
     pub fn dense(&self) -> Vec<f32> {
         let mut dense = vec![0.0; self.rows * self.cols];
         let [up, down] = self.dense_factors();
-        matmul(
-            &up,
-            &transpose(&down, self.rank, self.cols),
-            &mut dense,
-            self.rows,
-            self.rank,
-            self.cols,
-        );
+        matmul(&up, &transpose(&down, self.rank, self.cols), &mut dense, self.rows, self.rank, self.cols);
         dense
     }
 

@@ -99,8 +99,7 @@ impl<'a> Backpropagation<'a> {
             let logits = prepared.run(live)?.remove(0);
             loss.of_logits(part.first + at, &logits).map(Some)
         };
-        let mut gradients =
-            self.back(last, part, before.as_deref(), loss, &mut of_logits, &mut stopped)?;
+        let mut gradients = self.back(last, part, before.as_deref(), loss, &mut of_logits, &mut stopped)?;
         drop(prepared);
         for block in body.iter().rev() {
             before = between.pop();

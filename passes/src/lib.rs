@@ -34,8 +34,8 @@ mod reuse_weights;
 mod select;
 mod share_constants;
 mod share_operands;
-mod solve_weights;
 mod softmax;
+mod solve_weights;
 mod split_experts;
 mod statistics;
 mod token_table;
@@ -66,8 +66,8 @@ pub use select::Select;
 pub use share_constants::ShareConstants;
 pub use share_operands::ShareOperands;
 pub use solve_weights::{
-    Calibration, Checkpoints, Errors, HessianSource, LowRankConfig, LowRankMetric, QuantConfig, Solution,
-    Reference, SolveWeights,
+    Calibration, Checkpoints, Errors, HessianSource, LowRankConfig, LowRankMetric, QuantConfig, Reference,
+    Solution, SolveWeights, TokenWeights,
 };
 pub use split_experts::SplitExperts;
 pub use statistics::{ActivationStatistics, MagnitudeHistogram, Octave, TokenSample, WeightHistogram};

@@ -6,6 +6,7 @@ mod config;
 mod gather;
 mod layer;
 mod reach;
+mod token_weights;
 mod tokens;
 
 use std::collections::hash_map::Entry;
@@ -24,9 +25,11 @@ use crate::record::LayerRecord;
 use gather::{Gathered, Gathering, Sample, inputs_of};
 use layer::{LayerStats, Prepared, Weight};
 use reach::Blocked;
+use token_weights::TokenFactors;
 
 pub use calibration::{Calibration, Checkpoints, HessianSource, Reference};
 pub use config::{Errors, LowRankConfig, LowRankMetric, QuantConfig, Solution};
+pub use token_weights::TokenWeights;
 
 /// Why a layer is rounded to nearest though its stage runs: the tokens of its input go elsewhere, as an expert's may.
 const UNSEEN: &str = "no token of the calibration data comes to it";
@@ -139,6 +142,8 @@ impl<'a> Solver<'a> {
         if wanted.is_empty() {
             return self.round_blocked(&blocked, observer);
         }
+        let layers = self.layers(&graph.order()?);
+        let factors = TokenFactors::new(self.model, &layers, calibration, observer)?;
         let interpreter = Interpreter::new(self.model, calibration.backend, wanted)?;
         let feed = |sample: &Vec<(String, Array)>| {
             let quantized =
@@ -166,7 +171,13 @@ impl<'a> Solver<'a> {
             let checkpoints = calibration.checkpoints.filter(|_| !unsolved.is_empty());
             let known = checkpoints.and_then(|checkpoints| checkpoints.load(index));
             let known = known.filter(|known| fit(known, &unsolved));
-            let gathering = Gathering { interpreter: &interpreter, calibration, stage, layers: &layers };
+            let gathering = Gathering {
+                interpreter: &interpreter,
+                calibration,
+                stage,
+                layers: &layers,
+                factors: &factors,
+            };
             let gathered = gathering.run(index, &weights, &mut samples, known.is_none(), observer)?;
             gathered.activations.iter().cloned().for_each(|record| observer.activations_seen(record));
             let stored = known.is_some();

@@ -23,7 +23,7 @@ use surrogate::Surrogate;
 const NAME: &str = "tune";
 
 /// Tokens whose gradients make a step.
-const TOKENS: usize = 4096;
+const TOKENS: usize = 1024;
 /// The highest learning rate, at the end of the warm-up.
 const RATE: f32 = 1e-3;
 /// The share of the steps over which the learning rate rises; then it falls as a cosine.
@@ -65,7 +65,8 @@ impl Pass for Tune {
         };
         let Some(reference) = calibration.reference else {
             return Err(PassError::Unsupported {
-                what: "--tune needs the logits of a language model, and this one has none that are known".into(),
+                what: "--tune needs the logits of a language model, and this one has none that are known"
+                    .into(),
                 way_out: "leave it out".into(),
             });
         };
@@ -174,8 +175,7 @@ impl<'a> Tuning<'a> {
         if samples.is_empty() {
             return Ok(None);
         }
-        let student =
-            Interpreter::new(&self.surrogate.model, self.calibration.backend, vec![logits])?;
+        let student = Interpreter::new(&self.surrogate.model, self.calibration.backend, vec![logits])?;
         let mut prepared = student.prepare()?;
         let mut found = Vec::new();
         for sample in samples {
@@ -198,7 +198,8 @@ impl<'a> Tuning<'a> {
             }
             let name = &graph.value(factors.constant).name;
             let unreadable = |source| PassError::Weight { layer: name.clone(), source };
-            let tensor = graph.constant(factors.constant).ok_or(TensorError::NotLoaded).map_err(unreadable)?;
+            let tensor =
+                graph.constant(factors.constant).ok_or(TensorError::NotLoaded).map_err(unreadable)?;
             let mut values = tensor.to_f32().map_err(unreadable)?;
             let width = values.len() / vector.len().max(1);
             for (row, factor) in values.chunks_mut(width.max(1)).zip(vector) {

@@ -38,11 +38,13 @@ class CompileOptions(TypedDict, total=False):
     scale: str | None
     scale_search: Literal["max", "mse", "hessian"] | None
     hessian: Literal["quantized", "float"] | None
+    token_weights: Literal["uniform", "gradient"] | None
     propagation: float | None
     lorc_rank: int | None
     lorc: Literal["plain", "activation"] | None
     lorc_factors: Literal["fp8", "bf16"] | None
     lorc_rounds: int | None
+    tune: int | None
     keep: Words | None
     only: Words | None
     requantize: bool | None

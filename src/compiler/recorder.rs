@@ -5,7 +5,9 @@ use std::time::Instant;
 use zqc_passes::{ActivationRecord, LayerRecord, Observer, TuneRecord};
 
 use super::Events;
-use crate::report::{ActivationReport, KeptLayer, LayerReport, Report, RequantizedLayer, StageReport, TuneReport};
+use crate::report::{
+    ActivationReport, KeptLayer, LayerReport, Report, RequantizedLayer, StageReport, TuneReport,
+};
 
 /// Writes down what the passes tell, and tells it on.
 pub(super) struct Recorder<'a> {

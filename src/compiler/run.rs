@@ -6,8 +6,8 @@ use std::time::Instant;
 use zqc_ir::tensor::DataType;
 use zqc_ir::{Graph, Model, Op};
 use zqc_passes::{
-    Calibration, Checkpoints, Context, Pass, PassError, Reference, RestoreFloat, Scope, SolvedWeights, run_in,
-    vocabulary, weights_of_layers,
+    Calibration, Checkpoints, Context, Pass, PassError, Reference, RestoreFloat, Scope, SolvedWeights,
+    run_in, vocabulary, weights_of_layers,
 };
 use zqc_runtime::{Backend, BackendError, InputSpec, RunError, token_input};
 
@@ -192,6 +192,7 @@ impl<'a> Run<'a> {
             backend,
             samples: solving.samples,
             hessian: options.hessian,
+            token_weights: options.token_weights,
             propagation: options.propagation,
             more: solving.more,
             reference: solving.reference,

@@ -1,7 +1,7 @@
 //! What stands for a choice on the command line and in reports.
 
 use zqc_formats::{ActivationFormat, FactorFormat, WeightFormat};
-use zqc_passes::{HessianSource, LowRankMetric};
+use zqc_passes::{HessianSource, LowRankMetric, TokenWeights};
 use zqc_solvers::{Order, ScaleConstraint, ScaleSearch, Snap};
 
 use super::{Head, Method};
@@ -77,6 +77,11 @@ impl Choice for LowRankMetric {
 
 impl Choice for FactorFormat {
     const CHOICES: &'static [(&'static str, Self)] = &[("fp8", Self::E4M3), ("bf16", Self::Bf16)];
+}
+
+impl Choice for TokenWeights {
+    const CHOICES: &'static [(&'static str, Self)] =
+        &[("uniform", Self::Uniform), ("gradient", Self::Gradient)];
 }
 
 impl Choice for HessianSource {

@@ -22,6 +22,7 @@ impl Options {
             ("--scale", config.gptq.grouping.constraint.word().to_string()),
             ("--scale-search", self.scale_search.word().to_string()),
             ("--hessian", self.hessian.word().to_string()),
+            ("--token-weights", self.token_weights.word().to_string()),
             ("--propagation", self.propagation.to_string()),
             ("--tune", joined((self.tune > 0).then_some(self.tune))),
             ("--lorc-rank", config.branch.map_or(0, |branch| branch.rank).to_string()),
@@ -75,7 +76,7 @@ mod tests {
             words.join(" "),
             "--emit onnx --target portable --weights fp4 --activations fp8 --group-size 64 --head int8 --method gptq \
              --order activation \
-             --scale m3 --scale-search hessian --hessian quantized --propagation 0.5 --lorc-rank 8 --lorc activation \
+             --scale m3 --scale-search hessian --hessian quantized --token-weights uniform --propagation 0.5 --lorc-rank 8 --lorc activation \
              --lorc-factors fp8 --lorc-rounds 2 --calibration a.txt b.txt --samples 4 --backend auto"
         );
     }

@@ -21,7 +21,10 @@ impl fmt::Display for TuneReport {
         let TuneRecord { steps, best_step, factors, kl, seconds } = &self.0;
         write!(f, "tuned {factors} factors in {steps} steps of {seconds:.1} s in all")?;
         if let Some([before, after]) = kl {
-            write!(f, ": KL divergence {before:.4} -> {after:.4} nats a token on samples left out, after {best_step}")?;
+            write!(
+                f,
+                ": KL divergence {before:.4} -> {after:.4} nats a token on samples left out, after {best_step}"
+            )?;
         }
         Ok(())
     }

@@ -189,8 +189,7 @@ pub(crate) fn quantized_linear(node: &mut Backward) -> Result<(), Reason> {
     }
     if node.wants(port::X) {
         const UNREADABLE: Reason = "its operands cannot be read";
-        let mut weight =
-            operands::matrix(graph, layer, quantized).map_err(|_| UNREADABLE)?.dequantize();
+        let mut weight = operands::matrix(graph, layer, quantized).map_err(|_| UNREADABLE)?.dequantize();
         if let Some(branch) = operands::low_rank(graph, layer, quantized).map_err(|_| UNREADABLE)? {
             weight.iter_mut().zip(branch.dense()).for_each(|(weight, branch)| *weight += branch);
         }

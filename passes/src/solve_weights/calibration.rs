@@ -4,6 +4,7 @@ use zqc_ir::{Model, ValueId};
 use zqc_runtime::{Array, Backend};
 
 use super::Solution;
+use super::token_weights::TokenWeights;
 
 /// What a graph is calibrated on.
 pub struct Calibration<'a> {
@@ -13,6 +14,8 @@ pub struct Calibration<'a> {
     pub samples: &'a [Vec<(String, Array)>],
     /// What activations the Hessians are gathered from.
     pub hessian: HessianSource,
+    /// What tokens count in Hessians.
+    pub token_weights: TokenWeights,
     /// The share of the error left by the layers before it that a layer takes over, from 0 to 1: 0 solves every layer for
     /// its own weight, 1 for the float model's output (as GPTAQ, arXiv 2504.02692, which leaves the residual stream out). Any
     /// but 0 runs the float model beside the quantized one, which doubles the activations held; without effect on Hessians of

@@ -8,6 +8,7 @@ use zqc_ir::{Graph, NodeId, Op, ValueId};
 use zqc_runtime::{Array, Interpreter, Live, LoadedRegions, LoadedWeight, RunError, Stage};
 use zqc_solvers::CrossMoment;
 
+use super::token_weights::TokenFactors;
 use super::tokens::CalibrationTokens;
 use super::{Calibration, HessianSource, Layer, WeightKey, Weights, go_on};
 use crate::pass::{Observer, PassError};
@@ -38,6 +39,8 @@ pub(super) struct Gathering<'a> {
     pub calibration: &'a Calibration<'a>,
     pub stage: &'a Stage,
     pub layers: &'a [Layer<'a>],
+    /// What tokens count.
+    pub factors: &'a TokenFactors,
 }
 
 /// What a stage showed.
@@ -147,7 +150,8 @@ impl Gathering<'_> {
                 if !values.iter().all(|value| value.is_finite()) {
                     return Err(failed(RunError::NotFinite { node: graph.label(input.layer) }));
                 }
-                input.tokens.add(values, at, count);
+                let values = self.factors.scaled(x, at, values, input.sampled.width());
+                input.tokens.add(&values, at, count);
             }
             for layer in self.layers {
                 let weight = &weights[&layer.key];
@@ -161,7 +165,7 @@ impl Gathering<'_> {
                 for layer in self.layers {
                     let residual =
                         residuals.entry(layer.key).or_insert_with(|| OutputResidual::new(layer.linear));
-                    self.add_residual(layer, &sample.quantized, float, residual).map_err(failed)?;
+                    self.add_residual(layer, at, &sample.quantized, float, residual).map_err(failed)?;
                 }
             }
         }
@@ -218,6 +222,7 @@ impl Gathering<'_> {
     fn add_residual(
         &self,
         layer: &Layer,
+        sample: usize,
         ours: &Live,
         float: &Live,
         residual: &mut OutputResidual,
@@ -244,7 +249,9 @@ impl Gathering<'_> {
                 residual.unmatched += 1;
             }
         }
-        residual.add(x, &missing, layer.linear);
+        let [x, missing] = [(x, k), (&missing, n)]
+            .map(|(values, width)| self.factors.scaled(layer.x, sample, values, width));
+        residual.add(&x, &missing, layer.linear);
         Ok(())
     }
 

@@ -46,7 +46,8 @@ impl Surrogate {
     /// When the operands of a layer cannot be read.
     pub(super) fn new(model: &Model, rows: bool) -> Result<Self, PassError> {
         let graph = &model.graph;
-        let mut builder = Builder { patch: PatchBuilder::new(graph), inputs: Vec::new(), known: HashMap::new() };
+        let mut builder =
+            Builder { patch: PatchBuilder::new(graph), inputs: Vec::new(), known: HashMap::new() };
         for (id, node) in graph.nodes() {
             match &node.op {
                 Op::QuantizedLinear(linear) if rows => builder.layer(id, node, linear)?,
@@ -85,8 +86,11 @@ impl Builder<'_> {
         let graph = self.patch.graph();
         let value = self.patch.change("", graph.value(constant).name.as_str()).value("factors");
         let ty = Type::new(Some(dtype), vec![Dim::Fixed(count as i64)]);
-        let info =
-            ValueInfoProto { name: Some(self.patch.name(&value)), r#type: ty.to_proto(), ..Default::default() };
+        let info = ValueInfoProto {
+            name: Some(self.patch.name(&value)),
+            r#type: ty.to_proto(),
+            ..Default::default()
+        };
         self.inputs.push((constant, count, info));
         self.known.insert(constant, value.clone());
         value

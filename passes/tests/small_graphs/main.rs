@@ -20,6 +20,7 @@ mod restore_float;
 mod share_constants;
 mod solve_weights;
 mod tables;
+mod tune;
 mod unknown;
 
 use std::fmt::Write;

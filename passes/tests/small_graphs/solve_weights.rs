@@ -4,7 +4,7 @@ use zqc_ir::tensor::DataType::Float;
 use zqc_ir::{Model, Op, Tensor};
 use zqc_passes::{
     Calibration, Canonicalize, Checkpoints, Context, HessianSource, LayerRecord, LowRankConfig, Observer,
-    Pass, QuantConfig, QuantizeActivations, Solution, SolveWeights,
+    Pass, QuantConfig, QuantizeActivations, Solution, SolveWeights, TokenWeights,
 };
 use zqc_runtime::{Array, Backend, Interpreter, backend};
 use zqc_solvers::{GptqOptions, Grouping, Hessian, ScaleConstraint};
@@ -90,8 +90,15 @@ fn solve_after(
     propagation: f64,
 ) -> (Model, Vec<LayerRecord>) {
     let (backend, samples) = (rten(), samples(8, 100));
-    let calibration =
-        Calibration { backend: backend.as_ref(), samples: &samples, hessian, propagation, checkpoints: None };
+    let calibration = Calibration {
+        backend: backend.as_ref(),
+        samples: &samples,
+        hessian,
+        propagation,
+        more: &[],
+        reference: None,
+        checkpoints: None,
+    };
     solve_by(passes, config, Some(&calibration))
 }
 
@@ -106,7 +113,10 @@ fn solve_on(
         backend: backend.as_ref(),
         samples,
         hessian: HessianSource::Quantized,
+        token_weights: TokenWeights::Uniform,
         propagation: 0.5,
+        more: &[],
+        reference: None,
         checkpoints,
     };
     let calibration = (!samples.is_empty()).then_some(&calibration);
@@ -225,7 +235,10 @@ fn a_shared_weight_is_solved_once() {
         backend: backend.as_ref(),
         samples: &samples,
         hessian: HessianSource::Quantized,
+        token_weights: TokenWeights::Uniform,
         propagation: 0.5,
+        more: &[],
+        reference: None,
         checkpoints: None,
     };
     let solver = SolveWeights { config: config(Some(LowRankConfig::default())) };

@@ -1,0 +1,143 @@
+//! How much every calibration token counts: by what an error of the layer's output on it does to the end loss (guided Hessians:
+//! Kim et al., GuidedQuant, arXiv 2505.07004; here one weight a token for all layers that read an activation, and its root).
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use rayon::prelude::*;
+use zqc_ir::{Model, ValueId};
+use zqc_runtime::Array;
+
+use super::{Calibration, Layer, go_on};
+use crate::backpropagate::{Backpropagation, Loss};
+use crate::pass::{Observer, PassError};
+use crate::softmax::log_softmax;
+
+/// What tokens count in Hessians.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum TokenWeights {
+    /// All the same.
+    #[default]
+    Uniform,
+    /// By the root of the mean square of the gradient at the outputs of the layers, of the log-likelihood of tokens that the model
+    /// itself draws: the trace of the Fisher information there.
+    Gradient,
+}
+
+/// Factors of the tokens that come to layers; none where all count the same.
+#[derive(Debug, Default)]
+pub(super) struct TokenFactors(HashMap<ValueId, Vec<Vec<f32>>>);
+
+impl TokenFactors {
+    /// Runs the samples of `calibration` through `model`, whose layers have float weights, and the gradients back.
+    ///
+    /// # Errors
+    /// When the model has no logits, or a gradient cannot be computed.
+    pub(super) fn new(
+        model: &Model,
+        layers: &[Layer],
+        calibration: &Calibration,
+        observer: &dyn Observer,
+    ) -> Result<Self, PassError> {
+        if calibration.token_weights == TokenWeights::Uniform {
+            return Ok(Self::default());
+        }
+        let name = calibration.reference.map(|of| of.model.graph.value(of.logits).name.as_str());
+        let Some(logits) = name.and_then(|name| model.graph.find(name)) else {
+            return Err(PassError::Unsupported {
+                what: "weights of tokens by gradient need the logits of a language model, and this one has none that are known"
+                    .into(),
+                way_out: "use --token-weights uniform".into(),
+            });
+        };
+        let output = |layer: &Layer| Some((model.graph.node(layer.id).output(0)?, layer.x));
+        let inputs: HashMap<ValueId, ValueId> = layers.iter().filter_map(output).collect();
+        let backward =
+            Backpropagation::new(model, logits, inputs.keys().copied().collect(), calibration.backend)?;
+        let mut loss =
+            Likelihood { random: fastrand::Rng::with_seed(SEED), energies: HashMap::new(), observer };
+        backward.run(calibration.samples, &mut loss)?;
+        let mut weights: HashMap<ValueId, Vec<Vec<f32>>> = HashMap::new();
+        for (output, energies) in loss.energies {
+            let tokens: usize = energies.iter().map(Vec::len).sum();
+            let roots: Vec<Vec<f32>> =
+                energies.into_iter().map(|all| all.into_iter().map(f32::sqrt).collect()).collect();
+            let sum: f64 = roots.iter().flatten().map(|&root| f64::from(root)).sum();
+            let mean = (sum / tokens.max(1) as f64) as f32;
+            if !(mean.is_finite() && mean > 0.0) {
+                continue;
+            }
+            let of_input = weights.entry(inputs[&output]).or_default();
+            of_input.resize(roots.len().max(of_input.len()), Vec::new());
+            for (sums, roots) in of_input.iter_mut().zip(roots) {
+                sums.resize(roots.len(), 0.0);
+                sums.iter_mut().zip(roots).for_each(|(sum, root)| *sum += root / mean);
+            }
+        }
+        weights.values_mut().flatten().flatten().for_each(|weight| *weight = weight.sqrt());
+        Ok(Self(weights))
+    }
+
+    /// The tokens `[T, width]` of input `x` on a sample, times the roots of their weights.
+    pub(super) fn scaled<'v>(
+        &self,
+        x: ValueId,
+        sample: usize,
+        values: &'v [f32],
+        width: usize,
+    ) -> Cow<'v, [f32]> {
+        let factors = self.0.get(&x).and_then(|samples| samples.get(sample));
+        // An expert's tokens may be others than those of the float model.
+        let Some(factors) = factors.filter(|factors| factors.len() * width == values.len()) else {
+            return Cow::Borrowed(values);
+        };
+        let rows = values.chunks_exact(width).zip(factors);
+        rows.flat_map(|(row, factor)| row.iter().map(move |value| value * factor)).collect()
+    }
+}
+
+/// Draws are the same in every run.
+const SEED: u64 = 0;
+
+/// The log-likelihood of tokens drawn from the model's own predictions.
+struct Likelihood<'o> {
+    random: fastrand::Rng,
+    /// The mean squares of the gradients at outputs: by sample and token.
+    energies: HashMap<ValueId, Vec<Vec<f32>>>,
+    observer: &'o dyn Observer,
+}
+
+impl Loss for Likelihood<'_> {
+    fn of_logits(&mut self, _: usize, logits: &Array) -> Result<Array, PassError> {
+        let width = logits.shape.last().copied().unwrap_or(1).max(1);
+        let values = logits.as_f32().unwrap_or_default();
+        let draws: Vec<f32> = (0..values.len() / width).map(|_| self.random.f32()).collect();
+        let mut gradient = vec![0.0; values.len()];
+        let rows = gradient.par_chunks_exact_mut(width).zip(values.par_chunks_exact(width)).zip(draws);
+        rows.for_each(|((gradient, logits), draw)| {
+            gradient.copy_from_slice(&log_softmax(logits));
+            gradient.iter_mut().for_each(|ln| *ln = ln.exp());
+            let mut rest = draw;
+            let drawn = gradient.iter().position(|probability| {
+                rest -= probability;
+                rest < 0.0
+            });
+            gradient[drawn.unwrap_or(width - 1)] -= 1.0;
+        });
+        Ok(Array { shape: logits.shape.clone(), data: gradient.into() })
+    }
+
+    fn take(&mut self, sample: usize, value: ValueId, gradient: &Array) {
+        let width = gradient.shape.last().copied().unwrap_or(1).max(1);
+        let energy = |row: &[f32]| row.iter().map(|g| g * g).sum::<f32>() / width as f32;
+        let tokens = gradient.as_f32().unwrap_or_default().chunks_exact(width).map(energy).collect();
+        let samples = self.energies.entry(value).or_default();
+        samples.resize(samples.len().max(sample + 1), Vec::new());
+        samples[sample] = tokens;
+    }
+
+    fn go_on(&self) -> Result<(), PassError> {
+        go_on(self.observer)
+    }
+}
