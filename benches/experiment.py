@@ -166,7 +166,7 @@ def plot(name, results):
     x = lambda bits: 70 + 620 * (bits - left) / (right - left)
     y = lambda score: 350 - 310 * (score - low) / (high - low)
     marks = {"formats": ("circle", "#888"), "constraints of the paper": ("square", "#888"),
-             "step by step": ("circle", "#000"), "around the default": ("square", "#000")}
+             "step by step": ("circle", "#000"), "around the default": ("square", "#000"), "the table without zero": ("circle", "#b00")}
     parts = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 420" font-family="sans-serif" font-size="13">',
              '<rect width="720" height="420" fill="#fff"/>',
              f'<text x="70" y="24">{name}: perplexity on {label} over bits per weight, everything counted</text>',
@@ -191,7 +191,7 @@ def plot(name, results):
             side, anchor = (8, "start") if x(bits) < 480 else (-8, "end")
             parts.append(f'<text x="{float(at[0]) + side:.1f}" y="{float(at[1]) - 6:.1f}" text-anchor="{anchor}">{row}</text>')
     parts.append('<text x="70" y="392">grey: the paper\'s recipes (circles: formats, squares: constraints)</text>'
-                 '<text x="70" y="410">black: ours (circles: step by step, squares: around the default)</text></svg>')
+                 '<text x="70" y="410">black: ours (circles: step by step, squares: around the default); red: the table without zero</text></svg>')
     path = RESULTS / f"{name}.svg"
     path.write_text("\n".join(parts) + "\n")
     return path

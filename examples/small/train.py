@@ -17,7 +17,7 @@ from torch.nn import functional as F
 CONFIG = dict(vocab_size=16384, hidden_size=512, intermediate_size=1408, num_hidden_layers=8, num_attention_heads=8, num_key_value_heads=4,
               head_dim=64, max_position_embeddings=1024, rms_norm_eps=1e-5, rope_theta=10000.0, tie_word_embeddings=True)
 CONTEXT, BOS = CONFIG["max_position_embeddings"], 0
-BATCH, MICRO_BATCH = 512, 64  # windows of CONTEXT tokens: of a step, and at once on the GPU
+BATCH, MICRO_BATCH = 128, 64  # windows of CONTEXT tokens: of a step, and at once on the GPU
 LEARNING_RATE, WEIGHT_DECAY, WARM_UP = 3e-3, 0.1, 0.04
 LOG_STEPS, VALIDATION_STEPS, SEED = 50, 250, 1
 
