@@ -25,6 +25,7 @@ fn report() -> Report {
         uncalibrated: Vec::new(),
         recoded: Vec::new(),
         held_out: None,
+        tuning: None,
         requantized: Vec::new(),
         kept: vec![KeptLayer { layer: "lm_head".to_string(), reason: "tied to \"wte\"".to_string() }],
         warnings: vec!["--keep \"<head>\" matches no linear layer".to_string()],

@@ -237,8 +237,8 @@ impl<'b, 'p, 'g> Backward<'b, 'p, 'g> {
     pub(crate) fn dtype(&self) -> DataType {
         let outputs = (0..self.node.outputs().len()).map(|port| self.y_type(port));
         let inputs = (0..self.node.inputs().len()).map(|port| self.x_type(port));
-        let known = outputs.chain(inputs).filter_map(|ty| ty.dtype);
-        known.filter(|&dtype| is_float(dtype)).next().unwrap_or(DataType::Float)
+        let mut known = outputs.chain(inputs).filter_map(|ty| ty.dtype);
+        known.find(|&dtype| is_float(dtype)).unwrap_or(DataType::Float)
     }
 
     /// A constant number of the type of the gradient.

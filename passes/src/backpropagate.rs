@@ -1,6 +1,8 @@
 //! The gradient of a loss at a model's logits with respect to values inside it, block by block: the forward run keeps what is between
 //! blocks, and the rest of each is computed again beside its gradient (Chen et al., arXiv 1604.06174).
 
+use std::collections::HashSet;
+
 use zqc_gradient::{Block, Stopped, blocks, differentiate, segments};
 use zqc_ir::{Graph, Model, NodeId, Op, ValueId};
 use zqc_runtime::{Array, Backend, Interpreter, Live};
@@ -116,7 +118,7 @@ impl<'a> Backpropagation<'a> {
         part: &Part,
         before: Option<&[Array]>,
         loss: &mut dyn Loss,
-        seed: &mut dyn FnMut(&mut dyn Loss, usize) -> Result<Option<Array>, PassError>,
+        seed: &mut Seed,
         stopped: &mut Vec<Stopped>,
     ) -> Result<Vec<Option<Array>>, PassError> {
         let graph = &block.model.graph;
@@ -147,6 +149,9 @@ impl<'a> Backpropagation<'a> {
     }
 }
 
+/// Gives the gradient with respect to a block's output on a sample of a part; `None` where none comes as far.
+type Seed<'s> = dyn FnMut(&mut dyn Loss, usize) -> Result<Option<Array>, PassError> + 's;
+
 /// Samples that are run together.
 struct Part<'s> {
     /// The number of the first.
@@ -164,7 +169,7 @@ fn feed(interpreter: &Interpreter, block: &Block, sample: &Inputs, before: Optio
 /// Those of `boundaries`, which are in order, that have a linear layer before them and behind the one before.
 fn with_layers(graph: &Graph, boundaries: &[ValueId]) -> Vec<ValueId> {
     let is_layer = |id: NodeId| matches!(graph.node(id).op, Op::Linear(_) | Op::QuantizedLinear(_));
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     let mut has_new_layer = |value: ValueId| {
         let mut waiting: Vec<NodeId> = graph.producer(value).into_iter().collect();
         let mut found = false;

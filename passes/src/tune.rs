@@ -25,19 +25,22 @@ const NAME: &str = "tune";
 /// Tokens whose gradients make a step.
 const TOKENS: usize = 1024;
 /// The highest learning rate, at the end of the warm-up.
-const RATE: f32 = 1e-3;
+const RATE: f32 = 2e-3;
 /// The share of the steps over which the learning rate rises; then it falls as a cosine.
 const WARM_UP: f32 = 0.1;
-/// The most samples that are held out.
-const MOST_HELD_OUT: usize = 8;
+/// The most tokens that are held out, unless one sample has more.
+const MOST_HELD_OUT: usize = 4096;
 /// How often what was tuned is looked at on the samples that are held out.
-const CHECKS: usize = 4;
+const CHECKS: usize = 2;
 
 /// Tunes one factor for every row of a quantized layer, and for every element of a norm's gain: gradient steps of Adam on the KL
-/// divergence of the model's predictions from those of [`Calibration::reference`], on the calibration samples and
-/// [`Calibration::more`], but for a tenth, which decides what is kept. The rounding of activations passes gradients on as they come.
+/// divergence of the model's predictions from those of [`Calibration::reference`]. The rounding of activations passes gradients on
+/// as they come.
+///
+/// The samples are those of [`Calibration::more`]: weights fit the ones that they were solved on better than any others. Only where
+/// there are none, those are used. A tenth is left out, and decides what is kept.
 pub struct Tune {
-    /// Steps of 4,096 tokens.
+    /// Steps of 1,024 tokens, or of one sample that has more.
     pub steps: usize,
     /// Whether rows may have factors: not where scales are powers of two.
     pub rows: bool,
@@ -47,6 +50,18 @@ impl Tune {
     /// How many samples of `length` tokens are tuned on, if there are as many.
     pub fn samples(&self, length: usize) -> usize {
         self.steps * (TOKENS / length.max(1)).max(1)
+    }
+
+    /// What there is to tune on, to be asked before weights are solved, too.
+    ///
+    /// # Errors
+    /// When there is nothing.
+    pub fn reference(known: Option<Reference<'_>>) -> Result<Reference<'_>, PassError> {
+        known.ok_or_else(|| PassError::Unsupported {
+            what: "--tune needs the logits of a language model, and this one has none that are known"
+                .to_string(),
+            way_out: "leave it out".to_string(),
+        })
     }
 }
 
@@ -63,13 +78,7 @@ impl Pass for Tune {
         let Some(calibration) = context.calibration.filter(|_| self.steps > 0) else {
             return Ok(Patch::default());
         };
-        let Some(reference) = calibration.reference else {
-            return Err(PassError::Unsupported {
-                what: "--tune needs the logits of a language model, and this one has none that are known"
-                    .into(),
-                way_out: "leave it out".into(),
-            });
-        };
+        let reference = Self::reference(calibration.reference)?;
         Tuning::new(self, model, calibration, reference)?.run(context.observer)
     }
 }
@@ -103,12 +112,15 @@ impl<'a> Tuning<'a> {
         let Some(logits) = graph.find(name).filter(|_| !self.vectors.is_empty()) else {
             return Ok(Patch::default());
         };
-        let samples: Vec<&Inputs> = self.calibration.samples.iter().chain(self.calibration.more).collect();
-        let held_out = (samples.len() / 10).min(MOST_HELD_OUT);
-        let (samples, held_out) = samples.split_at(samples.len() - held_out);
+        let samples = match self.calibration.more {
+            [] | [_] => self.calibration.samples,
+            more => more,
+        };
         let Some(first) = samples.first() else { return Ok(Patch::default()) };
-        let length = first.iter().map(|(_, array)| array.data.len()).max().unwrap_or(1);
-        let at_once = (TOKENS / length.max(1)).clamp(1, samples.len());
+        let length = first.iter().map(|(_, array)| array.data.len()).max().unwrap_or(1).max(1);
+        let held_out = (samples.len() / 10).min((MOST_HELD_OUT / length).max(1));
+        let (samples, held_out) = samples.split_at(samples.len() - held_out);
+        let at_once = (TOKENS / length).clamp(1, samples.len());
 
         let backend = self.calibration.backend;
         let teacher = Interpreter::new(self.reference.model, backend, vec![self.reference.logits])?;
@@ -122,7 +134,7 @@ impl<'a> Tuning<'a> {
         let (mut best, mut least, mut best_step) = (values(&self.vectors), before, 0);
         for step in 1..=self.steps {
             let of_step = (step - 1) * at_once..step * at_once;
-            let chosen: Vec<&Inputs> = of_step.map(|at| samples[at % samples.len()]).collect();
+            let chosen: Vec<&Inputs> = of_step.map(|at| &samples[at % samples.len()]).collect();
             let fed: Vec<Inputs> = chosen.iter().map(|sample| self.fed(sample)).collect();
             let mut loss = Divergence {
                 samples: &chosen,
@@ -169,7 +181,7 @@ impl<'a> Tuning<'a> {
         &self,
         logits: ValueId,
         teacher: &mut Teacher,
-        samples: &[&Inputs],
+        samples: &[Inputs],
         observer: &dyn Observer,
     ) -> Result<Option<f64>, PassError> {
         if samples.is_empty() {
@@ -218,7 +230,6 @@ impl<'a> Tuning<'a> {
 
 /// The learning rate when this share of the steps is done.
 fn rate(progress: f32) -> f32 {
-    let peak: f32 = std::env::var("ZQC_RATE").ok().and_then(|x| x.parse().ok()).unwrap_or(RATE);
     let falling = (progress - WARM_UP).max(0.0) / (1.0 - WARM_UP);
-    peak * (progress / WARM_UP).min(0.5 + 0.5 * (PI * falling).cos())
+    RATE * (progress / WARM_UP).min(0.5 + 0.5 * (PI * falling).cos())
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use zqc_ir::tensor::DataType;
 use zqc_ir::{Graph, Model, Op};
 use zqc_passes::{
-    Calibration, Checkpoints, Context, Pass, PassError, Reference, RestoreFloat, Scope, SolvedWeights,
+    Calibration, Checkpoints, Context, Pass, PassError, Reference, RestoreFloat, Scope, SolvedWeights, Tune,
     run_in, vocabulary, weights_of_layers,
 };
 use zqc_runtime::{Backend, BackendError, InputSpec, RunError, token_input};
@@ -122,6 +122,12 @@ impl<'a> Run<'a> {
         };
         state.into_iter().for_each(|state| state.set_samples(&samples.inputs));
         let reference = reference(&raised)?;
+        if options.tune > 0 {
+            Tune::reference(reference)?;
+            if samples.inputs.is_empty() && !self.changes.stopped() {
+                self.warn("nothing is tuned: there is no calibration data");
+            }
+        }
         let solving = Solving { backend, samples: &samples.inputs, more: &samples.more, reference, state };
         let mut solved = SolvedWeights::default();
         let float = in_subgraphs.then(|| self.model.graph.clone());

@@ -23,4 +23,5 @@ mod resume;
 #[path = "../support/mod.rs"]
 mod support;
 mod synthesized_inputs;
+mod tuned;
 mod usage;

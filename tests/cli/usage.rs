@@ -34,6 +34,11 @@ fn values_that_are_no_numbers_or_out_of_range() {
 }
 
 #[test]
+fn tuning_without_calibration_data() {
+    refuse(&["--tune", "--method", "rtn"], &["--tune", "calibration data"]);
+}
+
+#[test]
 fn names_that_nothing_has() {
     refuse(&["--method", "magic"], &["--method", "gptq", "rtn"]);
     refuse(&["--backend", "none", "--method", "rtn"], &["\"none\"", "rten"]);

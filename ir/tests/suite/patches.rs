@@ -319,7 +319,7 @@ fn a_value_of_another_type_is_refused() {
 fn a_patch_adds_inputs_and_gives_the_graph_other_results() {
     let mut model = small_model();
     let patch = Patch {
-        inputs: vec![info("more", &[2, 3])],
+        inputs: vec![info("more", DataType::Float, "2 3")],
         changes: vec![Change { add: vec![new_node("Neg", "more", "less")], ..Change::new("test") }],
         outputs: Some(vec!["less".to_string(), "xw".to_string()]),
         ..Patch::default()
@@ -342,7 +342,7 @@ fn a_patch_adds_inputs_and_gives_the_graph_other_results() {
     let outputs = Some(vec!["nowhere".to_string()]);
     let error = Patch { outputs, ..Patch::default() }.apply(&mut model).unwrap_err();
     assert_eq!(error, PatchError::NoSuchResult { value: "nowhere".to_string() });
-    let inputs = vec![info("x", &[1])];
+    let inputs = vec![info("x", DataType::Float, "1")];
     let error = Patch { inputs, ..Patch::default() }.apply(&mut model).unwrap_err();
     assert_eq!(error, PatchError::InputRedefined { value: "x".to_string() });
 }

@@ -21,7 +21,7 @@ pub struct Calibration<'a> {
     /// but 0 runs the float model beside the quantized one, which doubles the activations held; without effect on Hessians of
     /// the float model.
     pub propagation: f64,
-    /// More samples, which weights are not solved on but tuned.
+    /// More samples, to tune on what weights were not solved on.
     pub more: &'a [Vec<(String, Array)>],
     /// The float language model, for what looks at a model's end; `None` where it is none.
     pub reference: Option<Reference<'a>>,

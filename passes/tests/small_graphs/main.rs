@@ -20,6 +20,7 @@ mod restore_float;
 mod share_constants;
 mod solve_weights;
 mod tables;
+mod token_weights;
 mod tune;
 mod unknown;
 

@@ -94,6 +94,7 @@ fn solve_after(
         backend: backend.as_ref(),
         samples: &samples,
         hessian,
+        token_weights: TokenWeights::Uniform,
         propagation,
         more: &[],
         reference: None,

@@ -98,7 +98,12 @@ impl Observer for Records {
 }
 
 /// The model quantized under a constraint, and tuned in so many steps.
-fn compile(constraint: ScaleConstraint, tune: &Tune, seen: &[Sample]) -> (Model, Model, Records) {
+fn compile(
+    constraint: ScaleConstraint,
+    tune: &Tune,
+    seen: &[Sample],
+    more: &[Sample],
+) -> (Model, Model, Records) {
     let float = decoder();
     let backend = backend("rten", Some(1)).unwrap();
     let reference = Reference { model: &float, logits: float.graph.find("logits").unwrap() };
@@ -108,7 +113,7 @@ fn compile(constraint: ScaleConstraint, tune: &Tune, seen: &[Sample]) -> (Model,
         hessian: HessianSource::Quantized,
         token_weights: TokenWeights::Uniform,
         propagation: 0.0,
-        more: &[],
+        more,
         reference: Some(reference),
         checkpoints: None,
     };
@@ -137,15 +142,15 @@ fn constants(model: &Model) -> BTreeMap<String, Tensor> {
 
 #[test]
 fn factors_bring_the_predictions_nearer_and_touch_nothing_else() {
-    let seen = samples(20, 100);
+    let more = samples(20, 300);
     let tune = Tune { steps: 200, rows: true };
-    let (solved, tuned, records) = compile(ScaleConstraint::M3, &tune, &seen);
+    let (solved, tuned, records) = compile(ScaleConstraint::M3, &tune, &samples(8, 100), &more);
     let record = records.tuned.unwrap();
     assert_eq!(records.steps, 200);
     // Two samples are held out: what is told of them is what the models compute.
     let [before, after] = record.kl.unwrap();
     let float = decoder();
-    let measured = [&solved, &tuned].map(|model| divergence(model, &float, &seen[18..]));
+    let measured = [&solved, &tuned].map(|model| divergence(model, &float, &more[18..]));
     for (told, measured) in [before, after].into_iter().zip(measured) {
         assert!((told - measured).abs() < 1e-4 * before.max(1e-2), "{told} {measured}");
     }
@@ -169,7 +174,7 @@ fn factors_bring_the_predictions_nearer_and_touch_nothing_else() {
 fn scales_that_are_powers_of_two_stay() {
     let tune = Tune { steps: 4, rows: false };
     let constraint = ScaleConstraint::M1(zqc_solvers::Snap::Search);
-    let (solved, tuned, records) = compile(constraint, &tune, &samples(10, 100));
+    let (solved, tuned, records) = compile(constraint, &tune, &samples(10, 100), &[]);
     assert_eq!(records.tuned.unwrap().factors, 2 * WIDTH);
     let (old, new) = (constants(&solved), constants(&tuned));
     assert!(
@@ -180,7 +185,7 @@ fn scales_that_are_powers_of_two_stay() {
 #[test]
 fn no_step_is_no_change_and_a_model_without_logits_is_refused() {
     let tune = Tune { steps: 0, rows: true };
-    let (solved, tuned, records) = compile(ScaleConstraint::M3, &tune, &samples(4, 100));
+    let (solved, tuned, records) = compile(ScaleConstraint::M3, &tune, &samples(4, 100), &[]);
     assert!(records.tuned.is_none());
     assert_eq!(constants(&solved), constants(&tuned));
 
