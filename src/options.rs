@@ -114,9 +114,9 @@ pub struct Options {
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization", value_parser = parse::share, default_value_t = Options::default().propagation))]
     pub propagation: f64,
     /// Steps of gradient descent on the KL divergence from the float model, over a factor for every row of a layer and every element
-    /// of a norm's gain; 0 for none. A step takes 1,024 tokens, or one longer sample, four times through the model [default: 0; 60
+    /// of a norm's gain; 0 for none. A step takes 4,096 tokens, or one longer sample, four times through the model [default: 0; 40
     /// where STEPS is left out]
-    #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization", value_name = "STEPS", num_args = 0..=1, default_missing_value = "60", default_value_t = Options::default().tune, hide_default_value = true))]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization", value_name = "STEPS", num_args = 0..=1, default_missing_value = "40", default_value_t = Options::default().tune, hide_default_value = true))]
     pub tune: usize,
     /// Calibration data: .txt, .jsonl, .npz or .safetensors, see docs/calibration.md; without, the model writes its own text
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Calibration", num_args = 1.., value_name = "FILE"))]

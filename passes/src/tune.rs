@@ -23,7 +23,7 @@ use surrogate::Surrogate;
 const NAME: &str = "tune";
 
 /// Tokens whose gradients make a step.
-const TOKENS: usize = 1024;
+const TOKENS: usize = 4096;
 /// The highest learning rate, at the end of the warm-up.
 const RATE: f32 = 2e-3;
 /// The share of the steps over which the learning rate rises; then it falls as a cosine.
@@ -37,10 +37,10 @@ const CHECKS: usize = 2;
 /// divergence of the model's predictions from those of [`Calibration::reference`]. The rounding of activations passes gradients on
 /// as they come.
 ///
-/// The samples are those of [`Calibration::more`]: weights fit the ones that they were solved on better than any others. Only where
-/// there are none, those are used. A tenth is left out, and decides what is kept.
+/// The samples are those of [`Calibration::more`]: weights fit the ones that they were solved on better than any others, and
+/// these are used, too, only where they are more. A tenth is left out, and decides what is kept.
 pub struct Tune {
-    /// Steps of 1,024 tokens, or of one sample that has more.
+    /// Steps of 4,096 tokens, or of one sample that has more.
     pub steps: usize,
     /// Whether rows may have factors: not where scales are powers of two.
     pub rows: bool,
@@ -112,10 +112,9 @@ impl<'a> Tuning<'a> {
         let Some(logits) = graph.find(name).filter(|_| !self.vectors.is_empty()) else {
             return Ok(Patch::default());
         };
-        let samples = match self.calibration.more {
-            [] | [_] => self.calibration.samples,
-            more => more,
-        };
+        let Calibration { samples, more, .. } = *self.calibration;
+        let known = if more.len() < samples.len() { samples } else { &[] };
+        let samples: Vec<&Inputs> = known.iter().chain(more).collect();
         let Some(first) = samples.first() else { return Ok(Patch::default()) };
         let length = first.iter().map(|(_, array)| array.data.len()).max().unwrap_or(1).max(1);
         let held_out = (samples.len() / 10).min((MOST_HELD_OUT / length).max(1));
@@ -134,7 +133,7 @@ impl<'a> Tuning<'a> {
         let (mut best, mut least, mut best_step) = (values(&self.vectors), before, 0);
         for step in 1..=self.steps {
             let of_step = (step - 1) * at_once..step * at_once;
-            let chosen: Vec<&Inputs> = of_step.map(|at| &samples[at % samples.len()]).collect();
+            let chosen: Vec<&Inputs> = of_step.map(|at| samples[at % samples.len()]).collect();
             let fed: Vec<Inputs> = chosen.iter().map(|sample| self.fed(sample)).collect();
             let mut loss = Divergence {
                 samples: &chosen,
@@ -181,7 +180,7 @@ impl<'a> Tuning<'a> {
         &self,
         logits: ValueId,
         teacher: &mut Teacher,
-        samples: &[Inputs],
+        samples: &[&Inputs],
         observer: &dyn Observer,
     ) -> Result<Option<f64>, PassError> {
         if samples.is_empty() {

@@ -63,12 +63,12 @@ pub(super) struct Solving<'a> {
     pub state: Option<&'a State>,
 }
 
-/// The logits of a language model.
-fn reference(model: &Model) -> Result<Option<Reference<'_>>, Error> {
-    let specs = InputSpec::of_graph(&model.graph)?;
-    let vocabulary = token_input(&specs).and_then(|input| vocabulary(&model.graph, &input.name));
-    let logits = vocabulary.and_then(|vocabulary| logits_output(model, vocabulary));
-    Ok(logits.map(|logits| Reference { model, logits }))
+/// The model with its logits, if it is a language model.
+fn reference(model: &Model) -> Option<Reference<'_>> {
+    // A model with inputs that are no tensors is none.
+    let specs = InputSpec::of_graph(&model.graph).ok()?;
+    let vocabulary = vocabulary(&model.graph, &token_input(&specs)?.name)?;
+    Some(Reference { model, logits: logits_output(model, vocabulary)? })
 }
 
 impl<'a> Run<'a> {
@@ -121,7 +121,7 @@ impl<'a> Run<'a> {
             false => self.samples(&raised, data, backend, state)?,
         };
         state.into_iter().for_each(|state| state.set_samples(&samples.inputs));
-        let reference = reference(&raised)?;
+        let reference = reference(&raised);
         if options.tune > 0 {
             Tune::reference(reference)?;
             if samples.inputs.is_empty() && !self.changes.stopped() {
