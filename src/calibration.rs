@@ -104,7 +104,7 @@ pub(crate) fn samples(
             specs: &specs,
             vocabulary,
             tokenizer: &tokenizer,
-            samples: count + held_out + more,
+            samples: count.saturating_add(held_out).saturating_add(more),
             seq_len,
             bos: options.bos,
         },

@@ -49,7 +49,7 @@ pub struct Tune {
 impl Tune {
     /// How many samples of `length` tokens are tuned on, if there are as many.
     pub fn samples(&self, length: usize) -> usize {
-        self.steps * (TOKENS / length.max(1)).max(1)
+        self.steps.saturating_mul((TOKENS / length.max(1)).max(1))
     }
 
     /// What there is to tune on, to be asked before weights are solved, too.
