@@ -148,6 +148,9 @@ pub trait Observer {
     /// Calibration data has run through the layers that read an activation.
     fn activations_seen(&mut self, _record: ActivationRecord) {}
 
+    /// The gradient of the end loss does not pass the node `node`: what lies before it lacks its part.
+    fn gradient_stopped(&mut self, _node: &str, _reason: &str) {}
+
     /// Step `step` of `steps` of tuning is made; the divergence from the float model was `kl` nats a token before it.
     fn tuned(&mut self, _step: usize, _steps: usize, _kl: f64) {}
 

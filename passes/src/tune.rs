@@ -143,8 +143,11 @@ impl<'a> Tuning<'a> {
                 observer,
                 found: Vec::new(),
             };
-            student.run(&fed, &mut loss)?;
+            let stopped = student.run(&fed, &mut loss)?;
             let kl = mean(&loss.found);
+            if step == 1 {
+                stopped.iter().for_each(|at| observer.gradient_stopped(&at.node, at.reason));
+            }
             let rate = rate(step as f32 / self.steps as f32);
             self.vectors.iter_mut().for_each(|vector| vector.step(step, rate));
             observer.tuned(step, self.steps, kl);

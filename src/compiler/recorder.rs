@@ -70,6 +70,13 @@ impl Observer for Recorder<'_> {
         self.events.activations_seen(record);
     }
 
+    fn gradient_stopped(&mut self, node: &str, reason: &str) {
+        let warning = format!("the gradient of the end loss does not pass {node}: {reason}");
+        if !self.report.warnings.contains(&warning) {
+            self.report.warnings.push(warning);
+        }
+    }
+
     fn tuned(&mut self, step: usize, steps: usize, kl: f64) {
         self.events.tuned(step, steps, kl);
     }

@@ -4,6 +4,7 @@ use zqc_gradient::differentiate;
 use zqc_ir::op::{Layout, Linear};
 use zqc_ir::tensor::DataType;
 use zqc_ir::{Op, PatchBuilder};
+use zqc_runtime::Array;
 
 use crate::differences::{check, check_body, dot, find, parse, random, run};
 
@@ -119,4 +120,39 @@ fn linear_layers_of_both_layouts() {
             assert!((square - product).abs() < 1e-5 * square, "{layout:?}: {found:?} {expected:?}");
         }
     }
+}
+
+#[test]
+fn quantized_layers_with_a_branch() {
+    let body = "const %w: i8[4, 3] = dense<1, -2, 3, 4, 5, -6, 7, 8, -9, 10, 11, 12>
+          const %scales: f32[4, 1] = dense<0.125, 0.25, 0.0625, 0.1>
+          const %down: bf16[2, 3] = dense<0.5, -1.0, 2.0, 0.25, 1.0, -0.75>
+          const %up: bf16[4, 2] = dense<1.0, -0.5, 0.25, 2.0, -1.0, 0.75, 0.5, 0.5>
+          const %s: f32[2] = dense<0.5, -1.5>
+          %h = Tanh(%x)
+          %y = zqc.quantized_linear(%h, %w, %scales, _, _, %down, %up, %s) {layer = \"l\", k = 3, n = 4, format = \"int8\", group_size = 3, rank = 2, dtype = \"f32\"}";
+    let inputs = [("x", random(1, &[2, 5, 3]))];
+    check_body("20", "%x: f32[b, t, 3]", body, &inputs);
+}
+
+#[test]
+fn the_rounding_of_an_activation_passes_the_gradient_as_it_comes() {
+    let model = parse(
+        "model ir_version=10 imports(20)
+        graph g (%x: f32[t, 2]) -> (%y) {
+          const %w: i8[2, 2] = dense<1, -2, 3, 4>
+          const %scales: f32[2, 1] = dense<0.5, 0.25>
+          %q = zqc.quantize_activation(%x) {format = \"e4m3\"}
+          %y = zqc.quantized_linear(%q, %w, %scales) {layer = \"l\", k = 2, n = 2, format = \"int8\", group_size = 2, dtype = \"f32\"}
+        }",
+    );
+    let [x, y] = ["x", "y"].map(|name| find(&model, name));
+    let gradient = differentiate(&model, y, &[x]).unwrap();
+    assert_eq!(gradient.stopped, []);
+    let seed = &gradient.model.graph.value(gradient.output_gradient).name;
+    let g = Array::new(vec![1, 2], vec![1.0f32, 10.0]).unwrap();
+    let fed = [("x", random(1, &[1, 2])), (seed, g)];
+    let found = run(&gradient.model, &[gradient.gradients[0].unwrap()], &fed).remove(0);
+    // g times the rows [0.5, -1] and [0.75, 1].
+    assert_eq!(found.as_f32().unwrap(), [8.0, 9.0]);
 }

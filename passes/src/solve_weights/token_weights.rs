@@ -38,7 +38,7 @@ impl TokenFactors {
         model: &Model,
         layers: &[Layer],
         calibration: &Calibration,
-        observer: &dyn Observer,
+        observer: &mut dyn Observer,
     ) -> Result<Self, PassError> {
         if calibration.token_weights == TokenWeights::Uniform {
             return Ok(Self::default());
@@ -57,9 +57,11 @@ impl TokenFactors {
             Backpropagation::new(model, logits, inputs.keys().copied().collect(), calibration.backend)?;
         let mut loss =
             Likelihood { random: fastrand::Rng::with_seed(SEED), energies: HashMap::new(), observer };
-        backward.run(calibration.samples, &mut loss)?;
+        let stopped = backward.run(calibration.samples, &mut loss)?;
+        let energies = loss.energies;
+        stopped.iter().for_each(|at| observer.gradient_stopped(&at.node, at.reason));
         let mut weights: HashMap<ValueId, Vec<Vec<f32>>> = HashMap::new();
-        for (output, energies) in loss.energies {
+        for (output, energies) in energies {
             let tokens: usize = energies.iter().map(Vec::len).sum();
             let roots: Vec<Vec<f32>> =
                 energies.into_iter().map(|all| all.into_iter().map(f32::sqrt).collect()).collect();

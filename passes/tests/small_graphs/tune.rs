@@ -84,12 +84,17 @@ fn divergence(model: &Model, float: &Model, samples: &[Sample]) -> f64 {
 #[derive(Default)]
 struct Records {
     steps: usize,
+    stopped: Vec<String>,
     tuned: Option<TuneRecord>,
 }
 
 impl Observer for Records {
     fn tuned(&mut self, step: usize, _: usize, _: f64) {
         self.steps = step;
+    }
+
+    fn gradient_stopped(&mut self, node: &str, reason: &str) {
+        self.stopped.push(format!("{node}: {reason}"));
     }
 
     fn tuning_finished(&mut self, record: TuneRecord) {
@@ -104,7 +109,16 @@ fn compile(
     seen: &[Sample],
     more: &[Sample],
 ) -> (Model, Model, Records) {
-    let float = decoder();
+    compile_model(decoder(), constraint, tune, seen, more)
+}
+
+fn compile_model(
+    float: Model,
+    constraint: ScaleConstraint,
+    tune: &Tune,
+    seen: &[Sample],
+    more: &[Sample],
+) -> (Model, Model, Records) {
     let backend = backend("rten", Some(1)).unwrap();
     let reference = Reference { model: &float, logits: float.graph.find("logits").unwrap() };
     let calibration = Calibration {
@@ -168,6 +182,25 @@ fn factors_bring_the_predictions_nearer_and_touch_nothing_else() {
     assert!(changed.iter().all(is_expected), "{changed:?}");
     assert_eq!(changed.len(), 7, "five layers' rows and two gains: {changed:?}");
     assert_eq!(record.factors, 7 * WIDTH);
+}
+
+#[test]
+fn an_operator_that_no_gradient_passes_is_named_once() {
+    let float = Builder::new()
+        .input("h0", Float, "rows 32")
+        .weight("w", Float, &[WIDTH, WIDTH])
+        .weight("head", Float, &[WIDTH, WIDTH])
+        .node("MatMul", &["h0", "w"], "h1")
+        .node("Floor", &["h1"], "whole")
+        .node("Add", &["h1", "whole"], "h2")
+        .node("MatMul", &["h2", "head"], "logits")
+        .output("logits")
+        .build();
+    let tune = Tune { steps: 3, rows: true };
+    let (_, _, records) = compile_model(float, ScaleConstraint::M3, &tune, &samples(4, 100), &[]);
+    assert_eq!(records.stopped.len(), 1, "{:?}", records.stopped);
+    let stopped = &records.stopped[0];
+    assert!(stopped.contains("Floor") && stopped.contains("no rule is written"), "{stopped}");
 }
 
 #[test]
