@@ -192,7 +192,7 @@ fn written(
     );
     let all = count + held_out(count, length);
     let interpreter = Interpreter::new(model, backend, vec![logits])?;
-    let mut prepared = interpreter.prepare()?;
+    let prepared = interpreter.prepare()?;
     let sample = |sequence: &[i64]| Sample::from([(tokens.clone(), Array::sequence(sequence.to_vec()))]);
     let (mut runs, all_runs) = (0, all * (PASSAGE.min(length) - 1));
     let mut run = |sequence: &[i64]| -> Result<Array, Error> {

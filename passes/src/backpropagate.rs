@@ -2,12 +2,15 @@
 //! blocks, and the rest of each is computed again beside its gradient (Chen et al., arXiv 1604.06174).
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 use zqc_gradient::{Block, Stopped, blocks, differentiate, segments};
 use zqc_ir::{Graph, Model, NodeId, Op, ValueId};
 use zqc_runtime::{Array, Backend, Interpreter, Live};
 
-use crate::pass::PassError;
+use crate::pass::{Observer, PassError};
+use crate::side_by_side::{at_once, side_by_side};
+use crate::solve_weights::go_on;
 
 /// Inputs of a graph by name.
 pub(crate) type Inputs = Vec<(String, Array)>;
@@ -16,15 +19,21 @@ pub(crate) type Inputs = Vec<(String, Array)>;
 const HELD: usize = 1 << 30;
 
 /// A loss, and what wants its gradients.
-pub(crate) trait Loss {
-    /// The gradient of the loss with respect to the logits of a sample.
-    fn of_logits(&mut self, sample: usize, logits: &Array) -> Result<Array, PassError>;
+pub(crate) trait Loss: Sync {
+    /// The loss on every token of a sample, and the gradient of its sum with respect to the logits.
+    fn of_logits(&self, sample: usize, logits: &Array) -> Result<(Vec<f64>, Array), PassError>;
 
-    /// Takes the gradient with respect to a value, on a sample.
+    /// Takes the gradient with respect to a value, on a sample. For every value, samples come in order.
     fn take(&mut self, sample: usize, value: ValueId, gradient: &Array);
+}
 
-    /// Fails when the run is to end.
-    fn go_on(&self) -> Result<(), PassError>;
+/// What a run found.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// The loss on every token, in the order of samples.
+    pub losses: Vec<f64>,
+    /// What the gradient did not pass.
+    pub stopped: Vec<Stopped>,
 }
 
 /// A model in blocks. One of them is loaded at a time.
@@ -53,62 +62,72 @@ impl<'a> Backpropagation<'a> {
         Ok(Self { backend, blocks: blocks(model, &boundaries)?, wrt })
     }
 
-    /// Runs the model on samples, and the gradient of the loss back from the logits. What it did not pass.
+    /// Runs the model on samples, and the gradient of the loss back from the logits.
     ///
     /// # Errors
-    /// When the back end fails, or those of `loss`.
-    pub(crate) fn run(&self, samples: &[Inputs], loss: &mut dyn Loss) -> Result<Vec<Stopped>, PassError> {
-        let (mut stopped, mut first) = (Vec::new(), 0);
+    /// When the back end fails, `observer` wants no more, or those of `loss`.
+    pub(crate) fn run(
+        &self,
+        samples: &[Inputs],
+        loss: &mut dyn Loss,
+        observer: &dyn Observer,
+    ) -> Result<Outcome, PassError> {
+        let (mut outcome, mut first) = (Outcome::default(), 0);
         while let Some(sample) = samples.get(first) {
-            let count = self.at_once(sample)?.min(samples.len() - first);
-            let part = Part { first, samples: &samples[first..first + count] };
-            stopped = self.run_part(&part, loss)?;
-            first += count;
+            let (held, at_once) = self.room(sample)?;
+            let samples = &samples[first..][..held.min(samples.len() - first)];
+            let part = Part { first, samples, at_once, observer };
+            self.run_part(&part, loss, &mut outcome)?;
+            first += samples.len();
         }
-        Ok(stopped)
+        Ok(outcome)
     }
 
-    /// How many samples like this one are run together.
-    fn at_once(&self, sample: &Inputs) -> Result<usize, PassError> {
-        let [first, _, ..] = &self.blocks[..] else { return Ok(1) };
+    /// How many samples like this one are held together, and how many of them are run at the same time.
+    fn room(&self, sample: &Inputs) -> Result<(usize, usize), PassError> {
+        let [first, _, ..] = &self.blocks[..] else { return Ok((1, 1)) };
         let interpreter = Interpreter::new(&first.model, self.backend, vec![first.output])?;
         let value = interpreter.run(feed(&interpreter, first, sample, None))?.remove(0);
         let bytes = size_of::<f32>() * value.data.len() * self.blocks.len();
-        Ok((HELD / bytes.max(1)).max(1))
+        let tokens = value.data.len() / value.shape.last().copied().unwrap_or(1).max(1);
+        Ok(((HELD / bytes.max(1)).max(1), at_once(tokens)))
     }
 
-    fn run_part(&self, part: &Part, loss: &mut dyn Loss) -> Result<Vec<Stopped>, PassError> {
-        let Some((last, body)) = self.blocks.split_last() else { return Ok(Vec::new()) };
+    fn run_part(&self, part: &Part, loss: &mut dyn Loss, outcome: &mut Outcome) -> Result<(), PassError> {
+        let Some((last, body)) = self.blocks.split_last() else { return Ok(()) };
+        let &Part { first, samples, .. } = part;
         let mut between: Vec<Vec<Array>> = Vec::new();
         for block in body {
             let interpreter = Interpreter::new(&block.model, self.backend, vec![block.output])?;
-            let mut prepared = interpreter.prepare()?;
+            let prepared = interpreter.prepare_with_weights()?;
             let mut values = Vec::with_capacity(part.samples.len());
-            for (at, sample) in part.samples.iter().enumerate() {
-                loss.go_on()?;
+            let run = |at: usize| {
                 let before = between.last().map(|before| &before[at]);
-                values.extend(prepared.run(feed(&interpreter, block, sample, before))?);
+                Ok(prepared.run(feed(&interpreter, block, &samples[at], before))?.remove(0))
+            };
+            for round in part.rounds() {
+                values.extend(side_by_side(round?, run)?);
             }
             between.push(values);
         }
-        let mut stopped = Vec::new();
-        let mut before = between.pop();
+        outcome.stopped.clear();
+        let before = between.pop();
         let interpreter = Interpreter::new(&last.model, self.backend, vec![last.output])?;
-        let mut prepared = interpreter.prepare()?;
-        let mut of_logits = |loss: &mut dyn Loss, at: usize| {
+        let prepared = interpreter.prepare_with_weights()?;
+        let of_logits = |loss: &dyn Loss, at: usize| {
             let before = before.as_ref().map(|before| &before[at]);
-            let live = feed(&interpreter, last, &part.samples[at], before);
-            let logits = prepared.run(live)?.remove(0);
-            loss.of_logits(part.first + at, &logits).map(Some)
+            let logits = prepared.run(feed(&interpreter, last, &samples[at], before))?.remove(0);
+            let (losses, gradient) = loss.of_logits(first + at, &logits)?;
+            Ok((losses, Some(gradient)))
         };
-        let mut gradients = self.back(last, part, before.as_deref(), loss, &mut of_logits, &mut stopped)?;
+        let mut gradients = self.back(last, part, before.as_deref(), loss, &of_logits, outcome)?;
         drop(prepared);
         for block in body.iter().rev() {
-            before = between.pop();
-            let mut known = |_: &mut dyn Loss, at: usize| Ok(gradients[at].take());
-            gradients = self.back(block, part, before.as_deref(), loss, &mut known, &mut stopped)?;
+            let before = between.pop();
+            let known = |_: &dyn Loss, at: usize| Ok((Vec::new(), gradients[at].clone()));
+            gradients = self.back(block, part, before.as_deref(), loss, &known, outcome)?;
         }
-        Ok(stopped)
+        Ok(())
     }
 
     /// Runs the gradient of a block on samples; the gradients with respect to the value at which it begins, where there are any.
@@ -118,30 +137,39 @@ impl<'a> Backpropagation<'a> {
         part: &Part,
         before: Option<&[Array]>,
         loss: &mut dyn Loss,
-        seed: &mut Seed,
-        stopped: &mut Vec<Stopped>,
+        seed: &Seed,
+        outcome: &mut Outcome,
     ) -> Result<Vec<Option<Array>>, PassError> {
         let graph = &block.model.graph;
         let inside = self.wrt.iter().copied().filter(|&value| !graph.is_gone(value));
         let asked: Vec<ValueId> = block.input.into_iter().chain(inside).collect();
         let mut gradient = differentiate(&block.model, block.output, &asked)?;
-        stopped.append(&mut gradient.stopped);
+        outcome.stopped.append(&mut gradient.stopped);
         let known = asked.into_iter().zip(&gradient.gradients);
         let (values, wanted): (Vec<_>, Vec<_>) = known.filter_map(|(value, &at)| Some((value, at?))).unzip();
         let interpreter = Interpreter::new(&gradient.model, self.backend, wanted)?;
-        let mut prepared = interpreter.prepare()?;
+        let prepared = interpreter.prepare_with_weights()?;
         let mut gradients = Vec::with_capacity(part.samples.len());
-        for (at, sample) in part.samples.iter().enumerate() {
-            loss.go_on()?;
-            gradients.push(None);
-            let Some(seed) = seed(loss, at)? else { continue };
-            let mut live = feed(&interpreter, block, sample, before.map(|before| &before[at]));
-            live.insert(gradient.output_gradient, seed);
-            for (&value, found) in values.iter().zip(prepared.run(live)?) {
-                if Some(value) == block.input {
-                    gradients[at] = Some(found);
-                } else {
-                    loss.take(part.first + at, value, &found);
+        let samples = part.samples;
+        for round in part.rounds() {
+            let round = round?;
+            let of_round: &dyn Loss = loss;
+            let run = |at: usize| {
+                let (losses, seed) = seed(of_round, at)?;
+                let Some(seed) = seed else { return Ok((losses, Vec::new())) };
+                let mut live = feed(&interpreter, block, &samples[at], before.map(|before| &before[at]));
+                live.insert(gradient.output_gradient, seed);
+                Ok((losses, prepared.run(live)?))
+            };
+            for (at, (losses, found)) in round.clone().zip(side_by_side(round, run)?) {
+                outcome.losses.extend(losses);
+                gradients.push(None);
+                for (&value, found) in values.iter().zip(found) {
+                    if Some(value) == block.input {
+                        gradients[at] = Some(found);
+                    } else {
+                        loss.take(part.first + at, value, &found);
+                    }
                 }
             }
         }
@@ -149,14 +177,26 @@ impl<'a> Backpropagation<'a> {
     }
 }
 
-/// Gives the gradient with respect to a block's output on a sample of a part; `None` where none comes as far.
-type Seed<'s> = dyn FnMut(&mut dyn Loss, usize) -> Result<Option<Array>, PassError> + 's;
+/// Gives the loss on the tokens of a sample of a part, if it is known here, and the gradient with respect to a block's output;
+/// `None` where none comes as far.
+type Seed<'s> = dyn Fn(&dyn Loss, usize) -> Result<(Vec<f64>, Option<Array>), PassError> + Sync + 's;
 
-/// Samples that are run together.
+/// Samples that are held together.
 struct Part<'s> {
     /// The number of the first.
     first: usize,
     samples: &'s [Inputs],
+    /// How many of them are run at the same time.
+    at_once: usize,
+    observer: &'s dyn Observer,
+}
+
+impl Part<'_> {
+    /// The samples, as many at a time as are run at the same time, unless no more is wanted.
+    fn rounds(&self) -> impl Iterator<Item = Result<Range<usize>, PassError>> {
+        let round = |first| first..self.samples.len().min(first + self.at_once);
+        (0..self.samples.len()).step_by(self.at_once).map(move |first| go_on(self.observer).map(|()| round(first)))
+    }
 }
 
 /// The values that a block is fed on a sample, `before` where it begins.

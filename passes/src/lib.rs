@@ -34,6 +34,7 @@ mod reuse_weights;
 mod select;
 mod share_constants;
 mod share_operands;
+mod side_by_side;
 mod softmax;
 mod solve_weights;
 mod split_experts;

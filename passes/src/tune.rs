@@ -15,6 +15,7 @@ use zqc_runtime::{Array, Interpreter};
 use crate::backpropagate::{Backpropagation, Inputs};
 use crate::pass::{Context, Observer, Pass, PassError};
 use crate::record::TuneRecord;
+use crate::side_by_side::{at_once, side_by_side};
 use crate::solve_weights::{Calibration, Reference, go_on};
 use adam::Vector;
 use loss::{Divergence, Teacher, mean};
@@ -116,20 +117,20 @@ impl<'a> Tuning<'a> {
         let known = if more.len() < samples.len() { samples } else { &[] };
         let samples: Vec<&Inputs> = known.iter().chain(more).collect();
         let Some(first) = samples.first() else { return Ok(Patch::default()) };
-        let length = first.iter().map(|(_, array)| array.data.len()).max().unwrap_or(1).max(1);
+        let length = tokens(first);
         let held_out = (samples.len() / 10).min((MOST_HELD_OUT / length).max(1));
         let (samples, held_out) = samples.split_at(samples.len() - held_out);
         let at_once = (TOKENS / length).clamp(1, samples.len());
 
         let backend = self.calibration.backend;
         let teacher = Interpreter::new(self.reference.model, backend, vec![self.reference.logits])?;
-        let mut teacher = Teacher::new(&teacher)?;
+        let teacher = Teacher::new(&teacher)?;
         let inputs: Vec<ValueId> = self.surrogate.factors.iter().map(|factors| factors.input).collect();
         let student = Backpropagation::new(&self.surrogate.model, logits, inputs.clone(), backend)?;
         let values = |vectors: &[Vector]| -> Vec<Vec<f32>> {
             vectors.iter().map(|vector| vector.values.clone()).collect()
         };
-        let before = self.check(logits, &mut teacher, held_out, observer)?;
+        let before = self.check(logits, &teacher, held_out, observer)?;
         let (mut best, mut least, mut best_step) = (values(&self.vectors), before, 0);
         for step in 1..=self.steps {
             let of_step = (step - 1) * at_once..step * at_once;
@@ -137,22 +138,20 @@ impl<'a> Tuning<'a> {
             let fed: Vec<Inputs> = chosen.iter().map(|sample| self.fed(sample)).collect();
             let mut loss = Divergence {
                 samples: &chosen,
-                teacher: &mut teacher,
+                teacher: &teacher,
                 inputs: &inputs,
                 vectors: &mut self.vectors,
-                observer,
-                found: Vec::new(),
             };
-            let stopped = student.run(&fed, &mut loss)?;
-            let kl = mean(&loss.found);
+            let outcome = student.run(&fed, &mut loss, observer)?;
+            let kl = mean(&outcome.losses);
             if step == 1 {
-                stopped.iter().for_each(|at| observer.gradient_stopped(&at.node, at.reason));
+                outcome.stopped.iter().for_each(|at| observer.gradient_stopped(&at.node, at.reason));
             }
             let rate = rate(step as f32 / self.steps as f32);
             self.vectors.iter_mut().for_each(|vector| vector.step(step, rate));
             observer.tuned(step, self.steps, kl);
             if step % self.steps.div_ceil(CHECKS) == 0 || step == self.steps {
-                let found = self.check(logits, &mut teacher, held_out, observer)?;
+                let found = self.check(logits, &teacher, held_out, observer)?;
                 if found.is_none() || found < least {
                     (best, least, best_step) = (values(&self.vectors), found, step);
                 }
@@ -182,7 +181,7 @@ impl<'a> Tuning<'a> {
     fn check(
         &self,
         logits: ValueId,
-        teacher: &mut Teacher,
+        teacher: &Teacher,
         samples: &[&Inputs],
         observer: &dyn Observer,
     ) -> Result<Option<f64>, PassError> {
@@ -190,14 +189,16 @@ impl<'a> Tuning<'a> {
             return Ok(None);
         }
         let student = Interpreter::new(&self.surrogate.model, self.calibration.backend, vec![logits])?;
-        let mut prepared = student.prepare()?;
-        let mut found = Vec::new();
-        for sample in samples {
+        let prepared = student.prepare()?;
+        let fed: Vec<Inputs> = samples.iter().map(|sample| self.fed(sample)).collect();
+        let divergence = |at: usize| {
+            let live = student.feed(fed[at].iter().map(|(name, array)| (name.as_str(), array.clone())));
+            teacher.divergence(samples[at], &prepared.run(live)?.remove(0), None)
+        };
+        let (mut found, at_once) = (Vec::new(), at_once(tokens(samples[0])));
+        for first in (0..samples.len()).step_by(at_once) {
             go_on(observer)?;
-            let fed = self.fed(sample);
-            let live = student.feed(fed.iter().map(|(name, array)| (name.as_str(), array.clone())));
-            let predicted = prepared.run(live)?.remove(0);
-            found.extend(teacher.divergence(sample, &predicted, None)?);
+            found.extend(side_by_side(first..samples.len().min(first + at_once), divergence)?.concat());
         }
         Ok(Some(mean(&found)))
     }
@@ -228,6 +229,11 @@ impl<'a> Tuning<'a> {
         }
         Ok(patch.finish())
     }
+}
+
+/// The most tokens that a sample can have: the elements of its longest input.
+fn tokens(sample: &Inputs) -> usize {
+    sample.iter().map(|(_, array)| array.data.len()).max().unwrap_or(1).max(1)
 }
 
 /// The learning rate when this share of the steps is done.

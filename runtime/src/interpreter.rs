@@ -8,10 +8,11 @@ mod operators;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 
 use zqc_ir::onnx::extract;
 use zqc_ir::tensor::DataType;
-use zqc_ir::{Graph, Model, NodeId, Source, ValueId};
+use zqc_ir::{Graph, Model, NodeId, Op, Source, ValueId};
 
 use crate::array::Array;
 use crate::backend::{Backend, Session, Subgraph};
@@ -93,7 +94,7 @@ impl<'a> Interpreter<'a> {
     pub fn run_nodes(
         &self,
         stage: &Stage,
-        session: &mut dyn Session,
+        session: &dyn Session,
         live: &mut Live,
     ) -> Result<(), RunError> {
         let name = |id: &ValueId| self.model.graph.value(*id).name.as_str();
@@ -143,14 +144,25 @@ impl<'a> Interpreter<'a> {
         self.controls.values().try_for_each(|control| control.try_load())
     }
 
-    /// Loads every stage, to run the graph many times.
+    /// Loads every stage, to run the graph many times. The weights of our own operators are read again in each run.
     ///
     /// # Errors
     /// When the back end refuses a stage.
     pub fn prepare(&self) -> Result<Prepared<'_>, RunError> {
-        let mut sessions = Sessions::default();
-        self.load_all(&mut sessions)?;
-        Ok(Prepared { interpreter: self, sessions })
+        let stages = self.stages.iter().map(|stage| self.load(stage)).collect::<Result<_, _>>()?;
+        Ok(Prepared { interpreter: self, stages, weights: None, kept: Mutex::default() })
+    }
+
+    /// As [`Interpreter::prepare`], with the weights of linear layers dequantized in memory.
+    ///
+    /// # Errors
+    /// When the back end refuses a stage, or a weight cannot be read.
+    pub fn prepare_with_weights(&self) -> Result<Prepared<'_>, RunError> {
+        let layers = self.stages.iter().flat_map(|stage| stage.linears.iter().chain(&stage.quantized));
+        let is_layer = |id: &&NodeId| !matches!(self.model.graph.node(**id).op, Op::QuantizedGather(_));
+        let load = |&id: &NodeId| Ok((id, LoadedWeight::new(self.weight(id)?)));
+        let weights = layers.filter(is_layer).map(load).collect::<Result<_, RunError>>()?;
+        Ok(Prepared { weights: Some(weights), ..self.prepare()? })
     }
 
     /// Computes the wanted values, in their order, from the fed ones; only one stage is loaded at a time.
@@ -159,8 +171,8 @@ impl<'a> Interpreter<'a> {
     /// When the back end refuses a stage, a value is missing or an operator fails.
     pub fn run(&self, mut live: Live) -> Result<Vec<Array>, RunError> {
         for stage in &self.stages {
-            let mut session = self.load(stage)?;
-            self.run_stage(stage, &mut session, &mut Kept::default(), &mut live)?;
+            let session = self.load(stage)?;
+            self.run_stage(stage, session.as_deref(), &mut Kept::default(), &mut live)?;
         }
         self.take_wanted(live)
     }
@@ -168,8 +180,8 @@ impl<'a> Interpreter<'a> {
     /// As [`Interpreter::run`], with what is loaded already; the rest is loaded first.
     pub(crate) fn run_with(&self, sessions: &mut Sessions, mut live: Live) -> Result<Vec<Array>, RunError> {
         self.load_all(sessions)?;
-        for (stage, session) in self.stages.iter().zip(&mut sessions.stages) {
-            self.run_stage(stage, session, &mut sessions.kept, &mut live)?;
+        for (stage, session) in self.stages.iter().zip(&sessions.stages) {
+            self.run_stage(stage, session.as_deref(), &mut sessions.kept, &mut live)?;
         }
         self.take_wanted(live)
     }
@@ -186,12 +198,12 @@ impl<'a> Interpreter<'a> {
     fn run_stage(
         &self,
         stage: &Stage,
-        session: &mut Option<Box<dyn Session>>,
+        session: Option<&dyn Session>,
         kept: &mut Kept,
         live: &mut Live,
     ) -> Result<(), RunError> {
         if let Some(session) = session {
-            self.run_nodes(stage, session.as_mut(), live)?;
+            self.run_nodes(stage, session, live)?;
         }
         for &id in &stage.controls {
             self.run_control(id, kept.regions(id), live)?;
@@ -238,10 +250,14 @@ fn defaults(graph: &Graph) -> Live {
     graph.inputs().iter().filter_map(default).collect()
 }
 
-/// An interpreter with every stage loaded.
+/// An interpreter with every stage loaded, which several threads may run at a time.
 pub struct Prepared<'a> {
     interpreter: &'a Interpreter<'a>,
-    sessions: Sessions,
+    stages: Vec<Option<Box<dyn Session>>>,
+    /// The weights of all linear layers, if they are kept.
+    weights: Option<HashMap<NodeId, LoadedWeight>>,
+    /// What the runs that ended have kept, for the next ones.
+    kept: Mutex<Vec<Kept>>,
 }
 
 impl Prepared<'_> {
@@ -249,7 +265,13 @@ impl Prepared<'_> {
     ///
     /// # Errors
     /// When a value is missing or an operator fails.
-    pub fn run(&mut self, live: Live) -> Result<Vec<Array>, RunError> {
-        self.interpreter.run_with(&mut self.sessions, live)
+    pub fn run(&self, mut live: Live) -> Result<Vec<Array>, RunError> {
+        let pool = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = pool().pop().unwrap_or_else(|| Kept::new(self.weights.clone()));
+        for (stage, session) in self.interpreter.stages.iter().zip(&self.stages) {
+            self.interpreter.run_stage(stage, session.as_deref(), &mut kept, &mut live)?;
+        }
+        pool().push(kept);
+        self.interpreter.take_wanted(live)
     }
 }

@@ -1,6 +1,7 @@
 //! What is loaded of a graph while it is run: sessions of its stages, dequantized weights, and the subgraphs of its control flow.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use zqc_formats::LowRank;
 use zqc_ir::NodeId;
@@ -16,18 +17,22 @@ pub struct LoadedRegions {
 }
 
 /// The dequantized weight of a linear layer, once it was needed.
-#[derive(Default)]
-pub struct LoadedWeight(Option<Weight>);
+#[derive(Clone, Default)]
+pub struct LoadedWeight(Option<Arc<Weight>>);
 
 /// A weight `[N, K]` and the low-rank branch beside it.
 pub(crate) type Weight = (Vec<f32>, Option<LowRank>);
 
 impl LoadedWeight {
+    pub(crate) fn new(weight: Weight) -> Self {
+        Self(Some(Arc::new(weight)))
+    }
+
     /// The weight, which `load` gives the first time.
     pub(crate) fn get_or_load<E>(&mut self, load: impl FnOnce() -> Result<Weight, E>) -> Result<&Weight, E> {
         match &mut self.0 {
             Some(weight) => Ok(weight),
-            empty => Ok(empty.insert(load()?)),
+            empty => Ok(empty.insert(Arc::new(load()?))),
         }
     }
 }
@@ -44,7 +49,7 @@ impl Sessions {
     /// Nothing yet, of a graph that `repeats` on one sample or does not.
     pub fn new(repeats: bool) -> Self {
         let weights = repeats.then(HashMap::new);
-        Self { stages: Vec::new(), kept: Kept { weights, ..Kept::default() } }
+        Self { stages: Vec::new(), kept: Kept::new(weights) }
     }
 }
 
@@ -53,11 +58,16 @@ impl Sessions {
 pub(crate) struct Kept {
     /// By control-flow operator.
     regions: HashMap<NodeId, LoadedRegions>,
-    /// Dequantized weights by layer, in a graph that is run many times on few tokens. Elsewhere they would only take memory.
+    /// Dequantized weights by layer, where they are kept: elsewhere they would only take memory.
     weights: Option<HashMap<NodeId, LoadedWeight>>,
 }
 
 impl Kept {
+    /// Nothing yet but these weights.
+    pub fn new(weights: Option<HashMap<NodeId, LoadedWeight>>) -> Self {
+        Self { regions: HashMap::new(), weights }
+    }
+
     /// The regions of a control-flow operator.
     pub fn regions(&mut self, id: NodeId) -> &mut LoadedRegions {
         let in_loop = self.weights.is_some();

@@ -186,7 +186,7 @@ fn gather(
     wanted.sort();
     wanted.dedup();
     let interpreter = Interpreter::new(model, backend, wanted.clone())?;
-    let mut prepared = interpreter.prepare()?;
+    let prepared = interpreter.prepare()?;
     let mut loaded = LoadedRegions::default();
     let most = match graph.node(node).op.kind() {
         "If" => 1,

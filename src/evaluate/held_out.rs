@@ -117,7 +117,7 @@ fn logits(
     windows: &[Window],
     stopped: &dyn Fn() -> bool,
 ) -> Result<Option<Vec<Logits>>, Error> {
-    let mut prepared = interpreter.prepare()?;
+    let prepared = interpreter.prepare()?;
     let mut all = Vec::new();
     for Window { inputs, ids } in windows {
         if stopped() {

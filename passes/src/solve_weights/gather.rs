@@ -118,7 +118,7 @@ impl Gathering<'_> {
             let failed = |source| PassError::Sample { sample: at, source: Box::new(source) };
             if let Some(session) = &mut session {
                 for live in sample.both() {
-                    interpreter.run_nodes(stage, session.as_mut(), live).map_err(failed)?;
+                    interpreter.run_nodes(stage, session.as_ref(), live).map_err(failed)?;
                 }
             }
             for live in sample.both() {

@@ -50,8 +50,8 @@ impl Blocked {
             let Some(loaded) = self.unless_refused(graph, &rest.nodes, interpreter.load(&rest))? else {
                 continue;
             };
-            let (Some(mut session), Some(live)) = (loaded, &mut sample) else { return Ok(()) };
-            let run = interpreter.run_nodes(&rest, session.as_mut(), live);
+            let (Some(session), Some(live)) = (loaded, &mut sample) else { return Ok(()) };
+            let run = interpreter.run_nodes(&rest, session.as_ref(), live);
             if self.unless_refused(graph, &rest.nodes, run).map_err(of_sample)?.is_some() {
                 return Ok(());
             }

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use zqc_ir::{Model, ValueId};
 use zqc_runtime::Array;
 
-use super::{Calibration, Layer, go_on};
+use super::{Calibration, Layer};
 use crate::backpropagate::{Backpropagation, Loss};
 use crate::pass::{Observer, PassError};
 use crate::softmax::log_softmax;
@@ -55,11 +55,10 @@ impl TokenFactors {
         let inputs: HashMap<ValueId, ValueId> = layers.iter().filter_map(output).collect();
         let backward =
             Backpropagation::new(model, logits, inputs.keys().copied().collect(), calibration.backend)?;
-        let mut loss =
-            Likelihood { random: fastrand::Rng::with_seed(SEED), energies: HashMap::new(), observer };
-        let stopped = backward.run(calibration.samples, &mut loss)?;
+        let mut loss = Likelihood::default();
+        let outcome = backward.run(calibration.samples, &mut loss, observer)?;
         let energies = loss.energies;
-        stopped.iter().for_each(|at| observer.gradient_stopped(&at.node, at.reason));
+        outcome.stopped.iter().for_each(|at| observer.gradient_stopped(&at.node, at.reason));
         let mut weights: HashMap<ValueId, Vec<Vec<f32>>> = HashMap::new();
         for (output, energies) in energies {
             let tokens: usize = energies.iter().map(Vec::len).sum();
@@ -99,35 +98,36 @@ impl TokenFactors {
     }
 }
 
-/// Draws are the same in every run.
-const SEED: u64 = 0;
-
-/// The log-likelihood of tokens drawn from the model's own predictions.
-struct Likelihood<'o> {
-    random: fastrand::Rng,
+/// The negative log-likelihood of tokens drawn from the model's own predictions.
+#[derive(Default)]
+struct Likelihood {
     /// The mean squares of the gradients at outputs: by sample and token.
     energies: HashMap<ValueId, Vec<Vec<f32>>>,
-    observer: &'o dyn Observer,
 }
 
-impl Loss for Likelihood<'_> {
-    fn of_logits(&mut self, _: usize, logits: &Array) -> Result<Array, PassError> {
+impl Loss for Likelihood {
+    fn of_logits(&self, sample: usize, logits: &Array) -> Result<(Vec<f64>, Array), PassError> {
         let width = logits.shape.last().copied().unwrap_or(1).max(1);
         let values = logits.as_f32().unwrap_or_default();
-        let draws: Vec<f32> = (0..values.len() / width).map(|_| self.random.f32()).collect();
+        // Draws are the same in every run, whichever sample comes first.
+        let mut random = fastrand::Rng::with_seed(sample as u64);
+        let draws: Vec<f32> = (0..values.len() / width).map(|_| random.f32()).collect();
         let mut gradient = vec![0.0; values.len()];
         let rows = gradient.par_chunks_exact_mut(width).zip(values.par_chunks_exact(width)).zip(draws);
-        rows.for_each(|((gradient, logits), draw)| {
-            gradient.copy_from_slice(&log_softmax(logits));
-            gradient.iter_mut().for_each(|ln| *ln = ln.exp());
+        let of_row = |((gradient, logits), draw): ((&mut [f32], &[f32]), f32)| {
+            let ln = log_softmax(logits);
+            gradient.iter_mut().zip(&ln).for_each(|(probability, ln)| *probability = ln.exp());
             let mut rest = draw;
             let drawn = gradient.iter().position(|probability| {
                 rest -= probability;
                 rest < 0.0
             });
-            gradient[drawn.unwrap_or(width - 1)] -= 1.0;
-        });
-        Ok(Array { shape: logits.shape.clone(), data: gradient.into() })
+            let drawn = drawn.unwrap_or(width - 1);
+            gradient[drawn] -= 1.0;
+            f64::from(-ln[drawn])
+        };
+        let losses = rows.map(of_row).collect();
+        Ok((losses, Array { shape: logits.shape.clone(), data: gradient.into() }))
     }
 
     fn take(&mut self, sample: usize, value: ValueId, gradient: &Array) {
@@ -137,9 +137,5 @@ impl Loss for Likelihood<'_> {
         let samples = self.energies.entry(value).or_default();
         samples.resize(samples.len().max(sample + 1), Vec::new());
         samples[sample] = tokens;
-    }
-
-    fn go_on(&self) -> Result<(), PassError> {
-        go_on(self.observer)
     }
 }

@@ -6,9 +6,8 @@ use zqc_runtime::{Array, Interpreter, Prepared};
 
 use super::adam::Vector;
 use crate::backpropagate::{Inputs, Loss};
-use crate::pass::{Observer, PassError};
+use crate::pass::PassError;
 use crate::softmax::log_softmax;
-use crate::solve_weights::go_on;
 
 /// The float model, loaded.
 pub(super) struct Teacher<'a> {
@@ -24,7 +23,7 @@ impl<'a> Teacher<'a> {
     /// The KL divergence of `predicted`, logits `[..., V]` on a sample, from the float model's: one for each token, in nats. Into
     /// `gradient` goes that of their sum with respect to `predicted`.
     pub(super) fn divergence(
-        &mut self,
+        &self,
         sample: &Inputs,
         predicted: &Array,
         gradient: Option<&mut Vec<f32>>,
@@ -70,29 +69,22 @@ pub(super) fn mean(found: &[f64]) -> f64 {
 /// The divergence on the samples of a step, whose gradients go to vectors of factors.
 pub(super) struct Divergence<'s, 't> {
     pub samples: &'s [&'s Inputs],
-    pub teacher: &'s mut Teacher<'t>,
+    pub teacher: &'s Teacher<'t>,
     /// The inputs that have the factors, in the order of `vectors`.
     pub inputs: &'s [ValueId],
     pub vectors: &'s mut [Vector],
-    pub observer: &'s dyn Observer,
-    /// Of every token so far.
-    pub found: Vec<f64>,
 }
 
 impl Loss for Divergence<'_, '_> {
-    fn of_logits(&mut self, sample: usize, logits: &Array) -> Result<Array, PassError> {
+    fn of_logits(&self, sample: usize, logits: &Array) -> Result<(Vec<f64>, Array), PassError> {
         let mut gradient = Vec::new();
-        self.found.extend(self.teacher.divergence(self.samples[sample], logits, Some(&mut gradient))?);
-        Ok(Array { shape: logits.shape.clone(), data: gradient.into() })
+        let losses = self.teacher.divergence(self.samples[sample], logits, Some(&mut gradient))?;
+        Ok((losses, Array { shape: logits.shape.clone(), data: gradient.into() }))
     }
 
     fn take(&mut self, _: usize, value: ValueId, gradient: &Array) {
         let vector = self.inputs.iter().position(|&input| input == value);
         vector.into_iter().for_each(|at| self.vectors[at].add(gradient));
-    }
-
-    fn go_on(&self) -> Result<(), PassError> {
-        go_on(self.observer)
     }
 }
 

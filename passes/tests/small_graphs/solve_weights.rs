@@ -144,7 +144,7 @@ fn output_error(model: &Model) -> f64 {
         let backend = rten();
         let wanted = vec![model.graph.find("y").unwrap()];
         let interpreter = Interpreter::new(model, backend.as_ref(), wanted).unwrap();
-        let mut prepared = interpreter.prepare().unwrap();
+        let prepared = interpreter.prepare().unwrap();
         let run = |sample: Vec<(String, Array)>| {
             let live = interpreter.feed(sample.iter().map(|(name, array)| (name.as_str(), array.clone())));
             prepared.run(live).unwrap().remove(0).as_f32().unwrap().to_vec()

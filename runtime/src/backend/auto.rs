@@ -3,7 +3,7 @@
 //! ONNX Runtime is looked for when the first such subgraph comes up, so that nobody needs it whose model rten runs.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use super::error::BackendError;
 use super::interface::{Backend, Session, Subgraph, UsedLibrary};
@@ -42,7 +42,7 @@ impl Backend for Auto {
                 Err(error) => return Err(refusal.and(error)),
             },
         };
-        Ok(Box::new(AutoSession { session, next, second: self.second.clone() }))
+        Ok(Box::new(AutoSession { current: RwLock::new(Current { session, next }), second: self.second.clone() }))
     }
 
     fn used_library(&self) -> Option<UsedLibrary> {
@@ -100,7 +100,7 @@ impl Second {
         feeds: &[(&str, &Array)],
         fetch: &[&str],
     ) -> Result<(Box<dyn Session>, Vec<Array>), String> {
-        let mut session = self.load(subgraph)?;
+        let session = self.load(subgraph)?;
         let results = session.run(feeds, fetch).map_err(|error| error.to_string())?;
         Ok((session, results))
     }
@@ -111,9 +111,13 @@ impl Second {
 }
 
 struct AutoSession {
+    current: RwLock<Current>,
+    second: Arc<Second>,
+}
+
+struct Current {
     session: Box<dyn Session>,
     next: Next,
-    second: Arc<Second>,
 }
 
 /// What comes of the session's next run.
@@ -127,32 +131,52 @@ enum Next {
 }
 
 impl Session for AutoSession {
-    fn run(&mut self, feeds: &[(&str, &Array)], fetch: &[&str]) -> Result<Vec<Array>, BackendError> {
-        let result = self.session.run(feeds, fetch);
-        match (std::mem::replace(&mut self.next, Next::Nothing), result) {
-            (Next::Second(subgraph), Err(error)) if error.is_of_the_backend() => {
-                match self.second.run(&subgraph, feeds, fetch) {
-                    Ok((session, results)) => {
-                        self.second.note(operator(&error));
-                        self.session = session;
-                        Ok(results)
-                    }
-                    Err(reason) => {
-                        self.next = Next::Second(subgraph);
-                        Err(error.and(reason))
-                    }
-                }
+    fn run(&self, feeds: &[(&str, &Array)], fetch: &[&str]) -> Result<Vec<Array>, BackendError> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        let error = match (&current.next, current.session.run(feeds, fetch)) {
+            (Next::Second(_), Err(error)) if error.is_of_the_backend() => error,
+            (Next::Judge(_), result) => {
+                drop(current);
+                return self.judge(result);
             }
-            (Next::Second(subgraph), result) => {
-                self.next = Next::Second(subgraph);
-                result
+            (_, result) => return result,
+        };
+        drop(current);
+        self.run_second(error, feeds, fetch)
+    }
+}
+
+impl AutoSession {
+    /// Runs the subgraph, of rten until now, on ONNX Runtime, which has it from then on.
+    fn run_second(
+        &self,
+        error: BackendError,
+        feeds: &[(&str, &Array)],
+        fetch: &[&str],
+    ) -> Result<Vec<Array>, BackendError> {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        // Another thread may have been here first.
+        let Next::Second(subgraph) = &current.next else { return current.session.run(feeds, fetch) };
+        match self.second.run(subgraph, feeds, fetch) {
+            Ok((session, results)) => {
+                self.second.note(operator(&error));
+                *current = Current { session, next: Next::Nothing };
+                Ok(results)
             }
-            (Next::Judge(refusal), Ok(results)) => {
+            Err(reason) => Err(error.and(reason)),
+        }
+    }
+
+    /// The result of ONNX Runtime's run, after rten refused the subgraph.
+    fn judge(&self, result: Result<Vec<Array>, BackendError>) -> Result<Vec<Array>, BackendError> {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let Next::Judge(refusal) = std::mem::replace(&mut current.next, Next::Nothing) else { return result };
+        match result {
+            Ok(results) => {
                 self.second.note(operator(&refusal));
                 Ok(results)
             }
-            (Next::Judge(refusal), Err(error)) => Err(refusal.and(error.to_string())),
-            (Next::Nothing, result) => result,
+            Err(error) => Err(refusal.and(error.to_string())),
         }
     }
 }

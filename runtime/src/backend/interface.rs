@@ -68,8 +68,8 @@ pub struct UsedLibrary {
     pub operators: BTreeSet<String>,
 }
 
-/// A loaded subgraph.
-pub trait Session {
+/// A loaded subgraph, which several threads may run at a time.
+pub trait Session: Send + Sync {
     /// Feeds values to declared inputs and fetches declared outputs, in the order of `fetch`.
     ///
     /// Floats come back as `f32` whatever the model's float type; integers and booleans come back as the
@@ -79,5 +79,5 @@ pub trait Session {
     /// [`BackendError::UnknownInput`] and [`BackendError::UnknownOutput`] for names not declared,
     /// [`BackendError::UnsupportedNode`] when an operator turns out to be unknown in this form, [`BackendError::Run`] when
     /// the computation fails otherwise, [`BackendError::Both`] of `auto`.
-    fn run(&mut self, feeds: &[(&str, &Array)], fetch: &[&str]) -> Result<Vec<Array>, BackendError>;
+    fn run(&self, feeds: &[(&str, &Array)], fetch: &[&str]) -> Result<Vec<Array>, BackendError>;
 }

@@ -5,7 +5,7 @@ mod library;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use half::{bf16, f16};
 use ort::environment::Environment;
@@ -73,12 +73,12 @@ impl Backend for Ort {
     fn load(&self, subgraph: &Subgraph) -> Result<Box<dyn Session>, BackendError> {
         let inputs = subgraph.model.graph.iter().flat_map(|graph| &graph.input);
         let is_typed = inputs.into_iter().all(|input| element_type(input).is_some());
-        let mut session =
-            OrtSession { ort: self.clone(), loaded: None, subgraph: subgraph.clone(), is_decomposed: false };
+        let mut current =
+            Current { ort: self.clone(), loaded: None, subgraph: subgraph.clone(), is_decomposed: false };
         if is_typed {
-            session.load(&[])?;
+            current.load(&[])?;
         }
-        Ok(Box::new(session))
+        Ok(Box::new(OrtSession(Mutex::new(current))))
     }
 }
 
@@ -131,7 +131,10 @@ fn with_file(builder: SessionBuilder, file: &str, data: Arc<[u8]>) -> Result<Ses
     Ok(builder.with_external_initializer_file_in_memory(file, data)?)
 }
 
-struct OrtSession {
+/// Runs one sample at a time, each on all threads.
+struct OrtSession(Mutex<Current>);
+
+struct Current {
     ort: Ort,
     subgraph: Subgraph,
     /// What is run; nothing as long as the types of inputs are not known.
@@ -140,7 +143,13 @@ struct OrtSession {
     is_decomposed: bool,
 }
 
-impl OrtSession {
+impl Session for OrtSession {
+    fn run(&self, feeds: &[(&str, &Array)], fetch: &[&str]) -> Result<Vec<Array>, BackendError> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).run(feeds, fetch)
+    }
+}
+
+impl Current {
     fn load(&mut self, feeds: &[(&str, &Array)]) -> Result<(), BackendError> {
         declare_types(&mut self.subgraph, feeds);
         let model = &self.subgraph.model;
@@ -153,9 +162,7 @@ impl OrtSession {
         });
         Ok(())
     }
-}
 
-impl Session for OrtSession {
     fn run(&mut self, feeds: &[(&str, &Array)], fetch: &[&str]) -> Result<Vec<Array>, BackendError> {
         if self.loaded.is_none() {
             self.load(feeds)?;

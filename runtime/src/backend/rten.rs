@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::error::Error;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use prost::Message;
 use rten::{
@@ -56,8 +56,8 @@ impl Backend for Rten {
         let decomposition = Decomposition::of(&ALWAYS_DECOMPOSED);
         let io_types = IoTypes::of(&subgraph.model);
         let options = RunOptions::default().with_thread_pool(self.threads.clone());
-        let (loaded, decomposition) = load_decomposed(&subgraph.model, decomposition)?;
-        Ok(Box::new(RtenSession { subgraph, decomposition, loaded, io_types, options }))
+        let loaded = RwLock::new(load_decomposed(&subgraph.model, decomposition)?);
+        Ok(Box::new(RtenSession { subgraph, loaded, io_types, options }))
     }
 }
 
@@ -76,6 +76,8 @@ struct Loaded {
     model: Model,
     /// The operators by the names of the nodes of the subgraph.
     operators: HashMap<String, Operator>,
+    /// The operators that are decomposed.
+    decomposition: Decomposition,
 }
 
 struct Operator {
@@ -87,12 +89,11 @@ struct Operator {
 fn load_decomposed(
     model: &ModelProto,
     mut decomposition: Decomposition,
-) -> Result<(Loaded, Decomposition), BackendError> {
+) -> Result<Loaded, BackendError> {
     loop {
         match load(model, &decomposition) {
-            Ok(loaded) => return Ok((loaded, decomposition)),
             Err(error) if decompose_next(&error, &mut decomposition) => {}
-            Err(error) => return Err(error),
+            result => return result,
         }
     }
 }
@@ -125,7 +126,7 @@ fn load(model: &ModelProto, decomposition: &Decomposition) -> Result<Loaded, Bac
             _ => BackendError::Load { backend: NAME, reason: error.to_string() },
         }
     })?;
-    Ok(Loaded { model, operators })
+    Ok(Loaded { model, operators, decomposition: decomposition.clone() })
 }
 
 /// Gives every node without a name one, so that errors can name it.
@@ -160,45 +161,51 @@ fn find<'o>(operators: &'o HashMap<String, Operator>, name: &str) -> Option<(&'o
 
 struct RtenSession {
     subgraph: Subgraph,
-    /// The operators that are decomposed.
-    decomposition: Decomposition,
-    loaded: Loaded,
+    /// Loaded again when a run shows that more is to be decomposed.
+    loaded: RwLock<Loaded>,
     io_types: IoTypes,
     options: RunOptions,
 }
 
 impl Session for RtenSession {
-    fn run(&mut self, feeds: &[(&str, &Array)], fetch: &[&str]) -> Result<Vec<Array>, BackendError> {
-        let refusal = match self.attempt(feeds, fetch) {
-            Err(error) if decompose_next(&error, &mut self.decomposition) => error,
+    fn run(&self, feeds: &[(&str, &Array)], fetch: &[&str]) -> Result<Vec<Array>, BackendError> {
+        let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
+        let mut decomposition = loaded.decomposition.clone();
+        let refusal = match self.attempt(&loaded, feeds, fetch) {
+            Err(error) if decompose_next(&error, &mut decomposition) => error,
             result => return result,
         };
-        let Ok((loaded, decomposition)) = load_decomposed(&self.subgraph.model, self.decomposition.clone())
-        else {
+        drop(loaded);
+        let Ok(loaded) = load_decomposed(&self.subgraph.model, decomposition) else {
             return Err(refusal);
         };
-        (self.loaded, self.decomposition) = (loaded, decomposition);
+        *self.loaded.write().unwrap_or_else(PoisonError::into_inner) = loaded;
         // What the node itself lacks says more than what its parts do.
         self.run(feeds, fetch).map_err(|error| if error.node() == refusal.node() { refusal } else { error })
     }
 }
 
 impl RtenSession {
-    fn attempt(&self, feeds: &[(&str, &Array)], fetch: &[&str]) -> Result<Vec<Array>, BackendError> {
+    fn attempt(
+        &self,
+        loaded: &Loaded,
+        feeds: &[(&str, &Array)],
+        fetch: &[&str],
+    ) -> Result<Vec<Array>, BackendError> {
         let inputs = feeds
             .iter()
             .map(|&(name, array)| {
                 self.io_types.input(name)?;
                 let value =
                     to_rten(array).map_err(|source| BackendError::Value { name: name.into(), source })?;
-                Ok((self.node_id(name)?, value))
+                Ok((loaded.node_id(name)?, value))
             })
             .collect::<Result<_, BackendError>>()?;
         let types = fetch.iter().map(|name| self.io_types.output(name)).collect::<Result<Vec<_>, _>>()?;
-        let ids = fetch.iter().map(|name| self.node_id(name)).collect::<Result<Vec<_>, _>>()?;
-        let values = catch_panic(|| self.loaded.model.run(inputs, &ids, Some(self.options.clone())))
+        let ids = fetch.iter().map(|name| loaded.node_id(name)).collect::<Result<Vec<_>, _>>()?;
+        let values = catch_panic(|| loaded.model.run(inputs, &ids, Some(self.options.clone())))
             .map_err(|reason| BackendError::Panic { backend: NAME, reason })?
-            .map_err(|error| self.run_error(error))?;
+            .map_err(|error| loaded.run_error(error))?;
         values
             .into_iter()
             .zip(fetch.iter().zip(types))
@@ -208,9 +215,11 @@ impl RtenSession {
             })
             .collect()
     }
+}
 
+impl Loaded {
     fn node_id(&self, name: &str) -> Result<NodeId, BackendError> {
-        self.loaded.model.node_id(name).map_err(|error| self.run_error(error))
+        self.model.node_id(name).map_err(|error| self.run_error(error))
     }
 
     /// An operator of ONNX Runtime's domain that fails is one that rten knows in part; a standard one, or what stands for
@@ -219,7 +228,7 @@ impl RtenSession {
         let reason = error.to_string();
         let path = error.node_path();
         let node = path.last().copied().flatten().filter(|_| error.kind() == RunErrorKind::OperatorError);
-        match node.and_then(|node| find(&self.loaded.operators, node)) {
+        match node.and_then(|node| find(&self.operators, node)) {
             Some((node, operator))
                 if is_unsupported(&reason)
                     || !operator.is_standard && !self.decomposition.holds(&operator.op_type) =>

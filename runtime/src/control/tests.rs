@@ -349,7 +349,7 @@ fn an_interpreter_runs_bodies_with_layers_in_bodies() {
         let interpreter = Interpreter::new(model, backend.as_ref(), wanted).unwrap();
         let x = array(&[1, 2], &[1.0, 2.0]);
         let whole = interpreter.run(interpreter.feed([("x", x.clone())])).unwrap();
-        let mut prepared = interpreter.prepare().unwrap();
+        let prepared = interpreter.prepare().unwrap();
         for _ in 0..2 {
             assert_eq!(prepared.run(interpreter.feed([("x", x.clone())])).unwrap(), whole);
         }

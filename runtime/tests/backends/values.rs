@@ -39,7 +39,7 @@ fn integers_and_booleans_keep_their_declared_type(backend: &dyn Backend) {
     let subgraph = subgraph(graph);
     let a = Array::new(vec![2], vec![1i64, -2]).unwrap();
     let flag = Array::new(vec![2], vec![true, false]).unwrap();
-    let mut session = backend.load(&subgraph).unwrap();
+    let session = backend.load(&subgraph).unwrap();
     let outputs = session.run(&[("a", &a), ("flag", &flag)], &["not", "sum"]).unwrap();
     assert_eq!(outputs[0].data, vec![false, true].into());
     assert_eq!(outputs[1].data, vec![2i64, -4].into());

@@ -94,7 +94,7 @@ impl Case {
         let feeds: Vec<_> =
             feeds.iter().filter(|(name, _)| is_fed(name)).map(|(name, x)| (name.as_str(), *x)).collect();
         let fetch: Vec<&str> = self.outputs.iter().copied().filter(|name| !name.is_empty()).collect();
-        let mut session =
+        let session =
             backend.load(&self.subgraph(opset, constants)).unwrap_or_else(|error| panic!("{error}"));
         session.run(&feeds, &fetch).unwrap_or_else(|error| panic!("{}: {error}", self.op_type))
     }
