@@ -4,7 +4,7 @@ use gemm::{Parallelism, gemm};
 use rayon::prelude::*;
 
 /// Tokens of one task of [`matmul`]: a constant, so that the partition does not depend on the number of threads.
-const TOKEN_BLOCK: usize = 512;
+const TOKEN_BLOCK: usize = 128;
 
 /// `out = x wᵀ` for activations `x` `[t, k]`, a weight `w` `[n, k]` and `out` `[t, n]`, all row-major.
 ///

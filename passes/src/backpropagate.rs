@@ -9,7 +9,7 @@ use zqc_ir::{Graph, Model, NodeId, Op, ValueId};
 use zqc_runtime::{Array, Backend, Interpreter, Live};
 
 use crate::pass::{Observer, PassError};
-use crate::side_by_side::{at_once, side_by_side};
+use crate::side_by_side::side_by_side;
 use crate::solve_weights::go_on;
 
 /// Inputs of a graph by name.
@@ -62,20 +62,20 @@ impl<'a> Backpropagation<'a> {
         Ok(Self { backend, blocks: blocks(model, &boundaries)?, wrt })
     }
 
-    /// Runs the model on samples, and the gradient of the loss back from the logits.
+    /// Runs the model on samples, `at_once` of them at the same time, and the gradient of the loss back from the logits.
     ///
     /// # Errors
     /// When the back end fails, `observer` wants no more, or those of `loss`.
     pub(crate) fn run(
         &self,
         samples: &[Inputs],
+        at_once: usize,
         loss: &mut dyn Loss,
         observer: &dyn Observer,
     ) -> Result<Outcome, PassError> {
         let (mut outcome, mut first) = (Outcome::default(), 0);
         while let Some(sample) = samples.get(first) {
-            let (held, at_once) = self.room(sample)?;
-            let samples = &samples[first..][..held.min(samples.len() - first)];
+            let samples = &samples[first..][..self.held(sample)?.min(samples.len() - first)];
             let part = Part { first, samples, at_once, observer };
             self.run_part(&part, loss, &mut outcome)?;
             first += samples.len();
@@ -83,14 +83,13 @@ impl<'a> Backpropagation<'a> {
         Ok(outcome)
     }
 
-    /// How many samples like this one are held together, and how many of them are run at the same time.
-    fn room(&self, sample: &Inputs) -> Result<(usize, usize), PassError> {
-        let [first, _, ..] = &self.blocks[..] else { return Ok((1, 1)) };
+    /// How many samples like this one are held together.
+    fn held(&self, sample: &Inputs) -> Result<usize, PassError> {
+        let [first, _, ..] = &self.blocks[..] else { return Ok(1) };
         let interpreter = Interpreter::new(&first.model, self.backend, vec![first.output])?;
         let value = interpreter.run(feed(&interpreter, first, sample, None))?.remove(0);
         let bytes = size_of::<f32>() * value.data.len() * self.blocks.len();
-        let tokens = value.data.len() / value.shape.last().copied().unwrap_or(1).max(1);
-        Ok(((HELD / bytes.max(1)).max(1), at_once(tokens)))
+        Ok((HELD / bytes.max(1)).max(1))
     }
 
     fn run_part(&self, part: &Part, loss: &mut dyn Loss, outcome: &mut Outcome) -> Result<(), PassError> {
@@ -195,7 +194,9 @@ impl Part<'_> {
     /// The samples, as many at a time as are run at the same time, unless no more is wanted.
     fn rounds(&self) -> impl Iterator<Item = Result<Range<usize>, PassError>> {
         let round = |first| first..self.samples.len().min(first + self.at_once);
-        (0..self.samples.len()).step_by(self.at_once).map(move |first| go_on(self.observer).map(|()| round(first)))
+        (0..self.samples.len())
+            .step_by(self.at_once)
+            .map(move |first| go_on(self.observer).map(|()| round(first)))
     }
 }
 

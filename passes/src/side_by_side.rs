@@ -4,15 +4,21 @@ use std::ops::Range;
 use std::panic::resume_unwind;
 use std::thread::{self, ScopedJoinHandle};
 
+use crate::backpropagate::Inputs;
 use crate::pass::PassError;
 
 /// Tokens that are run at the same time: a back end gains little from more than a few threads inside one sample, and logits take
 /// memory.
 const TOKENS: usize = 4096;
 
-/// How many samples of so many tokens are run at the same time.
-pub(crate) fn at_once(tokens: usize) -> usize {
-    (TOKENS / tokens.max(1)).clamp(1, rayon::current_num_threads())
+/// How many samples like this one are run at the same time.
+pub(crate) fn at_once(sample: &Inputs) -> usize {
+    (TOKENS / tokens(sample)).clamp(1, rayon::current_num_threads())
+}
+
+/// The most tokens that a sample can have: the elements of its longest input.
+pub(crate) fn tokens(sample: &Inputs) -> usize {
+    sample.iter().map(|(_, array)| array.data.len()).max().unwrap_or(1).max(1)
 }
 
 /// Calls `run` with each of `samples`, on a thread each; the results in their order.

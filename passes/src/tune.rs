@@ -15,7 +15,7 @@ use zqc_runtime::{Array, Interpreter};
 use crate::backpropagate::{Backpropagation, Inputs};
 use crate::pass::{Context, Observer, Pass, PassError};
 use crate::record::TuneRecord;
-use crate::side_by_side::{at_once, side_by_side};
+use crate::side_by_side::{at_once, side_by_side, tokens};
 use crate::solve_weights::{Calibration, Reference, go_on};
 use adam::Vector;
 use loss::{Divergence, Teacher, mean};
@@ -26,7 +26,7 @@ const NAME: &str = "tune";
 /// Tokens whose gradients make a step.
 const TOKENS: usize = 4096;
 /// The highest learning rate, at the end of the warm-up.
-const RATE: f32 = 2e-3;
+const RATE: f32 = 1e-3;
 /// The share of the steps over which the learning rate rises; then it falls as a cosine.
 const WARM_UP: f32 = 0.1;
 /// The most tokens that are held out, unless one sample has more.
@@ -120,7 +120,7 @@ impl<'a> Tuning<'a> {
         let length = tokens(first);
         let held_out = (samples.len() / 10).min((MOST_HELD_OUT / length).max(1));
         let (samples, held_out) = samples.split_at(samples.len() - held_out);
-        let at_once = (TOKENS / length).clamp(1, samples.len());
+        let of_a_step = (TOKENS / length).clamp(1, samples.len());
 
         let backend = self.calibration.backend;
         let teacher = Interpreter::new(self.reference.model, backend, vec![self.reference.logits])?;
@@ -133,7 +133,7 @@ impl<'a> Tuning<'a> {
         let before = self.check(logits, &teacher, held_out, observer)?;
         let (mut best, mut least, mut best_step) = (values(&self.vectors), before, 0);
         for step in 1..=self.steps {
-            let of_step = (step - 1) * at_once..step * at_once;
+            let of_step = (step - 1) * of_a_step..step * of_a_step;
             let chosen: Vec<&Inputs> = of_step.map(|at| samples[at % samples.len()]).collect();
             let fed: Vec<Inputs> = chosen.iter().map(|sample| self.fed(sample)).collect();
             let mut loss = Divergence {
@@ -142,7 +142,7 @@ impl<'a> Tuning<'a> {
                 inputs: &inputs,
                 vectors: &mut self.vectors,
             };
-            let outcome = student.run(&fed, &mut loss, observer)?;
+            let outcome = student.run(&fed, at_once(first), &mut loss, observer)?;
             let kl = mean(&outcome.losses);
             if step == 1 {
                 outcome.stopped.iter().for_each(|at| observer.gradient_stopped(&at.node, at.reason));
@@ -195,7 +195,7 @@ impl<'a> Tuning<'a> {
             let live = student.feed(fed[at].iter().map(|(name, array)| (name.as_str(), array.clone())));
             teacher.divergence(samples[at], &prepared.run(live)?.remove(0), None)
         };
-        let (mut found, at_once) = (Vec::new(), at_once(tokens(samples[0])));
+        let (mut found, at_once) = (Vec::new(), at_once(samples[0]));
         for first in (0..samples.len()).step_by(at_once) {
             go_on(observer)?;
             found.extend(side_by_side(first..samples.len().min(first + at_once), divergence)?.concat());
@@ -229,11 +229,6 @@ impl<'a> Tuning<'a> {
         }
         Ok(patch.finish())
     }
-}
-
-/// The most tokens that a sample can have: the elements of its longest input.
-fn tokens(sample: &Inputs) -> usize {
-    sample.iter().map(|(_, array)| array.data.len()).max().unwrap_or(1).max(1)
 }
 
 /// The learning rate when this share of the steps is done.

@@ -91,12 +91,7 @@ impl<'a> Interpreter<'a> {
     ///
     /// # Errors
     /// When a value is missing or the back end fails.
-    pub fn run_nodes(
-        &self,
-        stage: &Stage,
-        session: &dyn Session,
-        live: &mut Live,
-    ) -> Result<(), RunError> {
+    pub fn run_nodes(&self, stage: &Stage, session: &dyn Session, live: &mut Live) -> Result<(), RunError> {
         let name = |id: &ValueId| self.model.graph.value(*id).name.as_str();
         let mut feeds = Vec::with_capacity(stage.inputs.len());
         for id in &stage.inputs {

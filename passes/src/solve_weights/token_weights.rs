@@ -11,6 +11,7 @@ use zqc_runtime::Array;
 use super::{Calibration, Layer};
 use crate::backpropagate::{Backpropagation, Loss};
 use crate::pass::{Observer, PassError};
+use crate::side_by_side::at_once;
 use crate::softmax::log_softmax;
 
 /// What tokens count in Hessians.
@@ -56,7 +57,8 @@ impl TokenFactors {
         let backward =
             Backpropagation::new(model, logits, inputs.keys().copied().collect(), calibration.backend)?;
         let mut loss = Likelihood::default();
-        let outcome = backward.run(calibration.samples, &mut loss, observer)?;
+        let at_once = calibration.samples.first().map_or(1, at_once);
+        let outcome = backward.run(calibration.samples, at_once, &mut loss, observer)?;
         let energies = loss.energies;
         outcome.stopped.iter().for_each(|at| observer.gradient_stopped(&at.node, at.reason));
         let mut weights: HashMap<ValueId, Vec<Vec<f32>>> = HashMap::new();

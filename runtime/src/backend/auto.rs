@@ -42,7 +42,10 @@ impl Backend for Auto {
                 Err(error) => return Err(refusal.and(error)),
             },
         };
-        Ok(Box::new(AutoSession { current: RwLock::new(Current { session, next }), second: self.second.clone() }))
+        Ok(Box::new(AutoSession {
+            current: RwLock::new(Current { session, next }),
+            second: self.second.clone(),
+        }))
     }
 
     fn used_library(&self) -> Option<UsedLibrary> {

@@ -86,10 +86,7 @@ struct Operator {
 }
 
 /// Loads a model with the operators of `decomposition` decomposed, and those that rten refuses besides.
-fn load_decomposed(
-    model: &ModelProto,
-    mut decomposition: Decomposition,
-) -> Result<Loaded, BackendError> {
+fn load_decomposed(model: &ModelProto, mut decomposition: Decomposition) -> Result<Loaded, BackendError> {
     loop {
         match load(model, &decomposition) {
             Err(error) if decompose_next(&error, &mut decomposition) => {}
