@@ -109,6 +109,28 @@ fn a_graph_in_stages_computes_what_it_computes_whole() {
 }
 
 #[test]
+fn several_threads_run_what_is_loaded_once() {
+    let model = with_linears();
+    let backend = backend("rten", Some(2)).unwrap();
+    let wanted = vec![model.graph.find("y").unwrap()];
+    let interpreter = Interpreter::new(&model, backend.as_ref(), wanted).unwrap();
+    let sample = |at: usize| {
+        let x = (0..K * K).map(|i| ((i * 7 + at * 5) % 11) as f32 - 5.0).collect::<Vec<_>>();
+        interpreter.feed([("x", Array::new(vec![K, K], x).unwrap())])
+    };
+    for prepared in [interpreter.prepare().unwrap(), interpreter.prepare_with_weights().unwrap()] {
+        let alone: Vec<_> = (0..8).map(|at| prepared.run(sample(at)).unwrap()).collect();
+        assert_ne!(alone[0], alone[1]);
+        let together: Vec<_> = std::thread::scope(|scope| {
+            let run = |at| prepared.run(sample(at)).unwrap();
+            let threads: Vec<_> = (0..8).map(|at| scope.spawn(move || run(at))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(together, alone);
+    }
+}
+
+#[test]
 fn standard_operators_wait_for_their_readers_and_constants_stay_with_them() {
     let model = with_linears();
     let graph = &model.graph;

@@ -185,6 +185,19 @@ fn factors_bring_the_predictions_nearer_and_touch_nothing_else() {
 }
 
 #[test]
+fn factors_do_not_depend_on_how_many_samples_run_at_the_same_time() {
+    let tune = Tune { steps: 2, rows: true };
+    let (seen, more) = (samples(8, 100), samples(40, 300));
+    let tuned = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| constants(&compile(ScaleConstraint::M3, &tune, &seen, &more).1))
+    };
+    let alone = tuned(1);
+    assert_ne!(alone, constants(&compile(ScaleConstraint::M3, &tune, &seen, &more).0));
+    assert_eq!(tuned(4), alone);
+}
+
+#[test]
 fn an_operator_that_no_gradient_passes_is_named_once() {
     let float = Builder::new()
         .input("h0", Float, "rows 32")
