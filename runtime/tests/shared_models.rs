@@ -65,7 +65,7 @@ fn logits(backend_name: &str, subgraph: &Subgraph) -> Array {
     let given = BTreeMap::from([("input_ids".to_owned(), Array::sequence(TOKENS.to_vec()))]);
     let inputs = make_inputs(&specs, &given).unwrap();
     let feeds: Vec<_> = inputs.iter().map(|(name, array)| (name.as_str(), array)).collect();
-    let mut session = backend(backend_name, None).unwrap().load(subgraph).unwrap();
+    let session = backend(backend_name, None).unwrap().load(subgraph).unwrap();
     session.run(&feeds, &["logits"]).unwrap().remove(0)
 }
 
@@ -101,7 +101,7 @@ fn a_past_changes_the_logits_as_the_whole_sequence_does() {
         let specs = specs(&subgraph);
         let caches: Vec<&str> =
             graph.output.iter().map(|output| output.name()).filter(|name| *name != "logits").collect();
-        let mut session = backend("rten", None).unwrap().load(&subgraph).unwrap();
+        let session = backend("rten", None).unwrap().load(&subgraph).unwrap();
 
         let given = BTreeMap::from([("input_ids".to_owned(), Array::sequence(TOKENS[..past_len].to_vec()))]);
         let inputs = make_inputs(&specs, &given).unwrap();

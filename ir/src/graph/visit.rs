@@ -110,7 +110,7 @@ mod tests {
 
     use crate::graph::{Graph, NodeId};
     use crate::onnx::from_proto;
-    use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, ValueInfoProto};
+    use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto};
 
     /// Nodes that read `reads` and define a value of their own name.
     fn graph(nodes: &[(&str, &[&str])]) -> Graph {
@@ -125,7 +125,7 @@ mod tests {
             GraphProto { node: nodes.iter().map(node).collect(), input: vec![x], ..Default::default() };
         let model = ModelProto {
             ir_version: Some(10),
-            opset_import: vec![Default::default()],
+            opset_import: vec![OperatorSetIdProto { version: Some(20), ..Default::default() }],
             graph: Some(graph),
             ..Default::default()
         };

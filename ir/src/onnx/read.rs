@@ -129,6 +129,11 @@ fn build(mut header: ModelProto, own: OwnOperators, files: ExternalFiles) -> Res
     if header.opset_import.is_empty() {
         return Err(ModelError::NotAModel { missing: "opset import" });
     }
+    let mut imports =
+        header.opset_import.iter().chain(header.functions.iter().flat_map(|function| &function.opset_import));
+    if imports.any(|import| import.version.is_none()) {
+        return Err(ModelError::NotAModel { missing: "version for one of its opset imports" });
+    }
     if let Some(cycle) = Functions::new(&header.functions).cycle() {
         return Err(ModelError::RecursiveFunctions(cycle));
     }

@@ -49,6 +49,10 @@ impl Patch {
         for (domain, version) in self.opsets {
             model.import_opset(&domain, version);
         }
+        if model.header.opset_import.is_empty() {
+            // A model has imports; none means the first version of the standard domain.
+            model.import_opset("", model.opset());
+        }
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use super::lex::{ParseError, Token};
 use crate::onnx::OwnOperators;
 use crate::onnx::proto::{FunctionProto, ModelProto, OperatorSetIdProto};
 
+use graph::Operator;
 pub(crate) use graph::Parser;
 
 /// Whether a file of this name holds a model as text.
@@ -76,8 +77,8 @@ impl Parser<'_> {
     }
 
     fn function(&mut self) -> Result<FunctionProto, ParseError> {
-        let (domain, name) = self.operator()?;
-        let mut function = FunctionProto { domain, name, ..Default::default() };
+        let Operator { domain, name, overload } = self.operator()?;
+        let mut function = FunctionProto { domain, name, overload, ..Default::default() };
         self.lexer.expect("(")?;
         function.input = self.list(")", Self::value)?;
         self.lexer.expect("->")?;

@@ -35,7 +35,7 @@ impl Printer<'_> {
         if let Some(version) = ir_version {
             write!(self.out, " ir_version={version}")?;
         }
-        let unsaid_imports = self.imports(opset_import)?;
+        self.imports(opset_import)?;
         for (key, value) in
             [("producer", producer_name), ("producer_version", producer_version), ("domain", domain)]
         {
@@ -48,7 +48,6 @@ impl Printer<'_> {
         }
         let unsaid_metadata = self.metadata(metadata_props)?;
         self.rest(&ModelProto {
-            opset_import: unsaid_imports,
             doc_string: doc_string.clone(),
             metadata_props: unsaid_metadata,
             training_info: training_info.clone(),
@@ -63,10 +62,10 @@ impl Printer<'_> {
         })
     }
 
-    /// The imports; gives them back where one has no version, which the language cannot say.
-    fn imports(&mut self, imports: &[OperatorSetIdProto]) -> Result<Vec<OperatorSetIdProto>, fmt::Error> {
-        if imports.is_empty() || imports.iter().any(|import| import.version.is_none()) {
-            return Ok(imports.to_vec());
+    /// The imports; the reader refuses those without a version.
+    fn imports(&mut self, imports: &[OperatorSetIdProto]) -> fmt::Result {
+        if imports.is_empty() {
+            return Ok(());
         }
         let import = |OperatorSetIdProto { domain, version }: &OperatorSetIdProto| {
             let domain = domain
@@ -75,8 +74,7 @@ impl Printer<'_> {
             format!("{domain}{}", version.unwrap_or_default())
         };
         let imports: Vec<_> = imports.iter().map(import).collect();
-        write!(self.out, " imports({})", imports.join(", "))?;
-        Ok(Vec::new())
+        write!(self.out, " imports({})", imports.join(", "))
     }
 
     fn function(&mut self, function: &FunctionProto) -> fmt::Result {
@@ -94,7 +92,7 @@ impl Printer<'_> {
             value_info,
             metadata_props,
         } = function;
-        let operator = operator(domain.as_deref(), name.as_deref());
+        let operator = operator(domain.as_deref(), name.as_deref(), overload.as_deref());
         let values = |names: &[String]| names.iter().map(|name| value(name)).collect::<Vec<_>>().join(", ");
         write!(self.out, "function {operator}({}) -> ({})", values(input), values(output))?;
         if !attribute.is_empty() {
@@ -106,12 +104,10 @@ impl Printer<'_> {
             self.separated(attribute_proto, |printer, attribute| printer.attribute(attribute, 0))?;
             write!(self.out, ")")?;
         }
-        let unsaid_imports = self.imports(opset_import)?;
+        self.imports(opset_import)?;
         let unsaid_metadata = self.metadata(metadata_props)?;
         self.rest(&FunctionProto {
-            opset_import: unsaid_imports,
             doc_string: doc_string.clone(),
-            overload: overload.clone(),
             metadata_props: unsaid_metadata,
             ..Default::default()
         })?;

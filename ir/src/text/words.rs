@@ -136,13 +136,12 @@ pub(super) fn optional_value(name: Option<&str>) -> String {
     name.map_or("_".to_string(), value)
 }
 
-/// An operator or a function: `MatMul`, `com.microsoft::FusedMatMul`, `_` where it has no name.
-pub(super) fn operator(domain: Option<&str>, name: Option<&str>) -> String {
+/// An operator or a function: `MatMul`, `com.microsoft::FusedMatMul`, `user::Linear:f16` with an overload, `_` where it has no name.
+pub(super) fn operator(domain: Option<&str>, name: Option<&str>, overload: Option<&str>) -> String {
     let word =
         |text| quote::word(text, |word| KEYWORDS.contains(&word) || word.starts_with(OWN)).into_owned();
+    let domain = domain.map_or(String::new(), |domain| format!("{}::", word(domain)));
     let name = name.map_or("_".to_string(), word);
-    match domain {
-        Some(domain) => format!("{}::{name}", word(domain)),
-        None => name,
-    }
+    let overload = overload.map_or(String::new(), |overload| format!(":{}", word(overload)));
+    format!("{domain}{name}{overload}")
 }

@@ -178,7 +178,8 @@ pub fn models() -> impl Strategy<Value = ModelProto> {
                 model_version: version,
                 metadata_props: text.iter().map(|text| entry(text, "v")).collect(),
                 functions: vec![FunctionProto {
-                    name: text,
+                    name: text.clone(),
+                    overload: text,
                     input: strings(&["a", "%"]),
                     attribute: strings(&["axis"]),
                     attribute_proto: vec![attribute::float("alpha", 0.5)],

@@ -1,6 +1,6 @@
 //! What a patch does to a graph.
 
-use zqc_ir::onnx::proto::FunctionProto;
+use zqc_ir::onnx::proto::{FunctionProto, ModelProto};
 use zqc_ir::onnx::{from_proto, to_proto};
 use zqc_ir::patch::PatchError;
 use zqc_ir::tensor::DataType;
@@ -206,6 +206,14 @@ fn the_header_follows_the_patch() {
     let imports = [import(None, 21), import(Some("own"), 1), import(Some("new"), 2)];
     assert_eq!(model.header.opset_import, imports);
     assert_eq!(model.header.ir_version(), 10, "a patch never lowers the version");
+}
+
+#[test]
+fn a_model_that_forgets_its_only_import_has_the_first_opset() {
+    let mut model = from_proto(ModelProto { opset_import: vec![import(Some("old"), 1)], ..small() }).unwrap();
+    Patch { forget: vec!["old".to_string()], ..Patch::default() }.apply(&mut model).unwrap();
+    assert_eq!(model.header.opset_import, [import(Some(""), 1)]);
+    from_proto(to_proto(&model).unwrap()).unwrap();
 }
 
 #[test]

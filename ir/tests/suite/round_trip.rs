@@ -3,8 +3,8 @@
 use prost::Message;
 use zqc_ir::onnx::proto::tensor_proto::Segment;
 use zqc_ir::onnx::proto::{
-    FunctionProto, GraphProto, ModelProto, SparseTensorProto, TensorAnnotation, TensorProto,
-    TrainingInfoProto, TypeProto, ValueInfoProto, type_proto,
+    FunctionProto, GraphProto, ModelProto, OperatorSetIdProto, SparseTensorProto, TensorAnnotation,
+    TensorProto, TrainingInfoProto, TypeProto, ValueInfoProto, type_proto,
 };
 use zqc_ir::onnx::{ModelError, Storage, from_proto, read, read_bytes, to_bytes, to_proto, write};
 use zqc_ir::op::attribute;
@@ -47,6 +47,18 @@ fn bytes_are_refused_as_files_are() {
     let cut = bytes[..bytes.len() - 3].to_vec();
     assert!(matches!(read_bytes(cut), Err(ModelError::Decode(_))));
     assert!(matches!(read_bytes(Vec::new()), Err(ModelError::NotAModel { missing: "graph" })));
+}
+
+#[test]
+fn an_import_without_a_version_is_refused() {
+    let nothing = OperatorSetIdProto::default();
+    let function =
+        FunctionProto { name: string("Twice"), opset_import: vec![nothing.clone()], ..Default::default() };
+    let of_model = ModelProto { opset_import: vec![import(None, 20), nothing], ..small() };
+    for proto in [of_model, ModelProto { functions: vec![function], ..small() }] {
+        let error = from_proto(proto).unwrap_err().to_string();
+        assert_eq!(error, "this is not an ONNX model: it has no version for one of its opset imports");
+    }
 }
 
 #[test]

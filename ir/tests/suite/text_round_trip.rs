@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use prost::Message;
 use zqc_ir::onnx::proto::attribute_proto::AttributeType;
-use zqc_ir::onnx::proto::{AttributeProto, GraphProto, ModelProto, TensorProto, TypeProto, ValueInfoProto};
+use zqc_ir::onnx::proto::{
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto,
+};
 use zqc_ir::onnx::{from_proto, read, to_proto};
 use zqc_ir::op::attribute;
 use zqc_ir::tensor::{DataType, bits, name};
@@ -244,6 +246,34 @@ fn words_of_the_language_are_names_too() {
     let header = model(graph);
     let imports = words.iter().map(|word| import(Some(word), 1)).chain([import(None, 20)]);
     assert_text_keeps(&from_proto(ModelProto { opset_import: imports.collect(), ..header }).unwrap());
+}
+
+#[test]
+fn a_function_calls_another_of_its_name() {
+    let function = |overload: &str, op_type: &str, called: Option<&str>| FunctionProto {
+        domain: string("user"),
+        name: string("Linear"),
+        overload: string(overload),
+        input: vec!["a".to_string()],
+        output: vec!["b".to_string()],
+        opset_import: vec![import(Some("user"), 1), import(None, 20)],
+        node: vec![NodeProto {
+            domain: called.and(string("user")),
+            overload: called.and_then(string),
+            ..node(op_type, "", &["a"], &["b"])
+        }],
+        ..Default::default()
+    };
+    let functions = vec![function("f16", "Linear", Some("f32 exact")), function("f32 exact", "Relu", None)];
+    let model = from_proto(ModelProto { functions, ..small() }).unwrap();
+    assert_text_keeps(&model);
+    let summary = model.to_string();
+    for line in ["function user::Linear:f16(%a) -> (%b)", "%b = user::Linear:\"f32 exact\"(%a)"] {
+        assert!(summary.contains(line), "{summary}");
+    }
+    let own = "model ir_version=10 imports(20) graph () -> () { %y = zqc.linear:f16(%x) }";
+    let error = text::parse(own).unwrap_err().to_string();
+    assert_eq!(error, "line 1, column 55: operators of ours have no overloads");
 }
 
 #[test]

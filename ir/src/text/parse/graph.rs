@@ -19,6 +19,13 @@ pub(super) struct Block {
     pub types: Vec<ValueInfoProto>,
 }
 
+/// What names an operator or a function.
+pub(super) struct Operator {
+    pub domain: Option<String>,
+    pub name: Option<String>,
+    pub overload: Option<String>,
+}
+
 /// Reads text.
 pub(crate) struct Parser<'a> {
     pub(super) lexer: Lexer<'a>,
@@ -189,8 +196,11 @@ impl<'a> Parser<'a> {
         }
         let place = self.lexer.place();
         let is_own = matches!(self.lexer.token(), Token::Word(word) if word.starts_with(OWN));
-        let (domain, op_type) = self.operator()?;
-        (node.domain, node.op_type) = (domain, op_type);
+        let Operator { domain, name, overload } = self.operator()?;
+        if is_own && overload.is_some() {
+            return Err(self.lexer.error_at(place, "operators of ours have no overloads"));
+        }
+        (node.domain, node.op_type, node.overload) = (domain, name, overload);
         self.lexer.expect("(")?;
         node.input = self.list(")", |parser| Ok(parser.optional_value()?.unwrap_or_default()))?;
         if self.lexer.takes("{") {
@@ -216,16 +226,19 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    /// The domain and the type of an operator or a function.
-    pub(super) fn operator(&mut self) -> Result<(Option<String>, Option<String>), ParseError> {
-        let is_nameless = self.lexer.is_word("_");
-        let first = self.word_or_string("an operator")?;
+    pub(super) fn operator(&mut self) -> Result<Operator, ParseError> {
+        let mut is_nameless = self.lexer.is_word("_");
+        let mut name = self.word_or_string("an operator")?;
+        let mut domain = None;
         if self.lexer.takes("::") {
-            let is_nameless = self.lexer.is_word("_");
-            let name = self.word_or_string("an operator")?;
-            return Ok((Some(first), Some(name).filter(|_| !is_nameless)));
+            is_nameless = self.lexer.is_word("_");
+            domain = Some(std::mem::replace(&mut name, self.word_or_string("an operator")?));
         }
-        Ok((None, Some(first).filter(|_| !is_nameless)))
+        let overload = match self.lexer.takes(":") {
+            true => Some(self.word_or_string("an overload")?),
+            false => None,
+        };
+        Ok(Operator { domain, name: Some(name).filter(|_| !is_nameless), overload })
     }
 
     /// Goes on to a node of a graph, or to a region of a node.

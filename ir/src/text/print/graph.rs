@@ -174,7 +174,10 @@ impl<'w> Printer<'w> {
             ("", None) => write!(printer.out, "_"),
             (name, None) => write!(printer.out, "{}", value(name)),
         })?;
-        let operator = if is_own { op_type.clone() } else { operator(domain.as_deref(), Some(op_type)) };
+        let operator = match is_own {
+            true => op_type.clone(),
+            false => operator(domain.as_deref(), Some(op_type), overload.as_deref()),
+        };
         let inputs = input.iter().map(|name| if name.is_empty() { "_".to_string() } else { value(name) });
         let inputs = inputs.collect::<Vec<_>>().join(", ");
         write!(self.out, "{}{operator}({inputs})", if output.is_empty() { "" } else { " = " })?;
@@ -195,7 +198,6 @@ impl<'w> Printer<'w> {
         }
         let unsaid_metadata = self.metadata(metadata_props)?;
         self.rest(&NodeProto {
-            overload: overload.clone(),
             doc_string: doc_string.clone(),
             metadata_props: unsaid_metadata,
             device_configurations: device_configurations.clone(),
