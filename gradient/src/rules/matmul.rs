@@ -36,8 +36,17 @@ pub(crate) fn mat_mul(node: &mut Backward) -> Result<(), Reason> {
         give(node, 0, gradient, is_row, &batch);
     }
     if node.wants(1) {
-        let turned = transposed(node, &rows, rank_a.map(|rank| rank.max(2)));
-        let gradient = node.op("MatMul", &[&turned, &g]);
+        // `aᵀ g` is `(gᵀ a)ᵀ`, which turns the narrow matrices where `a` is attention's probabilities.
+        let [width_a, width_b] = [0, 1].map(|port| node.x_type(port).dim(-1).fixed());
+        let gradient = if !is_row && !is_column && width_a.is_none() && width_b.is_some() {
+            let rank = node.y_type(0).rank();
+            let turned = transposed(node, &g, rank);
+            let gradient = node.op("MatMul", &[&turned, &rows]);
+            transposed(node, &gradient, rank)
+        } else {
+            let turned = transposed(node, &rows, rank_a.map(|rank| rank.max(2)));
+            node.op("MatMul", &[&turned, &g])
+        };
         give(node, 1, gradient, is_column, &batch);
     }
     Ok(())

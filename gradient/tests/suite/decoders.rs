@@ -24,7 +24,7 @@ fn the_residual_stream_of_a_decoder_has_the_gradient_of_differences() {
         assert_eq!(found.stopped, []);
         let gradient = found.gradient.unwrap();
         println!("{}: {gradient} {}", model.graph.value(value).name, found.difference);
-        assert!((gradient - found.difference).abs() <= 1e-2 * gradient.abs().max(1.0));
+        assert!((gradient - found.difference).abs() <= 2e-3 * gradient.abs().max(1.0));
     }
 }
 
