@@ -136,16 +136,16 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// A constant that activations are multiplied by, and nothing else: its elements times factors.
+    /// A constant that features of activations are multiplied by, and nothing else: its elements times factors.
     fn gain(&mut self, constant: ValueId, tensor: &Tensor) {
         let graph = self.patch.graph();
         let count = tensor.dims().iter().product::<i64>().max(0) as usize;
-        let is_vector = count > 1 && tensor.dims().iter().any(|&dim| dim as usize == count);
+        let is_vector = count > 1 && tensor.dims().last().is_some_and(|&dim| dim as usize == count);
         let Some(dtype) = tensor.dtype().ok().filter(|dtype| is_vector && is_float(*dtype)) else { return };
         let places = graph.uses(constant);
         let scales = |id: NodeId, at: Port| {
             let Port::Input(at) = at else { return None };
-            multiplies(graph, graph.node(id), at).then_some((id, at))
+            multiplies(graph, graph.node(id), at, count).then_some((id, at))
         };
         let places: Option<Vec<_>> = places.iter().map(|place| scales(place.node, place.port)).collect();
         let Some(places) = places.filter(|places| !places.is_empty() && !graph.is_output(constant)) else {
@@ -178,11 +178,13 @@ fn float_layer(of: &QuantizedLinear, n: usize, k: usize) -> Linear {
     }
 }
 
-/// Whether `node` multiplies an activation by its input `at`.
-fn multiplies(graph: &Graph, node: &Node, at: usize) -> bool {
+/// Whether `node` multiplies the features of an activation by its input `at`, one number a feature. Positions times the frequencies of
+/// a rotary embedding are no such product: every frequency meets the same position.
+fn multiplies(graph: &Graph, node: &Node, at: usize, count: usize) -> bool {
     let Op::Onnx(proto) = &node.op else { return false };
     if node.op.as_standard("Mul").is_some() {
-        return node.input(1 - at.min(1)).is_some_and(|other| graph.constant(other).is_none());
+        let Some(other) = node.input(1 - at.min(1)) else { return false };
+        return graph.constant(other).is_none() && graph.ty(other).dim(-1).fixed() == Some(count as i64);
     }
     let is_known = is_standard(proto.domain()) || proto.domain() == "com.microsoft";
     is_known && NORMS.contains(&(proto.op_type(), at))

@@ -217,6 +217,32 @@ fn an_operator_that_no_gradient_passes_is_named_once() {
 }
 
 #[test]
+fn frequencies_of_positions_are_no_gains() {
+    let float = Builder::new()
+        .input("h0", Float, "rows 32")
+        .integers("last", &[-1])
+        .weight("frequencies", Float, &[WIDTH])
+        .weight("gain", Float, &[WIDTH])
+        .weight("w", Float, &[WIDTH, WIDTH])
+        .weight("head", Float, &[WIDTH, WIDTH])
+        .node("ReduceSum", &["h0", "last"], "position")
+        .node("Mul", &["position", "frequencies"], "angles")
+        .node("Cos", &["angles"], "cosines")
+        .node("Mul", &["h0", "gain"], "normed")
+        .node("Mul", &["normed", "cosines"], "turned")
+        .node("MatMul", &["turned", "w"], "h1")
+        .node("MatMul", &["h1", "head"], "logits")
+        .output("logits")
+        .build();
+    let tune = Tune { steps: 4, rows: true };
+    let (solved, tuned, records) =
+        compile_model(float, ScaleConstraint::M3, &tune, &samples(4, 100), &samples(200, 300));
+    assert_eq!(records.tuned.unwrap().factors, 3 * WIDTH, "two layers' rows and a gain");
+    let [old, new] = [&solved, &tuned].map(constants);
+    assert_eq!(old["frequencies"], new["frequencies"]);
+}
+
+#[test]
 fn scales_that_are_powers_of_two_stay() {
     let tune = Tune { steps: 4, rows: false };
     let constraint = ScaleConstraint::M1(zqc_solvers::Snap::Search);
