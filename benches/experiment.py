@@ -59,23 +59,24 @@ ROWS = [
     ("step by step", "+ scale search", f"{SEARCHED} --scale none --propagation 0 {OFF}"),
     ("step by step", "+ propagation", f"{SEARCHED} --scale none {OFF}"),
     ("step by step", "+ M3", f"--scale m3 {OFF}"),
-    ("step by step", "+ LoRC 8 (the default)", ""),
-    ("around the default", "Hessian of the float model", f"--scale none --hessian float {OFF}"),
-    ("around the default", "propagation 1", f"--scale none --propagation 1 {OFF}"),
-    ("around the default", "no constraint", "--scale none"),
-    ("around the default", "M1", "--scale m1"),
-    ("around the default", "M2", "--scale m2"),
-    ("around the default", "M2, no LoRC, no propagation", f"--scale m2 --propagation 0 {OFF}"),
-    ("around the default", "LoRC plain", "--lorc plain"),
-    ("around the default", "LoRC solved once", "--lorc-rounds 1"),
-    ("around the default", "LoRC in bf16", "--lorc-factors bf16"),
-    ("around the default", "LoRC 4", "--lorc-rank 4"),
-    ("around the default", "LoRC 16", "--lorc-rank 16"),
-    ("around the default", "LoRC 32", "--lorc-rank 32"),
-    ("around the default", "group 16, LoRC 16", "--group-size 16 --lorc-rank 16"),
-    ("around the default", "group 32", "--group-size 32"),
-    ("around the default", "group 128", "--group-size 128"),
-    ("around the default", "group 256", "--group-size 256"),
+    ("step by step", "+ LoRC 8", ""),
+    ("step by step", "group 16 instead of LoRC (the default)", f"--group-size 16 {OFF}"),
+    ("around group 64, LoRC 8", "Hessian of the float model", f"--scale none --hessian float {OFF}"),
+    ("around group 64, LoRC 8", "propagation 1", f"--scale none --propagation 1 {OFF}"),
+    ("around group 64, LoRC 8", "no constraint", "--scale none"),
+    ("around group 64, LoRC 8", "M1", "--scale m1"),
+    ("around group 64, LoRC 8", "M2", "--scale m2"),
+    ("around group 64, LoRC 8", "M2, no LoRC, no propagation", f"--scale m2 --propagation 0 {OFF}"),
+    ("around group 64, LoRC 8", "LoRC plain", "--lorc plain"),
+    ("around group 64, LoRC 8", "LoRC solved once", "--lorc-rounds 1"),
+    ("around group 64, LoRC 8", "LoRC in bf16", "--lorc-factors bf16"),
+    ("around group 64, LoRC 8", "LoRC 4", "--lorc-rank 4"),
+    ("around group 64, LoRC 8", "LoRC 16", "--lorc-rank 16"),
+    ("around group 64, LoRC 8", "LoRC 32", "--lorc-rank 32"),
+    ("around group 64, LoRC 8", "group 16, LoRC 16", "--group-size 16 --lorc-rank 16"),
+    ("around group 64, LoRC 8", "group 32", "--group-size 32"),
+    ("around group 64, LoRC 8", "group 128", "--group-size 128"),
+    ("around group 64, LoRC 8", "group 256", "--group-size 256"),
     ("the table without zero", "lut4", "--weights lut4"),
     ("the table without zero", "lut4, no LoRC", f"--weights lut4 {OFF}"),
     ("the table without zero", "lut4, group 16, LoRC 16", "--weights lut4 --group-size 16 --lorc-rank 16"),
@@ -166,7 +167,7 @@ def plot(name, results):
     x = lambda bits: 70 + 620 * (bits - left) / (right - left)
     y = lambda score: 350 - 310 * (score - low) / (high - low)
     marks = {"formats": ("circle", "#888"), "constraints of the paper": ("square", "#888"),
-             "step by step": ("circle", "#000"), "around the default": ("square", "#000"), "the table without zero": ("circle", "#b00")}
+             "step by step": ("circle", "#000"), "around group 64, LoRC 8": ("square", "#000"), "the table without zero": ("circle", "#b00")}
     parts = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 420" font-family="sans-serif" font-size="13">',
              '<rect width="720" height="420" fill="#fff"/>',
              f'<text x="70" y="24">{name}: perplexity on {label} over bits per weight, everything counted</text>',
@@ -191,7 +192,7 @@ def plot(name, results):
             side, anchor = (8, "start") if x(bits) < 480 else (-8, "end")
             parts.append(f'<text x="{float(at[0]) + side:.1f}" y="{float(at[1]) - 6:.1f}" text-anchor="{anchor}">{row}</text>')
     parts.append('<text x="70" y="392">grey: the paper\'s recipes (circles: formats, squares: constraints)</text>'
-                 '<text x="70" y="410">black: ours (circles: step by step, squares: around the default); red: the table without zero</text></svg>')
+                 '<text x="70" y="410">black: ours (circles: step by step, squares: around group 64, LoRC 8); red: the table without zero</text></svg>')
     path = RESULTS / f"{name}.svg"
     path.write_text("\n".join(parts) + "\n")
     return path

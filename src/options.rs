@@ -50,7 +50,8 @@ pub enum Head {
 }
 
 /// The choices of a compilation. The default is the recipe of ZeroQuant-FP with what was found to improve it: FP4 weights
-/// by GPTQ in groups of 64, scales under M3, LoRC of rank 8, token-wise FP8 activations.
+/// by GPTQ in groups of 16 with scales under M3, token-wise FP8 activations. Targets that do not take groups so small have groups of 64
+/// and LoRC of rank 8, in about as many bits.
 #[derive(Debug, Clone)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 pub struct Options {
@@ -69,9 +70,10 @@ pub struct Options {
     /// Number format of the activations; none leaves them in float
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization", value_parser = parse::choice::<Activations>(), default_value = Options::default().activations.word()))]
     pub activations: Activations,
-    /// Weights along the input that share a scale; 0 for the whole row
-    #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization", default_value_t = Options::default().group_size))]
-    pub group_size: usize,
+    /// Weights along the input that share a scale; 0 for the whole row [default: 16 where a group's scale takes 4 bits (m3, m8 and the
+    /// like); 64 for other scales, with --target native and with --emit cuda]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization"))]
+    pub group_size: Option<usize>,
     /// The language-model head and the table of the token embeddings, which a tied head shares: rounded with a scale for every
     /// entry (int8, with the head's activation in bfloat16, or fp8), or a table of int8 and a head that is solved as the other
     /// layers are (fp4) [default: int8; float with --target native or --emit cuda]
@@ -91,7 +93,7 @@ pub struct Options {
     /// [default: m3 for fp4, m8 for lut4, else none]
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization", value_parser = parse::choice::<ScaleConstraint>()))]
     pub scale: Option<ScaleConstraint>,
-    /// Rank of the low-rank compensation; 0 for none [default: 8 for weights of 4 bits, else 0]
+    /// Rank of the low-rank compensation; 0 for none [default: 8 for weights of 4 bits in groups of more than 16, else 0]
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization", value_name = "RANK"))]
     pub lorc_rank: Option<usize>,
     /// What the compensation repairs: the weight, or the output on the calibration data
@@ -171,7 +173,7 @@ impl Default for Options {
             dialect: OnnxDialect::default(),
             weights: Format::E2M1.into(),
             activations: Some(ActivationFormat::E4M3),
-            group_size: 64,
+            group_size: None,
             method: Method::default(),
             order: Order::default(),
             scale_search: ScaleSearch::default(),
@@ -205,7 +207,7 @@ impl Default for Options {
 impl Options {
     /// Checks that the choices go together, and with the target.
     pub(crate) fn check(&self, target: &dyn Target) -> Result<(), Error> {
-        let grouping = self.config().gptq.grouping;
+        let grouping = self.config(target).gptq.grouping;
         if let Err(reason) = grouping.check() {
             let (scale, weights) = (grouping.constraint.word(), self.weights.word());
             return Err(Error::Usage(format!("--scale {scale} with --weights {weights}: {reason}")));
@@ -258,7 +260,7 @@ impl Options {
 
     /// The pass that tunes what was quantized, if steps are asked for. Scales that are powers of two have no factors.
     pub(crate) fn tune(&self) -> Option<Tune> {
-        let rows = !matches!(self.config().gptq.grouping.constraint, ScaleConstraint::M1(_));
+        let rows = !matches!(self.constraint(), ScaleConstraint::M1(_));
         (self.tune > 0).then_some(Tune { steps: self.tune, rows })
     }
 
@@ -270,21 +272,30 @@ impl Options {
         }
     }
 
-    /// How weights are solved.
-    pub(crate) fn config(&self) -> QuantConfig {
-        let rank = self.lorc_rank.unwrap_or(if self.weights.format.bits() == 4 {
-            LowRankConfig::default().rank
-        } else {
-            0
-        });
+    /// The constraint on the scales of a row.
+    fn constraint(&self) -> ScaleConstraint {
+        self.scale.unwrap_or_else(|| ScaleConstraint::by_default(self.weights.format))
+    }
+
+    /// How weights are solved. At equal bits small groups are worth more than a branch; where a scale takes more bits than a step of a
+    /// ladder does, they are too dear.
+    pub(crate) fn config(&self, target: &dyn Target) -> QuantConfig {
+        const SMALL_GROUP: usize = 16;
+        const GROUP: usize = 64;
+        let constraint = self.constraint();
+        let has_steps = constraint.ladder().is_some();
+        let small = has_steps && target.takes_small_groups();
+        let group_size = self.group_size.unwrap_or(if small { SMALL_GROUP } else { GROUP });
+        let is_small = (1..=SMALL_GROUP).contains(&group_size);
+        let rank = match self.weights.format.bits() {
+            4 if !is_small => LowRankConfig::default().rank,
+            _ => 0,
+        };
+        let rank = self.lorc_rank.unwrap_or(rank);
         let branch =
             LowRankConfig { rank, metric: self.lorc, factors: self.lorc_factors, rounds: self.lorc_rounds };
-        let grouping = Grouping {
-            format: self.weights,
-            group_size: self.group_size,
-            scale_search: self.scale_search,
-            constraint: self.scale.unwrap_or_else(|| ScaleConstraint::by_default(self.weights.format)),
-        };
+        let grouping =
+            Grouping { format: self.weights, group_size, scale_search: self.scale_search, constraint };
         QuantConfig {
             gptq: GptqOptions { grouping, order: self.order, ..Default::default() },
             branch: (rank > 0).then_some(branch),

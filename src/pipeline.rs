@@ -79,7 +79,7 @@ impl Pipeline {
             pipeline.add(Phase::Quantize, QuantizeActivations { format });
         }
         pipeline.add(Phase::Quantize, ReuseWeights);
-        pipeline.add(Phase::Quantize, SolveWeights { config: options.config() });
+        pipeline.add(Phase::Quantize, SolveWeights { config: options.config(target) });
         if let Some(pass) = options.tune() {
             pipeline.add(Phase::Quantize, pass);
         }

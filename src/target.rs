@@ -37,6 +37,11 @@ pub trait Target {
         false
     }
 
+    /// Whether groups of 16 weights can be held, with no more than 4 bits for the scale of each.
+    fn takes_small_groups(&self) -> bool {
+        false
+    }
+
     /// Checks that what the options ask for can be lowered.
     ///
     /// # Errors

@@ -145,7 +145,12 @@ mod tests {
 
     /// The bundled model, quantized in groups of this size, and as it is written.
     fn compiled(group_size: usize) -> (Model, Model) {
-        let options = Options { method: Method::Rtn, group_size, lorc_rank: Some(0), ..Options::default() };
+        let options = Options {
+            method: Method::Rtn,
+            group_size: Some(group_size),
+            lorc_rank: Some(0),
+            ..Options::default()
+        };
         let source = onnx::read(&bundled()).unwrap();
         let text = Text { of: Box::new(Portable) };
         let quantized =

@@ -106,7 +106,7 @@ fn assert_same(found: &Value, expected: &Value) {
 #[ignore = "needs Python with ONNX Runtime: tests/run"]
 fn the_bits_are_the_same_everywhere() {
     let models = Models::make();
-    let model = models.compile("layers", &[]);
+    let model = models.compile("layers", &["--lorc-rank", "8"]);
     let expected = Run { instructions: "scalar", ..Run::of(&model) }.result();
     assert_same(&expected, &expected);
     let stock = Run { library: false, ..Run::of(&model) }.result();
@@ -144,7 +144,8 @@ fn the_bits_are_the_same_everywhere() {
 #[ignore = "needs Python with ONNX Runtime: tests/run"]
 fn every_kind_of_layer_has_a_kernel() {
     let models = Models::make();
-    let kinds: [&[&str]; 10] = [
+    let kinds: [&[&str]; 11] = [
+        &["--group-size", "64"],
         &["--weights", "int8", "--activations", "int8"],
         &["--weights", "int4", "--activations", "e5m2", "--lorc-rank", "0"],
         &["--weights", "e3m0", "--activations", "none"],
@@ -231,11 +232,7 @@ fn a_language_model_is_as_good_as_in_stock_onnxruntime() {
         let gather = format!("Gather{}", if head == "int8" { "Int8" } else { "E4M3" });
         assert_eq!(kernels[&gather], 1, "{kernels}");
         let linear = if head == "int8" { "W8A16Linear_Int8_TransB" } else { "W8A8Linear_TransB" };
-        assert_eq!(
-            (&kernels[linear], &kernels["W4A8Linear_M3_LowRank"]),
-            (&1.into(), &35.into()),
-            "{kernels}"
-        );
+        assert_eq!((&kernels[linear], &kernels["W4A8Linear_M3"]), (&1.into(), &35.into()), "{kernels}");
     }
 }
 
@@ -243,7 +240,7 @@ fn a_language_model_is_as_good_as_in_stock_onnxruntime() {
 #[ignore = "needs Python with ONNX Runtime: tests/run"]
 fn what_cannot_run_says_why() {
     let models = Models::make();
-    let model = models.compile("layers", &[]);
+    let model = models.compile("layers", &["--group-size", "64"]);
     let error = Run { instructions: "mmx", ..Run::of(&model) }.error();
     assert!(error.contains("ZQC_CPU names no instruction set: 'mmx' (this processor has: scalar"), "{error}");
     let faults =

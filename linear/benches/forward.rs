@@ -10,16 +10,17 @@ use zqc_linear::{
     Activations, Extra, Isa, Layer, Layout, LowRank, Output, PackedLinear, Serial, Tokens, quantize_tokens,
 };
 
-const SHAPES: [(usize, usize, Weight); 6] = [
+const SHAPES: [(usize, usize, Weight); 8] = [
     (576, 1536, Weight::Fp4),
+    (576, 1536, Weight::Fp4InSixteens),
     (2048, 2048, Weight::Fp4),
+    (2048, 2048, Weight::Fp4InSixteens),
     (2048, 2048, Weight::Lut4),
     (4096, 4096, Weight::Fp4),
     (576, 49152, Weight::E4M3),
     (2048, 2048, Weight::E4M3),
 ];
 const TOKENS: [usize; 10] = [1, 2, 3, 4, 6, 8, 12, 16, 32, 128];
-const GROUP_SIZE: usize = 64;
 const RANK: usize = 8;
 /// What is spent on a figure, at most.
 const TIME: Duration = Duration::from_millis(300);
@@ -28,9 +29,11 @@ const COLD: usize = 400 << 20;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Weight {
-    /// The default: E2M1 in groups of 64 under M3, a low-rank branch.
+    /// E2M1 in groups of 64 under M3, and a low-rank branch.
     Fp4,
-    /// The same by the table without zero, under M8.
+    /// The same in groups of 16, without a branch.
+    Fp4InSixteens,
+    /// In groups of 64 with a branch, by the table without zero, under M8.
     Lut4,
     /// A head in FP8: one scale a row.
     E4M3,
@@ -59,16 +62,18 @@ fn main() {
         Isa::available().filter(|&isa| isa != Isa::Scalar || !names.is_empty()).filter(chosen).collect();
     sets.iter().for_each(|&isa| quantization(isa));
     println!(
-        "{:>14} {:>6} {:>5} {:>8} {:>11} {:>9} {:>12}",
+        "{:>14} {:>8} {:>5} {:>8} {:>11} {:>9} {:>12}",
         "K x N", "weight", "M", "isa", "us", "GFLOP/s", "GB/s codes"
     );
     for (k, n, weight) in SHAPES {
-        let (format, ladder) = match weight {
-            Weight::Fp4 => (Format::E2M1, Some(Ladder::M3)),
-            Weight::Lut4 => (Format::Lut4, Some(Ladder::M8)),
-            Weight::E4M3 => (Format::E4M3, None),
+        let (format, ladder, group_size) = match weight {
+            Weight::Fp4 => (Format::E2M1, Some(Ladder::M3), 64),
+            Weight::Fp4InSixteens => (Format::E2M1, Some(Ladder::M3), 16),
+            Weight::Lut4 => (Format::Lut4, Some(Ladder::M8), 64),
+            Weight::E4M3 => (Format::E4M3, None, k),
         };
-        let groups = if ladder.is_some() { k.div_ceil(GROUP_SIZE) } else { 1 };
+        let groups = k.div_ceil(group_size);
+        let name = format!("{format}/{group_size}");
         let codes = bytes(k * n * format.bits() as usize / 8);
         let (shifts, down, up) = (bytes(groups * n / 2), bytes(k * RANK), bytes(RANK * n));
         let (scales, rank_scales) = (vec![0.01; n], vec![0.001; RANK]);
@@ -77,13 +82,13 @@ fn main() {
         let layer = Layer {
             k,
             n,
-            group_size: k.div_ceil(groups),
+            group_size,
             layout: Layout::InputMajor,
             format,
             codes: &codes,
             scales: &scales,
             extra: ladder.map_or(Extra::None, |ladder| Extra::Shifts(ladder, &shifts)),
-            low_rank: ladder.map(|_| branch),
+            low_rank: (group_size == 64).then_some(branch),
             bias: None,
         };
         let copies = COLD.div_ceil(codes.len()).min(64);
@@ -92,19 +97,14 @@ fn main() {
             let packed: Vec<PackedLinear> =
                 (0..copies).map(|_| PackedLinear::pack(&layer, isa).expect("a sound layer")).collect();
             let each = (thread_time() - start) / copies as f64;
-            println!(
-                "{:>14} {:>6} packed in {:.1} ms",
-                format!("{k} x {n}"),
-                layer.format.to_string(),
-                each * 1e3
-            );
+            println!("{:>14} {:>8} packed in {:.1} ms", format!("{k} x {n}"), name, each * 1e3);
             for &m in &tokens {
                 let best = fastest(&packed, m, k, n);
                 let products = 2.0 * (m * k * n) as f64;
                 println!(
-                    "{:>14} {:>6} {m:>5} {:>8} {:>11.1} {:>9.1} {:>12.2}",
+                    "{:>14} {:>8} {m:>5} {:>8} {:>11.1} {:>9.1} {:>12.2}",
                     format!("{k} x {n}"),
-                    layer.format.to_string(),
+                    &name,
                     isa.name(),
                     best * 1e6,
                     products / best * 1e-9,

@@ -9,13 +9,13 @@ use crate::target::Target;
 impl Options {
     /// Every option that has a value, in the words of the command line.
     pub(crate) fn in_words(&self, target: &dyn Target) -> Vec<OptionReport> {
-        let config = self.config();
+        let config = self.config(target);
         let mut all = vec![
             ("--emit", self.emit.word().to_string()),
             ("--target", self.dialect.word().to_string()),
             ("--weights", self.weights.word().to_string()),
             ("--activations", self.activations.word().to_string()),
-            ("--group-size", self.group_size.to_string()),
+            ("--group-size", config.gptq.grouping.group_size.to_string()),
             ("--head", self.head(target).word().to_string()),
             ("--method", self.method.word().to_string()),
             ("--order", self.order.word().to_string()),
@@ -58,22 +58,54 @@ fn joined(values: impl IntoIterator<Item = impl Display>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use zqc_formats::Format;
+    use zqc_solvers::ScaleConstraint;
+
     use super::*;
+    use crate::options::{Emit, OnnxDialect};
+
+    fn words(options: &Options) -> String {
+        let words = options.in_words(options.target().as_ref());
+        let words: Vec<String> =
+            words.iter().map(|option| format!("{} {}", option.name, option.value)).collect();
+        words.join(" ")
+    }
+
+    #[test]
+    fn groups_are_small_where_their_scales_are_and_the_target_takes_them() {
+        let with = |change: fn(&mut Options)| {
+            let mut options = Options::default();
+            change(&mut options);
+            words(&options)
+        };
+        let [small, large] = ["--group-size 16", "--group-size 64"];
+        for (change, group, rank) in [
+            ((|_| {}) as fn(&mut Options), small, "--lorc-rank 0"),
+            (|options| options.weights = Format::Lut4.into(), small, "--lorc-rank 0"),
+            (|options| options.emit = Emit::Ir, small, "--lorc-rank 0"),
+            (|options| options.emit = Emit::Cuda, large, "--lorc-rank 8"),
+            (|options| options.dialect = OnnxDialect::Native, large, "--lorc-rank 8"),
+            (|options| options.scale = Some(ScaleConstraint::None), large, "--lorc-rank 8"),
+            (|options| options.weights = Format::Int8.into(), large, "--lorc-rank 0"),
+            (|options| options.group_size = Some(16), small, "--lorc-rank 0"),
+            (|options| options.group_size = Some(0), "--group-size 0", "--lorc-rank 8"),
+            (|options| options.lorc_rank = Some(8), small, "--lorc-rank 8"),
+        ] {
+            let words = with(change);
+            assert!(words.contains(group) && words.contains(rank), "{words}");
+        }
+    }
 
     #[test]
     fn what_has_a_value_is_said_as_on_the_command_line() {
         let options = Options {
             calibration: vec!["a.txt".into(), "b.txt".into()],
             samples: Some(4),
+            group_size: Some(64),
             ..Options::default()
         };
-        let words: Vec<String> = options
-            .in_words(options.target().as_ref())
-            .iter()
-            .map(|option| format!("{} {}", option.name, option.value))
-            .collect();
         assert_eq!(
-            words.join(" "),
+            words(&options),
             "--emit onnx --target portable --weights fp4 --activations fp8 --group-size 64 --head int8 --method gptq \
              --order activation \
              --scale m3 --scale-search hessian --hessian quantized --token-weights uniform --propagation 0.5 --lorc-rank 8 --lorc activation \

@@ -30,6 +30,10 @@ impl Target for Portable {
         true
     }
 
+    fn takes_small_groups(&self) -> bool {
+        true
+    }
+
     fn lowering(&self) -> Vec<Box<dyn Pass>> {
         vec![Box::new(UpgradeOpset { to: PORTABLE_OPSET }), Box::new(LowerPortable), Box::new(ShareOperands)]
     }

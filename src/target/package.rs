@@ -22,7 +22,7 @@ impl Target for CudaPackage {
     }
 
     fn check(&self, options: &Options) -> Result<(), Error> {
-        let QuantConfig { gptq, branch } = options.config();
+        let QuantConfig { gptq, branch } = options.config(self);
         let grouping = gptq.grouping;
         let refused = |option: &str, value: &dyn Display, way_out: &str| {
             Err(Error::Usage(format!("{option} {value}: --emit cuda cannot pack it; use {way_out}")))
@@ -36,11 +36,11 @@ impl Target for CudaPackage {
         if options.activations != Some(ActivationFormat::E4M3) {
             return refused("--activations", &options.activations.word(), "--activations fp8");
         }
-        if options.group_size > 0 && !Geometry::is_group_size(options.group_size) {
+        if grouping.group_size > 0 && !Geometry::is_group_size(grouping.group_size) {
             let way_out = "--group-size 32, 64, a multiple of 128, or 0 for the whole row";
-            return refused("--group-size", &options.group_size, way_out);
+            return refused("--group-size", &grouping.group_size, way_out);
         }
-        if options.group_size > 0 && grouping.constraint.ladder().is_none() {
+        if grouping.group_size > 0 && grouping.constraint.ladder().is_none() {
             let finest = options.weights.format.ladders().next_back().unwrap_or_default();
             let way_out = format!("--scale {finest}, or --group-size 0 for one scale a row");
             return refused("--scale", &grouping.constraint.word(), &way_out);

@@ -26,6 +26,10 @@ impl Target for Text {
         self.of.holds_tables()
     }
 
+    fn takes_small_groups(&self) -> bool {
+        self.of.takes_small_groups()
+    }
+
     fn lowering(&self) -> Vec<Box<dyn Pass>> {
         Vec::new()
     }

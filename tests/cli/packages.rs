@@ -32,7 +32,7 @@ fn inspect(path: &Path) -> Value {
 fn a_package_lists_the_layers_that_the_model_does() {
     let bench = Bench::new();
     let package = inspect(&compile(&bench));
-    bench.compile(&tiny("model.onnx"), &bench.output(), &["--method", "rtn"]);
+    bench.compile(&tiny("model.onnx"), &bench.output(), &["--method", "rtn", "--group-size", "64"]);
     let model = inspect(&bench.output());
     let comparable = |inspection: &Value| -> Vec<Value> {
         let linears = inspection["linears"].as_array().unwrap().iter().cloned();

@@ -79,7 +79,7 @@ fn inspection_of_source_and_output() {
         );
         let head = after["layer"] == "lm_head";
         assert_eq!(after["format"] == "int8", head);
-        assert_eq!(after["group_size"], if head { 192 } else { 64 });
+        assert_eq!(after["group_size"], if head { 192 } else { 16 });
     }
     assert_eq!(source["weights"], output["weights"]);
     assert!(output["constant_bytes"].as_u64().unwrap() < source["constant_bytes"].as_u64().unwrap() / 5);
@@ -205,7 +205,8 @@ fn the_page_of_the_report_names_every_layer() {
     let (text, tokenizer) = (tiny("calibration.txt"), tiny("tokenizer.json"));
     let [page, data] = ["report.html", "report.json"].map(|name| {
         let report = bench.path(name);
-        let options = [&calibrated(&text, &tokenizer)[..], &["--report", report.to_str().unwrap()]].concat();
+        let with_branch = ["--lorc-rank", "8", "--report", report.to_str().unwrap()];
+        let options = [&calibrated(&text, &tokenizer)[..], &with_branch].concat();
         bench.compile(&tiny("model.onnx"), &bench.output(), &options);
         std::fs::read_to_string(report).unwrap()
     });

@@ -7,7 +7,7 @@ use crate::bench::Bench;
 use crate::models::{info, matrix, model, node};
 use crate::support::{tiny, zqc};
 
-const SHORT: [&str; 6] = ["--samples", "8", "--seq-len", "64", "--lorc-rounds", "1"];
+const SHORT: [&str; 8] = ["--samples", "8", "--seq-len", "64", "--group-size", "64", "--lorc-rounds", "1"];
 
 fn options<'a>(calibration: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     [&["--calibration", calibration], &SHORT[..], more].concat()
