@@ -70,8 +70,8 @@ pub struct Options {
     /// Number format of the activations; none leaves them in float
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization", value_parser = parse::choice::<Activations>(), default_value = Options::default().activations.word()))]
     pub activations: Activations,
-    /// Weights along the input that share a scale; 0 for the whole row [default: 16 where a group's scale takes 4 bits (m3, m8 and the
-    /// like); 64 for other scales, with --target native and with --emit cuda]
+    /// Weights along the input that share a scale; 0 for the whole row [default: 16 where the scale of a group takes 4 bits (m1, m2, m3,
+    /// m8); 64 under none, with --target native and with --emit cuda]
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Quantization"))]
     pub group_size: Option<usize>,
     /// The language-model head and the table of the token embeddings, which a tied head shares: rounded with a scale for every
