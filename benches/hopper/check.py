@@ -14,9 +14,12 @@ LIMIT = 3e-3
 # N, K, groups a block, rank, bias
 SHAPES = [(4096, 4096, 1, 16, False), (1000, 712, 2, 8, True), (8, 72, 4, 0, True), (576, 1536, 2, 40, False), (4100, 1032, 1, 16, True),
           (11008, 4096, 1, 16, False), (512, 28672, 1, 16, False)]
-DECODE = [(8, 8, (1, 7)), (16, 8, (9, 16)), (32, 8, (17, 32)), (64, 8, (33, 63, 64)), (8, 1, (3,)), (16, 2, (16,)), (32, 4, (31,)), (64, 4, (50,))]
-PREFILL = [(256, 2, (65, 512, 1000)), (256, 1, (300,)), (128, 4, (129,)), (128, 2, (512,)), (64, 1, (65,)), (96, 2, (200,)), (160, 2, (333,)),
-           (192, 2, (384,)), (224, 1, (225,))]
+# Tokens of a tile, cluster, blocks of a multiprocessor, M
+DECODE = [(8, 8, 3, (1, 7)), (16, 8, 3, (9, 16)), (32, 8, 2, (17, 32)), (64, 8, 2, (33, 63, 64)), (8, 1, 2, (3,)), (16, 2, 2, (16,)), (16, 5, 3, (11,)), (8, 7, 2, (8,)), (32, 4, 1, (31,)),
+          (32, 8, 3, (20,)), (64, 4, 1, (50,)), (64, 3, 2, (64, 90)), (32, 6, 2, (29,)), (128, 3, 1, (300,)), (64, 2, 1, (64, 200)), (96, 4, 1, (65, 96, 200)), (128, 8, 1, (128, 513)), (128, 2, 1, (100, 257)),
+          (128, 1, 1, (130,))]
+PREFILL = [(256, 2, 1, (65, 512, 1000)), (256, 1, 1, (300, 385)), (128, 4, 1, (129,)), (128, 2, 1, (512,)), (64, 1, 1, (65,)), (96, 2, 1, (200,)),
+           (160, 2, 1, (333,)), (192, 2, 1, (384,)), (224, 1, 1, (225,))]
 
 
 def tokens_of(layer, m, seed):
@@ -35,19 +38,18 @@ def check_linear(failures):
         jobs = [("decode", *d) for d in DECODE] + [("prefill", *p) for p in PREFILL]
         if k > 16384:
             jobs = [job for job in jobs if job[1] <= 128]
-        specs = [(kind, tokens, cluster, output) for kind, tokens, cluster, _ in jobs for output in range(3)
-                 if output == 0 or (kind, tokens) in (("decode", 16), ("prefill", 128))]
+        specs = [(*job[:4], output) for job in jobs for output in range(3)
+                 if output == 0 or job[:2] in (("decode", 16), ("decode", 96), ("prefill", 128), ("prefill", 256))]
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
-            list(pool.map(lambda s: cubin(f"linear_{s[0]}.cu", tuple(sorted(
-                {**layer.defines, "OUTPUT": s[3], "TOKENS": s[1], "CLUSTER": s[2]}.items()))), specs))
+            list(pool.map(lambda spec: cubin(*layer.specialization(*spec)), specs))
         worst, cases = 0.0, 0
-        for kind, tokens, cluster, output in specs:
+        for kind, tokens, cluster, per_sm, output in specs:
             try:
-                kernel = layer.kernel(kind, tokens, cluster, output)
+                kernel = layer.variant(kind, tokens, cluster, per_sm, output)
             except RuntimeError as failure:
                 failures.append(f"{kind} {tokens}x{cluster} {n}x{k}: {failure}")
                 continue
-            for m in next(job[3] for job in jobs if job[:3] == (kind, tokens, cluster)):
+            for m in next(job[4] for job in jobs if job[:4] == (kind, tokens, cluster, per_sm)):
                 x = tokens_of(layer, m, m) * (0.001 if output == 1 else 1)
                 quantized = Tokens(layer, x)
                 y = torch.full((m + 1, n + 9), float("nan"), dtype=OUTPUTS[output], device="cuda")

@@ -27,7 +27,7 @@ def check(result):
 
 @functools.cache
 def cubin(source, defines):
-    headers = ["common.cuh", "wgmma.cuh"]
+    headers = [path.name for path in SOURCES.glob("*.cuh")]
     program = check(nvrtc.nvrtcCreateProgram((SOURCES / source).read_bytes(), source.encode(), len(headers),
                                              [(SOURCES / h).read_bytes() for h in headers], [h.encode() for h in headers]))
     options = [b"--gpu-architecture=sm_90a", b"--std=c++17", b"-default-device"] + [f"-DZQC_{k}={v}".encode() for k, v in defines]
@@ -77,7 +77,7 @@ class Kernel:
         return config
 
     def __call__(self, grid, arguments, dependent=True):
-        kinds = {"p": ctypes.c_void_p, "i": ctypes.c_int, "q": ctypes.c_longlong, "f": ctypes.c_float}
+        kinds = {"p": ctypes.c_void_p, "i": ctypes.c_int, "q": ctypes.c_longlong, "f": ctypes.c_float, "struct": None}
         values = tuple(value for _, value in arguments)
         types = tuple(kinds[kind] for kind, _ in arguments)
         config = self.config(grid, torch.cuda.current_stream().cuda_stream, dependent)
@@ -145,8 +145,14 @@ class Layer:
             "TABLE": ",".join(f"0x{int(word):x}ull" for word in np.frombuffer(TABLE.view(torch.uint8).numpy().tobytes(), np.uint64)),
         }
 
-    def kernel(self, kind, tokens, cluster, output=0, **more):
-        return Kernel(f"linear_{kind}.cu", "zqc_linear", **self.defines, OUTPUT=output, TOKENS=tokens, CLUSTER=cluster, **more)
+    def specialization(self, kind, tokens, cluster, per_sm=1, output=0, accurate=0):
+        """Source and macros of a variant."""
+        chosen = {"OUTPUT": output, "TOKENS": tokens, "CLUSTER": cluster, "PER_SM": per_sm, "ACCURATE": accurate}
+        return f"linear_{kind}.cu", tuple(sorted({**self.defines, **chosen}.items()))
+
+    def variant(self, *of, **more):
+        source, defines = self.specialization(*of, **more)
+        return Kernel(source, "zqc_linear", **dict(defines))
 
     def down(self):
         """V as the quantization kernel wants it."""
@@ -192,12 +198,25 @@ class Tokens:
         self.scale_buffer[:m] = self.scales
 
 
+def chunks(y, n, m):
+    """The output as prefill's copy engine stores it: boxes of 64 outputs of 32 tokens. Nothing where that needs other alignment."""
+    if y.dtype == torch.float32 or (y.data_ptr() | y.stride(0) * 2) & 15:
+        return driver.CUtensorMap()
+    types = {torch.bfloat16: "BFLOAT16", torch.float16: "FLOAT16"}
+    sizes = lambda kind, *values: [kind(value) for value in values]
+    return check(driver.cuTensorMapEncodeTiled(
+        getattr(driver.CUtensorMapDataType, f"CU_TENSOR_MAP_DATA_TYPE_{types[y.dtype]}"), 2, y.data_ptr(), sizes(driver.cuuint64_t, n, m),
+        sizes(driver.cuuint64_t, y.stride(0) * 2), sizes(driver.cuuint32_t, 64, 32), sizes(driver.cuuint32_t, 1, 1),
+        driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE, driver.CUtensorMapSwizzle.CU_TENSOR_MAP_SWIZZLE_128B,
+        driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_NONE, driver.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE))
+
+
 def apply(kernel, layer, tokens, y, weights=None, dependent=True):
     work = -(-layer.n // kernel.rows) * -(-tokens.m // kernel.tokens)
     grid = kernel.cluster * min(work, kernel.clusters)
     kernel(grid, [pointer(layer.weights if weights is None else weights), pointer(layer.row_scales), pointer(layer.bias),
                   pointer(tokens.code_buffer), pointer(tokens.scale_buffer), pointer(tokens.inner_buffer), pointer(y),
-                  ("q", y.stride(0)), ("i", tokens.m), ("i", tokens.m_pad)], dependent)
+                  ("q", y.stride(0)), ("i", tokens.m), ("i", tokens.m_pad), ("struct", chunks(y, layer.n, tokens.m))], dependent)
 
 
 def quantize(kernel, x, x2, codes, scales, inner, down, m_pad, eps=1e-6, dependent=True):

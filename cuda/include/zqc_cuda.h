@@ -125,10 +125,14 @@ typedef struct zqc_output {
 /* A linear kernel with its tile. */
 typedef struct zqc_variant {
     zqc_kernel kernel;
-    /* Tokens of a tile: 8, 16, 32 or 64 in decode, which has one tile, 64 to 256 in steps of 32 in prefill. */
+    /* Tokens of a tile: 8, 16, 32, 64, 96 or 128 in decode, which has one tile where it is of up to 32, and 64 to 256 in
+     * steps of 32 in prefill. */
     uint32_t tokens;
-    /* Blocks of a cluster: 1, 2, 4 or 8 in decode, 1, 2 or 4 in prefill. */
+    /* Blocks of a cluster: 1 to 8 in decode, 1, 2 or 4 in prefill. */
     uint32_t cluster;
+    /* Blocks of a multiprocessor, which share its memory: in decode 2 or 3 for tiles of up to 16 tokens, 1 to 3 for 32, 1 or
+     * 2 for 64; else 1. */
+    uint32_t blocks_per_sm;
 } zqc_variant;
 
 /* Why the last function that failed on this thread did so, in one line; empty before any has. Valid until the next

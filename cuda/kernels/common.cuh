@@ -61,6 +61,26 @@ DEVICE void barrier_arrive(u32 barrier) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
+// One arrival for a warp, whose lanes have all done what it says; the predicate is in the assembly, where it leaves uniform registers alone.
+DEVICE void barrier_arrive_warp(u32 barrier, int lane) {
+    __syncwarp();
+    asm volatile("{ .reg .pred first; setp.eq.s32 first, %1, 0;\n@first mbarrier.arrive.shared::cta.b64 _, [%0]; }" ::"r"(barrier), "r"(lane)
+                 : "memory");
+}
+
+// The same at this barrier of every block of a cluster.
+template <int CLUSTER>
+DEVICE void barrier_arrive_cluster(u32 barrier, int lane) {
+    __syncwarp();
+    asm volatile("{ .reg .pred one; setp.lt.s32 one, %1, %2;\n@one mbarrier.arrive.shared::cluster.b64 _, [%0]; }" ::"r"(
+                     map_to_rank(barrier, lane % CLUSTER)),
+                 "r"(lane), "n"(CLUSTER)
+                 : "memory");
+}
+
+// The warp of this thread, in a register that is known to be the same for all of its lanes.
+DEVICE int warp_index() { return __shfl_sync(~0u, threadIdx.x / 32, 0); }
+
 // Arrivals and waits keep the default scope, the block: a wider one costs a fence of the whole device each time, and what they hand
 // over here is read or written by the copy engine, the tensor cores or `send`, which order themselves by the barrier.
 DEVICE void barrier_arrive_remote(u32 barrier, u32 rank) {
@@ -119,6 +139,18 @@ DEVICE void copy_to_global(void* global, u32 shared, u32 bytes) {
     asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(global), "r"(shared), "r"(bytes) : "memory");
 }
 
+// A CUtensorMap, which describes an array in global memory to the copy engine.
+struct alignas(64) TensorMap {
+    u64 words[16];
+};
+
+// A box of a matrix, from `column` and `row` on; what lies outside the matrix is left out.
+DEVICE void copy_box_to_global(const TensorMap* matrix, int column, int row, u32 shared) {
+    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(matrix), "r"(column), "r"(row),
+                 "r"(shared)
+                 : "memory");
+}
+
 DEVICE void copies_to_global_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 // Their sources have been read; and all is done.
 DEVICE void copies_to_global_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
@@ -127,8 +159,8 @@ DEVICE void copies_to_global_wait() { asm volatile("cp.async.bulk.wait_group 0;"
 // Orders ordinary writes to shared memory before reads by the copy engine and the tensor cores.
 DEVICE void fence_for_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// Floats that the blocks of a cluster send into the shared memory of one of them, behind an mbarrier of that block: asynchronous stores
-// whose bytes it counts or, where there is one block, ordinary stores behind which every sending thread arrives.
+// What the blocks of a cluster send into the shared memory of one of them, behind an mbarrier of that block: asynchronous stores whose
+// bytes it counts or, where there is one block, ordinary stores behind which every sending thread arrives.
 template <int CLUSTER>
 struct Mailbox {
     DEVICE_MEMBER static void init(u32 barrier, u32 senders) { barrier_init(barrier, CLUSTER == 1 ? senders : 1); }
@@ -160,6 +192,16 @@ struct Mailbox {
                          : "memory");
     }
 
+    DEVICE_MEMBER static void send(u32 rank, u32 to, uint2 words, u32 barrier) {
+        if constexpr (CLUSTER == 1)
+            asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(to), "r"(words.x), "r"(words.y) : "memory");
+        else
+            asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];" ::"r"(
+                             map_to_rank(to, rank)),
+                         "r"(words.x), "r"(words.y), "r"(map_to_rank(barrier, rank))
+                         : "memory");
+    }
+
     // Every sending thread, once a phase, after what it sent.
     DEVICE_MEMBER static void sent(u32 barrier) {
         if constexpr (CLUSTER == 1) barrier_arrive(barrier);
@@ -169,6 +211,12 @@ struct Mailbox {
 DEVICE uint4 load_shared_16(u32 address) {
     uint4 v;
     asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(address));
+    return v;
+}
+
+DEVICE uint2 load_shared_8(u32 address) {
+    uint2 v;
+    asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(address) : "memory");
     return v;
 }
 

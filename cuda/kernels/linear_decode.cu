@@ -1,50 +1,63 @@
-// The linear layer for few tokens, m <= ZQC_TOKENS: bound by reading the weights once.
+// The linear layer for few tokens: bound by reading the weights once, or by having fewer tiles than multiprocessors.
 //
-// Cluster    ZQC_CLUSTER blocks split K between them; each cluster walks over panels of 128 rows (persistent).
-// Block      2 warpgroups of the mainloop, one tile of 64 rows each, a warp of the producer, 3 of the epilogue; 2 blocks a multiprocessor,
-//            3 for up to 16 tokens.
+// Cluster    ZQC_CLUSTER blocks split K between them; each cluster walks over panels of 128 rows (persistent), and over the tiles of
+//            ZQC_TOKENS tokens where these are 64 or more; below, m is at most ZQC_TOKENS.
+// Block      2 warpgroups of the mainloop, one tile of 64 rows each, a warp of the producer, 3 of the epilogue (or 7, where there is room
+//            for them); ZQC_PER_SM blocks a multiprocessor.
 // Pipeline   a ring of stages, each one block of K for 128 rows (8.1 KiB of FP4), filled by bulk copies. The weights do not depend on
 //            the kernel before this one, so the ring is filled first and waited for afterwards; then the tokens follow.
 // Operands   W goes from the ring through registers (FP4 to E4M3 by table) into wgmma as A. The tokens are B, in shared memory,
-//            where the block's share of K stays for all rows (RESIDENT) or, where it is too large, comes with each stage.
-// Reduction  every block sends its sums to the block that owns the rows, 128 / ZQC_CLUSTER of them, where the warps of the epilogue add them
-//            in the order of the ranks, scale and store, while the next panel is multiplied: no atomics, no workspace, the same bits
-//            every time.
+//            where the block's share of K stays for all rows (RESIDENT) or, where it is too large or not the only tile, comes with
+//            each stage.
+// Reduction  every block sends its sums, as f16 times a power of two, to the block that owns the rows, about 128 / ZQC_CLUSTER of them, where
+//            the warps of the epilogue add them in f32 in the order of the ranks, scale and store, while the next panel is multiplied:
+//            no atomics, no workspace, the same bits every time.
 // LoRC       is one more partial sum, which the epilogue computes by mma.sync while the mainloop runs.
-// Shared     at most 113 KiB (75 KiB): tokens up to 48 KiB (32 KiB), sums up to 40 KiB, the ring what is left, at most 16 stages.
+// Shared     227, 113 or 75 KiB by ZQC_PER_SM: tokens up to 96, 48 or 32 KiB, sums up to 96 KiB, the ring what is left, at most 24 stages.
 //
 // ZQC_N, ZQC_K   features       ZQC_STEPS   groups of a row in a block of K     ZQC_RANK     padded rank, 0 without branch
-// ZQC_TABLE      16 words       ZQC_OUTPUT  0 bf16, 1 f16, 2 f32                ZQC_TOKENS   8, 16, 32, 64
-// ZQC_CLUSTER    1, 2, 4, 8
+// ZQC_TABLE      16 words       ZQC_OUTPUT  0 bf16, 1 f16, 2 f32                ZQC_TOKENS   8, 16, 32, 64, 96, 128
+// ZQC_CLUSTER    1 to 8           ZQC_PER_SM  1, 2, 3       ZQC_ACCURATE  0, 1
 #include "wgmma.cuh"
 
 constexpr int N = ZQC_N, TOKENS = ZQC_TOKENS, STEPS = ZQC_STEPS, SPLIT = ZQC_CLUSTER;
 constexpr int SLICES = ZQC_RANK / INNER_RANKS, PARTS = TOKENS / 8;  // parts of 8 tokens
-constexpr int PER_SM = TOKENS <= 16 ? 3 : 2;  // blocks of a multiprocessor
-constexpr int MAINLOOP_WARPS = 8, EPILOGUE_WARPS = 3;  // warps; between them, that of the producer
-constexpr int EPILOGUE_THREADS = 32 * EPILOGUE_WARPS, THREADS = 32 * (MAINLOOP_WARPS + 1) + EPILOGUE_THREADS;
+constexpr int PER_SM = ZQC_PER_SM;  // blocks of a multiprocessor
+constexpr bool TILED = TOKENS >= 64;  // there may be several tiles of tokens
 constexpr int PANELS = ceil_div(N, PANEL_ROWS);
 constexpr int BLOCKS = ceil_div(ZQC_K, K_BLOCK);
 constexpr int SHARE = ceil_div(BLOCKS, SPLIT);  // blocks of K that a rank has at most
-constexpr int SEGMENT = 64;  // blocks of K that the tensor cores add up, with the 14 bits they keep, before f32 does
+constexpr int SEGMENT = ZQC_ACCURATE ? 8 : 64;  // blocks of K that the tensor cores add up, with the 14 bits they keep, before f32 does
+// Warps; between them, that of the producer. The two sets of sums of a long share need the registers of more.
+constexpr int MAINLOOP_WARPS = 8, EPILOGUE_WARPS = PER_SM == 1 && SHARE <= SEGMENT ? 7 : 3;
+constexpr int EPILOGUE_THREADS = 32 * EPILOGUE_WARPS, THREADS = 32 * (MAINLOOP_WARPS + 1) + EPILOGUE_THREADS;
 constexpr int TILE_BYTES = tile_bytes(STEPS), PANEL_BYTES = 2 * TILE_BYTES;
 constexpr int TOKEN_BYTES = TOKENS * K_BLOCK;
-constexpr int OWNED_WARPS = MAINLOOP_WARPS / SPLIT;       // fragments of 16 rows that a rank owns
-constexpr int OWNED = OWNED_WARPS * PARTS * 32;        // float4s of their sums
+// A warp of the mainloop has a fragment of 16 rows; a rank owns those from `first_owned`, and the most that any owns are:
+constexpr int OWNED_WARPS = ceil_div(MAINLOOP_WARPS, SPLIT);
+constexpr int OWNED = OWNED_WARPS * PARTS * 32;  // lanes that have four of their sums each
 constexpr int OWNED_ROWS = OWNED_WARPS * 16;
+DEVICE int first_owned(int rank) { return rank * MAINLOOP_WARPS / SPLIT; }
+DEVICE int owner(int warp) { return (warp * SPLIT + SPLIT - 1) / MAINLOOP_WARPS; }
 
 constexpr int BUDGET = (SHARED_LIMIT + 1024) / PER_SM - 1024;
-constexpr bool RESIDENT = SHARE * TOKEN_BYTES <= 96 * 1024 / PER_SM;
+constexpr bool RESIDENT = !TILED && SHARE * TOKEN_BYTES <= 96 * 1024 / PER_SM;
 constexpr int RESIDENT_BYTES = RESIDENT ? SHARE * TOKEN_BYTES : 0;
-constexpr int SUM_BYTES = SPLIT * OWNED * 16;          // that the ranks send
+constexpr int SUM_BYTES = SPLIT * OWNED * 8;           // for what the ranks send
 constexpr int SUMS_BYTES = SUM_BYTES + (SLICES ? OWNED * 16 : 0);
 constexpr int SCALES_BYTES = (2 * OWNED_ROWS + TOKENS) * 4;
 constexpr int WEIGHTS_AT = RESIDENT ? 0 : TOKEN_BYTES;  // in a stage: its tokens come first, aligned for the swizzle
 constexpr int STAGE_BYTES = RESIDENT ? PANEL_BYTES : ceil_div(TOKEN_BYTES + PANEL_BYTES, 1024) * 1024;
-constexpr int STAGES = min_of(16, (BUDGET - 2048 - RESIDENT_BYTES - SUMS_BYTES - SCALES_BYTES) / STAGE_BYTES);
+constexpr int STAGES = min_of(24, (BUDGET - 2048 - RESIDENT_BYTES - SUMS_BYTES - SCALES_BYTES) / STAGE_BYTES);
 constexpr int RING_AT = RESIDENT_BYTES, SUMS_AT = RING_AT + STAGES * STAGE_BYTES, SCALES_AT = SUMS_AT + SUMS_BYTES;
 constexpr int TABLE_AT = SCALES_AT + SCALES_BYTES;
 constexpr int BARRIERS_AT = TABLE_AT + TABLE_BYTES, SHARED_BYTES = BARRIERS_AT + 8 * (2 * STAGES + 2) + 1024;
+
+// Sums of products of E4M3 times 2^-SUM_SHIFT fit f16 whatever the codes are: each is at most 448 * 448.
+__host__ __device__ constexpr int sum_shift(int shift) {
+    return 448ll * 448 * K_BLOCK * SHARE <= (65504ll << shift) ? shift : sum_shift(shift + 1);
+}
+constexpr int SUM_SHIFT = sum_shift(0);
 static_assert(STAGES >= 2, "the ring does not fit");
 
 extern "C" __device__ const u32 zqc_launch[5] = {THREADS, SHARED_BYTES, SPLIT, PANEL_ROWS, TOKENS};
@@ -67,12 +80,35 @@ struct Shared {
     DEVICE_MEMBER u32 sums_free() const { return full(2 * STAGES + 1); }
 };
 
-// A rank's share: the panels `panel`, `panel + stride`, ..., of which there are `panels`, and the blocks `first` to `last` of K.
-struct Work {
-    int rank, panel, stride, panels, first, last;
+// What a cluster computes at a time: a panel of rows, and the tokens from `token`.
+struct Tile {
+    int panel, token;
 };
 
-// Copies what the mainloop needs, in their order: a panel's blocks, panel after panel. One warp.
+// A rank's share: the tiles `cluster`, `cluster + clusters`, ..., of which there are `tiles`, tokens fastest, and the blocks `first` to
+// `last` of K.
+struct Work {
+    int rank, cluster, clusters, token_tiles, tiles, first, last;
+
+    DEVICE_MEMBER Work(int m) : rank(blockIdx.x % SPLIT), cluster(blockIdx.x / SPLIT), clusters(gridDim.x / SPLIT) {
+        token_tiles = TILED ? ceil_div(m, TOKENS) : 1;
+        const int all = PANELS * token_tiles;
+        tiles = cluster < all ? (all - 1 - cluster) / clusters + 1 : 0;
+        first = rank * BLOCKS / SPLIT;
+        last = (rank + 1) * BLOCKS / SPLIT;
+    }
+
+    // Fragments that the rank owns.
+    DEVICE_MEMBER int owned() const { return first_owned(rank + 1) - first_owned(rank); }
+
+    DEVICE_MEMBER Tile tile(int index) const {
+        const int at = cluster + index * clusters;
+        if constexpr (!TILED) return Tile{at, 0};
+        return Tile{at / token_tiles, at % token_tiles * TOKENS};
+    }
+};
+
+// Copies what the mainloop needs, in their order: a tile's blocks, tile after tile. One warp.
 struct Producer {
     Shared shared;
     Work work;
@@ -80,43 +116,46 @@ struct Producer {
     const u8* codes;
     int m_pad;
 
-    DEVICE_MEMBER int tokens() const { return min(TOKENS, m_pad); }
+    DEVICE_MEMBER int tokens(Tile tile) const { return min(TOKENS, m_pad - tile.token); }
 
-    DEVICE_MEMBER void copy_weights(int item, int block, int stage) const {
-        barrier_expect(shared.full(stage), PANEL_BYTES + (!RESIDENT || item == 0 ? tokens() * K_BLOCK : 0));
-        copy_to_shared(shared.stage(stage) + WEIGHTS_AT,
-                       weights + (static_cast<u64>(block) * PANELS + work.panel + item * work.stride) * PANEL_BYTES, PANEL_BYTES,
-                       shared.full(stage));
+    DEVICE_MEMBER void copy_weights(int index, Tile tile, int block, int stage) const {
+        barrier_expect(shared.full(stage), PANEL_BYTES + (!RESIDENT || index == 0 ? tokens(tile) * K_BLOCK : 0));
+        copy_to_shared(shared.stage(stage) + WEIGHTS_AT, weights + (static_cast<u64>(block) * PANELS + tile.panel) * PANEL_BYTES,
+                       PANEL_BYTES, shared.full(stage));
     }
 
-    DEVICE_MEMBER void copy_tokens(int item, int block, int stage) const {
-        if (RESIDENT && item > 0) return;
+    DEVICE_MEMBER void copy_tokens(int index, Tile tile, int block, int stage) const {
+        if (RESIDENT && index > 0) return;
         copy_to_shared(RESIDENT ? shared.resident(block - work.first) : shared.stage(stage),
-                       codes + static_cast<u64>(block) * m_pad * K_BLOCK, tokens() * K_BLOCK, shared.full(stage));
+                       codes + (static_cast<u64>(block) * m_pad + tile.token) * K_BLOCK, tokens(tile) * K_BLOCK, shared.full(stage));
     }
 
     // The first round of the ring, a stage a lane.
     DEVICE_MEMBER void prefetch(int lane) const {
         const int blocks = work.last - work.first;
-        if (lane < min(STAGES, work.panels * blocks)) copy_weights(lane / blocks, work.first + lane % blocks, lane);
+        if (lane < min(STAGES, work.tiles * blocks))
+            copy_weights(lane / blocks, work.tile(lane / blocks), work.first + lane % blocks, lane);
     }
 
     DEVICE_MEMBER void prefetch_tokens(int lane) const {
         const int blocks = work.last - work.first;
-        if (lane < min(STAGES, work.panels * blocks)) copy_tokens(lane / blocks, work.first + lane % blocks, lane);
+        if (lane < min(STAGES, work.tiles * blocks))
+            copy_tokens(lane / blocks, work.tile(lane / blocks), work.first + lane % blocks, lane);
     }
 
     // The other rounds, by one thread.
     DEVICE_MEMBER void run() const {
         Slot slot;
         int step = 0;
-        for (int item = 0; item < work.panels; ++item)
+        for (int index = 0; index < work.tiles; ++index) {
+            const Tile tile = work.tile(index);
             for (int block = work.first; block < work.last; ++block, ++step, slot.advance()) {
                 if (step < STAGES) continue;
                 barrier_wait(shared.empty(slot.stage), slot.parity ^ 1);
-                copy_weights(item, block, slot.stage);
-                copy_tokens(item, block, slot.stage);
+                copy_weights(index, tile, block, slot.stage);
+                copy_tokens(index, tile, block, slot.stage);
             }
+        }
     }
 };
 
@@ -139,7 +178,7 @@ struct Mainloop {
         return RESIDENT ? shared.resident(block - work.first) : shared.stage(slot.stage);
     }
 
-    DEVICE_MEMBER void release(int stage) const { barrier_arrive(shared.empty(stage)); }
+    DEVICE_MEMBER void release(int stage) const { barrier_arrive_warp(shared.empty(stage), lane); }
 
     // One block of K. The multiplications of a quarter run while the next quarter is decoded into other registers. The first block
     // replaces what `sums` holds.
@@ -165,7 +204,7 @@ struct Mainloop {
         slot.advance();
     }
 
-    // The sums of the next panel.
+    // The sums of the next tile.
     DEVICE_MEMBER void run(float (&sums)[TOKENS / 2]) {
         u32 a[16];
         if constexpr (SHARE <= SEGMENT) {
@@ -191,12 +230,12 @@ struct Mainloop {
 
     // Sends the sums of this warp's 16 rows to the rank that owns them.
     DEVICE_MEMBER void send_sums(int warp, const float (&sums)[TOKENS / 2]) const {
-        const int at = (work.rank * OWNED_WARPS + warp % OWNED_WARPS) * PARTS * 32 + lane;
-        const auto sum = [&](int i) { return work.first < work.last ? sums[i] : 0.f; };
+        const int to = owner(warp), at = (work.rank * OWNED_WARPS + warp - first_owned(to)) * PARTS * 32 + lane;
+        constexpr float down = 1.f / (1ll << SUM_SHIFT);
+        const auto pair = [&](int i) { return work.first < work.last ? pack<Type::F16>(sums[i] * down, sums[i + 1] * down) : 0; };
 #pragma unroll
         for (int j = 0; j < PARTS; ++j)
-            Sums::send(warp / OWNED_WARPS, shared.sums() + at * 16 + j * 512,
-                       make_float4(sum(4 * j), sum(4 * j + 1), sum(4 * j + 2), sum(4 * j + 3)), shared.sums_full());
+            Sums::send(to, shared.sums() + at * 8 + j * 256, make_uint2(pair(4 * j), pair(4 * j + 2)), shared.sums_full());
         Sums::sent(shared.sums_full());
     }
 };
@@ -214,23 +253,23 @@ struct Epilogue {
     long long y_stride;
     int m, m_pad, thread;
 
-    DEVICE_MEMBER int panel(int item) const { return work.panel + item * work.stride; }
-    DEVICE_MEMBER int first_row(int item) const { return panel(item) * PANEL_ROWS + work.rank * OWNED_ROWS; }
+    DEVICE_MEMBER int first_row(Tile tile) const { return tile.panel * PANEL_ROWS + first_owned(work.rank) * 16; }
 
     DEVICE_MEMBER void put_scale(int at, float value) const {
         asm volatile("st.shared.f32 [%0], %1;" ::"r"(shared.scales() + at * 4), "f"(value) : "memory");
     }
 
     // Scales and biases of the rank's rows to shared memory.
-    DEVICE_MEMBER void fetch_row_scales(int item) const {
-        for (int i = thread; i < OWNED_ROWS; i += EPILOGUE_THREADS) {
-            put_scale(i, row_scales[first_row(item) + i]);
-            put_scale(OWNED_ROWS + i, bias ? bias[first_row(item) + i] : 0.f);
+    DEVICE_MEMBER void fetch_row_scales(Tile tile) const {
+        for (int i = thread; i < work.owned() * 16; i += EPILOGUE_THREADS) {
+            put_scale(i, row_scales[first_row(tile) + i]);
+            put_scale(OWNED_ROWS + i, bias ? bias[first_row(tile) + i] : 0.f);
         }
     }
 
-    DEVICE_MEMBER void fetch_token_scales() const {
-        for (int i = thread; i < TOKENS; i += EPILOGUE_THREADS) put_scale(2 * OWNED_ROWS + i, i < m ? token_scales[i] : 0.f);
+    DEVICE_MEMBER void fetch_token_scales(Tile tile) const {
+        for (int i = thread; i < TOKENS; i += EPILOGUE_THREADS)
+            put_scale(2 * OWNED_ROWS + i, tile.token + i < m ? token_scales[tile.token + i] : 0.f);
     }
 
     DEVICE_MEMBER float scale(int at) const {
@@ -246,26 +285,26 @@ struct Epilogue {
 
     // Of `fragment` of the rank's rows, this lane's 16 bytes of U for 16 ranks.
     DEVICE_MEMBER const u8* up(int panel, int fragment, int slice) const {
-        const int at = work.rank * OWNED_WARPS + fragment;
+        const int at = first_owned(work.rank) + fragment;
         return weights + (static_cast<u64>(BLOCKS + slice / 2) * PANELS + panel) * PANEL_BYTES + at / 4 * TILE_BYTES + slice % 2 * 2048 +
                (at % 4 * 32 + lane()) * 16;
     }
 
     DEVICE_MEMBER void prefetch_up(int panel) const {
-        for (int fragment = warp(); fragment < OWNED_WARPS; fragment += EPILOGUE_WARPS)
+        for (int fragment = warp(); fragment < work.owned(); fragment += EPILOGUE_WARPS)
             for (int slice = 0; slice < SLICES; ++slice)
                 asm volatile("prefetch.global.L2 [%0];" ::"l"(up(panel, fragment, slice)));
     }
 
     // The low-rank branch to shared memory, behind the sums of the ranks: U of 16 rows by the inner values of 8 tokens at a time.
-    DEVICE_MEMBER void low_rank(int panel) const {
-        for (int i = warp(); i < OWNED_WARPS * PARTS; i += EPILOGUE_WARPS) {
-            const int token = i % PARTS * 8 + lane() / 4, swap = token >> 2 & 1;
+    DEVICE_MEMBER void low_rank(Tile tile) const {
+        for (int i = warp(); i < work.owned() * PARTS; i += EPILOGUE_WARPS) {
+            const int token = tile.token + i % PARTS * 8 + lane() / 4, swap = token >> 2 & 1;
             const u8* row = inner + token * INNER_BYTES + lane() % 4 * 4;
             float4 d = make_float4(0.f, 0.f, 0.f, 0.f);
 #pragma unroll
             for (int slice = 0; slice < SLICES; ++slice) {
-                const uint4 a = *reinterpret_cast<const uint4*>(up(panel, i / PARTS, slice));
+                const uint4 a = *reinterpret_cast<const uint4*>(up(tile.panel, i / PARTS, slice));
                 const u8* at = row + static_cast<u64>(slice) * m_pad * INNER_BYTES;
                 const u32 b0 = token < m ? *reinterpret_cast<const u32*>(at + swap * 16) : 0;
                 const u32 b1 = token < m ? *reinterpret_cast<const u32*>(at + (1 - swap) * 16) : 0;
@@ -281,46 +320,54 @@ struct Epilogue {
 
     // What does not need the kernel before this one.
     DEVICE_MEMBER void prepare() const {
-        if (work.panels == 0) return;
-        if (thread == 0) Sums::expect(shared.sums_full(), SUM_BYTES);
-        fetch_row_scales(0);
-        prefetch_up(panel(0));
+        if (work.tiles == 0) return;
+        if (thread == 0) Sums::expect(shared.sums_full(), SPLIT * work.owned() * PARTS * 256);
+        fetch_row_scales(work.tile(0));
+        prefetch_up(work.tile(0).panel);
     }
 
-    DEVICE_MEMBER void run(int item) const {
-        if (item == 0) {
-            fetch_token_scales();
-        } else {
-            if (thread == 0) Sums::expect(shared.sums_full(), SUM_BYTES);
-            fetch_row_scales(item);
+    DEVICE_MEMBER void run(int index) const {
+        const Tile tile = work.tile(index);
+        if (index > 0) {
+            if (thread == 0) Sums::expect(shared.sums_full(), SPLIT * work.owned() * PARTS * 256);
+            fetch_row_scales(tile);
         }
-        if constexpr (SLICES > 0) low_rank(panel(item));
+        if (TILED || index == 0) fetch_token_scales(tile);
+        if constexpr (SLICES > 0) low_rank(tile);
         synchronize();
-        barrier_wait(shared.sums_full(), item & 1);
-        for (int i = thread; i < OWNED; i += EPILOGUE_THREADS) {
+        barrier_wait(shared.sums_full(), index & 1);
+        for (int i = thread; i < work.owned() * PARTS * 32; i += EPILOGUE_THREADS) {
             // Four sums of a lane: rows `row` and `row + 8`, tokens `token` and `token + 1`.
             const int row = i / (PARTS * 32) * 16 + i % 32 / 4, token = i / 32 % PARTS * 8 + i % 4 * 2;
-            if (token >= m) continue;
-            float4 sum = load_shared_floats(shared.sums() + i * 16);
+            if (tile.token + token >= m) continue;
+            float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
 #pragma unroll
-            for (int from = 1; from < SPLIT + (SLICES > 0); ++from) {
-                const float4 part = load_shared_floats(shared.sums() + (from * OWNED + i) * 16);
-                sum.x += part.x, sum.y += part.y, sum.z += part.z, sum.w += part.w;
+            for (int from = 0; from < SPLIT; ++from) {
+                const uint2 part = load_shared_8(shared.sums() + (from * OWNED + i) * 8);
+                sum.x += widen<Type::F16>(part.x), sum.y += widen<Type::F16>(part.x >> 16);
+                sum.z += widen<Type::F16>(part.y), sum.w += widen<Type::F16>(part.y >> 16);
             }
-            store_pair(first_row(item), row, token, sum.x, sum.y);
-            store_pair(first_row(item), row + 8, token, sum.z, sum.w);
+            constexpr float up = 1ll << SUM_SHIFT;
+            sum.x *= up, sum.y *= up, sum.z *= up, sum.w *= up;
+            if constexpr (SLICES > 0) {
+                const float4 branch = load_shared_floats(shared.sums() + SUM_BYTES + i * 16);
+                sum.x += branch.x, sum.y += branch.y, sum.z += branch.z, sum.w += branch.w;
+            }
+            store_pair(tile, row, token, sum.x, sum.y);
+            store_pair(tile, row + 8, token, sum.z, sum.w);
         }
-        if (item + 1 == work.panels) return;
+        if (index + 1 == work.tiles) return;
         synchronize();  // before the scales are replaced
         if (thread % 32 < SPLIT) barrier_arrive_remote(shared.sums_free(), thread % 32);
     }
 
-    DEVICE_MEMBER void store_pair(int first_row, int row, int token, float first, float second) const {
-        if (first_row + row >= N) return;
+    DEVICE_MEMBER void store_pair(Tile tile, int row, int token, float first, float second) const {
+        const int at_row = first_row(tile) + row, at_token = tile.token + token;
+        if (at_row >= N) return;
         const float row_scale = scale(row), shift = scale(OWNED_ROWS + row);
-        const long long at = token * y_stride + first_row + row;
+        const long long at = at_token * y_stride + at_row;
         store<ZQC_OUTPUT>(y, at, first * (row_scale * scale(2 * OWNED_ROWS + token)) + shift);
-        if (token + 1 < m) store<ZQC_OUTPUT>(y, at + y_stride, second * (row_scale * scale(2 * OWNED_ROWS + token + 1)) + shift);
+        if (at_token + 1 < m) store<ZQC_OUTPUT>(y, at + y_stride, second * (row_scale * scale(2 * OWNED_ROWS + token + 1)) + shift);
     }
 };
 
@@ -329,16 +376,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_SM) __cluster_dims__(S
                const void* inner, void* y, long long y_stride, int m, int m_pad) {
     extern __shared__ u8 dynamic[];
     const Shared shared{(shared_address(dynamic) + 1023) / 1024 * 1024};
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, rank = blockIdx.x % SPLIT;
-    const int cluster = blockIdx.x / SPLIT, clusters = gridDim.x / SPLIT;
-    const Work work{rank, cluster, clusters, cluster < PANELS ? (PANELS - 1 - cluster) / clusters + 1 : 0, rank * BLOCKS / SPLIT,
-                    (rank + 1) * BLOCKS / SPLIT};
+    const int warp = warp_index(), lane = threadIdx.x % 32;
+    const Work work(m);
     const Producer producer{shared, work, weights, codes, m_pad};
 
     if (warp == MAINLOOP_WARPS) {
         if (lane < STAGES) {
             barrier_init(shared.full(lane), 1);
-            barrier_init(shared.empty(lane), 32 * MAINLOOP_WARPS);
+            barrier_init(shared.empty(lane), MAINLOOP_WARPS);
         }
         if (lane == 31) {
             Sums::init(shared.sums_full(), 32 * MAINLOOP_WARPS);
@@ -356,13 +401,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_SM) __cluster_dims__(S
 
     if (warp < MAINLOOP_WARPS) {
         Mainloop mainloop(shared, work, warp, lane);
-        for (int item = 0; item < work.panels; ++item) {
+        for (int index = 0; index < work.tiles; ++index) {
             float sums[TOKENS / 2];
             mainloop.run(sums);
-            if (item == 0)
+            if (index == 0)
                 cluster_wait();
             else
-                barrier_wait(shared.sums_free(), (item - 1) & 1);
+                barrier_wait(shared.sums_free(), (index - 1) & 1);
             mainloop.send_sums(warp, sums);
         }
     } else if (warp == MAINLOOP_WARPS) {
@@ -377,6 +422,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_SM) __cluster_dims__(S
         epilogue.prepare();
         cluster_wait();
         wait_for_dependencies();  // before what it wrote is read and the outputs are written
-        for (int item = 0; item < work.panels; ++item) epilogue.run(item);
+        for (int index = 0; index < work.tiles; ++index) epilogue.run(index);
     }
 }

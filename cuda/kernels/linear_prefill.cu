@@ -5,27 +5,31 @@
 // Block      persistent: 2 warpgroups with 64 rows each (232 registers, of which ZQC_TOKENS / 2 accumulators), 1 that copies (40 registers).
 // Pipeline   a ring of stages of 8.1 KiB of FP4 and ZQC_TOKENS * 128 bytes of E4M3 (5 stages of 41 KiB for 256 tokens), filled by
 //            bulk copies. A warpgroup decodes 32 columns at a time while up to three wgmmas before them run.
-// LoRC       is one more block of K per 32 ranks, in bf16, into the same accumulators.
-// Epilogue   scales of rows and tokens, bias; 16-bit outputs are transposed through 8 KiB a warpgroup into rows of 128 bytes.
-// Order      in strips of at most 2048 tokens, which stay in L2 while the weights pass; within a strip, tokens fastest. A last wave that
-//            would leave more than half of the clusters idle is cut into tiles of half the tokens.
-// Long K     beyond 16384, the accumulators are added up in f32 every 8192 columns; that takes registers, so at most 128 tokens.
+// LoRC       is one more block of K per 32 ranks, in bf16, into the same accumulators, before the others: behind them it would be waited for.
+// Epilogue   scales of rows and tokens, bias; 16-bit outputs are transposed through 8 KiB a warpgroup into rows of 128 bytes, which the
+//            copy engine stores, 32 tokens at a time.
+// Order      in strips of at most 2048 tokens, which stay in L2 while the weights pass; within a strip, tokens fastest. With tiles
+//            of 256, up to 128 tokens at the end are tiles of their own, and a last wave that would leave more than half of the clusters
+//            idle is cut into halves.
+// Long K     beyond 16384, the accumulators are added up in f32 every 8192 columns, and where ZQC_ACCURATE says so every 1024; that takes
+//            registers, so at most 128 tokens.
 //
 // ZQC_N, ZQC_K   features       ZQC_STEPS   groups of a row in a block of K     ZQC_RANK     padded rank, 0 without branch
 // ZQC_TABLE      16 words       ZQC_OUTPUT  0 bf16, 1 f16, 2 f32                ZQC_TOKENS   64, 96, 128, 160, 192, 224, 256
-// ZQC_CLUSTER    1, 2, 4
+// ZQC_CLUSTER    1, 2, 4          ZQC_ACCURATE  0, 1
 #include "wgmma.cuh"
 
 constexpr int N = ZQC_N, TOKENS = ZQC_TOKENS, STEPS = ZQC_STEPS, CLUSTER = ZQC_CLUSTER;
 constexpr int SLICES = ZQC_RANK / INNER_RANKS;
 constexpr int WARPGROUPS = 2, CONSUMERS = 128 * WARPGROUPS, THREADS = CONSUMERS + 128;
 constexpr int PANELS = ceil_div(N, PANEL_ROWS), GROUPS = ceil_div(PANELS, CLUSTER);
-constexpr int K_BLOCKS = ceil_div(ZQC_K, K_BLOCK), BLOCKS = K_BLOCKS + ceil_div(SLICES, 2);
+constexpr int K_BLOCKS = ceil_div(ZQC_K, K_BLOCK), LOW_RANK_BLOCKS = ceil_div(SLICES, 2), BLOCKS = LOW_RANK_BLOCKS + K_BLOCKS;
 constexpr int TILE_BYTES = tile_bytes(STEPS), PANEL_BYTES = 2 * TILE_BYTES;
 constexpr int TOKEN_BYTES = TOKENS * K_BLOCK;
 constexpr int STRIP = 2048 / TOKENS;  // token tiles of a strip
-constexpr int LONG_K = 128, SEGMENT = 64;  // blocks
-static_assert(K_BLOCKS <= LONG_K || TOKENS <= 128, "a K this long takes at most 128 tokens");
+constexpr int SEGMENT = ZQC_ACCURATE ? 8 : 64;  // blocks
+constexpr bool SEGMENTED = ZQC_ACCURATE ? K_BLOCKS > SEGMENT : K_BLOCKS > 128;
+static_assert(!SEGMENTED || TOKENS <= 128, "two sets of accumulators take at most 128 tokens");
 constexpr int PART = ceil_div(TOKENS / 8, CLUSTER) * 8;  // tokens that a rank fetches
 
 constexpr int CHUNK = 32, CHUNK_BYTES = CHUNK * TILE_ROWS * 2;  // tokens that the epilogue transposes at a time
@@ -59,18 +63,27 @@ struct Tile {
     int group, token, width;
 };
 
-// The tiles of a cluster: `first`, `first + stride`, ... below `count`, of which those from `whole` on are halves.
+// The tiles of a cluster: `first`, `first + stride`, ... below `count`, of which those from `whole` on have half of the tokens: the last
+// tokens, where they are no more, or else what would leave clusters idle.
 struct TileScheduler {
     int first, stride, token_tiles, whole, count;
+    bool ends_in_half;
 
-    DEVICE_MEMBER TileScheduler(int cluster, int clusters, int m) : first(cluster), stride(clusters), token_tiles(ceil_div(m, TOKENS)) {
-        const int tiles = GROUPS * token_tiles, rest = tiles % clusters;
-        const bool halve = TOKENS == 256 && 2 * rest <= clusters;
-        whole = halve ? tiles - rest : tiles;
-        count = halve ? tiles + rest : tiles;
+    DEVICE_MEMBER TileScheduler(int cluster, int clusters, int m) : first(cluster), stride(clusters) {
+        ends_in_half = TOKENS == 256 && (m - 1) % TOKENS < TOKENS / 2;
+        token_tiles = ceil_div(m, TOKENS) - ends_in_half;
+        whole = count = GROUPS * token_tiles;
+        const int rest = whole % clusters;
+        if (ends_in_half) {
+            count += GROUPS;
+        } else if (TOKENS == 256 && 2 * rest <= clusters) {
+            whole -= rest;
+            count += rest;
+        }
     }
 
     DEVICE_MEMBER Tile tile(int index) const {
+        if (ends_in_half && index >= whole) return Tile{index - whole, token_tiles * TOKENS, TOKENS / 2};
         const int half = max(index - whole, 0), at = min(index, whole) + half / 2;
         const int strip = at / (STRIP * GROUPS), within = at % (STRIP * GROUPS), tiles = min(STRIP, token_tiles - strip * STRIP);
         const int token = (strip * STRIP + within % tiles) * TOKENS;
@@ -99,10 +112,12 @@ struct Producer {
         part_tokens = min(tokens - before, PART);
     }
 
+    // In memory the blocks of the low-rank branch are the last.
     DEVICE_MEMBER void copy_weights(int block, int stage) const {
-        const int token_bytes = block < K_BLOCKS ? K_BLOCK : INNER_BYTES * min(2, SLICES - 2 * (block - K_BLOCKS));
+        const int token_bytes = block < LOW_RANK_BLOCKS ? INNER_BYTES * min(2, SLICES - 2 * block) : K_BLOCK;
+        const int at = block < LOW_RANK_BLOCKS ? K_BLOCKS + block : block - LOW_RANK_BLOCKS;
         barrier_expect(shared.full(stage), PANEL_BYTES + tokens * token_bytes);
-        copy_to_shared(shared.weights(stage), panel + static_cast<u64>(block) * PANELS * PANEL_BYTES, PANEL_BYTES, shared.full(stage));
+        copy_to_shared(shared.weights(stage), panel + static_cast<u64>(at) * PANELS * PANEL_BYTES, PANEL_BYTES, shared.full(stage));
     }
 
     // Rows `part` to `part + part_tokens` of `from`, to every block of the cluster.
@@ -116,11 +131,11 @@ struct Producer {
 
     DEVICE_MEMBER void copy_tokens(int block, int stage) const {
         if (part_tokens <= 0) return;
-        if (block < K_BLOCKS) {
-            copy_part(codes + static_cast<u64>(block) * m_pad * K_BLOCK, shared.stage(stage), K_BLOCK, stage);
+        if (block >= LOW_RANK_BLOCKS) {
+            copy_part(codes + static_cast<u64>(block - LOW_RANK_BLOCKS) * m_pad * K_BLOCK, shared.stage(stage), K_BLOCK, stage);
             return;
         }
-        for (int slice = 2 * (block - K_BLOCKS), i = 0; slice + i < SLICES && i < 2; ++i)
+        for (int slice = 2 * block, i = 0; slice + i < SLICES && i < 2; ++i)
             copy_part(inner + static_cast<u64>(slice + i) * m_pad * INNER_BYTES, shared.stage(stage) + i * TOKENS * INNER_BYTES,
                       INNER_BYTES, stage);
     }
@@ -164,17 +179,17 @@ struct Mainloop {
 
     // Gives a stage back to every block that writes into it.
     DEVICE_MEMBER void release(int stage) const {
-        if constexpr (CLUSTER == 1) {
-            barrier_arrive(shared.empty(stage));
-        } else {
-#pragma unroll
-            for (int block = 0; block < CLUSTER; ++block) barrier_arrive_remote(shared.empty(stage), block);
-        }
+        if constexpr (CLUSTER == 1)
+            barrier_arrive_warp(shared.empty(stage), lane);
+        else
+            barrier_arrive_cluster<CLUSTER>(shared.empty(stage), lane);
     }
 
     DEVICE_MEMBER int stage_before() const { return slot.stage == 0 ? STAGES - 1 : slot.stage - 1; }
-    // Blocks `first` to `last` of K. A quarter of a block is decoded while the wgmmas of the three before it may still run.
-    template <int WIDTH>
+
+    // Blocks `first` to `last` of K. A quarter of a block is decoded while the wgmmas of the three before it may still run. `BEGUN`: a
+    // block of the low-rank branch is before them, in the accumulators and perhaps still running.
+    template <int WIDTH, bool BEGUN>
     DEVICE_MEMBER void multiply(int first, int last, float (&accumulators)[WIDTH / 2]) {
         u32 a[16];
 #pragma unroll 1
@@ -189,48 +204,57 @@ struct Mainloop {
                 wgmma_wait<3>();
                 codes.decode_part(j, shared.table(), a + 4 * j);
                 wgmma_fence();
-                Wgmma<WIDTH>::e4m3(accumulators, a + 4 * j, b + 2 * j, j > 0 || block > first);
+                Wgmma<WIDTH>::e4m3(accumulators, a + 4 * j, b + 2 * j, BEGUN || j > 0 || block > first);
                 wgmma_commit();
             }
-            if (block > first) release(stage_before());
+            if (BEGUN || block > first) release(stage_before());
             slot.advance();
         }
         wgmma_wait<0>();
         release(stage_before());
     }
 
-    // The part of a block of the low-rank branch.
+    // A block of the low-rank branch. The last may still run, and its stage is given back by who comes next.
     template <int WIDTH>
-    DEVICE_MEMBER void multiply_low_rank(int block, float (&accumulators)[WIDTH / 2]) {
+    DEVICE_MEMBER void multiply_low_rank(int block, u32 (&a)[8], float (&accumulators)[WIDTH / 2]) {
         barrier_wait(shared.full(slot.stage), slot.parity);
         const u32 stage = shared.stage(slot.stage);
         const uint4 low = load_shared_16(stage + thread_at), high = load_shared_16(stage + thread_at + CODE_BYTES / 2);
-        const u32 a[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+        a[0] = low.x, a[1] = low.y, a[2] = low.z, a[3] = low.w, a[4] = high.x, a[5] = high.y, a[6] = high.z, a[7] = high.w;
         wgmma_fence();
-        Wgmma<WIDTH>::bf16(accumulators, a, descriptor<Swizzle::Bytes32>(stage), 1);
-        if (SLICES - 2 * (block - K_BLOCKS) > 1)
+        Wgmma<WIDTH>::bf16(accumulators, a, descriptor<Swizzle::Bytes32>(stage), block > 0);
+        if (SLICES - 2 * block > 1)
             Wgmma<WIDTH>::bf16(accumulators, a + 4, descriptor<Swizzle::Bytes32>(stage + TOKENS * INNER_BYTES), 1);
         wgmma_commit();
-        wgmma_wait<0>();
-        release(slot.stage);
+        if (block + 1 < LOW_RANK_BLOCKS) {
+            wgmma_wait<0>();
+            release(slot.stage);
+        }
         slot.advance();
     }
 
     template <int WIDTH>
     DEVICE_MEMBER void run(float (&accumulators)[WIDTH / 2]) {
-        if constexpr (K_BLOCKS <= LONG_K) {
-            multiply<WIDTH>(0, K_BLOCKS, accumulators);
+        u32 a[8];
+#pragma unroll 1
+        for (int block = 0; block < LOW_RANK_BLOCKS; ++block) multiply_low_rank<WIDTH>(block, a, accumulators);
+        if constexpr (!SEGMENTED) {
+            multiply<WIDTH, (LOW_RANK_BLOCKS > 0)>(0, K_BLOCKS, accumulators);
         } else {
+            if constexpr (LOW_RANK_BLOCKS > 0) {
+                wgmma_wait<0>();
+                release(stage_before());
+            } else {
 #pragma unroll
-            for (int i = 0; i < WIDTH / 2; ++i) accumulators[i] = 0.f;
+                for (int i = 0; i < WIDTH / 2; ++i) accumulators[i] = 0.f;
+            }
             for (int first = 0; first < K_BLOCKS; first += SEGMENT) {
                 float part[WIDTH / 2];
-                multiply<WIDTH>(first, min(K_BLOCKS, first + SEGMENT), part);
+                multiply<WIDTH, false>(first, min(K_BLOCKS, first + SEGMENT), part);
 #pragma unroll
                 for (int i = 0; i < WIDTH / 2; ++i) accumulators[i] += part[i];
             }
         }
-        for (int block = K_BLOCKS; block < BLOCKS; ++block) multiply_low_rank<WIDTH>(block, accumulators);
     }
 };
 
@@ -241,6 +265,7 @@ struct Epilogue {
     const float* bias;
     const float* token_scales;
     void* y;
+    const TensorMap* chunks;  // of y, where it is aligned to 16 bytes
     long long y_stride;
     int m, rank, warp, lane;
     // Of the tile in hand, fetched before it is multiplied: scales and biases of this thread's rows, scales of two tokens.
@@ -271,6 +296,7 @@ struct Epilogue {
 #pragma unroll
         for (int i = 0; i < TOKEN_SCALES; ++i)
             asm volatile("st.shared.f32 [%0], %1;" ::"r"(scales_at + (thread() + 128 * i) * 4), "f"(fetched[i]) : "memory");
+        if (thread() == 0) copies_to_global_read();
         synchronize();
         const bool aligned = ((reinterpret_cast<u64>(y) | static_cast<u64>(y_stride) * 2) & 15) == 0;
 #pragma unroll
@@ -295,6 +321,8 @@ struct Epilogue {
             else
                 store_halves(chunk & 1, first, values, aligned);
         }
+        // The next tile's scales replace these.
+        if constexpr (ZQC_OUTPUT == Type::F32) synchronize();
     }
 
     // The threads of this warpgroup.
@@ -316,7 +344,8 @@ struct Epilogue {
             }
     }
 
-    // Transposes the fragments into rows of tokens, 64 outputs or 128 bytes each, whose 16-byte parts are swizzled, and stores the parts.
+    // Transposes the fragments into rows of tokens, 64 outputs or 128 bytes each, whose 16-byte parts are swizzled, and stores them by the
+    // copy engine, which has read the other buffer before anyone writes into it again.
     DEVICE_MEMBER void store_halves(int buffer, int first, const float (&values)[CHUNK / 8][4], bool aligned) const {
         const u32 chunk = shared.chunk(warp / 4, buffer);
 #pragma unroll
@@ -330,22 +359,27 @@ struct Epilogue {
                          "r"(pack<ZQC_OUTPUT>(values[j + 1][2], values[j + 1][3]))
                          : "memory");
         }
+        fence_for_async();
+        if (thread() == 0) copies_to_global_read();
         synchronize();
-#pragma unroll
-        for (int i = thread(); i < CHUNK * 8; i += 128) {
-            const int token = i / 8, part = i % 8, row = tile_row + part * 8;
-            if (first + token >= m || row >= N) continue;
-            const uint4 eight = load_shared_16(chunk + token * 128 + (part ^ (token & 7)) * 16);
-            u16* to = static_cast<u16*>(y) + (first + token) * y_stride + row;
-            if (aligned && row + 8 <= N) {
-                *reinterpret_cast<uint4*>(to) = eight;
-                continue;
-            }
-            const u32 words[4] = {eight.x, eight.y, eight.z, eight.w};
-#pragma unroll
-            for (int k = 0; k < 8; ++k)
-                if (row + k < N) to[k] = static_cast<u16>(words[k / 2] >> (16 * (k % 2)));
+        if (aligned) {
+            if (thread() > 0) return;
+            copy_box_to_global(chunks, tile_row, first, chunk);
+            copies_to_global_commit();
+            return;
         }
+        for (int i = thread(); i < CHUNK * TILE_ROWS; i += 128) {
+            const int token = i / TILE_ROWS, row = i % TILE_ROWS;
+            if (first + token >= m || tile_row + row >= N) continue;
+            u16 half;
+            asm volatile("ld.shared.u16 %0, [%1];" : "=h"(half) : "r"(chunk + token * 128 + (row / 8 ^ (token & 7)) * 16 + row % 8 * 2));
+            static_cast<u16*>(y)[(first + token) * y_stride + tile_row + row] = half;
+        }
+    }
+
+    // Waits for the copy engine.
+    DEVICE_MEMBER void finish() const {
+        if (thread() == 0) copies_to_global_wait();
     }
 };
 
@@ -359,15 +393,15 @@ DEVICE void compute(Tile tile, Mainloop& mainloop, Epilogue& epilogue) {
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTER, 1, 1)
     zqc_linear(const u8* weights, const float* row_scales, const float* bias, const u8* codes, const float* token_scales,
-               const void* inner, void* y, long long y_stride, int m, int m_pad) {
+               const void* inner, void* y, long long y_stride, int m, int m_pad, const __grid_constant__ TensorMap chunks) {
     extern __shared__ u8 dynamic[];
     const Shared shared{(shared_address(dynamic) + 1023) / 1024 * 1024};
-    const int rank = CLUSTER == 1 ? 0 : cluster_rank(), warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int rank = CLUSTER == 1 ? 0 : cluster_rank(), warp = warp_index(), lane = threadIdx.x % 32;
     const TileScheduler scheduler(blockIdx.x / CLUSTER, gridDim.x / CLUSTER, m);
 
     if (warp == 4 * WARPGROUPS && lane < STAGES) {
         barrier_init(shared.full(lane), 1);
-        barrier_init(shared.empty(lane), CONSUMERS * CLUSTER);
+        barrier_init(shared.empty(lane), CONSUMERS / 32 * CLUSTER);
         barrier_init_fence();
     }
     if (threadIdx.x < 16)
@@ -386,10 +420,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
         if constexpr (CLUSTER > 1) cluster_wait();
         wait_for_dependencies();  // makes the token scales visible
         Mainloop mainloop(shared, warp, lane);
-        Epilogue epilogue{shared, row_scales, bias, token_scales, y, y_stride, m, rank, warp, lane};
+        Epilogue epilogue{shared, row_scales, bias, token_scales, y, &chunks, y_stride, m, rank, warp, lane};
         int index = scheduler.first;
         for (; index < scheduler.whole; index += scheduler.stride) compute<TOKENS>(scheduler.tile(index), mainloop, epilogue);
-        if (TOKENS == 256 && index < scheduler.count) compute<128>(scheduler.tile(index), mainloop, epilogue);
+        if constexpr (TOKENS == 256)
+            for (; index < scheduler.count; index += scheduler.stride) compute<128>(scheduler.tile(index), mainloop, epilogue);
+        epilogue.finish();
     }
     // No block may leave while another one still releases stages to it.
     if constexpr (CLUSTER > 1) {

@@ -53,7 +53,7 @@ impl Table {
         TABLE.as_ref().map_err(|(line, reason)| Error::Dispatch { line: *line, reason: reason.clone() })
     }
 
-    /// Reads the columns n, k, m_max, kernel, tokens, cluster. Of quantization, which no n concerns, n is 0.
+    /// Reads the columns n, k, m_max, kernel, tokens, cluster, blocks_per_sm. Of quantization, which no n concerns, n is 0.
     fn parse(text: &str) -> Result<Self, (usize, String)> {
         let mut table = Self::default();
         for (index, line) in text.lines().enumerate() {
@@ -70,13 +70,13 @@ impl Table {
 
     fn push(&mut self, line: &str) -> Result<(), String> {
         let columns: Vec<&str> = line.split('\t').map(str::trim).collect();
-        let &[n, k, limit, kernel, tokens, cluster] = columns.as_slice() else {
-            return Err(format!("{} columns instead of 6", columns.len()));
+        let &[n, k, limit, kernel, tokens, cluster, blocks_per_sm] = columns.as_slice() else {
+            return Err(format!("{} columns instead of 7", columns.len()));
         };
         let number = |text: &str| text.parse::<usize>().map_err(|_| format!("{text:?} is no number"));
         let small = |text: &str| text.parse::<u32>().map_err(|_| format!("{text:?} is no number"));
         let (shape, limit) = ((number(n)?, number(k)?), number(limit)?);
-        let (tokens, cluster) = (small(tokens)?, small(cluster)?);
+        let (tokens, cluster, blocks_per_sm) = (small(tokens)?, small(cluster)?, small(blocks_per_sm)?);
         let kernel = match kernel {
             "quantize" => {
                 let variant = QuantizeVariant { tokens, cluster }.check().map_err(|e| e.to_string())?;
@@ -87,7 +87,8 @@ impl Table {
             "prefill" => LinearKernel::Prefill,
             _ => return Err(format!("no kernel {kernel:?}")),
         };
-        let variant = LinearVariant { kernel, tokens, cluster }.check().map_err(|e| e.to_string())?;
+        let variant =
+            LinearVariant { kernel, tokens, cluster, blocks_per_sm }.check().map_err(|e| e.to_string())?;
         if !variant.covers(limit) {
             return Err(format!("{kernel} of {tokens} tokens for {limit}"));
         }
@@ -136,8 +137,14 @@ fn linear_rule(n: usize, k: usize) -> Vec<(usize, LinearVariant)> {
     let most = if n.div_ceil(PANEL) <= 48 { 8 } else { 4 };
     let shares = |&cluster: &u32| cluster <= most && cluster as usize <= k.div_ceil(BLOCK);
     let split = [8, 4, 2].into_iter().find(shares).unwrap_or(1);
-    let decode = |tokens| LinearVariant { kernel: LinearKernel::Decode, tokens, cluster: split };
-    let prefill = |tokens| LinearVariant { kernel: LinearKernel::Prefill, tokens, cluster: 1 };
+    let decode = |tokens| LinearVariant {
+        kernel: LinearKernel::Decode,
+        tokens,
+        cluster: split,
+        blocks_per_sm: if tokens <= 16 { 3 } else { 2 },
+    };
+    let prefill =
+        |tokens| LinearVariant { kernel: LinearKernel::Prefill, tokens, cluster: 1, blocks_per_sm: 1 };
     let mut steps: Vec<_> = [8, 16, 32, 64].map(|tokens| (tokens as usize, decode(tokens))).into();
     // The most tokens whose tiles of 128 x 256 leave multiprocessors idle.
     let narrow = 256 * ((MULTIPROCESSORS - 1) / n.div_ceil(PANEL).max(1));
@@ -193,7 +200,7 @@ mod tests {
 
     fn linear(text: &str, n: usize, k: usize, tokens: usize) -> (LinearKernel, u32, u32) {
         let plan = Table::parse(text).unwrap().linear(n, k);
-        let LinearVariant { kernel, tokens, cluster } = plan.variant(plan.index(tokens));
+        let LinearVariant { kernel, tokens, cluster, .. } = plan.variant(plan.index(tokens));
         (kernel, tokens, cluster)
     }
 
@@ -218,8 +225,8 @@ mod tests {
 
     #[test]
     fn the_nearest_shape_counts_and_the_rule_follows_it() {
-        let table = "4096\t4096\t16\tdecode\t16\t4\n4096\t4096\t1\tdecode\t8\t2\n\
-                     28672\t8192\t64\tprefill\t192\t1\n";
+        let table = "4096\t4096\t16\tdecode\t16\t4\t2\n4096\t4096\t1\tdecode\t8\t2\t2\n\
+                     28672\t8192\t64\tprefill\t192\t1\t1\n";
         assert_eq!(linear(table, 5120, 5120, 1), (LinearKernel::Decode, 8, 2));
         assert_eq!(linear(table, 5120, 5120, 2), (LinearKernel::Decode, 16, 4));
         assert_eq!(linear(table, 5120, 5120, 17), (LinearKernel::Decode, 32, 8));
@@ -242,7 +249,7 @@ mod tests {
         assert_eq!([of(11008, 1), of(11008, 264), of(11008, 265)], [(8, 8), (8, 4), (8, 4)]);
         assert_eq!([of(28672, 1), of(28672, 5000), of(100_000, 1)], [(8, 8); 3]);
         assert_eq!(
-            quantize("0\t4096\t64\tquantize\t32\t2\n", 28672, 10),
+            quantize("0\t4096\t64\tquantize\t32\t2\t1\n", 28672, 10),
             (8, 8),
             "what was measured has to fit"
         );
@@ -251,10 +258,10 @@ mod tests {
     #[test]
     fn a_damaged_table_names_its_line() {
         let error = |text| Table::parse(text).unwrap_err();
-        assert_eq!(error("# n\n1\t2\t3\n"), (2, "3 columns instead of 6".into()));
-        assert_eq!(error("1\t2\tx\tdecode\t8\t1"), (1, "\"x\" is no number".into()));
-        assert_eq!(error("1\t2\t3\tother\t8\t1"), (1, "no kernel \"other\"".into()));
-        assert_eq!(error("1\t2\t65\tdecode\t64\t1"), (1, "decode of 64 tokens for 65".into()));
-        assert!(error("1\t2\t3\tprefill\t60\t1").1.contains("prefill of 60 tokens"));
+        assert_eq!(error("# n\n1\t2\t3\n"), (2, "3 columns instead of 7".into()));
+        assert_eq!(error("1\t2\tx\tdecode\t8\t1\t2"), (1, "\"x\" is no number".into()));
+        assert_eq!(error("1\t2\t3\tother\t8\t1\t2"), (1, "no kernel \"other\"".into()));
+        assert_eq!(error("1\t2\t65\tdecode\t32\t1\t2"), (1, "decode of 32 tokens for 65".into()));
+        assert!(error("1\t2\t3\tprefill\t60\t1\t1").1.contains("prefill of 60 tokens"));
     }
 }

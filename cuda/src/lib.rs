@@ -54,6 +54,7 @@ mod rows;
 mod scratch;
 mod sources;
 mod table;
+mod tensor_map;
 mod variant;
 
 pub use coded::{CodedTokens, Workspace};

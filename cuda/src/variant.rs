@@ -51,7 +51,7 @@ impl Prologue {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LinearKernel {
-    /// For up to 64 tokens: a cluster shares the columns of its output rows.
+    /// For few tokens: a cluster shares the columns of its output rows.
     Decode,
     /// For many tokens: a cluster shares its tokens.
     Prefill,
@@ -80,10 +80,14 @@ impl fmt::Display for LinearKernel {
 pub struct LinearVariant {
     /// Which kernel.
     pub kernel: LinearKernel,
-    /// Tokens of a tile: 8, 16, 32 or 64 in decode, which has one tile, 64 to 256 in steps of 32 in prefill.
+    /// Tokens of a tile: 8, 16, 32, 64, 96 or 128 in decode, which has one tile where it is of up to 32, and 64 to 256 in steps of
+    /// 32 in prefill.
     pub tokens: u32,
-    /// Blocks of threads of a cluster: 1, 2, 4 or 8 in decode, 1, 2 or 4 in prefill.
+    /// Blocks of threads of a cluster: 1 to 8 in decode, 1, 2 or 4 in prefill.
     pub cluster: u32,
+    /// Blocks of threads of a multiprocessor, which share its memory: in decode 2 or 3 for tiles of up to 16 tokens, 1 to 3 for 32,
+    /// 1 or 2 for 64; else 1.
+    pub blocks_per_sm: u32,
 }
 
 impl LinearVariant {
@@ -92,20 +96,31 @@ impl LinearVariant {
     /// # Errors
     /// [`Error::Variant`] when it has not.
     pub fn check(self) -> Result<Self, Error> {
-        let Self { kernel, tokens, cluster } = self;
+        let Self { kernel, tokens, cluster, blocks_per_sm } = self;
+        let is_held = match (kernel, tokens) {
+            (LinearKernel::Decode, 8 | 16) => matches!(blocks_per_sm, 2 | 3),
+            (LinearKernel::Decode, 32) => matches!(blocks_per_sm, 1..=3),
+            (LinearKernel::Decode, 64) => matches!(blocks_per_sm, 1 | 2),
+            _ => blocks_per_sm == 1,
+        };
         let exists = match kernel {
-            LinearKernel::Decode => matches!(tokens, 8 | 16 | 32 | 64) && matches!(cluster, 1 | 2 | 4 | 8),
+            LinearKernel::Decode => {
+                matches!(tokens, 8 | 16 | 32 | 64 | 96 | 128) && (1..=8).contains(&cluster)
+            }
             LinearKernel::Prefill => {
                 (64..=256).contains(&tokens) && tokens % 32 == 0 && matches!(cluster, 1 | 2 | 4)
             }
         };
-        let reason = || format!("{kernel} of {tokens} tokens in clusters of {cluster}");
+        let exists = exists && is_held;
+        let reason = || {
+            format!("{kernel} of {tokens} tokens in clusters of {cluster}, {blocks_per_sm} a multiprocessor")
+        };
         if exists { Ok(self) } else { Err(Error::Variant { reason: reason() }) }
     }
 
     /// Whether the kernel, launched once, covers so many tokens.
     pub(crate) fn covers(self, tokens: usize) -> bool {
-        self.kernel == LinearKernel::Prefill || tokens <= self.tokens as usize
+        self.kernel == LinearKernel::Prefill || self.tokens >= 64 || tokens <= self.tokens as usize
     }
 }
 
@@ -229,6 +244,8 @@ impl Specialization {
             ("ZQC_OUTPUT", (shape.output as u32).to_string()),
             ("ZQC_TOKENS", variant.tokens.to_string()),
             ("ZQC_CLUSTER", variant.cluster.to_string()),
+            ("ZQC_PER_SM", variant.blocks_per_sm.to_string()),
+            ("ZQC_ACCURATE", "0".to_string()),
         ];
         Self { source: variant.kernel.source(), macros }
     }

@@ -62,16 +62,32 @@ fn linears() -> impl Iterator<Item = Specialization> {
     // Sides, steps of a block, rank.
     let shapes =
         [(8, 72, 4, 0, m2), (4096, 4096, 1, 16, m2), (576, 1536, 2, 48, m3), (11008, 8192, 1, 0, m3)];
-    let decode = [(8, 8), (16, 4), (32, 2), (64, 1), (64, 8)];
-    let prefill = [(64, 1), (128, 2), (192, 4), (256, 2), (256, 1)];
+    // Tokens, cluster, blocks of a multiprocessor.
+    let decode = [
+        (8, 8, 3),
+        (16, 4, 2),
+        (32, 2, 1),
+        (32, 8, 3),
+        (64, 1, 2),
+        (64, 3, 1),
+        (96, 2, 1),
+        (96, 1, 1),
+        (128, 1, 1),
+    ];
+    let prefill = [(64, 1, 1), (128, 2, 1), (192, 4, 1), (256, 2, 1), (256, 1, 1)];
     let tiles = decode.map(|tile| (LinearKernel::Decode, tile));
     let tiles = tiles.into_iter().chain(prefill.map(|tile| (LinearKernel::Prefill, tile)));
-    let linear = |(n, k, steps_per_block, rank, table), (kernel, (tokens, cluster)), output| {
-        let shape = LinearShape { n, k, steps_per_block, rank, table, output };
-        Specialization::linear(&shape, LinearVariant { kernel, tokens, cluster })
-    };
-    let long = [(LinearKernel::Decode, (64, 8)), (LinearKernel::Prefill, (128, 2))]
-        .map(|tile| linear((512, 28672, 1, 16, m3), tile, DataType::Bf16));
+    let linear =
+        |(n, k, steps_per_block, rank, table), (kernel, (tokens, cluster, blocks_per_sm)), output| {
+            let shape = LinearShape { n, k, steps_per_block, rank, table, output };
+            Specialization::linear(&shape, LinearVariant { kernel, tokens, cluster, blocks_per_sm })
+        };
+    let long = [
+        (LinearKernel::Decode, (64, 8, 2)),
+        (LinearKernel::Decode, (128, 2, 1)),
+        (LinearKernel::Prefill, (128, 2, 1)),
+    ]
+    .map(|tile| linear((512, 28672, 1, 16, m3), tile, DataType::Bf16));
     let short = tiles.enumerate().flat_map(move |(at, tile)| {
         [at % 4, (at + 1) % 4].map(|shape| linear(shapes[shape], tile, DataType::ALL[(at + shape) % 3]))
     });

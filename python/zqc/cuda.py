@@ -79,7 +79,7 @@ class Output(ctypes.Structure):
 class Variant(ctypes.Structure):
     """A linear kernel with its tile."""
 
-    _fields_ = [("kernel", c_uint32), ("tokens", c_uint32), ("cluster", c_uint32)]
+    _fields_ = [("kernel", c_uint32), ("tokens", c_uint32), ("cluster", c_uint32), ("blocks_per_sm", c_uint32)]
 
 
 _SIGNATURES = {

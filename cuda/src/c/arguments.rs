@@ -35,6 +35,7 @@ pub(super) struct CVariant {
     kernel: u32,
     tokens: u32,
     cluster: u32,
+    blocks_per_sm: u32,
 }
 
 pub(super) fn data_type(number: u32) -> Result<DataType, Failure> {
@@ -80,13 +81,13 @@ pub(super) fn raw_input(input: &CInput, k: usize, tokens: usize) -> Result<RawIn
 }
 
 pub(super) fn linear_variant(variant: &CVariant) -> Result<LinearVariant, Failure> {
-    let &CVariant { kernel, tokens, cluster } = variant;
+    let &CVariant { kernel, tokens, cluster, blocks_per_sm } = variant;
     let kernel = match kernel {
         0 => LinearKernel::Decode,
         1 => LinearKernel::Prefill,
         _ => return Err(invalid(format!("no linear kernel {kernel}"))),
     };
-    Ok(LinearVariant { kernel, tokens, cluster }.check()?)
+    Ok(LinearVariant { kernel, tokens, cluster, blocks_per_sm }.check()?)
 }
 
 pub(super) fn raw_output(output: &COutput, n: usize) -> Result<RawOutput, Failure> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::sys::{CUdeviceptr, CUstream};
+use cudarc::driver::sys::{CUdeviceptr, CUstream, CUtensorMap};
 use zqc_kernels::{Array, Geometry, PackedLayer};
 
 use super::kernels::KernelTable;
@@ -12,7 +12,8 @@ use crate::error::Error;
 use crate::kernel::Kernel;
 use crate::launch::{argument, launch};
 use crate::scratch::{Held, INNER_BYTES, Parts, padded};
-use crate::variant::{DataType, LinearShape, LinearVariant, Specialization};
+use crate::tensor_map::tensor_map;
+use crate::variant::{DataType, LinearKernel, LinearShape, LinearVariant, Specialization};
 
 /// An output in device memory.
 #[derive(Debug, Clone, Copy)]
@@ -102,6 +103,10 @@ impl LoadedLayer {
         let inner = parts.inner + (self.rank_offset * padded(tokens) * INNER_BYTES) as CUdeviceptr;
         let stride = output.stride as i64;
         let (m, m_pad) = (tokens as i32, padded(tokens) as i32);
+        let chunks = match variant.unwrap_or_else(|| self.plan.variant(self.plan.index(tokens))).kernel {
+            LinearKernel::Decode => CUtensorMap { opaque: [0; 16] },
+            LinearKernel::Prefill => tensor_map(&output, self.geometry.n(), tokens)?,
+        };
         let mut arguments = [
             argument(&self.weights),
             argument(&self.row_scales),
@@ -113,6 +118,8 @@ impl LoadedLayer {
             argument(&stride),
             argument(&m),
             argument(&m_pad),
+            // Of prefill; decode has one argument fewer, and the driver reads no more.
+            argument(&chunks),
         ];
         let shape = kernel.shape();
         let tiles = self.geometry.n().div_ceil(shape.rows as usize) * tokens.div_ceil(shape.tokens as usize);

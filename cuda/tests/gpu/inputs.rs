@@ -65,17 +65,17 @@ fn misuse_is_an_error() {
         "the scratch does not hold the quantized input of layer \"other\""
     );
     linear.apply(&scratch, &mut y4, stream).unwrap();
-    let none = LinearVariant { kernel: LinearKernel::Decode, tokens: 12, cluster: 1 };
+    let none = LinearVariant { kernel: LinearKernel::Decode, tokens: 12, cluster: 1, blocks_per_sm: 1 };
     assert_eq!(
         message(linear.apply_variant(none, &scratch, &mut y4, stream)),
-        "no such kernel variant: decode of 12 tokens in clusters of 1"
+        "no such kernel variant: decode of 12 tokens in clusters of 1, 1 a multiprocessor"
     );
     let mut scratch = bench.model.scratch(9).unwrap();
     let nine = bench.upload(&[bf16::ONE; 9 * 64]);
     let input = nine.slice(..9 * 64);
     bench.model.quantize(linear.activation(), Input::plain(&input), 9, &mut scratch, stream).unwrap();
     let mut y9 = bench.upload(&[bf16::ONE; 9 * 16]);
-    let eight = LinearVariant { kernel: LinearKernel::Decode, tokens: 8, cluster: 1 };
+    let eight = LinearVariant { kernel: LinearKernel::Decode, tokens: 8, cluster: 1, blocks_per_sm: 2 };
     assert_eq!(
         message(linear.apply_variant(eight, &scratch, &mut y9.slice_mut(..9 * 16), stream)),
         "no such kernel variant: decode of 8 tokens for 9"

@@ -23,13 +23,15 @@ fn every_variant_of_the_linear_kernels() {
     let mut random = Random(3);
     let layer = Spec::new(328, 1100, 64, 24).bias().layer("layer", &mut random);
     let bench = Bench::new(&device, &[vec![layer.clone()]]);
-    let decode = [8, 16, 32, 64].iter().flat_map(|&tokens| {
-        [1, 2, 4, 8].map(|cluster| LinearVariant { kernel: LinearKernel::Decode, tokens, cluster })
+    let kernels = [LinearKernel::Decode, LinearKernel::Prefill];
+    let tiles =
+        kernels.into_iter().flat_map(|kernel| (8..=256).step_by(8).map(move |tokens| (kernel, tokens)));
+    let clustered = tiles.flat_map(|tile| (1..=8).map(move |cluster| (tile, cluster)));
+    let all = clustered.flat_map(|((kernel, tokens), cluster)| {
+        [1, 2, 3].map(|blocks_per_sm| LinearVariant { kernel, tokens, cluster, blocks_per_sm })
     });
-    let prefill = (64..=256).step_by(32).flat_map(|tokens| {
-        [1, 2, 4].map(|cluster| LinearVariant { kernel: LinearKernel::Prefill, tokens, cluster })
-    });
-    let variants: Vec<LinearVariant> = decode.chain(prefill).collect();
+    let variants: Vec<LinearVariant> = all.filter_map(|variant| variant.check().ok()).collect();
+    assert_eq!(variants.len(), 8 * (2 + 2 + 3 + 2 + 1 + 1) + 3 * 7);
     let k = layer.matrix.cols;
     let inputs = [3, 61, 300].map(|tokens| {
         let x: Vec<bf16> = rows(tokens, k, true, &mut random);
@@ -48,7 +50,8 @@ fn every_variant_of_the_linear_kernels() {
             scope.spawn(|| {
                 while let Some(&variant) = variants.get(work.fetch_add(1, Ordering::Relaxed)) {
                     for (tokens, scratch, quantized) in &inputs {
-                        if variant.kernel == LinearKernel::Decode && *tokens > variant.tokens as usize {
+                        let has_one_tile = variant.kernel == LinearKernel::Decode && variant.tokens <= 32;
+                        if has_one_tile && *tokens > variant.tokens as usize {
                             continue;
                         }
                         let y = bench.output::<bf16>(&layer, *tokens, |linear, y| {
