@@ -21,9 +21,9 @@
  * of the process may write to: the folder zqc, of mode 700, in the one that the environment variable ZQC_CACHE names or
  * else in the user's cache folder; ZQC_CACHE= turns it off.
  *
- * The functions that take a stream put kernels on it and return. Once zqc_model_prepare has compiled the kernels for a
- * number of tokens, zqc_quantize and zqc_linear_apply allocate nothing and wait for nothing, so they can be captured in
- * a CUDA graph. Such a graph must not be replayed after its scratch or its model is destroyed.
+ * The functions that take a stream put kernels on it and return. They can be captured in a CUDA graph: call
+ * zqc_model_prepare before, with the most tokens that will be captured. Such a graph must not be replayed after its
+ * model, or the scratch or memory that was handed in, is gone.
  *
  * The addresses of x, second and y must be multiples of the size of their elements, 2 or 4 bytes; others are refused.
  * Where address and stride (in bytes) are multiples of 16, 16 bytes are read and written at a time.
@@ -97,6 +97,8 @@ typedef struct zqc_layer {
     size_t k;
     /* Layers of the same activation read the same value: it need be quantized only once for all of them. */
     size_t activation;
+    /* Bytes of a token of the quantized input: see zqc_quantize_into. */
+    size_t token_bytes;
     /* Whether the package holds a bias, which the kernels add: 0 or 1. */
     int has_bias;
 } zqc_layer;
@@ -154,8 +156,9 @@ zqc_status zqc_package_find(const zqc_package *package, const char *name, size_t
 zqc_status zqc_model_load(const zqc_package *package, int device, zqc_model **model);
 /* Frees a model, when the device has done what it was given before; null is ignored. */
 void zqc_model_destroy(zqc_model *model);
-/* Compiles and loads every kernel that a number of tokens needs: for inputs of a type, with the prologues whose bits
- * (1 << ZQC_PLAIN, ...) are set, and outputs of a type. Takes seconds the first time on a machine. */
+/* Compiles and loads every kernel that calls of up to so many tokens need: for inputs of a type, with the prologues whose
+ * bits (1 << ZQC_PLAIN, ...) are set, and outputs of a type. No such call compiles anything then. Takes seconds the first
+ * time on a machine. */
 zqc_status zqc_model_prepare(const zqc_model *model, size_t tokens, zqc_type input, uint32_t prologues,
                              zqc_type output);
 
@@ -173,9 +176,21 @@ zqc_status zqc_linear_apply(const zqc_model *model, size_t layer, const zqc_scra
 /* The same with a kernel of one's own choice: to measure which is best. */
 zqc_status zqc_linear_apply_variant(const zqc_model *model, size_t layer, const zqc_variant *variant,
                                     const zqc_scratch *scratch, const zqc_output *output, void *stream);
+
+/* zqc_quantize into device memory of the caller's instead of a scratch: from an allocator whose blocks a captured graph
+ * keeps, say. The memory is at a multiple of 256 bytes and has the layer's token_bytes for each token, their number rounded
+ * up to a multiple of 8. The library keeps no note of it. */
+zqc_status zqc_quantize_into(const zqc_model *model, size_t layer, const zqc_input *input, size_t tokens,
+                             void *quantized, void *stream);
+/* Applies a layer to what zqc_quantize_into has put into the memory for as many tokens, and for a layer that has the same
+ * activation as this one; nothing else can be checked. */
+zqc_status zqc_linear_apply_from(const zqc_model *model, size_t layer, const void *quantized, size_t tokens,
+                                 const zqc_output *output, void *stream);
+
 /* Quantizes rows and applies a layer, with a scratch that the model keeps for the stream. Calls on different streams do
  * not wait for each other. It compiles kernels that are not there yet, and allocates when a stream first needs a scratch,
- * or a larger one: call it once with as many tokens before capturing it. */
+ * or a larger one; it may do both while the stream is captured. Graphs captured on one stream share its scratch: they must
+ * not run side by side, nor beside calls on that stream. */
 zqc_status zqc_linear_forward(const zqc_model *model, size_t layer, const zqc_input *input, size_t tokens,
                               const zqc_output *output, void *stream);
 

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use cudarc::driver::sys::CUdeviceptr;
 use cudarc::driver::{CudaContext, result};
 
+use crate::capture::OutsideCapture;
 use crate::context::CurrentContext;
 use crate::device::Device;
 use crate::error::{Action, Error};
 
-/// An allocation in device memory. Dropping it frees it, once the device has finished the work queued before.
+/// An allocation in device memory. Dropping it frees it, once the device has finished the work queued before. Both can be done while
+/// a stream is captured.
 #[derive(Debug)]
 pub(crate) struct Buffer {
     context: Arc<CudaContext>,
@@ -19,6 +21,7 @@ pub(crate) struct Buffer {
 impl Buffer {
     /// Uninitialized memory. The context must be current.
     pub fn new(device: &Device, bytes: usize) -> Result<Self, Error> {
+        let _outside = OutsideCapture::new()?;
         // SAFETY: the size is not 0, and nothing reads the memory before a kernel or a copy has written it.
         let address = unsafe { result::malloc_sync(bytes.max(1)) }.during("allocating device memory")?;
         Ok(Self { context: device.context().clone(), address })
@@ -43,6 +46,7 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let _current = CurrentContext::new(&self.context);
+        let _outside = OutsideCapture::new();
         // SAFETY: the memory was allocated by us and is freed once.
         self.context.record_err(unsafe { result::free_sync(self.address) });
     }

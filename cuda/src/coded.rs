@@ -14,8 +14,7 @@ use crate::pool::Pool;
 use crate::scratch::{Layout, Scratch};
 use crate::variant::{DataType, Prologue};
 
-/// Scratch memory for the tokens of any layers on a device, one buffer for each stream. It grows with the largest call, which must not
-/// happen while a graph is captured: make a call of that size before.
+/// Scratch memory for the tokens of any layers on a device, one buffer for each stream. It grows with the largest call.
 #[derive(Debug)]
 pub struct Workspace {
     device: Device,

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cudarc::driver::{CudaContext, result, sys};
 
+use crate::capture::OutsideCapture;
 use crate::compiler::Compiler;
 use crate::context::CurrentContext;
 use crate::error::{Action, Error};
@@ -84,6 +85,7 @@ impl Device {
         }
         let cubin = self.0.compiler.compile(&name)?;
         let _current = self.make_current()?;
+        let _outside = OutsideCapture::new()?;
         match self.kernels().entry(name) {
             Entry::Occupied(entry) => Ok(entry.get().clone()),
             Entry::Vacant(entry) => {

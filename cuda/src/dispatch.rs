@@ -26,6 +26,11 @@ impl<V: Copy> Plan<V> {
         self.steps[index].1
     }
 
+    /// For each variant that up to `tokens` tokens get, the most of them that get it.
+    pub fn up_to(&self, tokens: usize) -> impl Iterator<Item = usize> + '_ {
+        self.steps[..=self.index(tokens)].iter().map(move |&(limit, _)| limit.min(tokens))
+    }
+
     pub fn len(&self) -> usize {
         self.steps.len()
     }
@@ -196,6 +201,8 @@ fn fit_quantize(variant: QuantizeVariant, k: usize) -> QuantizeVariant {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     fn linear(text: &str, n: usize, k: usize, tokens: usize) -> (LinearKernel, u32, u32) {
@@ -232,6 +239,19 @@ mod tests {
         assert_eq!(linear(table, 5120, 5120, 17), (LinearKernel::Decode, 32, 8));
         assert_eq!(linear(table, 20000, 8192, 5), (LinearKernel::Prefill, 192, 1));
         assert_eq!(linear(table, 20000, 20000, 5), (LinearKernel::Prefill, 128, 1));
+    }
+
+    /// What a server prepares for its largest batch is there for every smaller one.
+    #[test]
+    fn up_to_a_number_is_every_variant_below_it() {
+        for (n, k) in [(4096, 4096), (72, 576), (28672, 8192)] {
+            let plan = Table::measured().unwrap().linear(n, k);
+            for most in [1, 7, 8, 9, 64, 100, 1024, 5000] {
+                let prepared: HashSet<_> = plan.up_to(most).map(|tokens| plan.index(tokens)).collect();
+                let needed: HashSet<_> = (1..=most).map(|tokens| plan.index(tokens)).collect();
+                assert_eq!(prepared, needed, "{n} x {k}, {most} tokens");
+            }
+        }
     }
 
     fn quantize(text: &str, k: usize, tokens: usize) -> (u32, u32) {

@@ -1,6 +1,7 @@
 //! What can go wrong, one line each.
 
 use cudarc::driver::DriverError;
+use cudarc::driver::sys::CUresult;
 use thiserror::Error;
 
 /// Why a model was not loaded or a kernel not launched.
@@ -42,6 +43,18 @@ pub enum Error {
     /// A call of the driver failed.
     #[error("{action} failed: {code:?}", code = .source.0)]
     Driver {
+        /// What was being done.
+        action: &'static str,
+        /// The driver's error.
+        source: DriverError,
+    },
+    /// A call of the driver failed that cannot be made while a stream is captured.
+    #[error(
+        "{action} failed, as a stream is being captured ({code:?}): call prepare before the capture, and capture a stream \
+         of its own instead of the default one",
+        code = .source.0
+    )]
+    Capturing {
         /// What was being done.
         action: &'static str,
         /// The driver's error.
@@ -151,7 +164,11 @@ pub(crate) trait Action<T> {
 
 impl<T> Action<T> for Result<T, DriverError> {
     fn during(self, action: &'static str) -> Result<T, Error> {
-        self.map_err(|source| Error::Driver { action, source })
+        self.map_err(|source| match source.0 {
+            CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
+            | CUresult::CUDA_ERROR_STREAM_CAPTURE_IMPLICIT => Error::Capturing { action, source },
+            _ => Error::Driver { action, source },
+        })
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use cudarc::driver::sys::{self, CUfunction_attribute, CUlaunchAttributeID};
 use cudarc::driver::{CudaContext, result};
 
+use crate::capture::OutsideCapture;
 use crate::context::CurrentContext;
 use crate::error::{Action, Error};
 use crate::variant::Specialization;
@@ -200,6 +201,7 @@ impl Kernel {
 impl Drop for Kernel {
     fn drop(&mut self) {
         let _current = CurrentContext::new(&self.context);
+        let _outside = OutsideCapture::new();
         // SAFETY: the module was loaded by us, and nothing else holds it.
         self.context.record_err(unsafe { result::module::unload(self.module) });
     }

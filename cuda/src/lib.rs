@@ -34,6 +34,7 @@
 mod buffer;
 mod c;
 mod cache;
+mod capture;
 mod coded;
 mod compiler;
 mod context;

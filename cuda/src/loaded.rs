@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::input::RawInput;
 use crate::model_id::ModelId;
 use crate::pool::Pool;
-use crate::scratch::{Held, Scratch, Widest};
+use crate::scratch::{Held, Layout, Scratch, TokenShape};
 use crate::variant::{DataType, LinearVariant, Prologue, Specialization};
 
 use activation::LoadedActivation;
@@ -36,7 +36,7 @@ pub(crate) struct Loaded {
     pub activations: Vec<LoadedActivation>,
     pub layers: Vec<LoadedLayer>,
     pub names: HashMap<String, usize>,
-    pub widest: Widest,
+    pub widest: TokenShape,
     pool: Pool,
 }
 
@@ -60,7 +60,8 @@ impl Loaded {
         let manifest = package.manifest();
         let activations = manifest.activations.iter().map(|activation| {
             let down = activation.down.map_or(0, address);
-            LoadedActivation::new(activation.k, activation.rank, down, table.quantize(activation.k))
+            let shape = TokenShape { k: activation.k, rank: activation.rank };
+            LoadedActivation::new(shape, down, table.quantize(activation.k))
         });
         let layers = package.layers().map(|packed| {
             let plan = table.linear(packed.manifest.n, packed.manifest.k);
@@ -68,9 +69,9 @@ impl Loaded {
         });
         let names = manifest.layers.iter().enumerate().map(|(index, layer)| (layer.name.clone(), index));
         let (activations, layers): (Vec<_>, Vec<_>) = (activations.collect(), layers.collect());
-        let widest = Widest {
-            k: activations.iter().map(|activation| activation.k).max().unwrap_or(0),
-            rank: activations.iter().map(|activation| activation.rank).max().unwrap_or(0),
+        let widest = TokenShape {
+            k: activations.iter().map(|activation| activation.shape.k).max().unwrap_or(0),
+            rank: activations.iter().map(|activation| activation.shape.rank).max().unwrap_or(0),
         };
         Ok(Self {
             _weights: weights,
@@ -101,7 +102,7 @@ impl Loaded {
         if scratch.model() == self.id { Ok(()) } else { Err(Error::OtherModel { what: "the scratch" }) }
     }
 
-    /// Compiles and loads the kernels of a number of tokens.
+    /// Compiles and loads the kernels of up to `tokens` tokens.
     pub fn prepare(
         &self,
         tokens: usize,
@@ -114,14 +115,21 @@ impl Loaded {
         }
         self.compile(self.specializations(tokens, input, prologues, output))?;
         for activation in &self.activations {
-            for &prologue in prologues {
-                activation.kernel(&self.device, tokens, Some(input), prologue)?;
+            for tokens in activation.plan.up_to(tokens) {
+                for &prologue in prologues {
+                    activation.kernel(&self.device, tokens, Some(input), prologue)?;
+                }
             }
         }
-        self.layers.iter().try_for_each(|layer| layer.kernel(&self.device, tokens, output).map(drop))
+        self.layers.iter().try_for_each(|layer| {
+            layer
+                .plan
+                .up_to(tokens)
+                .try_for_each(|tokens| layer.kernel(&self.device, tokens, output).map(drop))
+        })
     }
 
-    /// The kernels of a number of tokens, each once.
+    /// The kernels of up to `tokens` tokens, each once.
     fn specializations(
         &self,
         tokens: usize,
@@ -130,9 +138,16 @@ impl Loaded {
         output: DataType,
     ) -> Vec<Specialization> {
         let quantizations = self.activations.iter().flat_map(|activation| {
-            prologues.iter().map(|&prologue| activation.specialization(tokens, Some(input), prologue))
+            activation.plan.up_to(tokens).flat_map(move |tokens| {
+                prologues
+                    .iter()
+                    .map(move |&prologue| activation.specialization(tokens, Some(input), prologue))
+            })
         });
-        let linears = self.layers.iter().map(|layer| layer.specialization(tokens, output));
+        let linears = self
+            .layers
+            .iter()
+            .flat_map(|layer| layer.plan.up_to(tokens).map(|tokens| layer.specialization(tokens, output)));
         quantizations.chain(linears).collect::<HashSet<_>>().into_iter().collect()
     }
 
@@ -225,5 +240,47 @@ impl Loaded {
         let held = self.held(index, scratch)?;
         // SAFETY: the scratch holds the layer's input; the caller vouches for the output and the stream.
         unsafe { self.layers[index].launch(&self.device, variant, held, scratch.parts(), output, stream) }
+    }
+
+    /// Enqueues the quantization of `tokens` tokens on the stream, into memory of the caller's.
+    ///
+    /// # Safety
+    /// As of [`Loaded::quantize`]; `memory` is aligned as [`Layout::parts`] says and has the bytes of the activation's tokens, padded,
+    /// until the kernel has run.
+    pub unsafe fn quantize_into(
+        &self,
+        index: usize,
+        input: RawInput,
+        tokens: usize,
+        memory: CUdeviceptr,
+        stream: CUstream,
+    ) -> Result<(), Error> {
+        let activation = &self.activations[index];
+        let parts = Layout::new(activation.shape, tokens)?.parts(memory);
+        if tokens == 0 {
+            return Ok(());
+        }
+        // SAFETY: the memory has room for the tokens; the caller vouches for the rest.
+        unsafe { activation.launch(&self.device, input, tokens, parts, stream) }
+    }
+
+    /// Enqueues a layer on the stream, for what [`Loaded::quantize_into`] has put into the caller's memory.
+    ///
+    /// # Safety
+    /// As of [`Loaded::apply`]; `memory` is what as many tokens of the layer's activation were quantized into, before this on the stream.
+    pub unsafe fn apply_from(
+        &self,
+        index: usize,
+        memory: CUdeviceptr,
+        tokens: usize,
+        output: RawOutput,
+        stream: CUstream,
+    ) -> Result<(), Error> {
+        let layer = &self.layers[index];
+        let activation = layer.activation;
+        let parts = Layout::new(self.activations[activation].shape, tokens)?.parts(memory);
+        let held = Held { activation, tokens, token_scales: parts.token_scales };
+        // SAFETY: the memory holds the layer's input; the caller vouches for the rest.
+        unsafe { layer.launch(&self.device, None, held, parts, output, stream) }
     }
 }

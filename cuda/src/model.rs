@@ -19,11 +19,11 @@ use crate::variant::{DataType, LinearVariant, Prologue};
 /// Layers that read the same value share its quantization: [`Model::quantize`] it once, then
 /// [`Linear::apply`] each of them. [`Linear::forward`] does both for one layer.
 ///
-/// Neither allocates nor synchronizes once the kernels are there, so both can be captured in a CUDA graph: call
-/// [`Model::prepare`] first, with the number of tokens that will be captured. [`Linear::forward`] also allocates a
-/// scratch when a stream first needs one; call it once before the capture, or hold a [`Scratch`] of your own. The slices
-/// of a capture must be allocated with cudarc's event tracking off (`CudaContext::disable_event_tracking`), or their
-/// events reach out of it.
+/// They can be captured in a CUDA graph: call [`Model::prepare`] first, with the most tokens that will be captured. The
+/// slices of a capture must be allocated with cudarc's event tracking off (`CudaContext::disable_event_tracking`), or
+/// their events reach out of it. [`Linear::forward`] keeps a scratch for each stream, which graphs captured on the stream
+/// share with it: replay them one after the other, and while no call is under way on it. Graphs that run side by side are
+/// captured on streams of their own, or with [`Scratch`]es of yours.
 ///
 /// A model may be used from several threads at once. A captured graph must not be replayed after the model that it was
 /// captured from is dropped.
@@ -97,9 +97,9 @@ impl Model {
         self.0.scratch(capacity)
     }
 
-    /// Compiles and loads every kernel that `tokens` tokens need: inputs of one type after each of the `prologues`,
-    /// outputs of another. The first time on a machine this takes seconds; then the kernels come from the cache on
-    /// disk.
+    /// Compiles and loads every kernel that calls of up to `tokens` tokens need: inputs of one type after each of the
+    /// `prologues`, outputs of another. No such call compiles anything then. The first time on a machine this takes
+    /// seconds; then the kernels come from the cache on disk.
     ///
     /// # Errors
     /// When a kernel does not compile or does not load.
@@ -132,7 +132,7 @@ impl Model {
             return Err(Error::OtherModel { what: "the activation" });
         }
         let index = activation.index;
-        let k = self.0.activations[index].k;
+        let k = self.0.activations[index].shape.k;
         input.check(k, tokens)?;
         input.with_addresses(stream, k, |raw| {
             // SAFETY: the slices have the lengths that the kernel reads, and are in use on the stream until it has run.

@@ -11,7 +11,7 @@ use crate::scratch::{LARGEST_CAPACITY, Scratch};
 
 /// Scratches by stream. Calls on different streams do not wait for each other. Those on one stream take its scratch one
 /// after the other, as the stream runs what they launch: a second scratch would be allocated at a moment that nobody can
-/// foresee, amid a capture perhaps.
+/// foresee.
 #[derive(Debug)]
 pub(crate) struct Pool<S = Scratch>(Mutex<HashMap<StreamKey, Arc<Mutex<OfStream<S>>>>>);
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cudarc::driver::sys::CUdeviceptr;
-use zqc_kernels::{ALIGNMENT, BLOCK};
+use zqc_kernels::BLOCK;
 
 use crate::buffer::Buffer;
 use crate::device::Device;
@@ -25,19 +25,29 @@ pub(crate) const LARGEST_CAPACITY: usize = i32::MAX as usize - TOKEN_MULTIPLE;
 pub struct Scratch {
     model: ModelId,
     buffer: Arc<Buffer>,
-    capacity: usize,
-    scales_offset: usize,
-    inner_offset: usize,
+    layout: Layout,
     held: Option<Held>,
 }
 
-/// The largest dimensions among the activations of a model.
+/// What is kept of a token of an activation; of any activation of a model where both are the largest.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Widest {
+pub(crate) struct TokenShape {
     /// Columns.
     pub k: usize,
     /// Stacked rank of the low-rank branches, padded.
     pub rank: usize,
+}
+
+impl TokenShape {
+    /// Bytes of a token's codes.
+    fn code_bytes(self) -> usize {
+        self.k.next_multiple_of(BLOCK)
+    }
+
+    /// Bytes of a token's codes, inner values and scale.
+    pub fn bytes(self) -> usize {
+        self.code_bytes() + self.rank * INNER_BYTES + size_of::<f32>()
+    }
 }
 
 /// The input that a scratch holds.
@@ -48,7 +58,7 @@ pub(crate) struct Held {
     pub token_scales: CUdeviceptr,
 }
 
-/// Device addresses of the parts of a scratch.
+/// Device addresses of the parts of a quantized input.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Parts {
     pub codes: CUdeviceptr,
@@ -60,7 +70,7 @@ impl Scratch {
     pub(crate) fn new(
         model: ModelId,
         device: &Device,
-        widest: Widest,
+        widest: TokenShape,
         capacity: usize,
     ) -> Result<Self, Error> {
         let layout = Layout::new(widest, capacity)?;
@@ -71,13 +81,12 @@ impl Scratch {
 
     /// A scratch in a buffer of at least [`Layout::bytes`].
     pub(crate) fn within(model: ModelId, layout: Layout, buffer: Arc<Buffer>) -> Self {
-        let Layout { capacity, scales_offset, inner_offset, .. } = layout;
-        Self { model, buffer, capacity, scales_offset, inner_offset, held: None }
+        Self { model, buffer, layout, held: None }
     }
 
     /// The most tokens that fit.
     pub fn capacity(&self) -> usize {
-        self.capacity
+        self.layout.capacity
     }
 
     pub(crate) fn model(&self) -> ModelId {
@@ -100,43 +109,45 @@ impl Scratch {
     }
 
     pub(crate) fn parts(&self) -> Parts {
-        let address = self.buffer.address();
+        self.layout.parts(self.buffer.address())
+    }
+}
+
+/// Where the parts of a quantized input lie in memory, in bytes: the codes of all tokens, their inner values, their scales. As tokens
+/// are padded and ranks are multiples of 16, the parts are aligned to 256 bytes without gaps between them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Layout {
+    capacity: usize,
+    inner_offset: usize,
+    scales_offset: usize,
+    pub bytes: usize,
+}
+
+impl Layout {
+    /// For `capacity` tokens.
+    pub fn new(shape: TokenShape, capacity: usize) -> Result<Self, Error> {
+        let too_large = || Error::Argument {
+            what: "the scratch's capacity",
+            actual: capacity as i64,
+            reason: "too large",
+        };
+        if capacity > LARGEST_CAPACITY {
+            return Err(too_large());
+        }
+        let padded = padded(capacity);
+        let bytes = shape.bytes().checked_mul(padded).ok_or_else(too_large)?;
+        let inner_offset = shape.code_bytes() * padded;
+        let scales_offset = inner_offset + shape.rank * INNER_BYTES * padded;
+        Ok(Self { capacity, inner_offset, scales_offset, bytes })
+    }
+
+    /// The parts in memory at an address that is a multiple of [`zqc_kernels::ALIGNMENT`].
+    pub fn parts(&self, address: CUdeviceptr) -> Parts {
         Parts {
             codes: address,
             token_scales: address + self.scales_offset as CUdeviceptr,
             inner: address + self.inner_offset as CUdeviceptr,
         }
-    }
-}
-
-/// Sizes and offsets of the parts of a scratch, in bytes.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Layout {
-    capacity: usize,
-    scales_offset: usize,
-    inner_offset: usize,
-    pub bytes: usize,
-}
-
-impl Layout {
-    /// For `capacity` tokens of any layer of a model.
-    pub fn new(widest: Widest, capacity: usize) -> Result<Self, Error> {
-        let too_large =
-            Error::Argument { what: "the scratch's capacity", actual: capacity as i64, reason: "too large" };
-        if capacity > LARGEST_CAPACITY {
-            return Err(too_large);
-        }
-        let padded = padded(capacity);
-        let part = |bytes: Option<usize>| bytes?.checked_next_multiple_of(ALIGNMENT);
-        let layout = || {
-            let codes = part(widest.k.next_multiple_of(BLOCK).checked_mul(padded))?;
-            let scales = part(padded.checked_mul(size_of::<f32>()))?;
-            let inner = part(widest.rank.checked_mul(INNER_BYTES)?.checked_mul(padded))?;
-            let inner_offset = codes.checked_add(scales)?;
-            let bytes = inner_offset.checked_add(inner)?;
-            Some(Self { capacity, scales_offset: codes, inner_offset, bytes })
-        };
-        layout().ok_or(too_large)
     }
 }
 
@@ -146,4 +157,33 @@ pub(crate) const INNER_BYTES: usize = 2;
 /// The tokens that kernels work on: `m_pad`.
 pub(crate) const fn padded(tokens: usize) -> usize {
     tokens.next_multiple_of(TOKEN_MULTIPLE)
+}
+
+#[cfg(test)]
+mod tests {
+    use zqc_kernels::ALIGNMENT;
+
+    use super::*;
+
+    #[test]
+    fn parts_are_aligned_and_as_large_as_their_tokens() {
+        for (k, rank) in [(4096, 48), (72, 0), (1, 16), (28672, 96)] {
+            let shape = TokenShape { k, rank };
+            for tokens in [0, 1, 8, 9, 1000] {
+                let layout = Layout::new(shape, tokens).unwrap();
+                assert_eq!(layout.bytes, tokens.next_multiple_of(8) * shape.bytes());
+                let Parts { codes, inner, token_scales } = layout.parts(ALIGNMENT as CUdeviceptr);
+                for part in [codes, inner, token_scales] {
+                    assert!(
+                        part.is_multiple_of(ALIGNMENT as CUdeviceptr),
+                        "{k} columns, rank {rank}, {tokens} tokens"
+                    );
+                }
+                let end = token_scales + (tokens.next_multiple_of(8) * 4) as CUdeviceptr;
+                assert_eq!(end, (ALIGNMENT + layout.bytes) as CUdeviceptr);
+            }
+        }
+        assert!(Layout::new(TokenShape { k: 128, rank: 0 }, LARGEST_CAPACITY + 1).is_err());
+        assert!(Layout::new(TokenShape { k: usize::MAX / 2, rank: 0 }, 8).is_err());
+    }
 }

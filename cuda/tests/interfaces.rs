@@ -120,6 +120,8 @@ fn the_header_is_cpp_too() {
             if (zqc_model_load(nullptr, 0, nullptr) != ZQC_INVALID_ARGUMENT) return 7;
             if (zqc_quantize(nullptr, 0, nullptr, 1, nullptr, nullptr) != ZQC_INVALID_ARGUMENT) return 8;
             if (zqc_linear_apply(nullptr, 0, nullptr, nullptr, nullptr) != ZQC_INVALID_ARGUMENT) return 9;
+            if (zqc_quantize_into(nullptr, 0, nullptr, 1, nullptr, nullptr) != ZQC_INVALID_ARGUMENT) return 13;
+            if (zqc_linear_apply_from(nullptr, 0, nullptr, 1, nullptr, nullptr) != ZQC_INVALID_ARGUMENT) return 14;
             if (zqc_linear_forward(nullptr, 0, nullptr, 1, nullptr, nullptr) != ZQC_INVALID_ARGUMENT) return 10;
             if (zqc_package_layer_count(nullptr) != 0) return 11;
             zqc_package_close(nullptr);

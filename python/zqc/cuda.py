@@ -23,6 +23,9 @@ DECODE, PREFILL = range(2)
 
 _UNAVAILABLE = 3
 
+# Tokens are padded to a multiple of this.
+_TOKEN_MULTIPLE = 8
+
 # The version of the library's interface, without the patch level, whose structures this file describes.
 _INTERFACE = 1
 
@@ -43,7 +46,13 @@ class Layer(NamedTuple):
     n: int
     k: int
     activation: int
+    token_bytes: int
     has_bias: bool
+
+
+def quantized_bytes(tokens, token_bytes):
+    """The memory that `Model.quantize_into` needs, for a layer's `token_bytes`."""
+    return -(-tokens // _TOKEN_MULTIPLE) * _TOKEN_MULTIPLE * token_bytes
 
 
 class _Layer(ctypes.Structure):
@@ -52,6 +61,7 @@ class _Layer(ctypes.Structure):
         ("n", c_size_t),
         ("k", c_size_t),
         ("activation", c_size_t),
+        ("token_bytes", c_size_t),
         ("has_bias", c_int),
     ]
 
@@ -101,6 +111,8 @@ _SIGNATURES = {
         c_uint32,
         [c_void_p, c_size_t, POINTER(Variant), c_void_p, POINTER(Output), c_void_p],
     ),
+    "zqc_quantize_into": (c_uint32, [c_void_p, c_size_t, POINTER(Input), c_size_t, c_void_p, c_void_p]),
+    "zqc_linear_apply_from": (c_uint32, [c_void_p, c_size_t, c_void_p, c_size_t, POINTER(Output), c_void_p]),
     "zqc_linear_forward": (
         c_uint32,
         [c_void_p, c_size_t, POINTER(Input), c_size_t, POINTER(Output), c_void_p],
@@ -158,7 +170,7 @@ class Package:
         layer = _Layer()
         _check(_library.zqc_package_layer(self._handle, index, byref(layer)))
         name, has_bias = layer.name.decode(), bool(layer.has_bias)
-        return Layer(index, name, layer.n, layer.k, layer.activation, has_bias)
+        return Layer(index, name, layer.n, layer.k, layer.activation, layer.token_bytes, has_bias)
 
     def find(self, name):
         """The index of the layer of this name."""
@@ -179,7 +191,7 @@ class Model:
         _library.zqc_model_destroy(self._handle)
 
     def prepare(self, tokens, input_type, output_type, prologues=(PLAIN,)):
-        """Compiles and loads what a number of tokens needs, ahead of the first call."""
+        """Compiles and loads what calls of up to `tokens` tokens need, ahead of the first."""
         bits = sum(1 << prologue for prologue in set(prologues))
         _check(_library.zqc_model_prepare(self._handle, tokens, input_type, bits, output_type))
 
@@ -196,6 +208,14 @@ class Model:
                 self._handle, layer, byref(variant), scratch._handle, byref(output), stream
             )
         _check(status)
+
+    def quantize_into(self, layer, rows, tokens, memory, stream):
+        """Quantizes an Input into device memory of `quantized_bytes`, for every layer of the same activation."""
+        _check(_library.zqc_quantize_into(self._handle, layer, byref(rows), tokens, memory, stream))
+
+    def apply_from(self, layer, memory, tokens, output, stream):
+        """Applies a layer to what was quantized into the memory, and writes an Output."""
+        _check(_library.zqc_linear_apply_from(self._handle, layer, memory, tokens, byref(output), stream))
 
     def forward(self, layer, rows, tokens, output, stream):
         """Quantizes an Input and applies a layer, with a scratch that the library keeps for the stream."""

@@ -3,6 +3,7 @@
 use std::ffi::c_void;
 
 use cudarc::driver::sys::CUdeviceptr;
+use zqc_kernels::ALIGNMENT;
 
 use super::status::{Failure, invalid};
 use crate::input::{RawInput, check_stride};
@@ -96,6 +97,20 @@ pub(super) fn raw_output(output: &COutput, n: usize) -> Result<RawOutput, Failur
     Ok(RawOutput { y, stride: stride("stride", output.stride, n)?, data_type })
 }
 
+/// The address of a quantized input, whose parts kernels copy as a whole.
+pub(super) fn quantized_address(pointer: *const c_void, tokens: usize) -> Result<CUdeviceptr, Failure> {
+    let address = pointer as CUdeviceptr;
+    if tokens > 0 && pointer.is_null() {
+        return Err(invalid("the memory of the quantized input is null"));
+    }
+    if address.is_multiple_of(ALIGNMENT as CUdeviceptr) {
+        return Ok(address);
+    }
+    Err(invalid(format!(
+        "the memory of the quantized input is at {address:#x}, no multiple of {ALIGNMENT} bytes"
+    )))
+}
+
 fn stride(what: &'static str, given: usize, columns: usize) -> Result<usize, Failure> {
     let stride = if given == 0 { columns } else { given };
     check_stride(what, stride, columns)?;
@@ -133,6 +148,13 @@ mod tests {
         ] {
             assert_eq!(input(x, second, data_type, prologue), Err(message.to_string()));
         }
+        let quantized = |address: usize, tokens| {
+            quantized_address(address as *const c_void, tokens).map_err(|failure| failure.message)
+        };
+        assert_eq!((quantized(0x1100, 1), quantized(0, 0)), (Ok(0x1100), Ok(0)));
+        assert_eq!(quantized(0, 1), Err("the memory of the quantized input is null".to_string()));
+        let message = "the memory of the quantized input is at 0x1080, no multiple of 256 bytes";
+        assert_eq!(quantized(0x1080, 1), Err(message.to_string()));
         let output = COutput { y: 0x1002 as *mut c_void, stride: 0, data_type: F32 as u32 };
         let message = raw_output(&output, 8).map(|raw| raw.y).map_err(|failure| failure.message);
         assert_eq!(message, Err("y is 0x1002, no multiple of the 4 bytes of its elements".to_string()));

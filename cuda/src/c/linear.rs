@@ -1,8 +1,10 @@
 //! `zqc_quantize` and `zqc_linear_*`.
 
+use std::ffi::c_void;
+
 use cudarc::driver::sys::CUstream;
 
-use super::arguments::{CInput, COutput, CVariant, linear_variant, raw_input, raw_output};
+use super::arguments::{CInput, COutput, CVariant, linear_variant, quantized_address, raw_input, raw_output};
 use super::pointers::borrowed;
 use super::status::{Failure, invalid, status};
 use crate::loaded::ForwardCall;
@@ -100,6 +102,52 @@ unsafe fn apply(
     // SAFETY: `y` has room for the rows until the stream, which is of the model's context, has run the kernel, as the caller
     // vouches.
     Ok(unsafe { model.loaded().apply(place.index, variant, scratch, output, stream) }?)
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn zqc_quantize_into(
+    model: *const Model,
+    layer: usize,
+    input: *const CInput,
+    tokens: usize,
+    quantized: *mut c_void,
+    stream: CUstream,
+) -> u32 {
+    status(|| {
+        // SAFETY: each is null or points to a live object of its type.
+        let (model, input) = unsafe { (borrowed("the model", model)?, borrowed("the input", input)?) };
+        let place = place(model, layer)?;
+        let input = raw_input(input, place.k, tokens)?;
+        let memory = quantized_address(quantized, tokens)?;
+        // SAFETY: `x` and `second` are device memory with `tokens` rows of `k` elements at their strides (a row for the weight
+        // of a norm), `quantized` is device memory of the layer's bytes a token for the padded tokens; both stay until the stream has
+        // run the kernel. The stream is null or one of the model's context.
+        Ok(unsafe { model.loaded().quantize_into(place.activation, input, tokens, memory, stream) }?)
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn zqc_linear_apply_from(
+    model: *const Model,
+    layer: usize,
+    quantized: *const c_void,
+    tokens: usize,
+    output: *const COutput,
+    stream: CUstream,
+) -> u32 {
+    status(|| {
+        // SAFETY: each is null or points to a live object of its type.
+        let (model, output) = unsafe { (borrowed("the model", model)?, borrowed("the output", output)?) };
+        let place = place(model, layer)?;
+        let output = raw_output(output, place.n)?;
+        if output.y == 0 && tokens > 0 {
+            return Err(invalid("y is null"));
+        }
+        let memory = quantized_address(quantized, tokens)?;
+        // SAFETY: `quantized` is what zqc_quantize_into has put there on the stream for a layer of the same activation and as many
+        // tokens, and `y` has room for the rows; both stay until the stream, which is of the model's context, has run the kernel.
+        Ok(unsafe { model.loaded().apply_from(place.index, memory, tokens, output, stream) }?)
+    })
 }
 
 #[unsafe(no_mangle)]

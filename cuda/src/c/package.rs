@@ -8,6 +8,7 @@ use zqc_kernels::Package;
 use super::pointers::{borrowed, boxed, drop_boxed, give, text};
 use super::status::{c_string, invalid, status};
 use crate::error::Error;
+use crate::scratch::TokenShape;
 
 /// `zqc_package`.
 pub(super) struct COpened {
@@ -22,6 +23,7 @@ struct CLayer {
     n: usize,
     k: usize,
     activation: usize,
+    token_bytes: usize,
     has_bias: c_int,
 }
 
@@ -58,10 +60,18 @@ unsafe extern "C" fn zqc_package_layer(opened: *const COpened, layer: usize, inf
         // SAFETY: `opened` is null or came from zqc_package_open and is not closed before this returns.
         let opened = unsafe { borrowed("the package", opened) }?;
         let describe = || {
-            let found = opened.package.manifest().layers.get(layer).zip(opened.names.get(layer));
+            let manifest = opened.package.manifest();
+            let found = manifest.layers.get(layer).zip(opened.names.get(layer));
             let (layer, name) = found.ok_or_else(|| invalid(format!("no layer {layer}")))?;
-            let (n, k, activation) = (layer.n, layer.k, layer.activation);
-            Ok(CLayer { name: name.as_ptr(), n, k, activation, has_bias: layer.bias.is_some().into() })
+            let shape = TokenShape { k: layer.k, rank: manifest.activations[layer.activation].rank };
+            Ok(CLayer {
+                name: name.as_ptr(),
+                n: layer.n,
+                k: layer.k,
+                activation: layer.activation,
+                token_bytes: shape.bytes(),
+                has_bias: layer.bias.is_some().into(),
+            })
         };
         // SAFETY: `info` is null or points to memory for a `zqc_layer`.
         unsafe { give("the layer", info, describe) }

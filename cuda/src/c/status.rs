@@ -29,7 +29,7 @@ impl From<Error> for Failure {
         let status = match &error {
             _ if error.is_unavailable() => UNAVAILABLE,
             Error::Package(_) => BAD_PACKAGE,
-            Error::Driver { .. } => DRIVER_ERROR,
+            Error::Driver { .. } | Error::Capturing { .. } => DRIVER_ERROR,
             Error::Compile { .. } | Error::Launch { .. } => COMPILE_ERROR,
             Error::Dispatch { .. } => INTERNAL_ERROR,
             _ => INVALID_ARGUMENT,

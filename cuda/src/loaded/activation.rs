@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::input::RawInput;
 use crate::kernel::Kernel;
 use crate::launch::{argument, launch};
-use crate::scratch::{Parts, padded};
+use crate::scratch::{Parts, TokenShape, padded};
 use crate::variant::{DataType, Prologue, QuantizeShape, QuantizeVariant, Specialization};
 
 /// Element types of inputs: the floats, and E4M3 codes.
@@ -24,17 +24,16 @@ const LARGEST_PERSISTENT_CLUSTER: u32 = 2;
 /// A quantized activation, shared by the layers that read it.
 #[derive(Debug)]
 pub(crate) struct LoadedActivation {
-    pub k: usize,
-    pub rank: usize,
+    pub shape: TokenShape,
     /// The stacked `V` of the low-rank branches; 0 without one.
     down: CUdeviceptr,
-    plan: Plan<QuantizeVariant>,
+    pub plan: Plan<QuantizeVariant>,
     kernels: KernelTable<{ Prologue::ALL.len() * INPUTS }>,
 }
 
 impl LoadedActivation {
-    pub fn new(k: usize, rank: usize, down: CUdeviceptr, plan: Plan<QuantizeVariant>) -> Self {
-        Self { k, rank, down, kernels: KernelTable::new(plan.len()), plan }
+    pub fn new(shape: TokenShape, down: CUdeviceptr, plan: Plan<QuantizeVariant>) -> Self {
+        Self { shape, down, kernels: KernelTable::new(plan.len()), plan }
     }
 
     pub fn specialization(
@@ -43,7 +42,8 @@ impl LoadedActivation {
         input: Option<DataType>,
         prologue: Prologue,
     ) -> Specialization {
-        let shape = QuantizeShape { k: self.k, rank: self.rank, input, prologue };
+        let TokenShape { k, rank } = self.shape;
+        let shape = QuantizeShape { k, rank, input, prologue };
         Specialization::quantize(&shape, self.plan.variant(self.plan.index(tokens)))
     }
 

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use half::{bf16, f16};
 use support::{Random, Spec};
 use zqc_cuda::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
-use zqc_cuda::cudarc::driver::{CudaSlice, CudaStream, CudaViewMut, DeviceRepr};
+use zqc_cuda::cudarc::driver::{CudaGraph, CudaSlice, CudaStream, CudaViewMut, DeviceRepr};
 use zqc_cuda::{
     DataType, Device, Element, Error, Input, Linear, LinearKernel, LinearVariant, Model, Prologue, Scratch,
 };
