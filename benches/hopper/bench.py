@@ -194,8 +194,10 @@ def main():
         for m in arguments.tokens:
             measure(layer, m, results)
             if arguments.json:
+                head = {"card": torch.cuda.get_device_name(), "torch": torch.__version__, "rank": arguments.rank}
                 with open(arguments.json, "w") as file:
-                    json.dump({"card": torch.cuda.get_device_name(), "torch": torch.__version__, "rank": arguments.rank, "rows": results}, file, indent=1)
+                    # A line a row, to be compared by line.
+                    file.write(json.dumps(head)[:-1] + ', "rows": [\n' + ",\n".join(map(json.dumps, results)) + "\n]}\n")
         del layer
         torch.cuda.empty_cache()
 

@@ -6,6 +6,8 @@ import pathlib
 import re
 import sys
 
+from costs import costs
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Measured on an H200: bytes a microsecond of a kernel that only reads, what it costs besides, and the tensor cores' sustained rate
 # for FP8 with one operand in registers, in operations a microsecond.
@@ -20,18 +22,27 @@ def floor(row, rank):
 
 
 def dispatch(results):
-    lines = ["# Which kernel a shape gets: the fastest of those measured, up to m_max tokens each, for the nearest n and k. Where",
-             "# nothing is written, the rule of src/dispatch.rs holds. n is 0 in rows of quantize: all layers of k columns share it.",
+    lines = ["# Which kernel a shape gets: the fastest of those measured, up to m_max tokens each. Other shapes get the one that costs least",
+             "# by src/dispatch/cost.rs. n is 0 in rows of quantize, which hold for the nearest k: all layers of k columns share it.",
              f"# {results['card']}, {datetime.date.today()}: benches/hopper/bench.py --json FILE, benches/hopper/render.py FILE",
-             "# n\tk\tm_max\tkernel\ttokens\tcluster"]
+             "# n\tk\tm_max\tkernel\ttokens\tcluster\tblocks_per_sm"]
     limit = lambda m: max(8, m)
+    line = lambda *columns: lines.append("\t".join(map(str, columns)))
     for row in results["rows"]:
-        lines.append("\t".join(map(str, (row["n"], row["k"], limit(row["m"]), row["kernel"], row["tile"], row["cluster"]))))
+        line(row["n"], row["k"], limit(row["m"]), row["kernel"], row["tile"], row["cluster"], row["per_sm"])
     quantized = {}
     for row in results["rows"]:
         quantized.setdefault((row["k"], limit(row["m"])), (row["quantize_tile"], row["quantize_cluster"]))
-    lines += ["\t".join(map(str, (0, k, m, "quantize", *variant))) for (k, m), variant in sorted(quantized.items())]
+    for (k, m), variant in sorted(quantized.items()):
+        line(0, k, m, "quantize", *variant, 1)
+    line("# cost", "kernel", "tokens", "cluster", "blocks_per_sm", "resident", "fixed", "round", "block")
+    for variant, (resident, coefficients) in sorted(costs(results).items()):
+        line("cost", *variant, resident, *(f"{value:.4f}" for value in coefficients))
     (ROOT / "cuda/dispatch.tsv").write_text("\n".join(lines) + "\n")
+
+
+def optional(time):
+    return "" if time is None else f"{time:.1f}"
 
 
 def table(results):
@@ -39,17 +50,18 @@ def table(results):
              "bf16 | TFLOP/s |", "|---" * 13 + "|"]
     for row in results["rows"]:
         rate = 2 * row["m"] * row["n"] * row["k"] / row["alone"] * 1e-6
-        lines.append(f"| {row['n']} x {row['k']} | {row['m']} | {row['kernel']} {row['tile']} x {row['cluster']} | {row['alone']:.1f} | "
+        lines.append(f"| {row['n']} x {row['k']} | {row['m']} | {row['kernel']} {row['tile']} x {row['cluster']} x {row['per_sm']} | {row['alone']:.1f} | "
                      f"{row['chained']:.1f} | {floor(row, results['rank']):.1f} | {row['quantize']:.1f} | {row['step']:.1f} | "
-                     f"{row['per_tensor']:.1f} | {row['per_row']:.1f} | {row['torch_quantize']:.1f} | {row['bf16']:.1f} | {rate:.0f} |")
+                     f"{row['per_tensor']:.1f} | {row['per_row']:.1f} | {optional(row.get('torch_quantize'))} | {row['bf16']:.1f} | {rate:.0f} |")
     return "\n".join(lines)
 
 
 # Microseconds that would be ahead of every public kernel measured, by N, K and tokens.
-GOALS = {(4096, 4096): {1: 5.0, 16: 5.6, 64: 6.4, 512: 14.5, 2048: 47, 4096: 91},
-         (11008, 4096): {1: 8.6, 16: 9.2, 64: 10.5, 512: 32.5, 2048: 121, 4096: 235},
-         (8192, 8192): {1: 11.8, 16: 12.4, 64: 14, 512: 46, 2048: 178, 4096: 360},
-         (28672, 8192): {1: 31, 16: 33, 64: 36, 512: 158, 2048: 650, 4096: 1310}}
+GOALS = {(4096, 4096): {1: 4.7, 16: 5.1, 32: 6.2, 64: 7.0, 128: 9.5, 256: 12.5, 512: 15.2, 2048: 47.5, 4096: 95.5},
+         (11008, 4096): {1: 9.2, 16: 9.4, 32: 10.5, 64: 11.5, 128: 14, 256: 22, 512: 34.5, 2048: 134, 4096: 256},
+         (4096, 11008): {1: 9.3, 16: 9.6, 32: 10.7, 64: 11.5, 128: 14, 256: 22, 512: 32.8, 2048: 121, 4096: 260},
+         (8192, 8192): {1: 12.3, 16: 12.6, 32: 13.5, 64: 15, 128: 16, 256: 29, 512: 46.5, 2048: 191, 4096: 390},
+         (28672, 8192): {1: 33, 16: 34, 32: 36, 64: 38, 128: 45, 256: 84, 512: 172, 2048: 688, 4096: 1380}}
 
 
 def goals(results):

@@ -78,6 +78,14 @@ impl Device {
         &self.0.context
     }
 
+    /// How many streaming multiprocessors the device has.
+    pub(crate) fn multiprocessors(&self) -> Result<usize, Error> {
+        const COUNT: sys::CUdevice_attribute =
+            sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        let count = self.0.context.attribute(COUNT).during("counting the multiprocessors")?;
+        Ok(count.max(1) as usize)
+    }
+
     /// The kernel, compiled and loaded once.
     pub(crate) fn kernel(&self, name: Specialization) -> Result<Arc<Kernel>, Error> {
         if let Some(kernel) = self.kernels().get(&name) {

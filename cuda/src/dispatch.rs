@@ -1,14 +1,24 @@
-//! Which variant a shape gets: from the table measured on the card, or from a rule where it has nothing.
+//! Which variant a shape gets: the fastest of those measured on a card, or what the times of other shapes say of it.
 
+mod cost;
+
+use std::str::FromStr;
 use std::sync::LazyLock;
 
-use zqc_kernels::{BLOCK, PANEL};
+use zqc_kernels::BLOCK;
 
 use crate::error::Error;
 use crate::variant::{LinearKernel, LinearVariant, QuantizeVariant};
+use cost::{Cost, Shape};
 
-/// The streaming multiprocessors of an H100 or H200, which a launch should fill.
+/// The streaming multiprocessors of an H100 or H200, on which the table was measured.
 const MULTIPROCESSORS: usize = 132;
+
+/// Numbers of tokens for which costs are compared: the steps of a plan.
+const STEPS: [usize; 26] = [
+    8, 16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896, 1024, 1280,
+    1536, 2048, 4096, 8192,
+];
 
 /// For each number of tokens a variant: the first of the list whose limit is not below it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,9 +47,10 @@ impl<V: Copy> Plan<V> {
 }
 
 /// The measured table: `cuda/dispatch.tsv`.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct Table {
     linear: Vec<Row<LinearVariant>>,
+    costs: Vec<Cost>,
     quantize: Vec<Row<QuantizeVariant>>,
 }
 
@@ -58,7 +69,8 @@ impl Table {
         TABLE.as_ref().map_err(|(line, reason)| Error::Dispatch { line: *line, reason: reason.clone() })
     }
 
-    /// Reads the columns n, k, m_max, kernel, tokens, cluster, blocks_per_sm. Of quantization, which no n concerns, n is 0.
+    /// Reads the columns n, k, m_max, kernel, tokens, cluster, blocks_per_sm; of quantization, which no n concerns, n is 0. Rows of
+    /// costs have the word cost, the kernel with its tile, and the fields of [`Cost`].
     fn parse(text: &str) -> Result<Self, (usize, String)> {
         let mut table = Self::default();
         for (index, line) in text.lines().enumerate() {
@@ -75,25 +87,21 @@ impl Table {
 
     fn push(&mut self, line: &str) -> Result<(), String> {
         let columns: Vec<&str> = line.split('\t').map(str::trim).collect();
+        if let ["cost", columns @ ..] = columns.as_slice() {
+            self.costs.push(Cost::parse(columns)?);
+            return Ok(());
+        }
         let &[n, k, limit, kernel, tokens, cluster, blocks_per_sm] = columns.as_slice() else {
             return Err(format!("{} columns instead of 7", columns.len()));
         };
-        let number = |text: &str| text.parse::<usize>().map_err(|_| format!("{text:?} is no number"));
-        let small = |text: &str| text.parse::<u32>().map_err(|_| format!("{text:?} is no number"));
         let (shape, limit) = ((number(n)?, number(k)?), number(limit)?);
-        let (tokens, cluster, blocks_per_sm) = (small(tokens)?, small(cluster)?, small(blocks_per_sm)?);
-        let kernel = match kernel {
-            "quantize" => {
-                let variant = QuantizeVariant { tokens, cluster }.check().map_err(|e| e.to_string())?;
-                self.quantize.push(Row { shape, limit, variant });
-                return Ok(());
-            }
-            "decode" => LinearKernel::Decode,
-            "prefill" => LinearKernel::Prefill,
-            _ => return Err(format!("no kernel {kernel:?}")),
-        };
-        let variant =
-            LinearVariant { kernel, tokens, cluster, blocks_per_sm }.check().map_err(|e| e.to_string())?;
+        let (tokens, cluster) = (number(tokens)?, number(cluster)?);
+        if kernel == "quantize" {
+            let variant = QuantizeVariant { tokens, cluster }.check().map_err(|e| e.to_string())?;
+            self.quantize.push(Row { shape, limit, variant });
+            return Ok(());
+        }
+        let variant = linear_variant(kernel, tokens, cluster, number(blocks_per_sm)?)?;
         if !variant.covers(limit) {
             return Err(format!("{kernel} of {tokens} tokens for {limit}"));
         }
@@ -101,13 +109,32 @@ impl Table {
         Ok(())
     }
 
-    /// The variants of a layer of `n` x `k`.
-    pub fn linear(&self, n: usize, k: usize) -> Plan<LinearVariant> {
-        let mut plan = complete(nearest(&self.linear, (n, k)), linear_rule(n, k));
-        for (_, variant) in &mut plan.steps {
-            *variant = fit_linear(*variant, k);
+    /// The variants of a layer of `n` x `k` on a card of so many multiprocessors.
+    pub fn linear(&self, n: usize, k: usize, multiprocessors: usize) -> Plan<LinearVariant> {
+        let shape = Shape::new(n, k);
+        let measured = self.linear.iter().filter(|row| Shape::new(row.shape.0, row.shape.1) == shape);
+        let mut steps: Vec<_> = measured.map(|row| (row.limit, row.variant)).collect();
+        if steps.is_empty() || multiprocessors != MULTIPROCESSORS {
+            let share = multiprocessors as f64 / MULTIPROCESSORS as f64;
+            steps = STEPS
+                .into_iter()
+                .filter_map(|tokens| Some((tokens, self.cheapest(shape, tokens, share)?)))
+                .collect();
         }
-        plan
+        // Neighbouring steps of one variant are one; the last has no end.
+        steps.reverse();
+        steps.dedup_by_key(|&mut (_, variant)| variant);
+        steps.reverse();
+        if let Some((limit, _)) = steps.last_mut() {
+            *limit = usize::MAX;
+        }
+        Plan { steps }
+    }
+
+    fn cheapest(&self, shape: Shape, tokens: usize, share: f64) -> Option<LinearVariant> {
+        let costs =
+            self.costs.iter().filter_map(|cost| Some((cost.predict(shape, tokens, share)?, cost.variant)));
+        costs.min_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, variant)| variant)
     }
 
     /// The variants of an activation of `k` columns.
@@ -137,34 +164,22 @@ fn complete<V>(mut measured: Vec<(usize, V)>, rule: Vec<(usize, V)>) -> Plan<V> 
     Plan { steps: measured }
 }
 
-fn linear_rule(n: usize, k: usize) -> Vec<(usize, LinearVariant)> {
-    // Few panels are shared by more blocks of threads, as far as there are columns to share.
-    let most = if n.div_ceil(PANEL) <= 48 { 8 } else { 4 };
-    let shares = |&cluster: &u32| cluster <= most && cluster as usize <= k.div_ceil(BLOCK);
-    let split = [8, 4, 2].into_iter().find(shares).unwrap_or(1);
-    let decode = |tokens| LinearVariant {
-        kernel: LinearKernel::Decode,
-        tokens,
-        cluster: split,
-        blocks_per_sm: if tokens <= 16 { 3 } else { 2 },
+fn linear_variant(
+    kernel: &str,
+    tokens: u32,
+    cluster: u32,
+    blocks_per_sm: u32,
+) -> Result<LinearVariant, String> {
+    let kernel = match kernel {
+        "decode" => LinearKernel::Decode,
+        "prefill" => LinearKernel::Prefill,
+        _ => return Err(format!("no kernel {kernel:?}")),
     };
-    let prefill =
-        |tokens| LinearVariant { kernel: LinearKernel::Prefill, tokens, cluster: 1, blocks_per_sm: 1 };
-    let mut steps: Vec<_> = [8, 16, 32, 64].map(|tokens| (tokens as usize, decode(tokens))).into();
-    // The most tokens whose tiles of 128 x 256 leave multiprocessors idle.
-    let narrow = 256 * ((MULTIPROCESSORS - 1) / n.div_ceil(PANEL).max(1));
-    if narrow > 64 {
-        steps.push((narrow, prefill(128)));
-    }
-    steps.push((usize::MAX, prefill(256)));
-    steps
+    LinearVariant { kernel, tokens, cluster, blocks_per_sm }.check().map_err(|e| e.to_string())
 }
 
-/// In prefill, tiles of a long K have at most 128 tokens.
-fn fit_linear(variant: LinearVariant, k: usize) -> LinearVariant {
-    const LONG_BLOCKS: usize = 128;
-    let is_long = variant.kernel == LinearKernel::Prefill && k.div_ceil(BLOCK) > LONG_BLOCKS;
-    LinearVariant { tokens: if is_long { variant.tokens.min(128) } else { variant.tokens }, ..variant }
+fn number<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| format!("{text:?} is no number"))
 }
 
 /// For few tokens, enough blocks to fill the multiprocessors; for many, as few blocks for a token as can hold it.
@@ -206,46 +221,74 @@ mod tests {
     use super::*;
 
     fn linear(text: &str, n: usize, k: usize, tokens: usize) -> (LinearKernel, u32, u32) {
-        let plan = Table::parse(text).unwrap().linear(n, k);
+        let plan = Table::parse(text).unwrap().linear(n, k, MULTIPROCESSORS);
         let LinearVariant { kernel, tokens, cluster, .. } = plan.variant(plan.index(tokens));
         (kernel, tokens, cluster)
     }
 
+    /// Sides of layers that were measured, and of others: of small models, with few panels or blocks, and long ones.
+    const SHAPES: [(usize, usize); 9] = [
+        (4096, 4096),
+        (28672, 8192),
+        (5120, 5120),
+        (576, 1536),
+        (192, 576),
+        (8, 72),
+        (32000, 4096),
+        (4096, 28672),
+        (128, 100_000),
+    ];
+
     #[test]
-    fn the_measured_table_is_sound() {
-        Table::measured().unwrap();
+    fn every_shape_has_a_kernel_for_every_number_of_tokens() {
+        let table = Table::measured().unwrap();
+        for (n, k) in SHAPES {
+            for multiprocessors in [1, 78, 114, MULTIPROCESSORS] {
+                let plan = table.linear(n, k, multiprocessors);
+                for tokens in (1..600).chain([1024, 5000, usize::MAX]) {
+                    let variant = plan.variant(plan.index(tokens)).check().unwrap();
+                    assert!(variant.covers(tokens), "{n} x {k}, {tokens} tokens: {variant:?}");
+                    let blocks = k.div_ceil(BLOCK);
+                    assert!(variant.tokens as usize <= variant.widest(blocks), "{n} x {k}: {variant:?}");
+                    let shares =
+                        variant.kernel == LinearKernel::Prefill || variant.cluster as usize <= blocks;
+                    assert!(shares, "{n} x {k}, {tokens} tokens: {variant:?}");
+                }
+            }
+        }
     }
 
     #[test]
-    fn an_empty_table_leaves_the_rule() {
-        let of = |n, k, tokens| linear("# nothing\n\n", n, k, tokens);
-        assert_eq!(of(4096, 4096, 1), (LinearKernel::Decode, 8, 8));
-        assert_eq!(of(4096, 576, 9), (LinearKernel::Decode, 16, 4));
-        assert_eq!(of(4096, 72, 64), (LinearKernel::Decode, 64, 1));
-        assert_eq!(of(4096, 4096, 65), (LinearKernel::Prefill, 128, 1));
-        assert_eq!(of(4096, 4096, 1024), (LinearKernel::Prefill, 128, 1));
-        assert_eq!(of(4096, 4096, 1025), (LinearKernel::Prefill, 256, 1));
-        assert_eq!(of(28672, 4096, 65), (LinearKernel::Prefill, 256, 1));
-        assert_eq!(of(28672, 28672, 65), (LinearKernel::Prefill, 128, 1));
-        assert_eq!(of(8, 4096, 100_000), (LinearKernel::Prefill, 256, 1));
+    fn measured_shapes_have_what_was_measured() {
+        let table = "4096\t4096\t16\tdecode\t16\t4\t2\n4096\t4096\t1\tdecode\t8\t2\t2\n4096\t4096\t99\tprefill\t192\t1\t1\n\
+                     cost\tprefill\t64\t1\t1\t132\t1\t1\t1\n";
+        assert_eq!(linear(table, 4096, 4096, 1), (LinearKernel::Decode, 8, 2));
+        assert_eq!(linear(table, 4090, 4000, 2), (LinearKernel::Decode, 16, 4));
+        assert_eq!(linear(table, 4096, 4096, 100_000), (LinearKernel::Prefill, 192, 1));
+        assert_eq!(linear(table, 4096, 8192, 1), (LinearKernel::Prefill, 64, 1));
+        // Another card.
+        let plan = Table::parse(table).unwrap().linear(4096, 4096, 78);
+        assert_eq!(plan.variant(plan.index(1)).kernel, LinearKernel::Prefill);
     }
 
+    /// Of two tiles that cost the same a block, the one whose rounds are full.
     #[test]
-    fn the_nearest_shape_counts_and_the_rule_follows_it() {
-        let table = "4096\t4096\t16\tdecode\t16\t4\t2\n4096\t4096\t1\tdecode\t8\t2\t2\n\
-                     28672\t8192\t64\tprefill\t192\t1\t1\n";
-        assert_eq!(linear(table, 5120, 5120, 1), (LinearKernel::Decode, 8, 2));
-        assert_eq!(linear(table, 5120, 5120, 2), (LinearKernel::Decode, 16, 4));
-        assert_eq!(linear(table, 5120, 5120, 17), (LinearKernel::Decode, 32, 8));
-        assert_eq!(linear(table, 20000, 8192, 5), (LinearKernel::Prefill, 192, 1));
-        assert_eq!(linear(table, 20000, 20000, 5), (LinearKernel::Prefill, 128, 1));
+    fn other_shapes_have_what_costs_least() {
+        let table = "cost\tdecode\t64\t1\t1\t132\t2\t1\t0.5\ncost\tdecode\t64\t2\t1\t66\t2\t1\t0.5\n\
+                     cost\tprefill\t256\t1\t1\t132\t8\t0\t0.7\n";
+        // 40 panels fit both ways at once, and clusters halve K. 100 panels take clusters of two a second round.
+        assert_eq!(linear(table, 40 * 128, 4096, 64), (LinearKernel::Decode, 64, 2));
+        assert_eq!(linear(table, 100 * 128, 4096, 64), (LinearKernel::Decode, 64, 1));
+        assert_eq!(linear(table, 100 * 128, 4096, 4096), (LinearKernel::Prefill, 256, 1));
+        // A K too long for wide tiles.
+        assert_eq!(linear(table, 100 * 128, 28672, 4096).0, LinearKernel::Decode);
     }
 
     /// What a server prepares for its largest batch is there for every smaller one.
     #[test]
     fn up_to_a_number_is_every_variant_below_it() {
-        for (n, k) in [(4096, 4096), (72, 576), (28672, 8192)] {
-            let plan = Table::measured().unwrap().linear(n, k);
+        for (n, k) in SHAPES {
+            let plan = Table::measured().unwrap().linear(n, k, MULTIPROCESSORS);
             for most in [1, 7, 8, 9, 64, 100, 1024, 5000] {
                 let prepared: HashSet<_> = plan.up_to(most).map(|tokens| plan.index(tokens)).collect();
                 let needed: HashSet<_> = (1..=most).map(|tokens| plan.index(tokens)).collect();
@@ -283,5 +326,7 @@ mod tests {
         assert_eq!(error("1\t2\t3\tother\t8\t1\t2"), (1, "no kernel \"other\"".into()));
         assert_eq!(error("1\t2\t65\tdecode\t32\t1\t2"), (1, "decode of 32 tokens for 65".into()));
         assert!(error("1\t2\t3\tprefill\t60\t1\t1").1.contains("prefill of 60 tokens"));
+        assert_eq!(error("cost\tprefill\t64\t1"), (1, "3 columns of a cost instead of 8".into()));
+        assert_eq!(error("cost\tprefill\t64\t1\t1\t9\tx\t1\t1"), (1, "\"x\" is no number".into()));
     }
 }

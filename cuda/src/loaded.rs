@@ -54,6 +54,7 @@ pub(crate) struct ForwardCall {
 impl Loaded {
     pub fn load(device: &Device, package: &Package) -> Result<Self, Error> {
         let table = Table::measured()?;
+        let multiprocessors = device.multiprocessors()?;
         let _current = device.make_current()?;
         let weights = Buffer::copied_from(device, package.weights())?;
         let address = |array: zqc_kernels::Array| weights.address() + array.offset as CUdeviceptr;
@@ -64,7 +65,7 @@ impl Loaded {
             LoadedActivation::new(shape, down, table.quantize(activation.k))
         });
         let layers = package.layers().map(|packed| {
-            let plan = table.linear(packed.manifest.n, packed.manifest.k);
+            let plan = table.linear(packed.manifest.n, packed.manifest.k, multiprocessors);
             LoadedLayer::new(&packed, plan, address)
         });
         let names = manifest.layers.iter().enumerate().map(|(index, layer)| (layer.name.clone(), index));

@@ -118,6 +118,14 @@ impl LinearVariant {
         if exists { Ok(self) } else { Err(Error::Variant { reason: reason() }) }
     }
 
+    /// The most tokens that a tile of this kernel may have where a weight has so many blocks of K: prefill adds the sums of a long K
+    /// up in f32, which takes registers.
+    pub(crate) fn widest(self, blocks: usize) -> usize {
+        const LONG_BLOCKS: usize = 128;
+        let is_long = self.kernel == LinearKernel::Prefill && blocks > LONG_BLOCKS;
+        if is_long { 128 } else { 256 }
+    }
+
     /// Whether the kernel, launched once, covers so many tokens.
     pub(crate) fn covers(self, tokens: usize) -> bool {
         self.kernel == LinearKernel::Prefill || self.tokens >= 64 || tokens <= self.tokens as usize
