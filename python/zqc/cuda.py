@@ -185,6 +185,7 @@ class Model:
     def __init__(self, package, device=0):
         self._handle = c_void_p()
         _check(_library.zqc_model_load(package._handle, device, byref(self._handle)))
+        self.device = device
         self.layers = list(package)
 
     def __del__(self):
