@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use half::bf16;
 use zqc_cuda::cudarc::driver::sys::CUevent_flags;
-use zqc_cuda::{DataType, Device, Input, Model, Package, Prologue};
+use zqc_cuda::{Accumulation, DataType, Device, Input, Model, Package, Prologue};
 
 const NOT_AVAILABLE: u8 = 3;
 const REPETITIONS: usize = 20;
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
 fn run(folder: &Path, tokens: usize) -> Result<(), Box<dyn Error>> {
     let package = Package::open(folder)?;
     let device = Device::new(0)?;
-    let model = Model::load(&device, &package)?;
+    let model = Model::load(&device, &package, Accumulation::Fast)?;
     model.prepare(tokens, DataType::Bf16, &[Prologue::None], DataType::Bf16)?;
     let stream = device.context().new_stream()?;
     let mut scratch = model.scratch(tokens)?;

@@ -5,7 +5,7 @@
  *     zqc_package *package;
  *     zqc_model *model;
  *     size_t layer;
- *     if (zqc_package_open("model.zqcuda", &package) || zqc_model_load(package, 0, &model) ||
+ *     if (zqc_package_open("model.zqcuda", &package) || zqc_model_load(package, 0, ZQC_FAST, &model) ||
  *         zqc_package_find(package, "model.layers.0.mlp.down_proj", &layer)) {
  *         fprintf(stderr, "%s\n", zqc_last_error());
  *     }
@@ -78,6 +78,15 @@ enum {
     ZQC_RMS_NORM = 1,
     /* silu(x) * second, where second is [tokens][k]. */
     ZQC_SILU_MUL = 2
+};
+
+/* How the kernels add products of E4M3 up. */
+typedef uint32_t zqc_accumulation;
+enum {
+    /* As the tensor cores do, which keep 14 bits of a sum: what cuBLASLt calls fast accumulation. */
+    ZQC_FAST = 0,
+    /* In single precision every 1024 columns. Prefill takes a fifth longer, decode up to a tenth. */
+    ZQC_ACCURATE = 1
 };
 
 /* A linear kernel. */
@@ -153,7 +162,7 @@ zqc_status zqc_package_layer(const zqc_package *package, size_t layer, zqc_layer
 zqc_status zqc_package_find(const zqc_package *package, const char *name, size_t *layer);
 
 /* Copies a package's weights to a device. */
-zqc_status zqc_model_load(const zqc_package *package, int device, zqc_model **model);
+zqc_status zqc_model_load(const zqc_package *package, int device, zqc_accumulation accumulation, zqc_model **model);
 /* Frees a model, when the device has done what it was given before; null is ignored. */
 void zqc_model_destroy(zqc_model *model);
 /* Compiles and loads every kernel that calls of up to so many tokens need: for inputs of a type, with the prologues whose

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use zqc_kernels::BLOCK;
 
 use crate::error::Error;
-use crate::variant::{LinearKernel, LinearVariant, QuantizeVariant};
+use crate::variant::{Accumulation, LinearKernel, LinearVariant, QuantizeVariant};
 use cost::{Cost, Shape};
 
 /// The streaming multiprocessors of an H100 or H200, on which the table was measured.
@@ -109,17 +109,26 @@ impl Table {
         Ok(())
     }
 
-    /// The variants of a layer of `n` x `k` on a card of so many multiprocessors.
-    pub fn linear(&self, n: usize, k: usize, multiprocessors: usize) -> Plan<LinearVariant> {
+    /// The variants of a layer of `n` x `k` on a card of so many multiprocessors. What was measured is the fast accumulation.
+    pub fn linear(
+        &self,
+        n: usize,
+        k: usize,
+        multiprocessors: usize,
+        accumulation: Accumulation,
+    ) -> Plan<LinearVariant> {
         let shape = Shape::new(n, k);
         let measured = self.linear.iter().filter(|row| Shape::new(row.shape.0, row.shape.1) == shape);
         let mut steps: Vec<_> = measured.map(|row| (row.limit, row.variant)).collect();
-        if steps.is_empty() || multiprocessors != MULTIPROCESSORS {
+        if steps.is_empty() || multiprocessors != MULTIPROCESSORS || accumulation != Accumulation::Fast {
             let share = multiprocessors as f64 / MULTIPROCESSORS as f64;
-            steps = STEPS
-                .into_iter()
-                .filter_map(|tokens| Some((tokens, self.cheapest(shape, tokens, share)?)))
-                .collect();
+            let cheapest = |tokens| {
+                let costs = self.costs.iter().filter(|cost| cost.variant.fits(shape.blocks, accumulation));
+                let costs =
+                    costs.filter_map(|cost| Some((cost.predict(shape, tokens, share)?, cost.variant)));
+                costs.min_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, variant)| (tokens, variant))
+            };
+            steps = STEPS.into_iter().filter_map(cheapest).collect();
         }
         // Neighbouring steps of one variant are one; the last has no end.
         steps.reverse();
@@ -129,12 +138,6 @@ impl Table {
             *limit = usize::MAX;
         }
         Plan { steps }
-    }
-
-    fn cheapest(&self, shape: Shape, tokens: usize, share: f64) -> Option<LinearVariant> {
-        let costs =
-            self.costs.iter().filter_map(|cost| Some((cost.predict(shape, tokens, share)?, cost.variant)));
-        costs.min_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, variant)| variant)
     }
 
     /// The variants of an activation of `k` columns.
@@ -221,7 +224,7 @@ mod tests {
     use super::*;
 
     fn linear(text: &str, n: usize, k: usize, tokens: usize) -> (LinearKernel, u32, u32) {
-        let plan = Table::parse(text).unwrap().linear(n, k, MULTIPROCESSORS);
+        let plan = Table::parse(text).unwrap().linear(n, k, MULTIPROCESSORS, Accumulation::Fast);
         let LinearVariant { kernel, tokens, cluster, .. } = plan.variant(plan.index(tokens));
         (kernel, tokens, cluster)
     }
@@ -243,13 +246,16 @@ mod tests {
     fn every_shape_has_a_kernel_for_every_number_of_tokens() {
         let table = Table::measured().unwrap();
         for (n, k) in SHAPES {
-            for multiprocessors in [1, 78, 114, MULTIPROCESSORS] {
-                let plan = table.linear(n, k, multiprocessors);
+            for (multiprocessors, accumulation) in [1, 78, 114, MULTIPROCESSORS]
+                .into_iter()
+                .flat_map(|count| Accumulation::ALL.map(|of| (count, of)))
+            {
+                let plan = table.linear(n, k, multiprocessors, accumulation);
                 for tokens in (1..600).chain([1024, 5000, usize::MAX]) {
                     let variant = plan.variant(plan.index(tokens)).check().unwrap();
                     assert!(variant.covers(tokens), "{n} x {k}, {tokens} tokens: {variant:?}");
                     let blocks = k.div_ceil(BLOCK);
-                    assert!(variant.tokens as usize <= variant.widest(blocks), "{n} x {k}: {variant:?}");
+                    assert!(variant.fits(blocks, accumulation), "{n} x {k}: {variant:?}");
                     let shares =
                         variant.kernel == LinearKernel::Prefill || variant.cluster as usize <= blocks;
                     assert!(shares, "{n} x {k}, {tokens} tokens: {variant:?}");
@@ -267,7 +273,7 @@ mod tests {
         assert_eq!(linear(table, 4096, 4096, 100_000), (LinearKernel::Prefill, 192, 1));
         assert_eq!(linear(table, 4096, 8192, 1), (LinearKernel::Prefill, 64, 1));
         // Another card.
-        let plan = Table::parse(table).unwrap().linear(4096, 4096, 78);
+        let plan = Table::parse(table).unwrap().linear(4096, 4096, 78, Accumulation::Fast);
         assert_eq!(plan.variant(plan.index(1)).kernel, LinearKernel::Prefill);
     }
 
@@ -288,7 +294,7 @@ mod tests {
     #[test]
     fn up_to_a_number_is_every_variant_below_it() {
         for (n, k) in SHAPES {
-            let plan = Table::measured().unwrap().linear(n, k, MULTIPROCESSORS);
+            let plan = Table::measured().unwrap().linear(n, k, MULTIPROCESSORS, Accumulation::Fast);
             for most in [1, 7, 8, 9, 64, 100, 1024, 5000] {
                 let prepared: HashSet<_> = plan.up_to(most).map(|tokens| plan.index(tokens)).collect();
                 let needed: HashSet<_> = (1..=most).map(|tokens| plan.index(tokens)).collect();

@@ -3,11 +3,11 @@
 //!
 //! ```no_run
 //! use half::bf16;
-//! use zqc_cuda::{Device, Model, Package};
+//! use zqc_cuda::{Accumulation, Device, Model, Package};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let device = Device::new(0)?;
-//! let model = Model::load(&device, &Package::open("model.zqcuda".as_ref())?)?;
+//! let model = Model::load(&device, &Package::open("model.zqcuda".as_ref())?, Accumulation::Fast)?;
 //! let stream = device.context().new_stream()?;
 //!
 //! let linear = model.linear("/model/layers.0/mlp/down_proj")?;
@@ -70,8 +70,8 @@ pub use rows::RowQuantizer;
 pub use scratch::Scratch;
 pub use table::{LoadedTable, Table, TableGather, TableInput, TableLinear};
 pub use variant::{
-    DataType, IndexType, LinearKernel, LinearShape, LinearVariant, Prologue, QuantizeShape, QuantizeVariant,
-    Specialization, TableCodes, TableShape,
+    Accumulation, DataType, IndexType, LinearKernel, LinearShape, LinearVariant, Prologue, QuantizeShape,
+    QuantizeVariant, Specialization, TableCodes, TableShape,
 };
 pub use zqc_kernels::{LayerError, LayerParts, Package};
 

@@ -21,7 +21,7 @@ use crate::input::RawInput;
 use crate::model_id::ModelId;
 use crate::pool::Pool;
 use crate::scratch::{Held, Layout, Scratch, TokenShape};
-use crate::variant::{DataType, LinearVariant, Prologue, Specialization};
+use crate::variant::{Accumulation, DataType, LinearVariant, Prologue, Specialization};
 
 use activation::LoadedActivation;
 pub(crate) use layer::{LoadedLayer, RawOutput};
@@ -52,7 +52,7 @@ pub(crate) struct ForwardCall {
 }
 
 impl Loaded {
-    pub fn load(device: &Device, package: &Package) -> Result<Self, Error> {
+    pub fn load(device: &Device, package: &Package, accumulation: Accumulation) -> Result<Self, Error> {
         let table = Table::measured()?;
         let multiprocessors = device.multiprocessors()?;
         let _current = device.make_current()?;
@@ -65,8 +65,8 @@ impl Loaded {
             LoadedActivation::new(shape, down, table.quantize(activation.k))
         });
         let layers = package.layers().map(|packed| {
-            let plan = table.linear(packed.manifest.n, packed.manifest.k, multiprocessors);
-            LoadedLayer::new(&packed, plan, address)
+            let plan = table.linear(packed.manifest.n, packed.manifest.k, multiprocessors, accumulation);
+            LoadedLayer::new(&packed, plan, accumulation, address)
         });
         let names = manifest.layers.iter().enumerate().map(|(index, layer)| (layer.name.clone(), index));
         let (activations, layers): (Vec<_>, Vec<_>) = (activations.collect(), layers.collect());

@@ -12,7 +12,7 @@ use crate::input::Input;
 use crate::loaded::{ForwardCall, Loaded, LoadedLayer, RawOutput};
 use crate::model_id::ModelId;
 use crate::scratch::Scratch;
-use crate::variant::{DataType, LinearVariant, Prologue};
+use crate::variant::{Accumulation, DataType, LinearVariant, Prologue};
 
 /// The layers of a package, on a device.
 ///
@@ -53,12 +53,12 @@ pub struct Linear {
 
 impl Model {
     /// Copies a package's arrays to the device. Kernels are compiled when they are first needed, or by
-    /// [`Model::prepare`].
+    /// [`Model::prepare`]; they add products up as `accumulation` says.
     ///
     /// # Errors
     /// When the device is out of memory.
-    pub fn load(device: &Device, package: &Package) -> Result<Self, Error> {
-        Ok(Self(Arc::new(Loaded::load(device, package)?)))
+    pub fn load(device: &Device, package: &Package, accumulation: Accumulation) -> Result<Self, Error> {
+        Ok(Self(Arc::new(Loaded::load(device, package, accumulation)?)))
     }
 
     /// The device that the model is on.

@@ -47,6 +47,23 @@ impl Prologue {
     pub const ALL: [Self; 3] = [Self::None, Self::RmsNorm, Self::SiluMul];
 }
 
+/// How products of E4M3 are added up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[repr(u32)]
+pub enum Accumulation {
+    /// By the tensor cores, which keep 14 bits of a sum: over all columns in prefill, or 8192 at a time where they are more than 16384, and
+    /// over those of a block of threads in decode. The mode of cuBLASLt that is called fast.
+    #[default]
+    Fast = 0,
+    /// In single precision every 1024 columns. Tiles of prefill have at most 128 tokens then.
+    Accurate = 1,
+}
+
+impl Accumulation {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 2] = [Self::Fast, Self::Accurate];
+}
+
 /// A linear kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -118,12 +135,16 @@ impl LinearVariant {
         if exists { Ok(self) } else { Err(Error::Variant { reason: reason() }) }
     }
 
-    /// The most tokens that a tile of this kernel may have where a weight has so many blocks of K: prefill adds the sums of a long K
-    /// up in f32, which takes registers.
-    pub(crate) fn widest(self, blocks: usize) -> usize {
+    /// Whether the kernel has registers for this tile, where a weight has so many blocks of K: what prefill adds up in single precision
+    /// takes a second set of sums.
+    pub(crate) fn fits(self, blocks: usize, accumulation: Accumulation) -> bool {
         const LONG_BLOCKS: usize = 128;
-        let is_long = self.kernel == LinearKernel::Prefill && blocks > LONG_BLOCKS;
-        if is_long { 128 } else { 256 }
+        const SEGMENT: usize = 8;
+        let most = match accumulation {
+            Accumulation::Fast => LONG_BLOCKS,
+            Accumulation::Accurate => SEGMENT,
+        };
+        self.kernel == LinearKernel::Decode || self.tokens <= 128 || blocks <= most
     }
 
     /// Whether the kernel, launched once, covers so many tokens.
@@ -224,6 +245,8 @@ pub struct LinearShape {
     pub table: [u64; 16],
     /// The type of the output.
     pub output: DataType,
+    /// How products are added up.
+    pub accumulation: Accumulation,
 }
 
 impl Specialization {
@@ -253,7 +276,7 @@ impl Specialization {
             ("ZQC_TOKENS", variant.tokens.to_string()),
             ("ZQC_CLUSTER", variant.cluster.to_string()),
             ("ZQC_PER_SM", variant.blocks_per_sm.to_string()),
-            ("ZQC_ACCURATE", "0".to_string()),
+            ("ZQC_ACCURATE", (shape.accumulation as u32).to_string()),
         ];
         Self { source: variant.kernel.source(), macros }
     }

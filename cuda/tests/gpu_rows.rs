@@ -9,8 +9,8 @@ use half::{bf16, f16};
 use support::{Random, Spec};
 use zqc_cuda::cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr};
 use zqc_cuda::{
-    CodedTokens, DataType, Device, Element, IndexType, Model, Package, RowQuantizer, Table, TableCodes,
-    TableGather, TableInput, TableLinear, Workspace,
+    Accumulation, CodedTokens, DataType, Device, Element, IndexType, Model, Package, RowQuantizer, Table,
+    TableCodes, TableGather, TableInput, TableLinear, Workspace,
 };
 use zqc_formats::{ActivationFormat, Format};
 use zqc_linear::{Activations, Isa, quantize_tokens};
@@ -146,8 +146,10 @@ fn codes_and_rows_give_the_same() {
     fn check<T: Number>(bench: &Bench, spec: Spec, tokens: &[usize], workspace: &Workspace) {
         let mut random = Random(spec.n as u64 ^ (spec.k as u64) << 20);
         let layer = spec.layer("layer", &mut random);
-        let linear =
-            Model::load(&bench.device, &Package::pack(&[layer]).unwrap()).unwrap().linear("layer").unwrap();
+        let linear = Model::load(&bench.device, &Package::pack(&[layer]).unwrap(), Accumulation::Fast)
+            .unwrap()
+            .linear("layer")
+            .unwrap();
         for &tokens in tokens {
             let x = bench.upload(&rows::<T>(tokens.max(1), spec.k, false, &mut random));
             let length = tokens.max(1) * spec.n;

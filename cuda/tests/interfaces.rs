@@ -117,7 +117,7 @@ fn the_header_is_cpp_too() {
             if (std::strcmp(zqc_last_error(), "the folder is null")) return 4;
             if (zqc_package_open("no such folder", nullptr) != ZQC_INVALID_ARGUMENT) return 5;
             if (zqc_package_layer(nullptr, 0, nullptr) != ZQC_INVALID_ARGUMENT) return 6;
-            if (zqc_model_load(nullptr, 0, nullptr) != ZQC_INVALID_ARGUMENT) return 7;
+            if (zqc_model_load(nullptr, 0, ZQC_FAST, nullptr) != ZQC_INVALID_ARGUMENT) return 7;
             if (zqc_quantize(nullptr, 0, nullptr, 1, nullptr, nullptr) != ZQC_INVALID_ARGUMENT) return 8;
             if (zqc_linear_apply(nullptr, 0, nullptr, nullptr, nullptr) != ZQC_INVALID_ARGUMENT) return 9;
             if (zqc_quantize_into(nullptr, 0, nullptr, 1, nullptr, nullptr) != ZQC_INVALID_ARGUMENT) return 13;

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use zqc_cuda::{
-    Compiler, DataType, IndexType, LinearKernel, LinearShape, LinearVariant, Prologue, QuantizeShape,
-    QuantizeVariant, Specialization, TableCodes, TableShape,
+    Accumulation, Compiler, DataType, IndexType, LinearKernel, LinearShape, LinearVariant, Prologue,
+    QuantizeShape, QuantizeVariant, Specialization, TableCodes, TableShape,
 };
 use zqc_formats::{Format, Ladder};
 use zqc_kernels::Table;
@@ -79,7 +79,9 @@ fn linears() -> impl Iterator<Item = Specialization> {
     let tiles = tiles.into_iter().chain(prefill.map(|tile| (LinearKernel::Prefill, tile)));
     let linear =
         |(n, k, steps_per_block, rank, table), (kernel, (tokens, cluster, blocks_per_sm)), output| {
-            let shape = LinearShape { n, k, steps_per_block, rank, table, output };
+            // Every other of the tiles that have room for two sets of sums.
+            let accumulation = Accumulation::ALL[usize::from(tokens <= 128 && cluster % 2 == 0)];
+            let shape = LinearShape { n, k, steps_per_block, rank, table, output, accumulation };
             Specialization::linear(&shape, LinearVariant { kernel, tokens, cluster, blocks_per_sm })
         };
     let long = [

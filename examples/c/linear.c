@@ -81,7 +81,7 @@ int main(int argc, char **argv) {
     check(zqc_package_layer(package, 0, &layer));
 
     zqc_model *model;
-    check(zqc_model_load(package, 0, &model));
+    check(zqc_model_load(package, 0, ZQC_FAST, &model));
     zqc_scratch *scratch;
     check(zqc_scratch_create(model, TOKENS, &scratch));
     load_driver();

@@ -9,16 +9,23 @@ use super::status::{invalid, status};
 use crate::device::Device;
 use crate::model::Model;
 use crate::scratch::Scratch;
-use crate::variant::Prologue;
+use crate::variant::{Accumulation, Prologue};
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn zqc_model_load(opened: *const COpened, device: c_int, model: *mut *mut Model) -> u32 {
+unsafe extern "C" fn zqc_model_load(
+    opened: *const COpened,
+    device: c_int,
+    accumulation: u32,
+    model: *mut *mut Model,
+) -> u32 {
     status(|| {
         // SAFETY: `opened` is null or came from zqc_package_open and is not closed before this returns.
         let opened = unsafe { borrowed("the package", opened) }?;
         let load = || {
             let ordinal = usize::try_from(device).map_err(|_| invalid(format!("no device {device}")))?;
-            Ok(boxed(Model::load(&Device::new(ordinal)?, &opened.package)?))
+            let known = Accumulation::ALL.get(accumulation as usize).copied();
+            let accumulation = known.ok_or_else(|| invalid(format!("no accumulation {accumulation}")))?;
+            Ok(boxed(Model::load(&Device::new(ordinal)?, &opened.package, accumulation)?))
         };
         // SAFETY: `model` is null or points to memory for a pointer.
         unsafe { give("the model", model, load) }

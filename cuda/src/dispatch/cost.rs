@@ -11,7 +11,7 @@ pub(super) struct Shape {
     /// Panels of 128 rows.
     panels: usize,
     /// Blocks of 128 columns.
-    blocks: usize,
+    pub blocks: usize,
 }
 
 impl Shape {
@@ -54,9 +54,7 @@ impl Cost {
         let (cluster, width) = (cluster as usize, self.variant.tokens as usize);
         let (panels, blocks) = match kernel {
             LinearKernel::Decode if cluster <= blocks => (panels, blocks.div_ceil(cluster)),
-            LinearKernel::Prefill if width <= self.variant.widest(blocks) => {
-                (panels.div_ceil(cluster), blocks)
-            }
+            LinearKernel::Prefill => (panels.div_ceil(cluster), blocks),
             _ => return None,
         };
         if !self.variant.covers(tokens) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cudarc::driver::sys::{CUdeviceptr, CUstream, CUtensorMap};
-use zqc_kernels::{Array, Geometry, PackedLayer};
+use zqc_kernels::{Array, BLOCK, Geometry, PackedLayer};
 
 use super::kernels::KernelTable;
 use crate::device::Device;
@@ -13,7 +13,7 @@ use crate::kernel::Kernel;
 use crate::launch::{argument, launch};
 use crate::scratch::{Held, INNER_BYTES, Parts, padded};
 use crate::tensor_map::tensor_map;
-use crate::variant::{DataType, LinearKernel, LinearShape, LinearVariant, Specialization};
+use crate::variant::{Accumulation, DataType, LinearKernel, LinearShape, LinearVariant, Specialization};
 
 /// An output in device memory.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +31,7 @@ pub(crate) struct LoadedLayer {
     pub geometry: Geometry,
     pub activation: usize,
     pub plan: Plan<LinearVariant>,
+    accumulation: Accumulation,
     table: [u64; 16],
     rank_offset: usize,
     weights: CUdeviceptr,
@@ -45,12 +46,14 @@ impl LoadedLayer {
     pub fn new(
         packed: &PackedLayer<'_>,
         plan: Plan<LinearVariant>,
+        accumulation: Accumulation,
         address: impl Fn(Array) -> CUdeviceptr,
     ) -> Self {
         let layer = packed.manifest;
         Self {
             name: layer.name.clone(),
             geometry: packed.geometry,
+            accumulation,
             table: layer.table.words(),
             activation: layer.activation,
             rank_offset: layer.rank_offset,
@@ -96,6 +99,11 @@ impl LoadedLayer {
                 let reason = format!("{} of {} tokens for {tokens}", variant.kernel, variant.tokens);
                 return Err(Error::Variant { reason });
             }
+            Some(variant) if !variant.fits(self.geometry.k().div_ceil(BLOCK), self.accumulation) => {
+                let LinearVariant { kernel, tokens, .. } = variant;
+                let reason = format!("{kernel} of {tokens} tokens for {} columns", self.geometry.k());
+                return Err(Error::Variant { reason });
+            }
             Some(variant) => {
                 &device.kernel(Specialization::linear(&self.shape(output.data_type), variant))?
             }
@@ -137,6 +145,7 @@ impl LoadedLayer {
             rank: self.geometry.rank16(),
             table: self.table,
             output,
+            accumulation: self.accumulation,
         }
     }
 }

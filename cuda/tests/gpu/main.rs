@@ -21,7 +21,8 @@ use support::{Random, Spec};
 use zqc_cuda::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use zqc_cuda::cudarc::driver::{CudaGraph, CudaSlice, CudaStream, CudaViewMut, DeviceRepr};
 use zqc_cuda::{
-    DataType, Device, Element, Error, Input, Linear, LinearKernel, LinearVariant, Model, Prologue, Scratch,
+    Accumulation, DataType, Device, Element, Error, Input, Linear, LinearKernel, LinearVariant, Model,
+    Prologue, Scratch,
 };
 use zqc_kernels::LayerParts;
 
@@ -112,8 +113,13 @@ struct Bench {
 
 impl Bench {
     fn new(device: &Device, groups: &[Vec<LayerParts>]) -> Self {
+        Self::with(device, groups, Accumulation::Fast)
+    }
+
+    fn with(device: &Device, groups: &[Vec<LayerParts>], accumulation: Accumulation) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let model = Model::load(device, &support::package(folder.path(), groups)).unwrap();
+        let package = support::package(folder.path(), groups);
+        let model = Model::load(device, &package, accumulation).unwrap();
         Self { model, stream: device.context().new_stream().unwrap() }
     }
 

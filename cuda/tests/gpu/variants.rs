@@ -19,10 +19,19 @@ fn every_cluster_of_the_quantization() {
 /// Every tile and cluster of the linear kernels, whether the table names it or not.
 #[test]
 fn every_variant_of_the_linear_kernels() {
+    check_every_variant(Accumulation::Fast);
+}
+
+#[test]
+fn every_variant_that_adds_up_in_single_precision() {
+    check_every_variant(Accumulation::Accurate);
+}
+
+fn check_every_variant(accumulation: Accumulation) {
     let device = device();
     let mut random = Random(3);
     let layer = Spec::new(328, 1100, 64, 24).bias().layer("layer", &mut random);
-    let bench = Bench::new(&device, &[vec![layer.clone()]]);
+    let bench = Bench::with(&device, &[vec![layer.clone()]], accumulation);
     let kernels = [LinearKernel::Decode, LinearKernel::Prefill];
     let tiles =
         kernels.into_iter().flat_map(|kernel| (8..=256).step_by(8).map(move |tokens| (kernel, tokens)));
@@ -30,8 +39,13 @@ fn every_variant_of_the_linear_kernels() {
     let all = clustered.flat_map(|((kernel, tokens), cluster)| {
         [1, 2, 3].map(|blocks_per_sm| LinearVariant { kernel, tokens, cluster, blocks_per_sm })
     });
-    let variants: Vec<LinearVariant> = all.filter_map(|variant| variant.check().ok()).collect();
-    assert_eq!(variants.len(), 8 * (2 + 2 + 3 + 2 + 1 + 1) + 3 * 7);
+    let variants = all.filter_map(|variant| variant.check().ok());
+    let fits = |variant: &LinearVariant| {
+        accumulation == Accumulation::Fast || variant.kernel == LinearKernel::Decode || variant.tokens <= 128
+    };
+    let variants: Vec<LinearVariant> = variants.filter(fits).collect();
+    let widths = if accumulation == Accumulation::Fast { 7 } else { 3 };
+    assert_eq!(variants.len(), 8 * (2 + 2 + 3 + 2 + 1 + 1) + 3 * widths);
     let k = layer.matrix.cols;
     let inputs = [3, 61, 300].map(|tokens| {
         let x: Vec<bf16> = rows(tokens, k, true, &mut random);

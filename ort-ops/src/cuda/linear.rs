@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 use ort_sys::OrtKernelInfo;
-use zqc_cuda::{CodedTokens, DataType, LayerParts, LoadedTable, Model, Package, TableInput, TableLinear};
+use zqc_cuda::{
+    Accumulation, CodedTokens, DataType, LayerParts, LoadedTable, Model, Package, TableInput, TableLinear,
+};
 use zqc_formats::{
     Factors, LowRank, QuantizedMatrix, Scales, Signature, transpose, transpose_nibbles, unpack_nibbles,
 };
@@ -161,7 +163,7 @@ impl OnDevice {
         let &Layer { k, n, group_size, format, .. } = layer;
         if format.bits() == 4 {
             let package = Package::pack(&[parts(layer)])?;
-            return Ok(Self::Packed(Model::load(gpu.device(), &package)?.linear(NAME)?));
+            return Ok(Self::Packed(Model::load(gpu.device(), &package, Accumulation::Fast)?.linear(NAME)?));
         }
         TableLinear::check_groups(group_size, k)?;
         let (codes, scales) = (transpose(layer.codes, k, n), transpose(layer.scales, layer.groups(), n));

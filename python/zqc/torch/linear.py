@@ -12,8 +12,8 @@ from zqc.torch import operators
 class LoadedModel:
     """A package on a device, for the modules that read it."""
 
-    def __init__(self, package, device=0):
-        self._model = cuda.Model(package, device)
+    def __init__(self, package, device=0, accumulation=cuda.FAST):
+        self._model = cuda.Model(package, device, accumulation)
         self.number = operators.register(self._model)
         self.layers = self._model.layers
         self._readers = Counter(layer.activation for layer in self.layers)
@@ -99,12 +99,12 @@ def _is_same_path(module, layer):
     return module == layer or module.endswith("." + layer) or layer.endswith("." + module)
 
 
-def replace_linears(module, package, device=0):
+def replace_linears(module, package, device=0, accumulation=cuda.FAST):
     """Puts the package's layers in place of the torch.nn.Linear modules of the same names; returns these names.
 
     Raises ValueError when a layer of the package has no module, or one of another shape.
     """
-    model = LoadedModel(package, device)
+    model = LoadedModel(package, device, accumulation)
     linears = {name: linear for name, linear in module.named_modules() if isinstance(linear, torch.nn.Linear)}
     places = {}
     for layer in model.layers:

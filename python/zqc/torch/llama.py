@@ -43,7 +43,7 @@ class GatedMlp(torch.nn.Module):
         return self.down_proj(self.loaded.quantize(gate, self.layer, self.prologue, up))
 
 
-def fuse_llama(module, package, device=0):
+def fuse_llama(module, package, device=0, accumulation=cuda.FAST):
     """Replaces linear layers as `replace_linears` does, and what is before them in LLaMA's decoder layers.
 
     q, k and v, and gate and up, share a quantization that computes the norm before them; that of down computes the
@@ -54,7 +54,7 @@ def fuse_llama(module, package, device=0):
     Returns the names of the parts that were fused. Raises ValueError as `replace_linears` does, and where there is
     nothing to fuse.
     """
-    replace_linears(module, package, device)
+    replace_linears(module, package, device, accumulation)
     fused = []
     for name, layer in list(module.named_modules()):
         if _children(layer) == _DECODER_LAYER:
