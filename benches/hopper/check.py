@@ -70,6 +70,27 @@ def check_linear(failures):
         print(f"linear N={n} K={k} groups/block {steps} rank {rank} bias {bias}: {cases} cases, largest error {worst:.2e}", flush=True)
 
 
+def check_accumulation(failures):
+    """Sums of one sign, which the tensor cores' 14 bits bias, and the largest there are, which decode sends as f16."""
+    # Columns and weights: the largest relative errors allowed, fast and accurate.
+    limits = {(4096, "random"): (2e-3, 1e-3), (4096, "positive"): (6e-2, 1.5e-2), (8192, "random"): (3e-3, 1e-3), (8192, "positive"): (1.2e-1, 1.5e-2),
+              (8192, "largest"): (2e-1, 1.5e-2)}
+    for (k, weights), allowed in limits.items():
+        layer = Layer(1024, k, rank=16, weights=weights)
+        found = []
+        for kind, tile, cluster, per_sm, m in (("decode", 16, 4, 2, 16), ("decode", 64, 3, 2, 64), ("decode", 128, 1, 1, 512), ("prefill", 128, 1, 1, 512)):
+            x = torch.randn(m, k, device="cuda", generator=torch.Generator(device="cuda").manual_seed(m)).bfloat16()
+            x = torch.full_like(x, 3) if weights == "largest" else x.abs() if weights == "positive" else x
+            tokens, y = Tokens(layer, x), torch.empty(m, layer.n, dtype=torch.float32, device="cuda")
+            reference = layer.reference(tokens.codes, tokens.scales, tokens.inner)
+            for accurate in (0, 1):
+                apply(layer.variant(kind, tile, cluster, per_sm, 2, accurate=accurate), layer, tokens, y)
+                found.append(error(y, reference))
+                if not found[-1] <= allowed[accurate]:
+                    failures.append(f"{kind} {tile}x{cluster} K={k}, {weights} weights, accurate {accurate}: error {found[-1]:.1e}")
+        print(f"accumulation K={k}, {weights} weights: largest error {max(found[::2]):.1e} fast, {max(found[1::2]):.1e} accurate", flush=True)
+
+
 def check_quantize(failures):
     cases = [(k, rank, dtype, mode, tokens, cluster, m)
              for k, rank, tokens, cluster in ((4096, 16, 8, 8), (4096, 16, 32, 8), (4096, 48, 8, 1), (2048, 16, 16, 1), (712, 48, 8, 2), (72, 0, 8, 1), (11008, 16, 16, 8),
@@ -123,6 +144,7 @@ def main():
     failures = []
     check_quantize(failures)
     check_linear(failures)
+    check_accumulation(failures)
     print("\n".join(failures) or "all cases passed")
     sys.exit(bool(failures))
 

@@ -95,16 +95,17 @@ def up(value, multiple):
 class Layer:
     """A random layer: its packed arrays on the device and its values in float64."""
 
-    def __init__(self, n, k, steps_per_block=1, rank=0, bias=False, seed=0, zero_rows=0):
+    def __init__(self, n, k, steps_per_block=1, rank=0, bias=False, seed=0, zero_rows=0, weights="random"):
         g = torch.Generator(device="cuda").manual_seed(seed)
         self.n, self.k, self.steps, self.rank = n, k, steps_per_block, rank
         blocks, panels, rank16 = -(-k // 128), -(-n // 128), up(rank, 16)
         lorc = -(-rank16 // 32)
         codes = torch.zeros(panels * 128, blocks * 128, dtype=torch.int64, device="cuda")
-        codes[:n, :k] = torch.randint(0, 16, (n, k), device="cuda", generator=g)
+        codes[:n, :k] = 7 if weights == "largest" else torch.randint(0, 8 if weights == "positive" else 16, (n, k), device="cuda", generator=g)
         codes[:zero_rows] = 0
         steps = torch.zeros(panels * 128, blocks * steps_per_block, dtype=torch.int64, device="cuda")
-        steps[:n] = torch.randint(0, 16, (n, blocks * steps_per_block), device="cuda", generator=g)
+        if weights != "largest":
+            steps[:n] = torch.randint(0, 16, (n, blocks * steps_per_block), device="cuda", generator=g)
         width = 128 // steps_per_block
         table = TABLE.to(torch.float64).cuda()
         magnitude = table[steps.repeat_interleave(width, 1), codes & 7]
