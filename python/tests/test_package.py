@@ -306,7 +306,7 @@ class Runtime(Folder):
         layers = list(package)
         self.assertEqual(len(layers), 35)
         key = package.find("model.layers.0.self_attn.k_proj")
-        self.assertEqual(layers[key], zqc.cuda.Layer(key, "model.layers.0.self_attn.k_proj", 64, 192, 0, False))
+        self.assertEqual(layers[key], zqc.cuda.Layer(key, "model.layers.0.self_attn.k_proj", 64, 192, 0, 356, False))
         with self.assertRaisesRegex(zqc.cuda.Error, "no layer"):
             package.find("v")
         with self.assertRaisesRegex(zqc.cuda.Error, "none"):

@@ -86,9 +86,10 @@ def _linear(quantized, model, layer, n, dtype):
     token_bytes = model.layers[layer].token_bytes
     _check_device(model, quantized)
     tokens = quantized.numel() // token_bytes
-    room = quantized.untyped_storage().nbytes() - quantized.storage_offset()
-    is_one = quantized.dtype == torch.uint8 and quantized.shape[-1] == token_bytes and quantized.is_contiguous()
-    if not is_one or room < cuda.quantized_bytes(tokens, token_bytes):
+    # A copy has no padding, and parts of a token lie apart.
+    is_whole = quantized.untyped_storage().nbytes() == cuda.quantized_bytes(tokens, token_bytes)
+    is_rows = quantized.shape[-1] == token_bytes and quantized.is_contiguous() and quantized.storage_offset() == 0
+    if quantized.dtype != torch.uint8 or not is_rows or not is_whole:
         name = model.layers[layer].name
         raise ValueError(f"not a quantized input of layer {name!r}, but a copy or part of one, or that of another")
     y = torch.empty((*quantized.shape[:-1], n), dtype=dtype, device=quantized.device)
