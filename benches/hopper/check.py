@@ -74,7 +74,7 @@ def check_accumulation(failures):
     """Sums of one sign, which the tensor cores' 14 bits bias, and the largest there are, which decode sends as f16."""
     # Columns and weights: the largest relative errors allowed, fast and accurate.
     limits = {(4096, "random"): (2e-3, 1e-3), (4096, "positive"): (6e-2, 1.5e-2), (8192, "random"): (3e-3, 1e-3), (8192, "positive"): (1.2e-1, 1.5e-2),
-              (8192, "largest"): (2e-1, 1.5e-2)}
+              (8192, "largest"): (3e-1, 3e-2)}
     for (k, weights), allowed in limits.items():
         layer = Layer(1024, k, rank=16, weights=weights)
         found = []

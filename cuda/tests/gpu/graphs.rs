@@ -22,6 +22,7 @@ fn forward_captured_in_a_graph() {
     };
     call(&x, &mut y);
 
+    let _capturing = capturing();
     stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
     call(&x, &mut y);
     let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
@@ -95,6 +96,7 @@ impl Captured {
         let tokens = input.len() / layer.matrix.cols;
         let x = bench.upload(&input);
         let mut y = bench.upload(&vec![bf16::NAN; tokens * layer.matrix.rows]);
+        let _capturing = capturing();
         stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
         let rows = tokens * layer.matrix.rows;
         linear.forward(&x.slice(..input.len()), tokens, stream, &mut y.slice_mut(..rows)).unwrap();
@@ -134,6 +136,7 @@ fn captured_in_a_graph() {
         let mut outputs =
             layers.each_ref().map(|layer| bench.upload(&vec![bf16::NAN; tokens * layer.matrix.rows]));
 
+        let _capturing = capturing();
         stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
         let input = x.slice(..tokens * k);
         let activation = bench.linear(&layers[0]).activation();
