@@ -458,7 +458,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_SM) __cluster_dims__(C
             tokens.convert(i, divisor, reciprocal, now);
             if (is_written && tokens.exists(i)) *reinterpret_cast<uint2*>(to) = make_uint2(now[0], now[1]);
             to += static_cast<u64>(STEP * K_BLOCK) * m_pad;
-            if constexpr (RANK > 0) low_rank.add(0, i, now);
+            if (RANK > 0 && tokens.exists(i)) low_rank.add(0, i, now);  // V ends where the share does
             if constexpr (PASS < SLICES)
                 held[i][0] = now[0], held[i][1] = now[1];
             else
@@ -472,7 +472,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_SM) __cluster_dims__(C
             low_rank.clear();
 #pragma unroll
             for (int i = 0; i < VECTORS; ++i) {
-                low_rank.add(slice, i, held[i]);
+                if (tokens.exists(i)) low_rank.add(slice, i, held[i]);
                 if (slice + PASS == SLICES) tokens.read(i, next);
             }
             place.synchronize();
