@@ -45,6 +45,7 @@ class Kernel:
 
     def __init__(self, source, entry, **defines):
         torch.cuda.current_stream()
+        self.source = source
         module = check(driver.cuModuleLoadData(cubin(source, tuple(sorted(defines.items())))))
         self.function = check(driver.cuModuleGetFunction(module, entry.encode()))
         address, size = check(driver.cuModuleGetGlobal(module, b"zqc_launch"))
@@ -222,7 +223,8 @@ def apply(kernel, layer, tokens, y, weights=None, dependent=True):
 
 def quantize(kernel, x, x2, codes, scales, inner, down, m_pad, eps=1e-6, dependent=True):
     tiles = -(-x.shape[0] // kernel.tokens)
-    grid = kernel.cluster * (min(tiles, kernel.clusters) if kernel.cluster <= 2 else tiles)  # as cuda/src/loaded.rs
+    is_persistent = kernel.source == "quantize_many.cu" or kernel.cluster <= 2  # quantize.cu as cuda/src/loaded/activation.rs
+    grid = kernel.cluster * (min(tiles, kernel.clusters) if is_persistent else tiles)
     stride2 = x2.stride(0) if x2 is not None and x2.dim() == 2 else 0
     kernel(grid, [pointer(x), pointer(x2), pointer(codes), pointer(scales), pointer(inner), pointer(down), ("i", x.shape[0]),
                   ("i", m_pad), ("q", x.stride(0)), ("q", stride2), ("f", eps)], dependent)

@@ -19,7 +19,6 @@
 // ZQC_MODE    0 plain, 1 RMSNorm with weight x2, 2 SiLU(x) * x2                        ZQC_TOKENS   8, 16, 32
 // ZQC_CLUSTER 1, 2, 4, 8
 #include "quantize_low_rank.cuh"
-#include "quantize_values.cuh"
 
 extern "C" __device__ const u32 zqc_launch[5] = {THREADS, SHARED_BYTES, CLUSTER, 1, TOKENS};
 
@@ -198,8 +197,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_SM) __cluster_dims__(C
     extern __shared__ u8 dynamic[];
     const Shared shared{(shared_address(dynamic) + 1023) / 1024 * 1024};
     const int rank = CLUSTER == 1 ? 0 : cluster_rank(), warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int first_block = rank * K_BLOCKS / CLUSTER;
-    const Share share{rank, first_block, (rank + 1) * K_BLOCKS / CLUSTER - first_block};
+    const Share share = Share::of(rank);
     LowRank low_rank(shared, share, down, inner, m, m_pad, warp, lane);
 
     if (threadIdx.x == 0) {

@@ -1,22 +1,11 @@
 // Tiles of the quantization kernel, and its shared memory.
 #pragma once
+#include "quantize_values.cuh"
 #include "wgmma.cuh"
 
-// What is computed from the input before it is quantized, as ZQC_MODE has it.
-namespace Mode {
-enum : int { PLAIN = 0, RMS_NORM = 1, SILU_MUL = 2 };
-}
-
-constexpr int K = ZQC_K, RANK = ZQC_RANK, TOKENS = ZQC_TOKENS, CLUSTER = ZQC_CLUSTER, SLICES = RANK / INNER_RANKS;
-constexpr int WARPS = 8, THREADS = 32 * WARPS, WARP_TOKENS = TOKENS / WARPS, PARTS = TOKENS / 8;
-constexpr int K_BLOCKS = ceil_div(K, K_BLOCK), SHARE = ceil_div(K_BLOCKS, CLUSTER);
-constexpr int VECTOR = 8, LANE_VECTORS = ceil_div(SHARE * (K_BLOCK / VECTOR), 32);
-constexpr float LARGEST = 448.f, LEAST_SCALE = 1e-12f;
-
-// 16-bit inputs are held as they came, in half the registers; f32 inputs and products of two inputs as floats.
-constexpr bool CODED = ZQC_INPUT == Type::E4M3, PACKED = ZQC_INPUT != Type::F32 && ZQC_MODE != Mode::SILU_MUL;
+constexpr int TOKENS = ZQC_TOKENS, WARPS = 8, THREADS = 32 * WARPS, WARP_TOKENS = TOKENS / WARPS, PARTS = TOKENS / 8;
+constexpr int LANE_VECTORS = ceil_div(SHARE * (K_BLOCK / VECTOR), 32);
 constexpr int HELD = WARP_TOKENS * LANE_VECTORS * (CODED ? VECTOR / 4 : PACKED ? VECTOR / 2 : VECTOR);  // registers
-static_assert(!CODED || ZQC_MODE == Mode::PLAIN, "nothing is computed from codes before they are multiplied");
 constexpr int PER_SM = HELD <= 16 ? 4 : HELD <= 32 ? 3 : HELD <= 88 ? 2 : 1;       // blocks of a multiprocessor
 
 constexpr int TOKEN_BYTES = TOKENS * K_BLOCK;
@@ -49,9 +38,4 @@ struct Shared {
     DEVICE_MEMBER u32 extremes_full(int turn) const { return base + BARRIERS_AT + 8 * turn; }
     DEVICE_MEMBER u32 down_full() const { return base + BARRIERS_AT + 16; }
     DEVICE_MEMBER u32 sums_full() const { return base + BARRIERS_AT + 24; }
-};
-
-// The columns of this block: `blocks` blocks of K from `first`.
-struct Share {
-    int rank, first, blocks;
 };

@@ -1,6 +1,29 @@
-// Values of an activation: loads, reductions over a warp, and the conversion to E4M3.
+// What both quantization kernels are specialized for; loads of values, reductions over a warp, and the conversion to E4M3.
 #pragma once
-#include "quantize_layout.cuh"
+#include "common.cuh"
+
+// What is computed from the input before it is quantized, as ZQC_MODE has it.
+namespace Mode {
+enum : int { PLAIN = 0, RMS_NORM = 1, SILU_MUL = 2 };
+}
+
+constexpr int K = ZQC_K, RANK = ZQC_RANK, CLUSTER = ZQC_CLUSTER, SLICES = RANK / INNER_RANKS;
+constexpr int K_BLOCKS = ceil_div(K, K_BLOCK), SHARE = ceil_div(K_BLOCKS, CLUSTER), VECTOR = 8;
+constexpr float LARGEST = 448.f, LEAST_SCALE = 1e-12f;
+
+// 16-bit inputs are held as they came, in half the registers; f32 inputs and products of two inputs as floats.
+constexpr bool CODED = ZQC_INPUT == Type::E4M3, PACKED = ZQC_INPUT != Type::F32 && ZQC_MODE != Mode::SILU_MUL;
+static_assert(!CODED || ZQC_MODE == Mode::PLAIN, "nothing is computed from codes before they are multiplied");
+
+// The columns of a block of threads: `blocks` blocks of K from `first`.
+struct Share {
+    int rank, first, blocks;
+
+    static DEVICE_MEMBER Share of(int rank) {
+        const int first = rank * K_BLOCKS / CLUSTER;
+        return {rank, first, (rank + 1) * K_BLOCKS / CLUSTER - first};
+    }
+};
 
 // Two 16-bit inputs, the first in the low half.
 DEVICE void expand(u32 word, float& first, float& second) {
