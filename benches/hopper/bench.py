@@ -51,10 +51,15 @@ def variants(n, k, m):
 
 
 def quantize_variants(m, k):
-    """Tokens of a tile and cluster."""
+    """Kernel, tokens of a tile and cluster."""
     blocks = -(-k // 128)
-    tiles = (8,) if m <= 64 else (8, 16)
-    return [(tile, c) for tile in tiles for c in (1, 2, 4, 8) if tile // 8 * -(-(-(-blocks // c)) // 2) <= 16]
+    few = [("quantize", tile, c) for tile in ((8,) if m <= 64 else (8, 16)) for c in (1, 2, 4, 8) if tile // 8 * -(-(-(-blocks // c)) // 2) <= 16]
+    many = [("quantize_many", tile, c) for tile in (8, 16) for c in (1, 2, 4) if -(-blocks // c) <= 88] if m >= 48 else []
+    return few + many
+
+
+def quantize_kernel(layer, kernel, tile, cluster):
+    return Kernel(f"{kernel}.cu", "zqc_quantize", K=layer.k, RANK=up(layer.rank, 16), INPUT=0, MODE=0, TOKENS=tile, CLUSTER=cluster)
 
 
 @torch.compile(dynamic=False)
@@ -131,15 +136,14 @@ def measure(layer, m, results):
     down = layer.down()
     run_quantize = lambda q: quantize(q, x, None, tokens.code_buffer, tokens.scale_buffer, tokens.inner_buffer, down, tokens.m_pad)
     quantizers = {}
-    for tile, cluster in quantize_variants(m, k):
-        q = Kernel("quantize.cu", "zqc_quantize", K=k, RANK=up(layer.rank, 16), INPUT=0, MODE=0, TOKENS=tile, CLUSTER=cluster)
-        quantizers[tile, cluster] = q
+    for variant in quantize_variants(m, k):
+        q = quantizers[variant] = quantize_kernel(layer, *variant)
 
         def step(i, q=q):
             run_quantize(q)
             apply(kernel, layer, tokens, y, weights(i), True)
 
-        launches["step", tile, cluster] = step
+        launches["step", *variant] = step
     times = interleaved(launches, repeats)
     steps = {key: time for key, time in times.items() if key[0] == "step"}
     step = min(steps, key=steps.get)
@@ -147,14 +151,14 @@ def measure(layer, m, results):
     if m in TORCH_QUANTIZE:
         launches["torch_quantize"] = lambda i: torch_quantize(x)
     alone = interleaved(launches, repeats)
-    row = dict(n=n, k=k, m=m, kernel=best[0], tile=best[1], cluster=best[2], per_sm=best[3], error=errors[best], quantize_tile=step[1],
-               quantize_cluster=step[2], step=steps[step], **alone, **{key: time for key, time in times.items() if isinstance(key, str)},
+    row = dict(n=n, k=k, m=m, kernel=best[0], tile=best[1], cluster=best[2], per_sm=best[3], error=errors[best], quantize_kernel=step[1],
+               quantize_tile=step[2], quantize_cluster=step[3], step=steps[step], **alone, **{key: time for key, time in times.items() if isinstance(key, str)},
                variants={" ".join(map(str, variant)): round(time, 2) for variant, time in chained.items()},
                errors={" ".join(map(str, variant)): found for variant, found in errors.items()},
                resident={" ".join(map(str, variant)): clusters for variant, clusters in resident.items()})
     results.append(row)
     print(f"{n}x{k} M={m}: {best[0]} {best[1]}x{best[2]}x{best[3]} alone {row['alone']:.1f} chained {row['chained']:.1f} "
-          f"step {row['step']:.1f} ({step[1]}x{step[2]}) quantize {row['quantize']:.1f} torch {row.get('torch_quantize', 0):.1f} | fp8 {row['per_tensor']:.1f} / {row['per_row']:.1f} bf16 {row['bf16']:.1f} | "
+          f"step {row['step']:.1f} ({step[1]} {step[2]}x{step[3]}) quantize {row['quantize']:.1f} torch {row.get('torch_quantize', 0):.1f} | fp8 {row['per_tensor']:.1f} / {row['per_row']:.1f} bf16 {row['bf16']:.1f} | "
           f"{2 * m * n * k / row['alone'] * 1e-6:.0f} TFLOP/s", flush=True)
 
 
@@ -162,8 +166,8 @@ def compile_all(layer, ms):
     """Every kernel that the rows need, on all processors."""
     k = layer.k
     specs = {layer.specialization(*variant) for m in ms for variant in variants(layer.n, k, m)}
-    specs |= {("quantize.cu", tuple(sorted({"K": k, "RANK": up(layer.rank, 16), "INPUT": 0, "MODE": 0, "TOKENS": tile, "CLUSTER": c}.items())))
-              for m in ms for tile, c in quantize_variants(m, k)}
+    specs |= {(f"{kernel}.cu", tuple(sorted({"K": k, "RANK": up(layer.rank, 16), "INPUT": 0, "MODE": 0, "TOKENS": tile, "CLUSTER": c}.items())))
+              for m in ms for kernel, tile, c in quantize_variants(m, k)}
     def compile_one(spec):
         try:
             cubin(*spec)

@@ -92,17 +92,21 @@ def check_accumulation(failures):
 
 
 def check_quantize(failures):
-    cases = [(k, rank, dtype, mode, tokens, cluster, m)
-             for k, rank, tokens, cluster in ((4096, 16, 8, 8), (4096, 16, 32, 8), (4096, 48, 8, 1), (2048, 16, 16, 1), (712, 48, 8, 2), (72, 0, 8, 1), (11008, 16, 16, 8),
-                                              (28672, 96, 8, 8), (576, 32, 32, 4), (1032, 16, 16, 2))
-             for dtype in range(3) for mode in range(3) for m in (1, 17, 70)]
-    keys = sorted({(("CLUSTER", c), ("INPUT", d), ("K", k), ("MODE", mode), ("RANK", r), ("TOKENS", t)) for k, r, d, mode, t, c, _ in cases})
+    few = [("quantize.cu", k, rank, tokens, cluster, (1, 17, 70))
+           for k, rank, tokens, cluster in ((4096, 16, 8, 8), (4096, 16, 32, 8), (4096, 48, 8, 1), (2048, 16, 16, 1), (712, 48, 8, 2), (72, 0, 8, 1), (11008, 16, 16, 8),
+                                            (28672, 96, 8, 8), (576, 32, 32, 4), (1032, 16, 16, 2))]
+    many = [("quantize_many.cu", k, rank, tokens, cluster, (1, 70, 3000))
+            for k, rank, tokens, cluster in ((4096, 16, 8, 1), (4096, 48, 16, 2), (712, 48, 8, 1), (72, 0, 8, 1), (1001, 16, 16, 2), (11008, 32, 8, 4), (28672, 16, 8, 8),
+                                             (8192, 16, 8, 2), (576, 112, 16, 1))]
+    cases = [(source, k, rank, dtype, mode, tokens, cluster, m)
+             for source, k, rank, tokens, cluster, ms in few + many for dtype in range(3) for mode in range(3) for m in ms]
+    keys = sorted({(s, (("CLUSTER", c), ("INPUT", d), ("K", k), ("MODE", mode), ("RANK", r), ("TOKENS", t))) for s, k, r, d, mode, t, c, _ in cases})
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda key: cubin("quantize.cu", key), keys))
+        list(pool.map(lambda key: cubin(*key), keys))
     worst_scale = worst_value = worst_inner = 0.0
-    for k, rank, dtype, mode, tokens, cluster, m in cases:
+    for source, k, rank, dtype, mode, tokens, cluster, m in cases:
         g = torch.Generator(device="cuda").manual_seed(k + m)
-        kernel = Kernel("quantize.cu", "zqc_quantize", K=k, RANK=rank, INPUT=dtype, MODE=mode, TOKENS=tokens, CLUSTER=cluster)
+        kernel = Kernel(source, "zqc_quantize", K=k, RANK=rank, INPUT=dtype, MODE=mode, TOKENS=tokens, CLUSTER=cluster)
         x = (torch.randn(m, k, device="cuda", generator=g) * 3).to(OUTPUTS[dtype])
         if m > 2:
             x[m // 2] = 0
@@ -134,7 +138,7 @@ def check_quantize(failures):
         worst_scale, worst_value, worst_inner = max(worst_scale, scale_error), max(worst_value, value_error), max(worst_inner, inner_error)
         # A code may fall on the other side of a tie; the inner values add up in the tensor cores' 14 bits and end in bf16.
         if not (scale_error <= 1e-5 and value_error <= 1e-2 and inner_error <= 5e-3 and tail == 0):
-            failures.append(f"quantize K={k} rank {rank} input {dtype} mode {mode} {tokens}x{cluster} M={m}: "
+            failures.append(f"{source} K={k} rank {rank} input {dtype} mode {mode} {tokens}x{cluster} M={m}: "
                             f"scale {scale_error:.1e}, codes {value_error:.1e}, inner {inner_error:.1e}, tail {tail}")
     print(f"quantize: {len(cases)} cases, largest errors: scale {worst_scale:.1e}, codes {worst_value:.1e}, inner {worst_inner:.1e}", flush=True)
 

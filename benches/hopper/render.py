@@ -32,9 +32,9 @@ def dispatch(results):
         line(row["n"], row["k"], limit(row["m"]), row["kernel"], row["tile"], row["cluster"], row["per_sm"])
     quantized = {}
     for row in results["rows"]:
-        quantized.setdefault((row["k"], limit(row["m"])), (row["quantize_tile"], row["quantize_cluster"]))
+        quantized.setdefault((row["k"], limit(row["m"])), (row["quantize_kernel"], row["quantize_tile"], row["quantize_cluster"]))
     for (k, m), variant in sorted(quantized.items()):
-        line(0, k, m, "quantize", *variant, 1)
+        line(0, k, m, *variant, 1)
     line("# cost", "kernel", "tokens", "cluster", "blocks_per_sm", "resident", "fixed", "round", "block")
     for variant, (resident, coefficients) in sorted(costs(results).items()):
         line("cost", *variant, resident, *(f"{value:.4f}" for value in coefficients))

@@ -8,7 +8,10 @@ use std::sync::LazyLock;
 use zqc_kernels::BLOCK;
 
 use crate::error::Error;
-use crate::variant::{Accumulation, LinearKernel, LinearVariant, QuantizeVariant};
+use crate::variant::{
+    Accumulation, DataType, LinearKernel, LinearVariant, Prologue, QuantizeKernel, QuantizeShape,
+    QuantizeVariant,
+};
 use cost::{Cost, Shape};
 
 /// The streaming multiprocessors of an H100 or H200, on which the table was measured.
@@ -96,8 +99,13 @@ impl Table {
         };
         let (shape, limit) = ((number(n)?, number(k)?), number(limit)?);
         let (tokens, cluster) = (number(tokens)?, number(cluster)?);
-        if kernel == "quantize" {
-            let variant = QuantizeVariant { tokens, cluster }.check().map_err(|e| e.to_string())?;
+        let quantize = match kernel {
+            "quantize" => Some(QuantizeKernel::Few),
+            "quantize_many" => Some(QuantizeKernel::Many),
+            _ => None,
+        };
+        if let Some(kernel) = quantize {
+            let variant = QuantizeVariant { kernel, tokens, cluster }.check().map_err(|e| e.to_string())?;
             self.quantize.push(Row { shape, limit, variant });
             return Ok(());
         }
@@ -140,11 +148,11 @@ impl Table {
         Plan { steps }
     }
 
-    /// The variants of an activation of `k` columns.
+    /// The variants of an activation of `k` columns, for plain 16-bit inputs.
     pub fn quantize(&self, k: usize) -> Plan<QuantizeVariant> {
         let mut plan = complete(nearest(&self.quantize, (0, k)), quantize_rule(k));
         for (_, variant) in &mut plan.steps {
-            *variant = fit_quantize(*variant, k);
+            *variant = variant.fitting(&plain(k));
         }
         plan
     }
@@ -187,34 +195,22 @@ fn number<T: FromStr>(text: &str) -> Result<T, String> {
 
 /// For few tokens, enough blocks to fill the multiprocessors; for many, as few blocks for a token as can hold it.
 fn quantize_rule(k: usize) -> Vec<(usize, QuantizeVariant)> {
-    const FEW: u32 = 8;
+    const TOKENS: u32 = 8;
+    let few = |cluster| QuantizeVariant { kernel: QuantizeKernel::Few, tokens: TOKENS, cluster };
     let mut steps = Vec::new();
     for cluster in [8, 4, 2, 1] {
-        let variant = QuantizeVariant { tokens: FEW, cluster };
         let is_filled = cluster == 1 || k.div_ceil(BLOCK) >= 2 * cluster as usize;
-        if is_filled && fit_quantize(variant, k) == variant {
-            steps.push((FEW as usize * MULTIPROCESSORS / cluster as usize, variant));
+        if is_filled && few(cluster).fitting(&plain(k)) == few(cluster) {
+            steps.push((TOKENS as usize * MULTIPROCESSORS / cluster as usize, few(cluster)));
         }
     }
-    steps.push((usize::MAX, QuantizeVariant { tokens: FEW, cluster: 1 }));
+    steps.push((usize::MAX, QuantizeVariant { kernel: QuantizeKernel::Many, ..few(1) }));
     steps
 }
 
-/// The tile, or the nearest whose tokens the registers hold: with more blocks for a token, then with fewer tokens.
-fn fit_quantize(variant: QuantizeVariant, k: usize) -> QuantizeVariant {
-    /// Vectors of 8 values that a thread keeps in registers.
-    const VECTORS: usize = 16;
-    let fits = |tokens: u32, cluster: u32| {
-        let share = k.div_ceil(BLOCK).div_ceil(cluster as usize);
-        tokens as usize / 8 * share.div_ceil(2) <= VECTORS
-    };
-    let tiles = [32, 16, 8].into_iter().filter(|&tokens| tokens <= variant.tokens).flat_map(|tokens| {
-        let clusters = [1, 2, 4, 8].into_iter().filter(|&cluster| cluster >= variant.cluster);
-        clusters.map(move |cluster| (tokens, cluster))
-    });
-    let (tokens, cluster) =
-        tiles.into_iter().find(|&(tokens, cluster)| fits(tokens, cluster)).unwrap_or((8, 8));
-    QuantizeVariant { tokens, cluster }
+/// The quantization that was measured.
+fn plain(k: usize) -> QuantizeShape {
+    QuantizeShape { k, rank: 0, input: Some(DataType::Bf16), prologue: Prologue::None }
 }
 
 #[cfg(test)]
@@ -303,25 +299,41 @@ mod tests {
         }
     }
 
-    fn quantize(text: &str, k: usize, tokens: usize) -> (u32, u32) {
+    fn quantize(text: &str, k: usize, tokens: usize) -> (QuantizeKernel, u32, u32) {
         let plan = Table::parse(text).unwrap().quantize(k);
-        let QuantizeVariant { tokens, cluster } = plan.variant(plan.index(tokens));
-        (tokens, cluster)
+        let QuantizeVariant { kernel, tokens, cluster } = plan.variant(plan.index(tokens));
+        (kernel, tokens, cluster)
     }
 
     #[test]
     fn quantization_has_clusters_while_tokens_are_few() {
+        use QuantizeKernel::{Few, Many};
         let of = |k, tokens| quantize("", k, tokens);
-        let many = [1, 132, 133, 1056, 1057].map(|tokens| of(4096, tokens));
-        assert_eq!(many, [(8, 8), (8, 8), (8, 4), (8, 1), (8, 1)]);
-        assert_eq!([of(72, 1), of(72, 2000)], [(8, 1), (8, 1)]);
-        assert_eq!([of(11008, 1), of(11008, 264), of(11008, 265)], [(8, 8), (8, 4), (8, 4)]);
-        assert_eq!([of(28672, 1), of(28672, 5000), of(100_000, 1)], [(8, 8); 3]);
-        assert_eq!(
-            quantize("0\t4096\t64\tquantize\t32\t2\t1\n", 28672, 10),
-            (8, 8),
-            "what was measured has to fit"
-        );
+        let by_tokens = [1, 132, 133, 1056, 1057].map(|tokens| of(4096, tokens));
+        assert_eq!(by_tokens, [(Few, 8, 8), (Few, 8, 8), (Few, 8, 4), (Few, 8, 1), (Many, 8, 1)]);
+        assert_eq!([of(72, 1), of(72, 2000)], [(Few, 8, 1), (Many, 8, 1)]);
+        assert_eq!([of(11008, 1), of(11008, 264), of(11008, 265)], [(Few, 8, 8), (Few, 8, 4), (Many, 8, 1)]);
+        assert_eq!([of(28672, 1), of(28672, 5000)], [(Few, 8, 8), (Many, 8, 4)]);
+        // So long that neither holds it in registers.
+        assert_eq!(of(100_000, 1), (Few, 8, 8));
+    }
+
+    #[test]
+    fn a_quantization_that_was_measured_fits() {
+        use QuantizeKernel::{Few, Many};
+        assert_eq!(quantize("0\t4096\t64\tquantize\t32\t2\t1\n", 28672, 10), (Few, 8, 8));
+        assert_eq!(quantize("0\t4096\t64\tquantize_many\t16\t1\t1\n", 28672, 10), (Many, 16, 4));
+        let many = QuantizeVariant { kernel: Many, tokens: 16, cluster: 1 };
+        let of = |input, prologue| {
+            let QuantizeVariant { kernel, tokens, cluster } =
+                many.fitting(&QuantizeShape { k: 8192, rank: 16, input, prologue });
+            (kernel, tokens, cluster)
+        };
+        // Values of 32 bits take more blocks of threads.
+        assert_eq!(of(Some(DataType::F16), Prologue::RmsNorm), (Many, 16, 1));
+        assert_eq!(of(None, Prologue::None), (Many, 16, 1));
+        assert_eq!(of(Some(DataType::F32), Prologue::None), (Many, 16, 2));
+        assert_eq!(of(Some(DataType::Bf16), Prologue::SiluMul), (Many, 16, 2));
     }
 
     #[test]

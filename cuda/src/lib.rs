@@ -70,8 +70,8 @@ pub use rows::RowQuantizer;
 pub use scratch::Scratch;
 pub use table::{LoadedTable, Table, TableGather, TableInput, TableLinear};
 pub use variant::{
-    Accumulation, DataType, IndexType, LinearKernel, LinearShape, LinearVariant, Prologue, QuantizeShape,
-    QuantizeVariant, Specialization, TableCodes, TableShape,
+    Accumulation, DataType, IndexType, LinearKernel, LinearShape, LinearVariant, Prologue, QuantizeKernel,
+    QuantizeShape, QuantizeVariant, Specialization, TableCodes, TableShape,
 };
 pub use zqc_kernels::{LayerError, LayerParts, Package};
 

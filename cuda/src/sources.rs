@@ -4,6 +4,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Source {
     Quantize,
+    QuantizeMany,
     LinearDecode,
     LinearPrefill,
     QuantizeRows,
@@ -24,6 +25,7 @@ impl Source {
     pub const fn file_name(self) -> &'static str {
         match self {
             Self::Quantize => "quantize.cu",
+            Self::QuantizeMany => "quantize_many.cu",
             Self::LinearDecode => "linear_decode.cu",
             Self::LinearPrefill => "linear_prefill.cu",
             Self::QuantizeRows => "quantize_rows.cu",
@@ -35,6 +37,7 @@ impl Source {
     pub const fn text(self) -> &'static str {
         match self {
             Self::Quantize => include_str!("../kernels/quantize.cu"),
+            Self::QuantizeMany => include_str!("../kernels/quantize_many.cu"),
             Self::LinearDecode => include_str!("../kernels/linear_decode.cu"),
             Self::LinearPrefill => include_str!("../kernels/linear_prefill.cu"),
             Self::QuantizeRows => include_str!("../kernels/quantize_rows.cu"),
@@ -46,7 +49,7 @@ impl Source {
     /// The function that is launched.
     pub const fn entry(self) -> &'static str {
         match self {
-            Self::Quantize => "zqc_quantize",
+            Self::Quantize | Self::QuantizeMany => "zqc_quantize",
             Self::LinearDecode | Self::LinearPrefill => "zqc_linear",
             Self::QuantizeRows => "zqc_quantize_rows",
             Self::TableGather => "zqc_table_gather",

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use zqc_kernels::BLOCK;
+
 use crate::error::Error;
 use crate::sources::Source;
 
@@ -153,10 +155,22 @@ impl LinearVariant {
     }
 }
 
-/// The quantization kernel with its tile.
+/// A quantization kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum QuantizeKernel {
+    /// For few tokens.
+    Few,
+    /// For many: each block of threads goes on from tile to tile and keeps the low-rank factor.
+    Many,
+}
+
+/// A quantization kernel with its tile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct QuantizeVariant {
-    /// Tokens of a cluster: 8, 16 or 32.
+    /// Which kernel.
+    pub kernel: QuantizeKernel,
+    /// Tokens of a cluster: 8 or 16, or 32 where it is for few tokens.
     pub tokens: u32,
     /// Blocks of threads that share a token's columns: 1, 2, 4 or 8.
     pub cluster: u32,
@@ -168,10 +182,39 @@ impl QuantizeVariant {
     /// # Errors
     /// [`Error::Variant`] when it has not.
     pub fn check(self) -> Result<Self, Error> {
-        let Self { tokens, cluster } = self;
-        let exists = matches!(tokens, 8 | 16 | 32) && matches!(cluster, 1 | 2 | 4 | 8);
-        let reason = || format!("quantize of {tokens} tokens in clusters of {cluster}");
+        let Self { kernel, tokens, cluster } = self;
+        let has_tile = matches!(tokens, 8 | 16) || tokens == 32 && kernel == QuantizeKernel::Few;
+        let exists = has_tile && matches!(cluster, 1 | 2 | 4 | 8);
+        let name = match kernel {
+            QuantizeKernel::Few => "quantize",
+            QuantizeKernel::Many => "quantize_many",
+        };
+        let reason = || format!("{name} of {tokens} tokens in clusters of {cluster}");
         if exists { Ok(self) } else { Err(Error::Variant { reason: reason() }) }
+    }
+
+    /// The variant, or the nearest whose values the registers hold: with more blocks of threads for a token, then with fewer tokens, then
+    /// the kernel for few.
+    pub(crate) fn fitting(self, shape: &QuantizeShape) -> Self {
+        let blocks = shape.k.div_ceil(BLOCK);
+        let fits = |kernel, tokens: u32, cluster: u32| {
+            let share = blocks.div_ceil(cluster as usize);
+            match kernel {
+                // Vectors of 8 values that a thread keeps.
+                QuantizeKernel::Few => tokens as usize / 8 * share.div_ceil(2) <= 16,
+                QuantizeKernel::Many if shape.holds_words() => share <= 32,
+                QuantizeKernel::Many => share <= 88,
+            }
+        };
+        let kernels = [self.kernel, QuantizeKernel::Few];
+        let tiles = kernels.into_iter().flat_map(|kernel| {
+            let tokens = [32, 16, 8].into_iter().filter(move |&tokens| tokens <= self.tokens);
+            let clusters = [1, 2, 4, 8].into_iter().filter(move |&cluster| cluster >= self.cluster);
+            tokens.flat_map(move |tokens| clusters.clone().map(move |cluster| (kernel, tokens, cluster)))
+        });
+        let known = tiles.into_iter().find(|&(kernel, tokens, cluster)| fits(kernel, tokens, cluster));
+        let (kernel, tokens, cluster) = known.unwrap_or((QuantizeKernel::Few, 8, 8));
+        Self { kernel, tokens, cluster }
     }
 }
 
@@ -230,6 +273,13 @@ pub struct QuantizeShape {
     pub prologue: Prologue,
 }
 
+impl QuantizeShape {
+    /// Whether a value is held as 32 bits, not 16.
+    fn holds_words(&self) -> bool {
+        self.input == Some(DataType::F32) || self.prologue == Prologue::SiluMul
+    }
+}
+
 /// What a linear kernel is specialized for, beside its tile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LinearShape {
@@ -260,7 +310,11 @@ impl Specialization {
             ("ZQC_TOKENS", variant.tokens.to_string()),
             ("ZQC_CLUSTER", variant.cluster.to_string()),
         ];
-        Self { source: Source::Quantize, macros }
+        let source = match variant.kernel {
+            QuantizeKernel::Few => Source::Quantize,
+            QuantizeKernel::Many => Source::QuantizeMany,
+        };
+        Self { source, macros }
     }
 
     /// A linear layer.

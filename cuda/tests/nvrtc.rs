@@ -5,7 +5,7 @@ use std::thread;
 
 use zqc_cuda::{
     Accumulation, Compiler, DataType, IndexType, LinearKernel, LinearShape, LinearVariant, Prologue,
-    QuantizeShape, QuantizeVariant, Specialization, TableCodes, TableShape,
+    QuantizeKernel, QuantizeShape, QuantizeVariant, Specialization, TableCodes, TableShape,
 };
 use zqc_formats::{Format, Ladder};
 use zqc_kernels::Table;
@@ -16,19 +16,24 @@ fn compiler() -> Compiler {
 
 /// Each prologue and type, with tiles of all kinds.
 fn quantizations() -> impl Iterator<Item = Specialization> {
-    // Features, rank, tokens and blocks of a tile.
+    use QuantizeKernel::{Few, Many};
+    // Features, rank, kernel, tokens and blocks of a tile.
     let shapes = [
-        (72, 0, 8, 1),
-        (576, 16, 32, 4),
-        (1000, 112, 8, 2),
-        (4096, 48, 32, 8),
-        (11008, 16, 16, 8),
-        (28672, 0, 8, 8),
+        (72, 0, Few, 8, 1),
+        (576, 16, Few, 32, 4),
+        (1000, 112, Few, 8, 2),
+        (4096, 48, Few, 32, 8),
+        (11008, 16, Few, 16, 8),
+        (28672, 0, Few, 8, 8),
+        (72, 0, Many, 8, 1),
+        (1001, 112, Many, 16, 2),
+        (4096, 16, Many, 8, 1),
+        (11008, 48, Many, 16, 4),
     ];
-    shapes.into_iter().enumerate().flat_map(|(at, (k, rank, tokens, cluster))| {
+    shapes.into_iter().enumerate().flat_map(|(at, (k, rank, kernel, tokens, cluster))| {
         let quantize = move |input, prologue| {
             let shape = QuantizeShape { k, rank, input, prologue };
-            Specialization::quantize(&shape, QuantizeVariant { tokens, cluster })
+            Specialization::quantize(&shape, QuantizeVariant { kernel, tokens, cluster })
         };
         let of_floats = Prologue::ALL
             .map(|prologue| quantize(Some(DataType::ALL[(at + prologue as usize) % 3]), prologue));

@@ -12,13 +12,13 @@ use crate::input::RawInput;
 use crate::kernel::Kernel;
 use crate::launch::{argument, launch};
 use crate::scratch::{Parts, TokenShape, padded};
-use crate::variant::{DataType, Prologue, QuantizeShape, QuantizeVariant, Specialization};
+use crate::variant::{DataType, Prologue, QuantizeKernel, QuantizeShape, QuantizeVariant, Specialization};
 
 /// Element types of inputs: the floats, and E4M3 codes.
 const INPUTS: usize = DataType::ALL.len() + 1;
 
-/// Up to this size clusters are persistent: each takes several tiles and keeps the low-rank factor in shared memory.
-/// Larger ones balance better when each takes one tile.
+/// Up to this size clusters of the kernel for few tokens are persistent, too: each takes several tiles and keeps the low-rank factor in
+/// shared memory. Larger ones balance better when each takes one tile.
 const LARGEST_PERSISTENT_CLUSTER: u32 = 2;
 
 /// A quantized activation, shared by the layers that read it.
@@ -42,9 +42,18 @@ impl LoadedActivation {
         input: Option<DataType>,
         prologue: Prologue,
     ) -> Specialization {
+        let shape = self.quantize_shape(input, prologue);
+        Specialization::quantize(&shape, self.variant(tokens, &shape))
+    }
+
+    fn quantize_shape(&self, input: Option<DataType>, prologue: Prologue) -> QuantizeShape {
         let TokenShape { k, rank } = self.shape;
-        let shape = QuantizeShape { k, rank, input, prologue };
-        Specialization::quantize(&shape, self.plan.variant(self.plan.index(tokens)))
+        QuantizeShape { k, rank, input, prologue }
+    }
+
+    /// The variant of the plan, or the nearest that has registers for values of this type.
+    fn variant(&self, tokens: usize, shape: &QuantizeShape) -> QuantizeVariant {
+        self.plan.variant(self.plan.index(tokens)).fitting(shape)
     }
 
     /// The kernel for `tokens` tokens; `input` is `None` for codes.
@@ -92,7 +101,9 @@ impl LoadedActivation {
             argument(&epsilon),
         ];
         let tiles = tokens.div_ceil(kernel.shape().tokens as usize) as u32;
-        let is_persistent = kernel.shape().cluster <= LARGEST_PERSISTENT_CLUSTER;
+        let variant = self.variant(tokens, &self.quantize_shape(input.data_type, input.prologue));
+        let is_persistent =
+            variant.kernel == QuantizeKernel::Many || variant.cluster <= LARGEST_PERSISTENT_CLUSTER;
         let clusters = if is_persistent { tiles.min(kernel.resident_clusters()) } else { tiles };
         // SAFETY: the arguments are those of zqc_quantize; the rest is the caller's promise.
         unsafe { launch(device, kernel, clusters, stream, &mut arguments) }
