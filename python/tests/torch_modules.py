@@ -19,7 +19,7 @@ FAMILIES = ["Llama", "Mistral", "Qwen2", "Qwen3"]
 class StandIn:
     """A `cuda.Model` whose layers are those of a torch model."""
 
-    def __init__(self, package, device):
+    def __init__(self, package, device, accumulation):
         self.layers, self.weights = package.layers, package.weights
         self.prepared, self.quantizations = [], 0
 
