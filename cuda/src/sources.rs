@@ -13,10 +13,14 @@ pub(crate) enum Source {
 }
 
 /// Name and text of the files that the kernels include.
-pub(crate) const HEADERS: [(&str, &str); 5] = [
+pub(crate) const HEADERS: [(&str, &str); 9] = [
     ("common.cuh", include_str!("../kernels/common.cuh")),
+    ("linear_decode_layout.cuh", include_str!("../kernels/linear_decode_layout.cuh")),
+    ("linear_prefill_layout.cuh", include_str!("../kernels/linear_prefill_layout.cuh")),
     ("quantize_layout.cuh", include_str!("../kernels/quantize_layout.cuh")),
     ("quantize_low_rank.cuh", include_str!("../kernels/quantize_low_rank.cuh")),
+    ("quantize_many_layout.cuh", include_str!("../kernels/quantize_many_layout.cuh")),
+    ("quantize_many_tokens.cuh", include_str!("../kernels/quantize_many_tokens.cuh")),
     ("quantize_values.cuh", include_str!("../kernels/quantize_values.cuh")),
     ("wgmma.cuh", include_str!("../kernels/wgmma.cuh")),
 ];
