@@ -23,8 +23,8 @@ SHAPES = ["4096x4096", "11008x4096", "4096x11008", "8192x8192", "28672x8192"]
 # Where PyTorch's quantization is measured, too, which it compiles for every shape.
 TORCH_QUANTIZE = {1, 16, 64, 512, 2048, 4096}
 TOKENS = [1, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096]
-# About as many clusters of 1 to 8 blocks as an H100 or H200 holds, with a block a multiprocessor.
-RESIDENT = (132, 66, 43, 30, 23, 20, 15, 15)
+# Clusters of 1 to 8 blocks that an H200 holds, with a block a multiprocessor.
+RESIDENT = (132, 66, 39, 30, 22, 17, 15, 15)
 
 
 def balance(variant, n, m):

@@ -85,7 +85,7 @@ typedef uint32_t zqc_accumulation;
 enum {
     /* As the tensor cores do, which keep 14 bits of a sum: what cuBLASLt calls fast accumulation. */
     ZQC_FAST = 0,
-    /* In single precision every 1024 columns. Prefill takes a fifth longer, decode up to a tenth. */
+    /* In single precision every 1024 columns. Prefill takes 5 to 25 % longer, decode up to 10 %. */
     ZQC_ACCURATE = 1
 };
 

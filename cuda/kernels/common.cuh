@@ -54,7 +54,7 @@ DEVICE void barrier_init(u32 barrier, u32 arrivals) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
 }
 
-// Makes initialized barriers visible to the copy engine and to the other blocks of the cluster.
+// Makes initialized barriers visible to the TMA and to the other blocks of the cluster.
 DEVICE void barrier_init_fence() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 
 DEVICE void barrier_arrive(u32 barrier) {
@@ -82,7 +82,7 @@ DEVICE void barrier_arrive_cluster(u32 barrier, int lane) {
 DEVICE int warp_index() { return __shfl_sync(~0u, threadIdx.x / 32, 0); }
 
 // Arrivals and waits keep the default scope, the block: a wider one costs a fence of the whole device each time, and what they hand
-// over here is read or written by the copy engine, the tensor cores or `send`, which order themselves by the barrier.
+// over here is read or written by the TMA, the tensor cores or `send`, which order themselves by the barrier.
 DEVICE void barrier_arrive_remote(u32 barrier, u32 rank) {
     asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(map_to_rank(barrier, rank)) : "memory");
 }
@@ -139,7 +139,7 @@ DEVICE void copy_to_global(void* global, u32 shared, u32 bytes) {
     asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(global), "r"(shared), "r"(bytes) : "memory");
 }
 
-// A CUtensorMap, which describes an array in global memory to the copy engine.
+// A CUtensorMap, which describes an array in global memory to the TMA.
 struct alignas(64) TensorMap {
     u64 words[16];
 };
@@ -156,7 +156,7 @@ DEVICE void copies_to_global_commit() { asm volatile("cp.async.bulk.commit_group
 DEVICE void copies_to_global_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
 DEVICE void copies_to_global_wait() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 
-// Orders ordinary writes to shared memory before reads by the copy engine and the tensor cores.
+// Orders ordinary writes to shared memory before reads by the TMA and the tensor cores.
 DEVICE void fence_for_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // What the blocks of a cluster send into the shared memory of one of them, behind an mbarrier of that block: asynchronous stores whose
@@ -213,6 +213,14 @@ DEVICE uint4 load_shared_16(u32 address) {
     asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(address));
     return v;
 }
+
+DEVICE float load_shared_float(u32 address) {
+    float value;
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
+    return value;
+}
+
+DEVICE void store_shared_float(u32 address, float value) { asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory"); }
 
 DEVICE uint2 load_shared_8(u32 address) {
     uint2 v;

@@ -111,7 +111,7 @@ struct Mainloop {
             Wgmma<TOKENS>::e4m3(sums, a + 4 * j, b + 2 * j, j > 0 || block > work.first);
             wgmma_commit();
         }
-        // By now the codes have been used. A release right behind their load lets the copy engine overtake it.
+        // By now the codes have been used. A release right behind their load lets the TMA overtake it.
         if constexpr (RESIDENT)
             release(slot.stage);
         else if (block > work.first)
@@ -171,7 +171,7 @@ struct Epilogue {
     DEVICE_MEMBER int first_row(Tile tile) const { return tile.panel * PANEL_ROWS + first_owned(work.rank) * 16; }
 
     DEVICE_MEMBER void put_scale(int at, float value) const {
-        asm volatile("st.shared.f32 [%0], %1;" ::"r"(shared.scales() + at * 4), "f"(value) : "memory");
+        store_shared_float(shared.scales() + at * 4, value);
     }
 
     // Scales and biases of the rank's rows to shared memory.
@@ -188,9 +188,7 @@ struct Epilogue {
     }
 
     DEVICE_MEMBER float scale(int at) const {
-        float value;
-        asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(shared.scales() + at * 4) : "memory");
-        return value;
+        return load_shared_float(shared.scales() + at * 4);
     }
 
     DEVICE_MEMBER static void synchronize() { asm volatile("bar.sync 1, %0;" ::"n"(EPILOGUE_THREADS) : "memory"); }

@@ -7,7 +7,7 @@
 //            bulk copies. A warpgroup decodes 32 columns at a time while up to three wgmmas before them run.
 // LoRC       is one more block of K per 32 ranks, in bf16, into the same accumulators, before the others: behind them it would be waited for.
 // Epilogue   scales of rows and tokens, bias; 16-bit outputs are transposed through 8 KiB a warpgroup into rows of 128 bytes, which the
-//            copy engine stores, 32 tokens at a time.
+//            Tensor Memory Accelerator (TMA) stores, 32 tokens at a time.
 // Order      in strips of at most 2048 tokens, which stay in L2 while the weights pass; within a strip, tokens fastest. With tiles
 //            of 256, up to 128 tokens at the end are tiles of their own, and a last wave that would leave more than half of the clusters
 //            idle is cut into halves.
@@ -225,7 +225,7 @@ struct Epilogue {
         const u32 scales_at = shared.token_scales(warp / 4);
 #pragma unroll
         for (int i = 0; i < TOKEN_SCALES; ++i)
-            asm volatile("st.shared.f32 [%0], %1;" ::"r"(scales_at + (thread() + 128 * i) * 4), "f"(fetched[i]) : "memory");
+            store_shared_float(scales_at + (thread() + 128 * i) * 4, fetched[i]);
         if (thread() == 0) copies_to_global_read();
         synchronize();
         const bool aligned = ((reinterpret_cast<u64>(y) | static_cast<u64>(y_stride) * 2) & 15) == 0;
@@ -275,7 +275,7 @@ struct Epilogue {
     }
 
     // Transposes the fragments into rows of tokens, 64 outputs or 128 bytes each, whose 16-byte parts are swizzled, and stores them by the
-    // copy engine, which has read the other buffer before anyone writes into it again.
+    // TMA, which has read the other buffer before anyone writes into it again.
     DEVICE_MEMBER void store_halves(int buffer, int first, const float (&values)[CHUNK / 8][4], bool aligned) const {
         const u32 chunk = shared.chunk(warp / 4, buffer);
 #pragma unroll
@@ -307,7 +307,7 @@ struct Epilogue {
         }
     }
 
-    // Waits for the copy engine.
+    // Waits for the TMA.
     DEVICE_MEMBER void finish() const {
         if (thread() == 0) copies_to_global_wait();
     }

@@ -1,4 +1,4 @@
-// Token-wise quantization of an activation to E4M3, with the first half of the low-rank branches that read it:
+// Token-wise quantization of an activation of few tokens to E4M3, with the first half of the low-rank branches that read it:
 // bound by reading x and writing the codes once.
 //
 // Cluster    ZQC_CLUSTER blocks split K of ZQC_TOKENS tokens between them: registers hold the values from the one read to the
@@ -21,12 +21,6 @@
 #include "quantize_low_rank.cuh"
 
 extern "C" __device__ const u32 zqc_launch[5] = {THREADS, SHARED_BYTES, CLUSTER, 1, TOKENS};
-
-DEVICE float load_shared_float(u32 address) {
-    float value;
-    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
-    return value;
-}
 
 // The tokens of a warp, from the read to the conversion.
 struct Tokens {

@@ -1,4 +1,4 @@
-// Tiles of the quantization kernel, and its shared memory.
+// Tiles of the quantization of few tokens, and its shared memory.
 #pragma once
 #include "quantize_values.cuh"
 #include "wgmma.cuh"

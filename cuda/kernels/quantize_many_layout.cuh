@@ -48,14 +48,6 @@ struct Shared {
     DEVICE_MEMBER u32 mail_full(int turn) const { return base + BARRIERS_AT + 16 + 8 * turn; }
 };
 
-DEVICE float load_shared_float(u32 address) {
-    float value;
-    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
-    return value;
-}
-
-DEVICE void store_shared_float(u32 address, float value) { asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory"); }
-
 // Four codes as f16.
 DEVICE void expand_codes(u32 codes, u32& first, u32& second) {
     asm("{ .reg .b16 l, h; mov.b32 {l, h}, %2; cvt.rn.f16x2.e4m3x2 %0, l; cvt.rn.f16x2.e4m3x2 %1, h; }"

@@ -29,6 +29,7 @@ impl Buffer {
 
     /// Memory with a copy of `bytes`. The context must be current.
     pub fn copied_from(device: &Device, bytes: &[u8]) -> Result<Self, Error> {
+        let _outside = OutsideCapture::new()?;
         let buffer = Self::new(device, bytes.len())?;
         if !bytes.is_empty() {
             // SAFETY: the memory is as long as the bytes.

@@ -1,5 +1,7 @@
 //! Calls of the driver that it refuses while a stream is captured.
 
+use std::marker::PhantomData;
+
 use cudarc::driver::sys::{CUstreamCaptureMode, cuThreadExchangeStreamCaptureMode};
 
 use crate::error::{Action, Error};
@@ -8,13 +10,15 @@ use crate::error::{Action, Error};
 /// thread. None of that becomes a part of the graph: what is allocated is there before the graph runs.
 pub(crate) struct OutsideCapture {
     previous: CUstreamCaptureMode,
+    /// It is the thread that has the mode: this stays on it.
+    _of_thread: PhantomData<*const ()>,
 }
 
 impl OutsideCapture {
     pub fn new() -> Result<Self, Error> {
         let mut mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         exchange(&mut mode)?;
-        Ok(Self { previous: mode })
+        Ok(Self { previous: mode, _of_thread: PhantomData })
     }
 }
 

@@ -17,6 +17,10 @@ use cost::{Cost, Shape};
 /// The streaming multiprocessors of an H100 or H200, on which the table was measured.
 const MULTIPROCESSORS: usize = 132;
 
+/// What does any number of tokens of any layer, should a table have nothing for them.
+const ANY: LinearVariant =
+    LinearVariant { kernel: LinearKernel::Prefill, tokens: 128, cluster: 1, blocks_per_sm: 1 };
+
 /// Numbers of tokens for which costs are compared: the steps of a plan.
 const STEPS: [usize; 26] = [
     8, 16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896, 1024, 1280,
@@ -142,37 +146,24 @@ impl Table {
         steps.reverse();
         steps.dedup_by_key(|&mut (_, variant)| variant);
         steps.reverse();
-        if let Some((limit, _)) = steps.last_mut() {
-            *limit = usize::MAX;
+        match steps.last_mut() {
+            Some((limit, variant)) if variant.covers(usize::MAX) => *limit = usize::MAX,
+            _ => steps.push((usize::MAX, ANY)),
         }
         Plan { steps }
     }
 
     /// The variants of an activation of `k` columns, for plain 16-bit inputs.
     pub fn quantize(&self, k: usize) -> Plan<QuantizeVariant> {
-        let mut plan = complete(nearest(&self.quantize, (0, k)), quantize_rule(k));
-        for (_, variant) in &mut plan.steps {
-            *variant = variant.fitting(&plain(k));
-        }
-        plan
+        let ratio = |row: &&Row<QuantizeVariant>| (row.shape.1.max(1) as f64 / k.max(1) as f64).ln().abs();
+        let nearest = self.quantize.iter().min_by(|a, b| ratio(a).total_cmp(&ratio(b))).map(|row| row.shape);
+        let measured = self.quantize.iter().filter(|row| Some(row.shape) == nearest);
+        let mut steps: Vec<_> = measured.map(|row| (row.limit, row.variant.fitting(&plain(k)))).collect();
+        // The rule goes on where what was measured ends.
+        let end = steps.last().map_or(0, |&(limit, _)| limit);
+        steps.extend(quantize_rule(k).into_iter().filter(|&(limit, _)| limit > end));
+        Plan { steps }
     }
-}
-
-/// The rows of the measured shape that is nearest by the ratio of its sides.
-fn nearest<V: Copy>(rows: &[Row<V>], shape: (usize, usize)) -> Vec<(usize, V)> {
-    let ratio = |a: usize, b: usize| (a.max(1) as f64 / b.max(1) as f64).ln().powi(2);
-    let distance = |row: &Row<V>| ratio(row.shape.0, shape.0) + ratio(row.shape.1, shape.1);
-    let Some(best) = rows.iter().min_by(|a, b| distance(a).total_cmp(&distance(b))) else {
-        return Vec::new();
-    };
-    rows.iter().filter(|row| row.shape == best.shape).map(|row| (row.limit, row.variant)).collect()
-}
-
-/// Measured steps, and the rule's where they end.
-fn complete<V>(mut measured: Vec<(usize, V)>, rule: Vec<(usize, V)>) -> Plan<V> {
-    let end = measured.last().map_or(0, |&(limit, _)| limit);
-    measured.extend(rule.into_iter().filter(|&(limit, _)| limit > end));
-    Plan { steps: measured }
 }
 
 fn linear_variant(
@@ -204,7 +195,8 @@ fn quantize_rule(k: usize) -> Vec<(usize, QuantizeVariant)> {
             steps.push((TOKENS as usize * MULTIPROCESSORS / cluster as usize, few(cluster)));
         }
     }
-    steps.push((usize::MAX, QuantizeVariant { kernel: QuantizeKernel::Many, ..few(1) }));
+    let many = QuantizeVariant { kernel: QuantizeKernel::Many, ..few(1) };
+    steps.push((usize::MAX, many.fitting(&plain(k))));
     steps
 }
 
@@ -286,6 +278,15 @@ mod tests {
         assert_eq!(linear(table, 100 * 128, 28672, 4096).0, LinearKernel::Decode);
     }
 
+    /// Tokens beyond what a table has a kernel for are not left undone.
+    #[test]
+    fn an_incomplete_table_leaves_nothing_out() {
+        assert_eq!(linear("", 4096, 4096, 1), (LinearKernel::Prefill, 128, 1));
+        let few = "4096\t4096\t16\tdecode\t16\t4\t2\n";
+        assert_eq!(linear(few, 4096, 4096, 16), (LinearKernel::Decode, 16, 4));
+        assert_eq!(linear(few, 4096, 4096, 17), (LinearKernel::Prefill, 128, 1));
+    }
+
     /// What a server prepares for its largest batch is there for every smaller one.
     #[test]
     fn up_to_a_number_is_every_variant_below_it() {
@@ -314,6 +315,8 @@ mod tests {
         assert_eq!([of(72, 1), of(72, 2000)], [(Few, 8, 1), (Many, 8, 1)]);
         assert_eq!([of(11008, 1), of(11008, 264), of(11008, 265)], [(Few, 8, 8), (Few, 8, 4), (Many, 8, 1)]);
         assert_eq!([of(28672, 1), of(28672, 5000)], [(Few, 8, 8), (Many, 8, 4)]);
+        // A block of threads for each block of columns at most.
+        assert_eq!(quantize("0\t4096\t96\tquantize_many\t8\t4\t1\n", 192, 70), (Many, 8, 2));
         // So long that neither holds it in registers.
         assert_eq!(of(100_000, 1), (Few, 8, 8));
     }

@@ -46,7 +46,7 @@ impl TokenShape {
 
     /// Bytes of a token's codes, inner values and scale.
     pub fn bytes(self) -> usize {
-        self.code_bytes() + self.rank * INNER_BYTES + size_of::<f32>()
+        self.code_bytes() + self.rank * INNER_VALUE_BYTES + size_of::<f32>()
     }
 }
 
@@ -126,18 +126,15 @@ pub(crate) struct Layout {
 impl Layout {
     /// For `capacity` tokens.
     pub fn new(shape: TokenShape, capacity: usize) -> Result<Self, Error> {
-        let too_large = || Error::Argument {
-            what: "the scratch's capacity",
-            actual: capacity as i64,
-            reason: "too large",
-        };
+        let too_large =
+            || Error::Argument { what: "the number of tokens", actual: capacity as i64, reason: "too large" };
         if capacity > LARGEST_CAPACITY {
             return Err(too_large());
         }
         let padded = padded(capacity);
         let bytes = shape.bytes().checked_mul(padded).ok_or_else(too_large)?;
         let inner_offset = shape.code_bytes() * padded;
-        let scales_offset = inner_offset + shape.rank * INNER_BYTES * padded;
+        let scales_offset = inner_offset + shape.rank * INNER_VALUE_BYTES * padded;
         Ok(Self { capacity, inner_offset, scales_offset, bytes })
     }
 
@@ -152,7 +149,7 @@ impl Layout {
 }
 
 /// Bytes of an inner value.
-pub(crate) const INNER_BYTES: usize = 2;
+pub(crate) const INNER_VALUE_BYTES: usize = 2;
 
 /// The tokens that kernels work on: `m_pad`.
 pub(crate) const fn padded(tokens: usize) -> usize {

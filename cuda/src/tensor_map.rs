@@ -1,4 +1,4 @@
-//! An output matrix as the copy engine of the prefill kernel stores it.
+//! An output matrix as the TMA of the prefill kernel stores it.
 
 use cudarc::driver::sys::{
     CUtensorMap, CUtensorMapDataType, CUtensorMapFloatOOBfill, CUtensorMapInterleave, CUtensorMapL2promotion,
@@ -12,7 +12,7 @@ use crate::variant::DataType;
 /// Outputs and tokens of a box: those that a warpgroup transposes at a time, rows of 128 bytes.
 const BOX: [u32; 2] = [64, 32];
 
-/// What the copy engine asks of an address and of the bytes from one row to the next.
+/// What the TMA asks of an address and of the bytes from one row to the next.
 const ALIGNMENT: u64 = 16;
 
 /// The tensor map of `tokens` rows of `n` outputs. Zeros, which the kernel does not look at, where the rows are of f32 or not aligned:
@@ -50,6 +50,6 @@ pub(crate) fn tensor_map(output: &RawOutput, n: usize, tokens: usize) -> Result<
         )
     }
     .result()
-    .during("describing an output to the copy engine")?;
+    .during("describing an output to the TMA")?;
     Ok(map)
 }

@@ -54,10 +54,10 @@ impl Prologue {
 #[repr(u32)]
 pub enum Accumulation {
     /// By the tensor cores, which keep 14 bits of a sum: over all columns in prefill, or 8192 at a time where they are more than 16384, and
-    /// over those of a block of threads in decode. The mode of cuBLASLt that is called fast.
+    /// over those of a block of threads in decode, 8192 at a time. The mode of cuBLASLt that is called fast.
     #[default]
     Fast = 0,
-    /// In single precision every 1024 columns. Tiles of prefill have at most 128 tokens then.
+    /// In single precision every 1024 columns. Where there are more columns, tiles of prefill have at most 128 tokens then.
     Accurate = 1,
 }
 
@@ -206,10 +206,12 @@ impl QuantizeVariant {
                 QuantizeKernel::Many => share <= 88,
             }
         };
+        // No block of threads without columns.
+        let least = self.cluster.min(1 << blocks.max(1).ilog2());
         let kernels = [self.kernel, QuantizeKernel::Few];
         let tiles = kernels.into_iter().flat_map(|kernel| {
             let tokens = [32, 16, 8].into_iter().filter(move |&tokens| tokens <= self.tokens);
-            let clusters = [1, 2, 4, 8].into_iter().filter(move |&cluster| cluster >= self.cluster);
+            let clusters = [1, 2, 4, 8].into_iter().filter(move |&cluster| cluster >= least);
             tokens.flat_map(move |tokens| clusters.clone().map(move |cluster| (kernel, tokens, cluster)))
         });
         let known = tiles.into_iter().find(|&(kernel, tokens, cluster)| fits(kernel, tokens, cluster));

@@ -182,7 +182,7 @@ class Package:
 
 class Model:
     """A package on a device. Its kernels add products up as the tensor cores do, in 14 bits (FAST), or in float32 every 1024
-    columns (ACCURATE), which takes a fifth longer for many tokens."""
+    columns (ACCURATE), which takes 5 to 25 % longer for many tokens."""
 
     def __init__(self, package, device=0, accumulation=FAST):
         self._handle = c_void_p()

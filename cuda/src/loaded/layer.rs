@@ -11,7 +11,7 @@ use crate::dispatch::Plan;
 use crate::error::Error;
 use crate::kernel::Kernel;
 use crate::launch::{argument, launch};
-use crate::scratch::{Held, INNER_BYTES, Parts, padded};
+use crate::scratch::{Held, INNER_VALUE_BYTES, Parts, padded};
 use crate::tensor_map::tensor_map;
 use crate::variant::{Accumulation, DataType, LinearKernel, LinearShape, LinearVariant, Specialization};
 
@@ -108,7 +108,7 @@ impl LoadedLayer {
                 &device.kernel(Specialization::linear(&self.shape(output.data_type), variant))?
             }
         };
-        let inner = parts.inner + (self.rank_offset * padded(tokens) * INNER_BYTES) as CUdeviceptr;
+        let inner = parts.inner + (self.rank_offset * padded(tokens) * INNER_VALUE_BYTES) as CUdeviceptr;
         let stride = output.stride as i64;
         let (m, m_pad) = (tokens as i32, padded(tokens) as i32);
         let chunks = match variant.unwrap_or_else(|| self.plan.variant(self.plan.index(tokens))).kernel {

@@ -48,11 +48,11 @@ def fuse_llama(module, package, device=0, accumulation=cuda.FAST):
 
     q, k and v, and gate and up, share a quantization that computes the norm before them; that of down computes the
     activation. This is done in every decoder layer that has the parts of transformers' LlamaDecoderLayer and no
-    others, as those of Mistral, Qwen2, Qwen3 and SmolLM have. Their `forward`, attention and caches stay what they are: what
+    others, as those of Mistral, Qwen2, Qwen3 and SmolLM2 have. Their `forward`, attention and caches stay what they are: what
     they hand from a norm to the layers behind it is the quantized input, a tensor of bytes.
 
     Returns the names of the parts that were fused. Raises ValueError as `replace_linears` does, and where there is
-    nothing to fuse.
+    nothing to fuse; linear layers stay replaced then.
     """
     replace_linears(module, package, device, accumulation)
     fused = []
