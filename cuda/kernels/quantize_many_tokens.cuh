@@ -101,13 +101,7 @@ struct Tokens {
                     load_values(x2, ZQC_MODE == Mode::RMS_NORM ? 0 : token * x2_stride, column(i), aligned2, other);
                 }
             }
-#pragma unroll
-            for (int k = 0; k < VECTOR; ++k) {
-                if constexpr (ZQC_MODE == Mode::RMS_NORM) square += values[k] * values[k];
-                if constexpr (ZQC_MODE == Mode::SILU_MUL) values[k] = values[k] / (1.f + __expf(-values[k]));
-                if constexpr (ZQC_MODE != Mode::PLAIN) values[k] *= other[k];
-                magnitude = fmaxf(magnitude, fabsf(values[k]));
-            }
+            measure_values(values, other, magnitude, square);
             if constexpr (ZQC_MODE == Mode::SILU_MUL) vector.set(values);
         }
         if constexpr (PACKED && ZQC_MODE == Mode::PLAIN) {

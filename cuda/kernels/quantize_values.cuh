@@ -107,6 +107,18 @@ DEVICE void load_values(const void* x, long long row, int column, bool aligned, 
     for (int i = 0; i < VECTOR; ++i) values[i] = column + i < K ? from[i] : 0.f;
 }
 
+// The prologue of eight values, as far as it does not need the whole token; `other` is the weight of the norm or the factor of the gate.
+// Takes what the scale of the token needs of them: the largest magnitude and the sum of squares.
+DEVICE void measure_values(float (&values)[VECTOR], const float (&other)[VECTOR], float& magnitude, float& square) {
+#pragma unroll
+    for (int k = 0; k < VECTOR; ++k) {
+        if constexpr (ZQC_MODE == Mode::RMS_NORM) square += values[k] * values[k];
+        if constexpr (ZQC_MODE == Mode::SILU_MUL) values[k] = values[k] / (1.f + __expf(-values[k]));
+        if constexpr (ZQC_MODE != Mode::PLAIN) values[k] *= other[k];
+        magnitude = fmaxf(magnitude, fabsf(values[k]));
+    }
+}
+
 // x / scale, given 1 / scale: the product and one step of Newton's, which rounds as the division does.
 DEVICE float divide(float x, float scale, float reciprocal) {
     const float quotient = x * reciprocal;
